@@ -1,0 +1,1 @@
+"""From files of dialogues to packed batches: dialogues -> sequences -> tokens -> batches, in a fixed order."""

@@ -1,0 +1,109 @@
+"""One row of a file -> `Dialogue`, and what is dropped on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from dialog_trainer.records import Dialogue, Role, Turn
+
+ROLE_NAMES = {
+    "system": Role.SYSTEM,
+    "user": Role.USER,
+    "human": Role.USER,
+    "assistant": Role.ASSISTANT,
+    "gpt": Role.ASSISTANT,
+}
+# The three forms of a row: key of the list, then the keys of role and text in its items (none: plain strings).
+FORMS = {"turns": None, "messages": ("role", "content"), "conversations": ("from", "value")}
+
+
+class RowError(ValueError):
+    """A row that is not a dialogue; the reader adds file and line."""
+
+
+def alternating(texts: Iterable[str]) -> list[Turn]:
+    """Turns whose roles come from parity: 0, 2, 4 ... are the user's."""
+    return [Turn(Role.ASSISTANT if index % 2 else Role.USER, text) for index, text in enumerate(texts)]
+
+
+def turns_of_row(row: object) -> list[Turn]:
+    """Turns of `{"turns": [...]}`, `{"messages": [...]}` or `{"conversations": [...]}`. Raises `RowError`."""
+    if not isinstance(row, dict):
+        raise RowError(f"expected an object with one of {', '.join(FORMS)}; found {_kind(row)}")
+    form = next((key for key in FORMS if key in row), None)
+    if form is None:
+        raise RowError(f"expected one of the keys {', '.join(FORMS)}; found {', '.join(map(repr, row)) or 'none'}")
+    items = row[form]
+    if not isinstance(items, list):
+        raise RowError(f"{form!r} should be a list; found {_kind(items)}")
+    keys = FORMS[form]
+    if keys is None:
+        return alternating(_text(item, f"{form}[{index}]") for index, item in enumerate(items))
+    return [_message(item, f"{form}[{index}]", *keys) for index, item in enumerate(items)]
+
+
+def _message(item: object, place: str, role_key: str, text_key: str) -> Turn:
+    if not isinstance(item, dict) or role_key not in item or text_key not in item:
+        raise RowError(f"{place} should be an object with {role_key!r} and {text_key!r}; found {_kind(item)}")
+    role = ROLE_NAMES.get(item[role_key]) if isinstance(item[role_key], str) else None
+    if role is None:
+        raise RowError(f"{place}.{role_key} is {item[role_key]!r}; known roles: {', '.join(ROLE_NAMES)}")
+    return Turn(role, _text(item[text_key], f"{place}.{text_key}"))
+
+
+def _text(value: object, place: str) -> str:
+    if not isinstance(value, str):
+        raise RowError(f"{place} should be a string; found {_kind(value)}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RowError(
+            f"{place} holds half of a character ({value[error.start]!r}, a lone surrogate) at position {error.start}; "
+            "write the whole character"
+        ) from None
+    return value
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", type(None): "null", bool: "a boolean"}
+    return names.get(type(value), "a number")
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was kept and dropped of one split."""
+
+    dialogues: int = 0
+    turns: int = 0
+    empty_turns: int = 0
+    short_dialogues: int = 0
+
+    def __str__(self) -> str:
+        dropped = [
+            f"{count:,} {what}"
+            for count, what in (
+                (self.short_dialogues, "dialogues of fewer than two turns"),
+                (self.empty_turns, "empty turns"),
+            )
+            if count
+        ]
+        return f"{self.dialogues:,} dialogues, {self.turns:,} turns" + (
+            f" (dropped: {', '.join(dropped)})" if dropped else ""
+        )
+
+
+def cleaned(raw: Iterable[tuple[str, list[Turn]]], tally: Tally) -> Iterator[Dialogue]:
+    """Strips texts, drops empty turns and then dialogues of fewer than two turns, and counts into `tally`.
+
+    A turn keeps the role that it had before an empty neighbour was dropped.
+    """
+    for identifier, turns in raw:
+        kept = tuple(Turn(turn.role, turn.text.strip()) for turn in turns if turn.text.strip())
+        tally.empty_turns += len(turns) - len(kept)
+        if len(kept) < 2:
+            tally.short_dialogues += 1
+            continue
+        tally.dialogues += 1
+        tally.turns += len(kept)
+        yield Dialogue(identifier, kept)

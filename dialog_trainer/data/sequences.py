@@ -1,0 +1,180 @@
+"""Turns -> `TokenSequence`s, by a named truncation policy, and the context of a reply.
+
+The format is the original program's: `[CLS] turn [SEP] turn [SEP] ... <end>`. Every policy gives sequences of at
+most `max_len` tokens.
+
+`keep_start`  the first `max_len` tokens; the end-of-text token is lost with the rest (the original program).
+`keep_end`    `[CLS]` and the last `max_len - 1` tokens; the first kept turn may lose its beginning.
+`split`       several sequences of whole turns, each starting at a user turn, as few as possible. A user turn with
+              the answers to it that does not fit is cut, its long turns to equal lengths: the last one loses its end
+              (and its `[SEP]`), an earlier one its beginning. The end-of-text token stands at the true end only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dialog_trainer.records import Role, TokenSequence
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Ids of the tokens that structure a dialogue."""
+
+    start: int  # [CLS]
+    separator: int  # [SEP]
+    end: int  # end of text
+
+
+@dataclass(frozen=True, slots=True)
+class TurnTokens:
+    """One turn as tokens: its text and the separator that ends it. `index` counts within the whole dialogue."""
+
+    ids: tuple[int, ...]
+    role: Role
+    index: int
+
+
+class _Writer:
+    """Writes an id and its role in the same call, so that they cannot part."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.roles: list[int] = []
+        self.turns: list[int] = []
+
+    def add(self, ids: Sequence[int], role: Role, turn: int) -> None:
+        self.ids.extend(ids)
+        self.roles.extend([int(role)] * len(ids))
+        self.turns.extend([turn] * len(ids))
+
+    def sequence(self, first: int, last: int) -> TokenSequence:
+        return TokenSequence(self.ids[first:last], self.roles[first:last], self.turns[first:last])
+
+
+def turn_tokens(text_ids: Sequence[Sequence[int]], roles: Sequence[int], separator: int) -> list[TurnTokens]:
+    """The turns of a dialogue, each ended by the separator."""
+    return [
+        TurnTokens((*ids, separator), Role(role), index)
+        for index, (ids, role) in enumerate(zip(text_ids, roles, strict=True))
+    ]
+
+
+def whole(turns: Sequence[TurnTokens], marks: Marks, ends: bool) -> TokenSequence:
+    """All of `turns` as one sequence; `ends` adds the end-of-text token."""
+    writer = _Writer()
+    writer.add([marks.start], Role.START, turns[0].index)
+    for turn in turns:
+        writer.add(turn.ids, turn.role, turn.index)
+    if ends:
+        writer.add([marks.end], Role.END, turns[-1].index)
+    return writer.sequence(0, len(writer.ids))
+
+
+def keep_start(turns: Sequence[TurnTokens], marks: Marks, max_len: int) -> list[TokenSequence]:
+    full = whole(turns, marks, ends=True)
+    return [TokenSequence(full.ids[:max_len], full.roles[:max_len], full.turns[:max_len])]
+
+
+def keep_end(turns: Sequence[TurnTokens], marks: Marks, max_len: int) -> list[TokenSequence]:
+    full = whole(turns, marks, ends=True)
+    first = max(1, len(full.ids) - (max_len - 1))
+    return [
+        TokenSequence(
+            [marks.start, *full.ids[first:]],
+            [int(Role.START), *full.roles[first:]],
+            [full.turns[first], *full.turns[first:]],
+        )
+    ]
+
+
+def split(turns: Sequence[TurnTokens], marks: Marks, max_len: int) -> list[TokenSequence]:
+    sequences: list[TokenSequence] = []
+    pending: list[TurnTokens] = []
+    exchanges = _exchanges(turns)
+    for number, exchange in enumerate(exchanges):
+        ends = number == len(exchanges) - 1
+        if pending and _length(pending) + _length(exchange) + 1 + ends > max_len:
+            sequences.append(whole(pending, marks, ends=False))
+            pending = []
+        if not pending and _length(exchange) + 1 + ends > max_len:
+            sequences.append(whole(_cut(exchange, max_len - 1), marks, ends=False))
+        else:
+            pending.extend(exchange)
+    if pending:
+        sequences.append(whole(pending, marks, ends=True))
+    return sequences
+
+
+def _exchanges(turns: Sequence[TurnTokens]) -> list[list[TurnTokens]]:
+    """Groups of turns, each starting at a user turn (what comes before the first user turn joins the first)."""
+    groups: list[list[TurnTokens]] = []
+    seen_user = False
+    for turn in turns:
+        if not groups or (turn.role == Role.USER and seen_user):
+            groups.append([])
+        seen_user = seen_user or turn.role == Role.USER
+        groups[-1].append(turn)
+    return groups
+
+
+def _cut(exchange: Sequence[TurnTokens], room: int) -> list[TurnTokens]:
+    """An exchange cut to `room` tokens: short turns stay whole, long ones share what is left equally.
+
+    Turns for which not even one token each is left are dropped from the end.
+    """
+    kept = list(exchange[:room])
+    budget = _budgets([len(turn.ids) for turn in kept], room)
+    cut = [
+        TurnTokens(turn.ids[len(turn.ids) - size :], turn.role, turn.index)
+        for turn, size in zip(kept[:-1], budget[:-1], strict=True)
+    ]
+    last = kept[-1]
+    return [*cut, TurnTokens(last.ids[: budget[-1]], last.role, last.index)]
+
+
+def _budgets(lengths: Sequence[int], room: int) -> list[int]:
+    """Shares of `room`, none above its length, as equal as they can be (what cannot be shared goes to the last)."""
+    shares = [0] * len(lengths)
+    open_indices = list(range(len(lengths)))
+    while open_indices:
+        level = room // len(open_indices)
+        short = [index for index in open_indices if lengths[index] <= level]
+        if not short:
+            for index in open_indices:
+                shares[index] = level
+            shares[open_indices[-1]] += room - level * len(open_indices)
+            break
+        for index in short:
+            shares[index] = lengths[index]
+            room -= lengths[index]
+        open_indices = [index for index in open_indices if index not in short]
+    return shares
+
+
+def _length(turns: Sequence[TurnTokens]) -> int:
+    return sum(len(turn.ids) for turn in turns)
+
+
+TRUNCATIONS: dict[str, Callable[[Sequence[TurnTokens], Marks, int], list[TokenSequence]]] = {
+    "keep_start": keep_start,
+    "keep_end": keep_end,
+    "split": split,
+}
+
+
+def context_ids(turns: Sequence[TurnTokens], marks: Marks, room: int) -> list[int]:
+    """`[CLS]` and the turns before a reply, in at most `room` tokens.
+
+    Whole turns are lost from the left, so that the first kept one is the user's where that is possible; of a last
+    turn that is too long alone, the end is kept.
+    """
+    starts = [
+        index
+        for index in range(len(turns))
+        if _length(turns[index:]) + 1 <= room and (index == 0 or turns[index].role == Role.USER)
+    ]
+    kept = turns[starts[0] :] if starts else turns[-1:]
+    ids = [token for turn in kept for token in turn.ids]
+    return [marks.start, *ids[max(0, len(ids) - (room - 1)) :]]

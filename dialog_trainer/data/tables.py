@@ -1,0 +1,227 @@
+"""Dialogues and their tokens on disk: written once, memory-mapped, keyed by what they are made of.
+
+    <cache>/dialogues-<key>/   id, roles, texts      key: what the source says its content is, and the split
+    <cache>/vocabulary-<key>/  a tokenizer           key: the dialogues it was learned from, its size
+    <cache>/tokens-<key>/      ids, roles, turns     key: the dialogues, the vocabulary, max_len, the truncation
+
+A folder is written aside and renamed, so a reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+from datasets.arrow_writer import ArrowWriter
+
+from dialog_trainer.data.rows import Tally, cleaned
+from dialog_trainer.data.sequences import TRUNCATIONS, Marks, turn_tokens
+from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.errors import DataError
+from dialog_trainer.records import Dialogue, Role, Turn
+
+# Raised whenever the layout of the rows or the meaning of a policy changes: older caches are then not used.
+FORMAT = 1
+# Below this, starting processes costs more than tokenising.
+MIN_DIALOGUES_PER_WORKER = 5_000
+
+_DIALOGUE_FEATURES = datasets.Features(
+    {"id": datasets.Value("string"), "roles": datasets.List(datasets.Value("int8")),
+     "texts": datasets.List(datasets.Value("string"))}
+)  # fmt: skip
+_TOKEN_FEATURES = datasets.Features(
+    {"ids": datasets.List(datasets.Value("int32")), "roles": datasets.List(datasets.Value("int8")),
+     "turns": datasets.List(datasets.Value("int16"))}
+)  # fmt: skip
+
+
+class DialogueTable:
+    """The dialogues of one split, memory-mapped. `table[i]` is a `Dialogue`."""
+
+    def __init__(self, folder: Path):
+        self.rows = datasets.Dataset.from_file(str(folder / "dialogues.arrow"))
+        self.tally = Tally(**json.loads((folder / "tally.json").read_text(encoding="utf-8")))
+        self.digest = folder.name.removeprefix("dialogues-")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Dialogue:
+        row = self.rows[int(index)]
+        return Dialogue(
+            row["id"], tuple(Turn(Role(r), text) for r, text in zip(row["roles"], row["texts"], strict=True))
+        )
+
+    def texts(self) -> Iterator[str]:
+        """All turns, in order."""
+        for row in self.rows.select_columns(["texts"]):
+            yield from row["texts"]
+
+
+class TokenTable:
+    """The token sequences of one split, memory-mapped."""
+
+    def __init__(self, folder: Path):
+        self.rows = datasets.Dataset.from_file(str(folder / "tokens.arrow")).with_format("arrow")
+        self.digest = folder.name.removeprefix("tokens-")
+        self.lengths = np.concatenate(
+            [pyarrow.compute.list_value_length(chunk).to_numpy() for chunk in self.rows.data.column("ids").chunks]
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def columns(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """`ids`, `roles`, `turns` `(N,)` of the sequences at `indices`, one after the other, and `lengths` `(S,)`."""
+        table: pa.Table = self.rows[list(map(int, indices))]
+        ids, roles, turns = (
+            table.column(name).combine_chunks().flatten().to_numpy() for name in ("ids", "roles", "turns")
+        )
+        return ids, roles, turns, self.lengths[list(indices)]
+
+
+def open_dialogues(source, split: str, cache_dir: Path, say: Callable[[str], None]) -> DialogueTable:
+    """The cleaned dialogues of `split`, read from `source` the first time. Raises `DataError` if none is left."""
+    folder = cache_dir / f"dialogues-{_key(FORMAT, source.digest(split), split)}"
+    if not folder.exists():
+        with published(folder) as aside:
+            _write_dialogues(source, split, aside)
+    table = DialogueTable(folder)
+    say(f"{split}: {table.tally} from {source.describe(split)}")
+    if not len(table):
+        raise DataError(f"no dialogue is left in {source.describe(split)}: each needs at least two turns with text")
+    return table
+
+
+def _write_dialogues(source, split: str, folder: Path) -> None:
+    tally = Tally()
+    with ArrowWriter(path=str(folder / "dialogues.arrow"), features=_DIALOGUE_FEATURES) as writer:
+        for dialogue in cleaned(source.dialogues(split), tally):
+            writer.write(
+                {
+                    "id": dialogue.id,
+                    "roles": [int(turn.role) for turn in dialogue.turns],
+                    "texts": [turn.text for turn in dialogue.turns],
+                }
+            )
+        writer.finalize()
+    (folder / "tally.json").write_text(json.dumps(asdict(tally)), encoding="utf-8")
+
+
+def vocabulary_folder(cache_dir: Path, training: DialogueTable, size: int) -> Path:
+    return cache_dir / f"vocabulary-{_key(FORMAT, training.digest, size)}"
+
+
+def open_tokens(
+    dialogues: DialogueTable,
+    vocabulary: Vocabulary,
+    *,
+    max_len: int,
+    truncation: str,
+    workers: int,
+    cache_dir: Path,
+) -> TokenTable:
+    """The token sequences of `dialogues`, tokenised the first time by up to `workers` processes."""
+    key = _key(FORMAT, dialogues.digest, vocabulary.digest(), max_len, truncation)
+    folder = cache_dir / f"tokens-{key}"
+    if not folder.exists():
+        marks = Marks(vocabulary.cls_id, vocabulary.sep_id, vocabulary.end_id)
+        policy = TRUNCATIONS[truncation]
+
+        def tokenise(rows: dict[str, list]) -> dict[str, list]:
+            return _tokenise(rows, vocabulary, marks, lambda turns: policy(turns, marks, max_len))
+
+        with published(folder) as aside:
+            _map(dialogues.rows, tokenise, workers, aside / "parts")
+            _join(sorted((aside / "parts").glob("*.arrow")), aside / "tokens.arrow")
+            shutil.rmtree(aside / "parts")
+    return TokenTable(folder)
+
+
+def _tokenise(rows: dict[str, list], vocabulary: Vocabulary, marks: Marks, policy: Callable) -> dict[str, list]:
+    texts = [text for dialogue in rows["texts"] for text in dialogue]
+    encoded = iter(vocabulary.encode_batch(texts))
+    columns: dict[str, list] = {"ids": [], "roles": [], "turns": []}
+    for roles in rows["roles"]:
+        for sequence in policy(turn_tokens([next(encoded) for _ in roles], roles, marks.separator)):
+            columns["ids"].append(sequence.ids)
+            columns["roles"].append(sequence.roles)
+            columns["turns"].append(sequence.turns)
+    return columns
+
+
+def _map(rows: datasets.Dataset, tokenise: Callable, workers: int, folder: Path) -> None:
+    folder.mkdir()
+    processes = max(1, min(workers, len(rows) // MIN_DIALOGUES_PER_WORKER))
+    if processes > 1:
+        # The processes are the parallelism; threads of a forked tokenizer would deadlock or warn.
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    rows.map(
+        tokenise,
+        batched=True,
+        batch_size=200,
+        num_proc=processes if processes > 1 else None,
+        remove_columns=rows.column_names,
+        features=_TOKEN_FEATURES,
+        cache_file_name=str(folder / "tokens.arrow"),
+        load_from_cache_file=False,
+        new_fingerprint=folder.parent.name[-16:],
+        desc="tokenising",
+    )
+
+
+def _join(parts: list[Path], path: Path) -> None:
+    """One file of the parts that the processes wrote, in their order."""
+    if len(parts) == 1:
+        parts[0].rename(path)
+        return
+    with pa.OSFile(str(path), "wb") as sink:
+        writer = None
+        for part in parts:
+            with pa.memory_map(str(part)) as file:
+                reader = pa.ipc.open_stream(file)
+                writer = writer or pa.ipc.new_stream(sink, reader.schema)
+                for record_batch in reader:
+                    writer.write_batch(record_batch)
+        writer.close()
+
+
+class published:
+    """A folder written aside and renamed when the block ends well; removed when it does not."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __enter__(self) -> Path:
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.aside = Path(tempfile.mkdtemp(prefix=".aside-", dir=self.folder.parent))
+        except OSError as error:
+            raise DataError(
+                f"{self.folder.parent} cannot be written ({error.strerror}): pass data.cache_dir=<folder>"
+            ) from None
+        return self.aside
+
+    def __exit__(self, kind, value, trace) -> None:
+        if kind is None:
+            try:
+                self.aside.rename(self.folder)
+                return
+            except OSError:  # another process published the same content first
+                if not self.folder.exists():
+                    raise
+        shutil.rmtree(self.aside, ignore_errors=True)
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(list(map(str, parts))).encode("utf-8")).hexdigest()[:24]

@@ -1,0 +1,110 @@
+"""A tokenizer with the three tokens of a dialogue: `[CLS]` starts it, `[SEP]` ends a turn, `[PAD]` fills a row."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers.models import BPE
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from dialog_trainer.errors import ModelError
+
+DIALOGUE_TOKENS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+END_TOKEN = "<|endoftext|>"
+# Renders messages exactly as training lays out a dialogue; a generation prompt ends where the reply starts.
+CHAT_TEMPLATE = (
+    "{{ cls_token }}{% for message in messages %}{{ message['content'] | trim }}{{ sep_token }}{% endfor %}"
+    "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+)
+
+
+class Vocabulary:
+    """Text to ids and back.
+
+    Attributes:
+        cls_id, sep_id, pad_id, end_id: ids of `[CLS]`, `[SEP]`, `[PAD]` and the end-of-text token.
+        added_tokens: how many of the three were new to the tokenizer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+        if tokenizer.eos_token_id is None:
+            raise ModelError("this tokenizer has no end-of-text token: choose another model.pretrained_model")
+        size = len(tokenizer)
+        tokenizer.add_special_tokens(DIALOGUE_TOKENS)
+        tokenizer.chat_template = CHAT_TEMPLATE
+        tokenizer.padding_side = "left"  # the side that batched generation needs
+        self.tokenizer = tokenizer
+        self.added_tokens = len(tokenizer) - size
+        self.cls_id, self.sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
+        self.pad_id, self.end_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+        # A copy that reads "[SEP]" or "<|endoftext|>" in a text as characters: a text must not end a turn.
+        self._text_encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._text_encoder.encode_special_tokens = True
+
+    @classmethod
+    def pretrained(cls, name_or_folder: str) -> Vocabulary:
+        """The tokenizer of a hub id or folder. Raises `ModelError`."""
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name_or_folder)
+        except Exception as error:  # the hub's client raises many kinds; all mean that the tokenizer cannot be had
+            raise cannot_load(name_or_folder, error) from None
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise ModelError(f"{name_or_folder}: its tokenizer has no fast (tokenizers) form")
+        return cls(tokenizer)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int) -> Vocabulary:
+        """A byte-level BPE of at most `size` entries (the three tokens come on top), learned from `texts`."""
+        tokenizer = Tokenizer(BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=size,
+            special_tokens=[END_TOKEN],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(_batches(texts), trainer)
+        return cls(
+            PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_TOKEN, clean_up_tokenization_spaces=False)
+        )
+
+    def __len__(self) -> int:
+        return len(self.tokenizer)
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text, without special tokens."""
+        return [encoding.ids for encoding in self._text_encoder.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids; special tokens are left out."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def digest(self) -> str:
+        return hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode("utf-8")).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        self.tokenizer.save_pretrained(folder)
+
+
+def cannot_load(name_or_folder: str, error: Exception) -> ModelError:
+    """The one message for a model or tokenizer that cannot be loaded."""
+    reason = str(error).strip().split("\n")[0]
+    if Path(name_or_folder).is_dir():
+        remedy = "the folder should hold what `save_pretrained` of transformers writes"
+    else:
+        remedy = "without a hub pass model.pretrained_model=<folder>, or model=gpt2_tiny, which is trained from scratch"
+    return ModelError(f"{name_or_folder} could not be loaded ({type(error).__name__}: {reason}); {remedy}")
+
+
+def _batches(texts: Iterable[str], size: int = 1000) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for text in texts:
+        batch.append(text)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    yield batch

@@ -1,0 +1,49 @@
+"""What can go wrong for a user, and with which exit code.
+
+DialogTrainerError            exit 1
+├── ConfigError               exit 2   an option or a combination of options (all faults of a composition in one)
+├── DataError                 exit 2   a file of dialogues: names file, line and remedy
+├── CheckpointError           exit 2   a checkpoint or run folder that is missing, broken or does not fit
+├── ModelError                exit 2   a model or tokenizer that cannot be loaded
+└── TrainingError             exit 1   the run itself: a loss that is not finite, a disk that is full
+"""
+
+
+class DialogTrainerError(Exception):
+    """A fault that the user can mend. Its text says what is wrong, where, and what to do."""
+
+    exit_code = 1
+
+
+class ConfigError(DialogTrainerError):
+    """One or more faults in the options."""
+
+    exit_code = 2
+
+    def __init__(self, faults: list[str]):
+        self.faults = list(dict.fromkeys(faults))
+        count = len(self.faults)
+        title = "1 fault in the options:" if count == 1 else f"{count} faults in the options:"
+        super().__init__("\n".join([title, *(f"  - {fault}" for fault in self.faults)]))
+
+
+class DataError(DialogTrainerError):
+    """Dialogues that cannot be read."""
+
+    exit_code = 2
+
+
+class CheckpointError(DialogTrainerError):
+    """A checkpoint or run folder that cannot be used."""
+
+    exit_code = 2
+
+
+class ModelError(DialogTrainerError):
+    """A model or tokenizer that cannot be loaded."""
+
+    exit_code = 2
+
+
+class TrainingError(DialogTrainerError):
+    """Training that cannot go on."""

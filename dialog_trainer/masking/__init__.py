@@ -1,0 +1,1 @@
+"""Which turns carry the loss, and when: pure functions of the progress of training."""

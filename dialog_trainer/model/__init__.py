@@ -1,0 +1,1 @@
+"""A causal language model: loading, the loss of a packed batch, replies."""

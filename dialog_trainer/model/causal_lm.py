@@ -1,0 +1,93 @@
+"""Building or loading the model and fitting it to a vocabulary."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, GPT2Config, PreTrainedModel
+
+from dialog_trainer.data.vocabulary import Vocabulary, cannot_load
+from dialog_trainer.errors import ModelError
+
+# The names under which models keep their dropout probabilities.
+DROPOUT_KEYS = (
+    "resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout", "classifier_dropout", "dropout",
+    "activation_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob",
+)  # fmt: skip
+
+
+def load(name_or_folder: str, vocabulary: Vocabulary, dropout: float | None) -> PreTrainedModel:
+    """The model of a hub id or folder, fp32, with rows for the vocabulary's added tokens.
+
+    `dropout` replaces every dropout probability of the model's config; None keeps them. Raises `ModelError`.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name_or_folder)
+        if dropout is not None:
+            for key in DROPOUT_KEYS:
+                if hasattr(config, key):
+                    setattr(config, key, dropout)
+        model = AutoModelForCausalLM.from_pretrained(
+            name_or_folder, config=config, dtype=torch.float32, use_safetensors=True
+        )
+    except Exception as error:  # the hub's client raises many kinds; all mean that the model cannot be had
+        raise cannot_load(name_or_folder, error) from None
+    _fit(model, vocabulary)
+    return model
+
+
+def from_scratch(
+    vocabulary: Vocabulary, *, layers: int, heads: int, width: int, positions: int, dropout: float, seed: int
+) -> PreTrainedModel:
+    """A GPT-2 (Radford et al. 2019) with random weights that depend on `seed` alone."""
+    if width % heads:
+        raise ModelError(f"model.width={width} is not a multiple of model.heads={heads}")
+    config = GPT2Config(
+        vocab_size=len(vocabulary),
+        n_positions=positions,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        bos_token_id=vocabulary.cls_id,
+        eos_token_id=vocabulary.end_id,
+        pad_token_id=vocabulary.pad_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config)
+    _fit(model, vocabulary)
+    return model
+
+
+def positions(model: PreTrainedModel) -> int | None:
+    """The longest sequence that the model can take, None if its config does not say."""
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def _fit(model: PreTrainedModel, vocabulary: Vocabulary) -> None:
+    rows = model.get_input_embeddings().num_embeddings
+    if len(vocabulary) > rows:
+        model.resize_token_embeddings(len(vocabulary), mean_resizing=False)
+    if vocabulary.added_tokens:
+        _start_at_mean(model, len(vocabulary) - vocabulary.added_tokens)
+    model.config.bos_token_id = vocabulary.cls_id
+    model.config.eos_token_id = vocabulary.end_id
+    model.config.pad_token_id = vocabulary.pad_id
+    model.generation_config = GenerationConfig(
+        bos_token_id=vocabulary.cls_id,
+        eos_token_id=[vocabulary.sep_id, vocabulary.end_id],
+        pad_token_id=vocabulary.pad_id,
+        suppress_tokens=[vocabulary.cls_id, vocabulary.pad_id],
+        do_sample=False,
+    )
+
+
+@torch.no_grad()
+def _start_at_mean(model: PreTrainedModel, first_new: int) -> None:
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        if layer is not None:
+            layer.weight[first_new:] = layer.weight[:first_new].mean(dim=0)
+            if getattr(layer, "bias", None) is not None:
+                layer.bias[first_new:] = layer.bias[:first_new].mean()

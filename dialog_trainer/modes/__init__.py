@@ -1,0 +1,1 @@
+"""What `mode=` does, a file for each. All take settings that passed every check."""

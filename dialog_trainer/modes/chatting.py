@@ -1,0 +1,45 @@
+"""mode=chat: talk to a checkpoint in the terminal; writes nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from dialog_trainer import experiment
+from dialog_trainer.chat.conversation import Conversation
+from dialog_trainer.chat.terminal import chat
+from dialog_trainer.model.decoding import stream_reply
+from dialog_trainer.options import Settings
+from dialog_trainer.training import checkpoint
+
+
+def run(settings: Settings) -> int:
+    folder = checkpoint.find(Path(settings["resume_model_dir"]), settings["load_model_type"])
+    options = settings["chat"]
+    model, vocabulary = experiment.saved_model(
+        folder, settings, experiment.device(settings), lambda line: print(line, file=sys.stderr)
+    )
+    torch.manual_seed(settings["seed"])
+    sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+
+    def reply(context: list[int], on_text: Callable[[str], None]) -> str:
+        return stream_reply(
+            model,
+            vocabulary,
+            context,
+            max_new_tokens=options["max_new_tokens"],
+            temperature=options["temperature"],
+            top_p=options["top_p"],
+            on_text=on_text,
+        )
+
+    window = settings["model"]["max_len"]
+    try:
+        chat(Conversation(vocabulary, window=window, max_new_tokens=options["max_new_tokens"]), reply)
+    except KeyboardInterrupt:
+        print()
+        return 130
+    return 0

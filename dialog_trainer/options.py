@@ -1,0 +1,313 @@
+"""What each option may be, as data, and the check of a whole composition. No torch, no Hydra.
+
+`conf/` holds the defaults and says in a comment what `RULES` enforces; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Settings = dict[str, Any]
+
+# Exact names that `_target_` may have; a prefix would let in far more than is meant.
+TARGETS = {
+    "data": {
+        "dialog_trainer.data.sources.DailyDialog",
+        "dialog_trainer.data.sources.Jsonl",
+        "dialog_trainer.data.sources.ChitChat",
+    },
+    "optim": {"torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD"},
+    "scheduler": {f"dialog_trainer.training.learning_rate.{name}" for name in ("cosine", "linear", "constant")},
+    "mask_schedule": {"dialog_trainer.masking.schedules.step"},
+}
+# Names that are kept free for what comes later.
+LATER = {("mode", "inspect"), ("mode", "report"), ("ui", "web"), ("precision", "fp16")}
+SCORE_NAMES = ("ppl", *(f"bleu{n}" for n in range(1, 5)), *(f"nist{n}" for n in range(1, 6)))
+CURVE_NAMES = ("train_loss", "validation_loss", "lr", "grad_norm", "tokens_per_second", "user_weight")
+MIN_MAX_LEN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A test of one value and, for the message, what it allows."""
+
+    allows: str
+    holds: Callable[[Any], bool]
+    nullable: bool = False
+
+    def fault(self, key: str, value: Any) -> str | None:
+        if (value is None and self.nullable) or (value is not None and self.holds(value)):
+            return None
+        shown = "null" if value is None else value
+        if isinstance(value, str) and (key, value) in LATER:
+            return f"{key}={shown}: is not in this version; use {self.allows}"
+        return f"{key}={shown}: must be {self.allows}" + (" or null" if self.nullable else "")
+
+
+def whole(low: int, high: int | None = None, nullable: bool = False) -> Rule:
+    allows = f"a whole number of at least {low:,}" if high is None else f"a whole number from {low:,} to {high:,}"
+    return Rule(allows, lambda v: type(v) is int and v >= low and (high is None or v <= high), nullable)
+
+
+def number(allows: str, holds: Callable[[float], bool], nullable: bool = False) -> Rule:
+    return Rule(f"a number {allows}", lambda v: type(v) in (int, float) and v == v and holds(v), nullable)
+
+
+def choice(*names: str) -> Rule:
+    return Rule(" or ".join(names), lambda v: isinstance(v, str) and v in names)
+
+
+def text(nullable: bool = False) -> Rule:
+    return Rule("a text that is not empty", lambda v: isinstance(v, str) and bool(v.strip()), nullable)
+
+
+def names_of(known: Iterable[str]) -> Rule:
+    known = tuple(known)
+    return Rule(f"a list of {', '.join(known)}", lambda v: isinstance(v, list) and all(item in known for item in v))
+
+
+BOOLEAN = Rule("true or false", lambda v: isinstance(v, bool))
+ABOVE_0 = number("above 0", lambda v: 0 < v < float("inf"))
+SHARE = number("from 0 to 1", lambda v: 0 <= v <= 1)
+DECAY = number("of at least 0", lambda v: 0 <= v < float("inf"))
+BELOW_1 = number("from 0 to below 1", lambda v: 0 <= v < 1)
+DEVICE = Rule(
+    "auto, cpu, mps, cuda or a list of one CUDA device, as [0]",
+    lambda v: (
+        v in ("auto", "cpu", "mps", "cuda") or (isinstance(v, list) and len(v) == 1 and type(v[0]) is int and v[0] >= 0)
+    ),
+)
+BETAS = Rule(
+    "two numbers from 0 to below 1, as [0.9,0.999]",
+    lambda v: isinstance(v, list) and len(v) == 2 and all(BELOW_1.holds(beta) for beta in v),
+)
+BEST = Rule(
+    f"a dict of scores and weights, as {{bleu2: 1}}; scores: {', '.join(SCORE_NAMES)}",
+    lambda v: (
+        isinstance(v, dict)
+        and bool(v)
+        and all(key in SCORE_NAMES and type(weight) in (int, float) for key, weight in v.items())
+    ),
+)
+TEXTS = Rule("a list of texts", lambda v: isinstance(v, list) and all(isinstance(item, str) for item in v))
+
+RULES: dict[str, Rule] = {
+    "mode": choice("train", "resume", "validate", "chat"),
+    "project": text(),
+    "name": text(),
+    "seed": whole(0, 2**63 - 1),
+    "deterministic": BOOLEAN,
+    "device": DEVICE,
+    "processes": Rule("1: more than one process is not in this version", lambda v: type(v) is int and v == 1),
+    "port": whole(1024, 65535),
+    "precision": choice("fp32", "bf16"),
+    "compile": Rule("false: torch.compile is not in this version", lambda v: v is False),
+    "steps": whole(1),
+    "schedule_steps": whole(1, nullable=True),
+    "batch_size": whole(1),
+    "micro_batch_tokens": whole(MIN_MAX_LEN),
+    "max_grad_norm": Rule(ABOVE_0.allows, ABOVE_0.holds, nullable=True),
+    "train_user_turn_mask_step": SHARE,
+    "patience": whole(1),
+    "validate_every_n_steps": whole(1, nullable=True),
+    "save_every_n_steps": whole(1, nullable=True),
+    "log_every_n_steps": whole(1),
+    "prediction_print_n": whole(0),
+    "resume_model_dir": text(nullable=True),
+    "load_model_type": choice("metric", "loss", "last"),
+    "split": choice("train", "validation", "test"),
+    "ui": choice("terminal"),
+    "chat.temperature": number("from 0 to 10", lambda v: 0 <= v <= 10),
+    "chat.top_p": number("above 0, to 1", lambda v: 0 < v <= 1),
+    "chat.max_new_tokens": whole(1),
+    "allow_targets": TEXTS,
+    "model.pretrained_model": text(nullable=True),
+    "model.max_len": whole(MIN_MAX_LEN),
+    "model.dropout": Rule(BELOW_1.allows, BELOW_1.holds, nullable=True),
+    "model.vocab_size": whole(257, 1_000_000),
+    "model.layers": whole(1),
+    "model.heads": whole(1),
+    "model.width": whole(1),
+    "model.positions": whole(MIN_MAX_LEN),
+    "data._target_": text(),
+    "data.truncation": choice("split", "keep_start", "keep_end"),
+    "data.workers": whole(1, nullable=True),
+    "data.cache_dir": text(nullable=True),
+    "data.path": text(nullable=True),
+    "data.hub_id": text(),
+    "data.hub_revision": text(nullable=True),
+    "data.hub_column": text(),
+    "data.train_data_path": text(nullable=True),
+    "data.validation_data_path": text(nullable=True),
+    "data.test_data_path": text(nullable=True),
+    "data.validation_share": number("above 0, below 1", lambda v: 0 < v < 1),
+    "optim._target_": text(),
+    "optim.lr0": ABOVE_0,
+    "optim.weight_decay": DECAY,
+    "optim.betas": BETAS,
+    "optim.eps": ABOVE_0,
+    "optim.momentum": BELOW_1,
+    "scheduler._target_": text(),
+    "scheduler.warmup_steps": whole(0),
+    "scheduler.lrf": SHARE,
+    "mask_schedule._target_": text(),
+    "metrics.common": names_of(CURVE_NAMES),
+    "metrics.names": names_of(SCORE_NAMES),
+    "metrics.best": BEST,
+    "metrics.max_dialogues": whole(1, nullable=True),
+    "metrics.max_new_tokens": whole(1),
+    "metrics.batch_tokens": whole(MIN_MAX_LEN),
+}
+# Leaves although they are dicts; and the one group whose keys go to a class that may be the user's own.
+DICTS = {"metrics.best"}
+OPEN_GROUPS = ("optim",)
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys to values; `DICTS` stay whole."""
+    items: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and name not in DICTS:
+            items |= flat(value, f"{name}.")
+        else:
+            items[name] = value
+    return items
+
+
+def faults(settings: Settings) -> list[str]:
+    """Everything that is wrong with a whole composition, as far as can be told without torch."""
+    values = flat(settings)
+    found = []
+    for key, value in values.items():
+        if key in RULES:
+            found.append(RULES[key].fault(key, value))
+        elif not key.startswith(tuple(f"{group}." for group in OPEN_GROUPS)):
+            found.append(f"{key}={value}: there is no such option")
+    found = [fault for fault in found if fault]
+    bad = {fault.split("=", 1)[0] for fault in found}
+    for check in (_targets, _names, _run_to_work_on, _scores, _sizes, _files):
+        found += check({key: value for key, value in values.items() if key not in bad})
+    return found
+
+
+def notes(settings: Settings) -> list[str]:
+    """What is allowed but worth a line."""
+    warmup, steps = settings["scheduler"]["warmup_steps"], settings["steps"]
+    if warmup > steps:
+        return [
+            f"the warm-up (scheduler.warmup_steps={warmup:,}) is longer than the run (steps={steps:,}): the learning rate never reaches optim.lr0"
+        ]
+    return []
+
+
+def _targets(values: Mapping[str, Any]) -> list[str]:
+    allowed_by_user = set(values.get("allow_targets", ()))
+    return [
+        f"{group}._target_={values[f'{group}._target_']}: not one of {', '.join(sorted(known))}; "
+        f"to run this class as code, pass allow_targets=[{values[f'{group}._target_']}]"
+        for group, known in TARGETS.items()
+        if f"{group}._target_" in values and values[f"{group}._target_"] not in known | allowed_by_user
+    ]
+
+
+def _names(values: Mapping[str, Any]) -> list[str]:
+    found = []
+    for key in ("project", "name"):
+        value = values.get(key)
+        if value is None:
+            continue
+        parts = Path(value).parts
+        if key == "name" and (len(parts) != 1 or "/" in value or "\\" in value):
+            found.append(f"name={value}: must be one path part; put folders into project")
+        if ".." in parts or ":" in value or any(ord(character) < 32 for character in value):
+            found.append(f"{key}={value!r}: must not hold '..', ':' or control characters")
+        # Room for the number of a next free name.
+        if any(len(part.encode("utf-8", "surrogatepass")) > 240 for part in parts):
+            found.append(f"{key}={value[:30]}...: a part of a path may have at most 240 bytes in UTF-8")
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            found.append(f"{key}={value!r}: is not valid text")
+    if not found and values.get("mode") == "train" and "project" in values:
+        found += _unwritable(Path(values["project"]))
+    return found
+
+
+def _unwritable(project: Path) -> list[str]:
+    there = next(folder for folder in (project.absolute(), *project.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        return [f"project={project}: {there} is a file, not a folder; choose another project"]
+    if not os.access(there, os.W_OK | os.X_OK):
+        return [f"project={project}: {there} cannot be written; choose another project or change its permissions"]
+    return []
+
+
+def _run_to_work_on(values: Mapping[str, Any]) -> list[str]:
+    mode, folder = values.get("mode"), values.get("resume_model_dir")
+    if mode == "train" and folder is not None:
+        return [f"resume_model_dir={folder}: goes with mode=resume, validate or chat, not with mode=train"]
+    if mode in ("resume", "validate", "chat") and folder is None:
+        return [f"mode={mode} needs a run: pass resume_model_dir=<run folder>"]
+    return []
+
+
+def _scores(values: Mapping[str, Any]) -> list[str]:
+    missing = [name for name in values.get("metrics.best", ()) if name not in values.get("metrics.names", SCORE_NAMES)]
+    return [
+        f"metrics.best={values['metrics.best']}: {name} is not computed; add it to metrics.names" for name in missing
+    ]
+
+
+def _sizes(values: Mapping[str, Any]) -> list[str]:
+    found = []
+    max_len = values.get("model.max_len")
+    if max_len is not None:
+        for key in ("micro_batch_tokens", "metrics.batch_tokens", "model.positions"):
+            if values.get(key, max_len) < max_len:
+                found.append(f"{key}={values[key]}: must be at least model.max_len={max_len}")
+        for key in ("metrics.max_new_tokens", "chat.max_new_tokens"):
+            if key in values and values[key] > max_len - 2:
+                found.append(
+                    f"{key}={values[key]}: must be at most {max_len - 2}, so that a context fits into "
+                    f"model.max_len={max_len} beside the reply"
+                )
+    heads, width = values.get("model.heads"), values.get("model.width")
+    if heads and width and width % heads:
+        found.append(f"model.width={width}: must be a multiple of model.heads={heads}")
+    return found
+
+
+def _files(values: Mapping[str, Any]) -> list[str]:
+    found = []
+    target = values.get("data._target_", "")
+    for key in ("data.train_data_path", "data.validation_data_path", "data.test_data_path"):
+        path = values.get(key)
+        if path is not None and not Path(path).is_file():
+            kind = "is a folder, not a file" if Path(path).is_dir() else "does not exist"
+            found.append(f"{key}={path}: {kind}; pass the path of a JSONL file")
+    if target.endswith(".Jsonl") and values.get("data.train_data_path", "-") is None:
+        found.append("data=jsonl needs data.train_data_path=<file.jsonl>")
+    if values.get("data.path") is not None and not Path(values["data.path"]).is_dir():
+        kind = "is a file, not a folder" if Path(values["data.path"]).exists() else "does not exist"
+        found.append(f"data.path={values['data.path']}: {kind}; pass the folder of DailyDialog's files")
+    if target.endswith(".ChitChat") and importlib.util.find_spec("chitchat_dataset") is None:
+        found.append("data=chitchat needs a package: pip install chitchat-dataset")
+    model = values.get("model.pretrained_model")
+    if model is not None and _looks_like_path(model) and not Path(model).is_dir():
+        found.append(f"model.pretrained_model={model}: there is no such folder; pass a folder or a hub id as gpt2")
+    if "model.pretrained_model" in values and model is None and "model.layers" not in values:
+        found.append(
+            "model.pretrained_model=null: only model=gpt2_tiny is built from scratch; pass a hub id or a folder"
+        )
+    return found
+
+
+def _looks_like_path(name: str) -> bool:
+    """A hub id is `name` or `owner/name`; anything else is a path."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name

@@ -1,0 +1,185 @@
+"""Checkpoints: a plain Hugging Face folder and `trainer/`, published whole, never half.
+
+    weights/
+      step-00000300/    config.json, model.safetensors, tokenizer.json ..., trainer/{state.json,optimizer.safetensors},
+                        manifest.json (bytes and sha256 of every other file)
+      last, best_metric, best_loss -> step-...      relative links, swapped by rename
+
+A folder is written aside, fsynced, hashed and renamed; then the links are swapped; only then are folders removed to
+which no link points. No file is a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.errors import CheckpointError, TrainingError
+
+LINKS = {"last": "last", "metric": "best_metric", "loss": "best_loss"}
+MANIFEST = "manifest.json"
+
+
+def save(
+    weights: Path,
+    names: Iterable[str],
+    *,
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    optimizer: torch.optim.Optimizer,
+    state: dict,
+) -> None:
+    """Publishes a checkpoint of `state["step"]` under the links `names`. Raises `TrainingError` if it cannot be written.
+
+    Whatever happens, the links point to whole checkpoints.
+    """
+    weights.mkdir(exist_ok=True)
+    aside = weights / f".aside-{os.getpid()}"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        (aside / "trainer").mkdir(parents=True)
+        model.save_pretrained(aside, safe_serialization=True)
+        vocabulary.save(aside)
+        save_file(_optimizer_tensors(model, optimizer), aside / "trainer" / "optimizer.safetensors")
+        (aside / "trainer" / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+        _write_manifest(aside)
+        folder = _free_name(weights, state["step"])
+        aside.rename(folder)
+        _sync(weights)
+        for name in names:
+            _point(weights / name, folder.name)
+        _sync(weights)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        free = shutil.disk_usage(weights).free / 2**20
+        raise TrainingError(
+            f"the checkpoint of step {state['step']} could not be written to {weights}: {error} ({free:,.0f} MiB free). "
+            "The earlier checkpoints are untouched: make room, then mode=resume load_model_type=last"
+        ) from None
+    _remove_unlinked(weights)
+
+
+def find(run: Path, load_model_type: str) -> Path:
+    """The checkpoint folder of a run, verified. Raises `CheckpointError`."""
+    weights = run / "weights"
+    link = weights / LINKS[load_model_type]
+    if not link.exists():
+        there = [kind for kind, name in LINKS.items() if (weights / name).exists()]
+        remedy = f"pass load_model_type={there[0]}" if there else "the run saved none: start it anew"
+        raise CheckpointError(f"{run} has no checkpoint {LINKS[load_model_type]!r}; {remedy}")
+    folder = link.resolve()
+    fault = _fault(folder)
+    if fault:
+        others = [
+            kind
+            for kind, name in LINKS.items()
+            if (weights / name).exists()
+            and (weights / name).resolve() != folder
+            and not _fault((weights / name).resolve())
+        ]
+        remedy = f"pass load_model_type={others[0]}, which is whole" if others else "no whole checkpoint is left"
+        raise CheckpointError(f"the checkpoint {link} is broken and not used: {fault}; {remedy}")
+    return folder
+
+
+def read_state(folder: Path) -> dict:
+    return json.loads((folder / "trainer" / "state.json").read_text(encoding="utf-8"))
+
+
+def load_optimizer(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
+    """Puts the saved state into `optimizer`; its settings (decay, betas ...) stay those it was made with."""
+    tensors = load_file(folder / "trainer" / "optimizer.safetensors")
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for index, name in enumerate(_parameter_names(model, optimizer)):
+        slots = {key.split("/", 1)[0]: value for key, value in tensors.items() if key.split("/", 1)[1] == name}
+        if slots:
+            state[index] = slots
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _optimizer_tensors(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    names = _parameter_names(model, optimizer)
+    return {
+        f"{slot}/{names[index]}": value.contiguous()
+        for index, slots in optimizer.state_dict()["state"].items()
+        for slot, value in slots.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def _parameter_names(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Names in the order in which the optimizer numbers its parameters."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _write_manifest(folder: Path) -> None:
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        files[path.relative_to(folder).as_posix()] = [path.stat().st_size, _sha256(path)]
+        _sync(path)
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps({"format": 1, "files": files}, indent=2), encoding="utf-8")
+    for path in (manifest, folder / "trainer", folder):
+        _sync(path)
+
+
+def _fault(folder: Path) -> str | None:
+    """What is wrong with a checkpoint folder, None if every byte is as it was written."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        for name, (size, digest) in files.items():
+            path = folder / name
+            if path.stat().st_size != size:
+                return f"{path} has {path.stat().st_size:,} bytes instead of {size:,}"
+            if _sha256(path) != digest:
+                return f"{path} has other bytes than were written (sha256 differs)"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{folder}: {error}"
+    return None
+
+
+def _free_name(weights: Path, step: int) -> Path:
+    """A step can be saved more than once: before and after its validation, or in another attempt."""
+    name = f"step-{step:08d}"
+    candidates = (weights / (name if count == 1 else f"{name}-{count}") for count in range(1, 10_000))
+    return next(folder for folder in candidates if not folder.exists())
+
+
+def _point(link: Path, target: str) -> None:
+    aside = link.with_name(f".{link.name}-{os.getpid()}")
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(target, target_is_directory=True)
+    os.replace(aside, link)
+
+
+def _remove_unlinked(weights: Path) -> None:
+    linked = {os.readlink(weights / name) for name in LINKS.values() if (weights / name).is_symlink()}
+    for folder in weights.iterdir():
+        if folder.is_dir() and not folder.is_symlink() and folder.name not in linked:
+            # Renamed first: a folder half removed must not look like a checkpoint.
+            doomed = folder.rename(weights / f".gone-{folder.name.lstrip('.')}-{os.getpid()}")
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,172 @@
+"""The training loop: next batch, weigh, forward, sum, backward, sum over processes, finite?, clip, step, track.
+
+What happens every n steps is passed in as functions; there is no device, no printing and no config in here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedModel
+
+from dialog_trainer.data.order import seed_of
+from dialog_trainer.distributed import sum_gradients, sum_over_processes
+from dialog_trainer.errors import TrainingError
+from dialog_trainer.model.loss import loss_sum
+from dialog_trainer.records import Batch
+from dialog_trainer.training.early_stopping import Best
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """Where the training stands; with weights and optimizer, all that going on exactly needs.
+
+    `step` is the number of updates done, and so the number of the next one.
+    """
+
+    step: int = 0
+    attempt: int = 0
+    validated_step: int = 0
+    tokens_seen: int = 0
+    trained_tokens_seen: int = 0
+    best: Best = field(default_factory=Best)
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What update `step` was computed with and gave. `loss` is None if no token of the batch had weight."""
+
+    step: int
+    loss: float | None
+    lr: float
+    grad_norm: float
+    tokens: int
+    trained_tokens: int
+    seconds: float
+
+
+def train(
+    state: TrainingState,
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    *,
+    steps: int,
+    seed: int,
+    rank: int,
+    batches: Callable[[int], Iterable[Batch]],
+    learning_rate: Callable[[int], float],
+    max_grad_norm: float | None,
+    autocast: Callable[[], AbstractContextManager],
+    track: Callable[[StepReport], None],
+    validation_due: Callable[[int], bool],
+    validate: Callable[[], None],
+    save_due: Callable[[int], bool],
+    save: Callable[[], None],
+    patience: int,
+    stopped: Callable[[], bool],
+) -> str:
+    """Trains until `state.step == steps`; returns `finished`, `stopped early` or `interrupted`.
+
+    `batches(step)` gives this process's share of the global batch of a step as micro-batches, weights included.
+    `validate()` is called where `validation_due(state.step)`, at most once a step, and saves what it wants to keep;
+    once `stopped()`, it may return without having validated. `save()` is called where due, at the end and on a stop.
+    """
+    saved_step = state.step
+    while True:
+        if validation_due(state.step) and state.validated_step != state.step:
+            validate()
+            saved_step = state.step if state.validated_step == state.step else saved_step
+        outcome = _outcome(state, steps, patience, stopped)
+        if saved_step != state.step and (outcome or save_due(state.step)):
+            save()
+            saved_step = state.step
+        if outcome:
+            return outcome
+        torch.manual_seed(seed_of("step", seed, state.step, rank))
+        report = train_step(
+            model,
+            optimizer,
+            list(batches(state.step)),
+            step=state.step,
+            lr=learning_rate(state.step),
+            max_grad_norm=max_grad_norm,
+            autocast=autocast,
+        )
+        state.step += 1
+        state.tokens_seen += report.tokens
+        state.trained_tokens_seen += report.trained_tokens
+        track(report)
+
+
+def _outcome(state: TrainingState, steps: int, patience: int, stopped: Callable[[], bool]) -> str | None:
+    if stopped():
+        return "interrupted"
+    if state.step >= steps:
+        return "finished"
+    if state.best.bad_validations >= patience:
+        return "stopped early"
+    return None
+
+
+def train_step(
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    batches: list[Batch],
+    *,
+    step: int,
+    lr: float,
+    max_grad_norm: float | None,
+    autocast: Callable[[], AbstractContextManager],
+) -> StepReport:
+    """One update with the gradient of `Σ w·nll / Σ w` over the whole global batch.
+
+    Raises `TrainingError`, before anything is changed, if the loss or the norm of the gradient is not finite.
+    """
+    start = time.perf_counter()
+    model.train()
+    optimizer.zero_grad(set_to_none=True)
+    counts = torch.tensor(
+        [
+            sum(float(batch.weights.double().sum()) for batch in batches),
+            sum(len(batch.ids) for batch in batches),
+            sum(int((batch.weights > 0).sum()) for batch in batches),
+        ],
+        dtype=torch.float64,
+    )
+    weight, tokens, trained_tokens = sum_over_processes(counts).tolist()
+    nats = torch.zeros((), dtype=torch.float64, device=model.device)
+    for batch in batches:
+        with autocast():
+            part = loss_sum(model, batch)
+        (part.nats / max(weight, 1e-12)).backward()
+        nats += part.nats.detach()
+    sum_gradients(model.parameters())
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm or torch.inf)
+    total_nats, grad_norm = torch.stack([sum_over_processes(nats), norm.double()]).tolist()
+    _check_finite(step, lr, total_nats, grad_norm)
+    if weight:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+    return StepReport(
+        step=step,
+        loss=total_nats / weight if weight else None,
+        lr=lr,
+        grad_norm=grad_norm,
+        tokens=int(tokens),
+        trained_tokens=int(trained_tokens),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _check_finite(step: int, lr: float, nats: float, grad_norm: float) -> None:
+    if not (abs(nats) < torch.inf and grad_norm < torch.inf):
+        raise TrainingError(
+            f"step {step}: the loss ({nats}) or the norm of its gradient ({grad_norm}) is not finite; nothing was "
+            f"updated. Go on from the last checkpoint with a smaller optim.lr0 (it was {lr:.3g} at this step) or a "
+            "smaller max_grad_norm: mode=resume load_model_type=last"
+        )
