@@ -81,7 +81,7 @@ def autocast(settings: Settings, on: torch.device) -> Callable[[], AbstractConte
 
 def dialogues(settings: Settings, split: str, say: Say) -> DialogueTable:
     own = {key: value for key, value in settings["data"].items() if key not in SHARED_DATA_KEYS}
-    source = _function_of(own)()
+    source = _function_of(own, "data")()
     return tables.open_dialogues(source, split, _cache_dir(settings), say)
 
 
@@ -135,20 +135,15 @@ def saved_model(folder: Path, settings: Settings, on: torch.device, say: Say) ->
 
 
 def optimizer(settings: Settings, of: PreTrainedModel) -> torch.optim.Optimizer:
-    keys = {key: value for key, value in settings["optim"].items() if key not in ("_target_", "lr0")}
-    if isinstance(keys.get("betas"), list):
-        keys["betas"] = tuple(keys["betas"])
-    kind = _located(settings["optim"]["_target_"])
-    unknown = [key for key in keys if key not in inspect.signature(kind).parameters]
-    if unknown:
-        raise ConfigError([f"optim.{key}={keys[key]}: {kind.__name__} has no such argument" for key in unknown])
-    return kind(of.parameters(), lr=settings["optim"]["lr0"], **keys)
+    node = {key: value for key, value in settings["optim"].items() if key != "lr0"}
+    node |= {key: tuple(value) for key, value in node.items() if isinstance(value, list)}
+    return _function_of(node, "optim", lr=settings["optim"]["lr0"])(of.parameters())
 
 
 def plan(settings: Settings, training: TokenTable, on: torch.device) -> Plan:
     """Learning rate, mask and batches of every step. `settings["schedule_steps"]` must be a number by now."""
     seed, batch_size, schedule_steps = settings["seed"], settings["batch_size"], settings["schedule_steps"]
-    factor = _function_of(settings["scheduler"], schedule_steps=schedule_steps)
+    factor = _function_of(settings["scheduler"], "scheduler", schedule_steps=schedule_steps)
     mask = mask_schedule(settings)
 
     def batches(step: int) -> Iterator[Batch]:
@@ -162,7 +157,9 @@ def plan(settings: Settings, training: TokenTable, on: torch.device) -> Plan:
 
 
 def mask_schedule(settings: Settings) -> MaskSchedule:
-    return _function_of(settings["mask_schedule"], train_user_turn_mask_step=settings["train_user_turn_mask_step"])
+    return _function_of(
+        settings["mask_schedule"], "mask_schedule", train_user_turn_mask_step=settings["train_user_turn_mask_step"]
+    )
 
 
 def validation_settings(settings: Settings) -> ValidationSettings:
@@ -194,11 +191,14 @@ def _cache_dir(settings: Settings) -> Path:
     )
 
 
-def _function_of(node: dict[str, Any], **runtime: Any) -> Callable:
+def _function_of(node: dict[str, Any], group: str, **runtime: Any) -> Callable:
     """The function that `_target_` names (it was checked), with the other keys of `node` and what it asks of `runtime`."""
     function = _located(node["_target_"])
     keys = {key: value for key, value in node.items() if key != "_target_"}
     asked = inspect.signature(function).parameters
+    unknown = [key for key in keys if key not in asked]
+    if unknown:
+        raise ConfigError([f"{group}.{key}={keys[key]}: {node['_target_']} takes no {key}" for key in unknown])
     return partial(function, **keys, **{key: value for key, value in runtime.items() if key in asked})
 
 

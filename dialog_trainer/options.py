@@ -163,6 +163,7 @@ RULES: dict[str, Rule] = {
     "metrics.max_new_tokens": whole(1),
     "metrics.batch_tokens": whole(MIN_MAX_LEN),
 }
+GROUPS = ("model", "data", "optim", "scheduler", "metrics", "mask_schedule", "chat")
 # Leaves although they are dicts; and the one group whose keys go to a class that may be the user's own.
 DICTS = {"metrics.best"}
 OPEN_GROUPS = ("optim",)

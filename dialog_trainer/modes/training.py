@@ -13,7 +13,6 @@ from rich.console import Console
 from transformers import PreTrainedModel
 
 from dialog_trainer import __version__, experiment, options, run_folder
-from dialog_trainer.composition import Composed, inexact
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.evaluation.validation import Validation, validate
@@ -25,6 +24,7 @@ from dialog_trainer.records import Role
 from dialog_trainer.reports.figures import draw_curves, draw_schedule
 from dialog_trainer.reports.lines import reply_row, sample_lines, score_line, speaker
 from dialog_trainer.reports.progress import RunProgress
+from dialog_trainer.saved_run import Changed
 from dialog_trainer.tracking import MetricLog, RowLog, next_attempt
 from dialog_trainer.training import checkpoint
 from dialog_trainer.training.early_stopping import Best
@@ -62,10 +62,10 @@ def start(settings: Settings, console: Console, claim: Callable[[], Path], hydra
     return _train(run, parts, TrainingState(), console)
 
 
-def resume(composed: Composed, console: Console) -> int:
+def resume(changed: Changed, console: Console) -> int:
     """mode=resume: goes on exactly from a checkpoint of the run, in its folder."""
     say = speaker(console)
-    settings, run = composed.settings, Path(composed.settings["resume_model_dir"])
+    settings, run = changed.settings, Path(changed.settings["resume_model_dir"])
     held = run_folder.lock(run)  # noqa: F841  held until the process ends
     folder = checkpoint.find(run, settings["load_model_type"])
     saved = checkpoint.read_state(folder)
@@ -75,7 +75,7 @@ def resume(composed: Composed, console: Console) -> int:
         best=Best(**saved["best"]),
     )
     _check_there_is_more(settings, state)
-    _say_where(run, folder, settings, state, composed.changes, say)
+    _say_where(run, folder, changed, state, say)
     on = _begin(settings, say)
     model, vocabulary = experiment.saved_model(folder, settings, on, say)
     training = experiment.dialogues(settings, "train", say)
@@ -285,9 +285,8 @@ def _check_there_is_more(settings: Settings, state: TrainingState) -> None:
         )
 
 
-def _say_where(
-    run: Path, folder: Path, settings: Settings, state: TrainingState, changes: tuple[str, ...], say: experiment.Say
-) -> None:
+def _say_where(run: Path, folder: Path, changed: Changed, state: TrainingState, say: experiment.Say) -> None:
+    settings = changed.settings
     link = checkpoint.LINKS[settings["load_model_type"]]
     say(f"resuming {run} from weights/{link} (step {state.step:,}) as attempt {state.attempt}")
     last = run / "weights" / "last"
@@ -295,10 +294,10 @@ def _say_where(
         say(
             f"  weights/last is at step {checkpoint.read_state(last)['step']:,}: load_model_type=last goes on from there"
         )
-    for change in changes:
-        say(f"  {change}")
-    if inexact(changes):
-        say(f"  with another {', '.join(inexact(changes))} training goes on, but not exactly as it would have")
+    for key, before, after in changed.changes:
+        say(f"  {key}: {before} -> {after}")
+    if changed.inexact():
+        say(f"  with another {', '.join(changed.inexact())} training goes on, but not exactly as it would have")
     if settings["steps"] > settings["schedule_steps"]:
         say(
             f"  schedules were planned over {settings['schedule_steps']:,} steps and stay at their end values after that; "

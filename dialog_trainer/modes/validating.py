@@ -9,23 +9,23 @@ from pathlib import Path
 from rich.console import Console
 
 from dialog_trainer import __version__, experiment
-from dialog_trainer.composition import Composed
 from dialog_trainer.evaluation.validation import PROTOCOL, Validation, validate
 from dialog_trainer.reports.lines import reply_row, sample_lines, scores_text, speaker
 from dialog_trainer.reports.progress import RunProgress
+from dialog_trainer.saved_run import Changed
 from dialog_trainer.training import checkpoint
 from dialog_trainer.training.stop_signal import StopSignal
 
 
-def run(composed: Composed, console: Console) -> int:
+def run(changed: Changed, console: Console) -> int:
     say = speaker(console)
-    settings = composed.settings
+    settings = changed.settings
     folder, split = Path(settings["resume_model_dir"]), settings["split"]
     weights = checkpoint.find(folder, settings["load_model_type"])
     step = checkpoint.read_state(weights)["step"]
     say(f"validating {folder}/weights/{checkpoint.LINKS[settings['load_model_type']]} (step {step:,}) on split {split}")
-    for change in composed.changes:
-        say(f"  {change}")
+    for key, before, after in changed.changes:
+        say(f"  {key}: {before} -> {after}")
     dialogues = experiment.dialogues(settings, split, say)
     on = experiment.device(settings)
     experiment.set_up_torch(settings["deterministic"])

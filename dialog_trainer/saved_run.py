@@ -1,0 +1,155 @@
+"""The saved settings of a run as the base of mode=resume, validate and chat, with what was typed laid on them."""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from dialog_trainer import composition, options
+from dialog_trainer.errors import CheckpointError, ConfigError
+from dialog_trainer.options import Settings
+
+MODES = ("resume", "validate", "chat")
+# Options that say what to do with the run and are no part of it.
+_ASKED = ("mode", "resume_model_dir", "load_model_type", "split", "ui", "allow_targets", "chat")
+# What cannot change under trained weights, and what can but then continues another run than the one begun.
+_REFUSED = re.compile(r"model\.(?!max_len$|dropout$).*|optim\._target_")
+_INEXACT = re.compile(
+    r"batch_size|seed|deterministic|device|precision|processes|compile|micro_batch_tokens"
+    r"|model\.(max_len|dropout)|data\.(?!workers$|cache_dir$).*"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Settings that passed every check, and how they differ from the saved ones: `(key, before, after)` as text."""
+
+    settings: Settings
+    changes: tuple[tuple[str, str, str], ...]
+
+    def inexact(self) -> list[str]:
+        """The changed keys under which training goes on, but not exactly as it would have."""
+        return [key for key, _, _ in self.changes if _INEXACT.fullmatch(key)]
+
+
+def mode_of(overrides: list[str]) -> str | None:
+    """The mode that was typed, if it is one that works on a run."""
+    typed = [text.split("=", 1)[1] for text in overrides if text.startswith("mode=")]
+    return typed[-1] if typed and typed[-1] in MODES else None
+
+
+def changed(overrides: list[str], config_dir: str | None) -> Changed:
+    """The settings for a mode that works on a run. Raises `ConfigError` with all faults, or `CheckpointError`.
+
+    A typed value sets its key; a typed group replaces its subtree by the newly composed one; nothing else of today's
+    `conf/` comes in.
+    """
+    groups = composition.groups(config_dir)
+    typed, found = composition.parsed(overrides, groups)
+    found += [
+        f"{override.input_line}: is Hydra's, which only starts new runs"
+        for override in typed
+        if composition.is_hydra(override)
+    ]
+    found += [f"{override.input_line}: a list of values needs -m" for override in typed if override.is_sweep_override()]
+    typed = [override for override in typed if not composition.is_hydra(override) and not override.is_sweep_override()]
+    folder = next((o.value() for o in reversed(typed) if o.key_or_group == "resume_model_dir"), None)
+    if not isinstance(folder, str):
+        mode = mode_of(overrides)
+        raise ConfigError([*found, f"mode={mode} needs a run: pass resume_model_dir=<run folder>"])
+    saved = read(Path(folder))
+    settings, more = _laid_on(saved, typed, groups, config_dir)
+    changes = _changes(saved, settings)
+    found += more + options.faults(settings)
+    if settings["mode"] == "resume":
+        found += [_refusal(*change) for change in changes if _REFUSED.fullmatch(change[0])]
+    if found:
+        raise ConfigError(found)
+    return Changed(settings, changes)
+
+
+def read(run: Path) -> Settings:
+    """The settings of a run folder, as a stranger's data: plain YAML, no `${...}`, known options only."""
+    path = run / "args.yaml"
+    if not run.is_dir():
+        raise CheckpointError(f"resume_model_dir={run}: there is no such folder; pass the folder of a run")
+    if not path.is_file():
+        raise CheckpointError(
+            f"resume_model_dir={run}: holds no run (no args.yaml); pass the folder that training printed"
+        )
+    try:
+        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as plain YAML: {composition.first_line(error)}") from None
+    if not isinstance(saved, dict):
+        raise CheckpointError(f"{path} does not hold the settings of a run")
+    values = options.flat(saved)
+    found = [f"{key}: '${{' is refused here" for key, value in values.items() if "${" in f"{key}{value}"]
+    found += [
+        f"{key}: there is no such option"
+        for key in values
+        if key not in options.RULES and not composition.in_open_group(key)
+    ]
+    found += [f"{key}: is missing" for key in options.RULES if "." not in key and key not in values]
+    found += [f"{group}: is missing" for group in options.GROUPS if not isinstance(saved.get(group), dict)]
+    if found:
+        raise CheckpointError(
+            "\n".join([f"{path} is not the settings of a run of this version:", *(f"  - {fault}" for fault in found)])
+        )
+    saved["allow_targets"] = []  # only the command line may allow a class
+    return saved
+
+
+def _laid_on(
+    saved: Settings, typed: list[Override], groups: composition.Groups, config_dir: str | None
+) -> tuple[Settings, list[str]]:
+    settings, found = copy.deepcopy(saved), []
+    if any(override.key_or_group == "experiment" for override in typed):
+        found.append("experiment=: not on a saved run, whose settings are the base; pass single options or groups")
+    chosen = [o.input_line for o in typed if o.key_or_group in groups and o.key_or_group != "experiment"]
+    if chosen:
+        try:
+            today = composition.composed(chosen, config_dir)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError([*found, composition.first_line(error)]) from None
+        for override in typed:
+            if override.key_or_group in today and override.key_or_group in groups:
+                settings[override.key_or_group] = today[override.key_or_group]
+    known = options.flat(settings)
+    for override in typed:
+        key = override.key_or_group
+        if key in groups:
+            continue
+        if key in known or (override.is_add() and composition.in_open_group(key)):
+            composition.set_key(settings, key, override.value())
+        else:
+            found.append(composition.no_option(override, [*known, *groups]))
+    return settings, found
+
+
+def _changes(saved: Settings, settings: Settings) -> tuple[tuple[str, str, str], ...]:
+    before, after = options.flat(saved), options.flat(settings)
+    keys = [key for key in {**before, **after} if key.split(".")[0] not in _ASKED and before.get(key) != after.get(key)]
+    return tuple((key, _shown(before, key), _shown(after, key)) for key in keys)
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    return "(none)" if key not in values else "null" if values[key] is None else str(values[key])
+
+
+def _refusal(key: str, before: str, after: str) -> str:
+    why = (
+        "the saved optimizer state is of that class" if key.startswith("optim") else "the saved weights have that shape"
+    )
+    return (
+        f"{key}: {before} -> {after} cannot change in a resume: {why}. To start anew from these weights: "
+        "python -m dialog_trainer model.pretrained_model=<run>/weights/last"
+    )
