@@ -1,6 +1,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+RUN := $(BIN)/dialog-trainer
 STAMP := $(VENV)/.installed
 
 .PHONY: help install demo test test-fast lint bench clean
@@ -17,7 +18,19 @@ $(STAMP): pyproject.toml constraints.txt
 install: $(STAMP) ## Make .venv and install the package with the pinned versions
 
 demo: $(STAMP) ## Train a small chatbot on real dialogues, score it and talk to it (a few minutes, no hub)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" sh benchmarks/demo.sh
+	$(RUN) experiment=demo
+	@run=$$(ls -td outputs/demo/*/ | head -1); run=$${run%/}; \
+	echo && echo "Scores on dialogues that it has never seen:" && \
+	$(RUN) mode=validate resume_model_dir=$$run load_model_type=last split=test && \
+	echo && echo "Two lines of a conversation:" && \
+	printf '%s\n' 'Hi , how are you today ?' 'What do you like to do ?' > $$run/lines.txt && \
+	$(RUN) mode=chat resume_model_dir=$$run load_model_type=last < $$run/lines.txt > $$run/answers.txt && \
+	paste -d '\n' $$run/lines.txt $$run/answers.txt | sed '1~2s/^/  you  /; 2~2s/^/  bot  /' && \
+	rm $$run/lines.txt $$run/answers.txt && \
+	echo && echo "Pictures: $$run/vis_outputs. Go on with:" && \
+	echo "  $(RUN) mode=chat resume_model_dir=$$run load_model_type=last chat.temperature=0.7 chat.top_p=0.9" && \
+	echo "  $(RUN) mode=resume resume_model_dir=$$run load_model_type=last steps=4000 schedule_steps=4000" && \
+	echo "  $(RUN) -m experiment=demo train_user_turn_mask_step=0,0.5,1 steps=600"
 
 test: $(STAMP) ## Run all tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -53,7 +53,7 @@ def draw_curves(folder: Path, metrics: Path, *, common: Sequence[str], names: Se
                 _curve(axes, rows, name, colour)
         axes.set_ylabel("nats a token")
         _mark_switch(axes, switch, train)
-        axes.legend()
+        axes.legend(loc="lower left")
         _save(figure, folder / "loss.png")
     for name in common:
         if name not in losses:
@@ -72,14 +72,16 @@ def _draw_scores(path: Path, rows: list[dict], names: Sequence[str]) -> None:
         axes.set_ylabel(name)
         axes.grid(alpha=0.25)
     axes.set_xlabel("updates")
+    figure.align_ylabels()
     figure.suptitle("Scores on the validation dialogues", fontsize=11)
     _save(figure, path)
 
 
 def _curve(axes: Axes, rows: list[dict], name: str, colour: str) -> None:
     points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-    marker = "o" if len(points) < 40 else ""
-    axes.plot(*(zip(*points, strict=True) if points else ((), ())), color=colour, marker=marker, ms=3, label=name)
+    marker, width = ("o", 1.5) if len(points) < 40 else ("", 0.8)
+    xs, ys = zip(*points, strict=True) if points else ((), ())
+    axes.plot(xs, ys, color=colour, marker=marker, ms=3, lw=width, label=name)
 
 
 def _mark_switch(axes: Axes, switch: int, rows: list[dict] | None = None) -> None:
@@ -87,9 +89,15 @@ def _mark_switch(axes: Axes, switch: int, rows: list[dict] | None = None) -> Non
         return
     axes.axvline(switch, color=ORANGE, lw=1, ls=":")
     axes.annotate(
-        f"mask final from step {switch:,}", (switch, 0.02), xycoords=("data", "axes fraction"), rotation=90,
-        fontsize=8, color=ORANGE, ha="right", va="bottom",
-    )  # fmt: skip
+        f"mask final from step {switch:,}",
+        xy=(switch, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(4, -4),
+        textcoords="offset points",
+        fontsize=8,
+        color=ORANGE,
+        va="top",
+    )
 
 
 def _figure(title: str, xlabel: str) -> tuple[Figure, Axes]:

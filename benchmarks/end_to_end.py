@@ -1,0 +1,170 @@
+"""Measures what a user waits for and what a run holds in memory. Run it by `make bench`; nothing is asserted.
+
+1. `--help`, and the first optimizer step of `make demo`, in seconds from the start of the process.
+2. Validating one dialogue (a reply to each of its contexts) against the original program's way (from the first
+   utterance, one token at a time, no cache, always to 128 tokens), same model and dialogues, interleaved.
+3. Peak memory of a run on 10,000 and on 1,000,000 made-up dialogues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROUNDS = 5
+MAX_LEN = 128
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=["start", "validation", "memory", []], help="default: all")
+    parser.add_argument("--dialogues", type=int, nargs=2, default=(10_000, 1_000_000), metavar=("FEW", "MANY"))
+    arguments = parser.parse_args()
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    parts = arguments.parts or ["start", "validation", "memory"]
+    with tempfile.TemporaryDirectory() as folder:
+        if "start" in parts:
+            measure_start(Path(folder))
+        if "validation" in parts:
+            measure_validation(Path(folder))
+        if "memory" in parts:
+            measure_memory(Path(folder), *arguments.dialogues)
+
+
+def spread(seconds: list[float]) -> str:
+    return f"median {statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f}, {len(seconds)} runs)"
+
+
+def command(*overrides: str) -> list[str]:
+    return [sys.executable, "-m", "dialog_trainer", *overrides]
+
+
+def measure_start(folder: Path) -> None:
+    times = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        subprocess.run(command("--help"), check=True, stdout=subprocess.DEVNULL)
+        times.append(time.perf_counter() - start)
+    print(f"--help: {spread(times)}")
+    for title, rounds in (("cold", 2), ("warm", 3)):
+        times = []
+        for index in range(rounds):
+            cache = folder / (f"cold-{index}" if title == "cold" else "cold-0")
+            times.append(_seconds_to_first_step(folder / "runs", cache))
+        print(f"first step of the demo, {title} cache of data: {spread(times)}")
+
+
+def _seconds_to_first_step(project: Path, cache: Path) -> float:
+    overrides = ("experiment=demo", "steps=2", f"project={project}", f"data.cache_dir={cache}")
+    start = time.perf_counter()
+    with subprocess.Popen(command(*overrides), stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if re.match(r"step 1/", line):
+                seconds = time.perf_counter() - start
+                process.kill()
+                return seconds
+    raise SystemExit("the demo did not reach its first step")
+
+
+def measure_validation(folder: Path, dialogues: int = 8, rounds: int = 3) -> None:
+    import random_gpt2
+    import torch
+
+    from dialog_trainer.data.tables import open_dialogues
+    from dialog_trainer.data.vocabulary import Vocabulary
+    from dialog_trainer.evaluation.replies import contexts_of, drawn, replies_to
+    from dialog_trainer.model import causal_lm
+    from dialog_trainer.model.packed import use_packed_attention
+
+    random_gpt2.write(folder / "gpt2", layers=12, heads=12, width=768)
+    vocabulary = Vocabulary.pretrained(str(folder / "gpt2"))
+    model = causal_lm.load(str(folder / "gpt2"), vocabulary, dropout=None).eval()
+    use_packed_attention(model)
+    source, name = _source()
+    table = open_dialogues(source, "validation", folder / "cache", say=lambda line: None)
+    drawn_dialogues = [table[index] for index in drawn(table, dialogues)]
+    contexts = [c for dialogue in drawn_dialogues for c in contexts_of(dialogue, vocabulary, MAX_LEN - 40)]
+    ours, original = [], []
+    for round_number in range(rounds):
+        start = time.perf_counter()
+        replies_to(contexts, model, vocabulary, max_new_tokens=40, batch_tokens=8192)
+        ours.append((time.perf_counter() - start) / dialogues)
+        start = time.perf_counter()
+        first_turn = drawn_dialogues[round_number].turns[0].text
+        ids = [vocabulary.cls_id, *vocabulary.encode_batch([first_turn])[0], vocabulary.sep_id]
+        with torch.no_grad():
+            while len(ids) < MAX_LEN:
+                ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        original.append(time.perf_counter() - start)
+    each = len(contexts) / dialogues
+    print(f"124 M random weights, {name}: a dialogue (of {dialogues} in one call, {each:.1f} replies each): {spread(ours)}")
+    print(f"the original's way, a dialogue (one reply, to {MAX_LEN} tokens): {spread(original)}")
+    ratio = statistics.median(original) / statistics.median(ours)
+    print(f"a dialogue: 1/{ratio:.0f} of the original's way; a reply: 1/{ratio * each:.0f}")
+
+
+def _source():
+    from dialog_trainer.data.sources import ChitChat, DailyDialog
+
+    data = os.environ.get("DIALOG_TRAINER_TEST_DATA")
+    if data:
+        return DailyDialog(str(Path(data) / "dailydialog"), "", None, ""), "DailyDialog"
+    return ChitChat(), "chitchat"
+
+
+def measure_memory(folder: Path, few: int, many: int) -> None:
+    peaks = {}
+    for count in (few, many):
+        path = folder / f"{count}.jsonl"
+        with path.open("w", encoding="utf-8") as file:
+            for index in range(count):
+                file.write(
+                    json.dumps({"turns": [f"What is number {index} ?", f"It is {index * 7919} , my friend ."]}) + "\n"
+                )
+        held_out = folder / "held_out.jsonl"
+        held_out.write_text('{"turns": ["Hello !", "Hi ."]}\n' * 10, encoding="utf-8")
+        start = time.perf_counter()
+        peaks[count] = _peak_memory(folder, path, held_out)
+        print(
+            f"{count:,} dialogues: peak {peaks[count][0]:,.0f} MiB resident, of it {peaks[count][1]:,.0f} MiB of its own "
+            f"(the rest are pages of mapped files), {time.perf_counter() - start:.0f} s"
+        )
+    print(
+        f"many against few, of its own: {peaks[many][1] / peaks[few][1]:.3f}; resident: {peaks[many][0] / peaks[few][0]:.3f}"
+    )
+
+
+def _peak_memory(folder: Path, train: Path, held_out: Path) -> tuple[float, float]:
+    """Peaks in MiB of resident and of anonymous memory, over the process and those that it starts."""
+    overrides = (
+        "model=gpt2_tiny", "data=jsonl", f"data.train_data_path={train}", f"data.validation_data_path={held_out}",
+        f"data.cache_dir={folder / 'memory'}", f"project={folder / 'runs'}", "steps=200", "metrics.max_dialogues=10",
+        "data.workers=1",
+    )  # fmt: skip
+    resident = anonymous = 0.0
+    with subprocess.Popen(command(*overrides), stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            try:
+                status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+            except OSError:
+                break
+            values = {key: int(value) / 1024 for key, value in re.findall(r"(VmRSS|RssAnon):\s+(\d+) kB", status)}
+            resident = max(resident, values.get("VmRSS", 0))
+            anonymous = max(anonymous, values.get("RssAnon", 0))
+            time.sleep(0.02)
+    if process.returncode:
+        raise SystemExit("the run failed")
+    return resident, anonymous
+
+
+if __name__ == "__main__":
+    main()
