@@ -16,8 +16,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 
-from dialog_trainer import __version__, composition, run_folder, saved_run
+from dialog_trainer import __version__, composition, hub, options, run_folder, saved_run
 from dialog_trainer.errors import ConfigError, DialogTrainerError
 from dialog_trainer.options import Settings
 
@@ -122,14 +123,14 @@ def _job(config: DictConfig) -> int:
 
 
 def _train(settings: Settings, claim: Callable[[], Path], hydra_files: dict[str, object]) -> int:
-    console = _before_torch()
+    console = _before_torch(settings)
     from dialog_trainer.modes import training
 
     return training.start(settings, console, claim, hydra_files)
 
 
 def _work_on_run(mode: str, changed: saved_run.Changed) -> int:
-    console = _before_torch()
+    console = _before_torch(changed.settings)
     # torch is imported here and not before: a fault in the options should be told at once.
     from dialog_trainer.modes import chatting, training, validating
 
@@ -138,11 +139,11 @@ def _work_on_run(mode: str, changed: saved_run.Changed) -> int:
     return {"resume": training.resume, "validate": validating.run}[mode](changed, console)
 
 
-def _before_torch():
+def _before_torch(settings: Settings) -> Console:
+    if options.needs_hub(settings):
+        hub.offline_if_unreachable()
     # Deterministic kernels of CUDA ask for it before torch is imported.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    from rich.console import Console
-
     from dialog_trainer.modes.quiet import hush_libraries
 
     hush_libraries()

@@ -207,6 +207,13 @@ def notes(settings: Settings) -> list[str]:
     return []
 
 
+def needs_hub(settings: Settings) -> bool:
+    """Whether a model or data set is named that is not on this machine."""
+    model, data = settings["model"]["pretrained_model"], settings["data"]
+    from_hub = data["_target_"].endswith(".DailyDialog") and data["path"] is None and not Path(data["hub_id"]).is_dir()
+    return from_hub or (model is not None and not Path(model).is_dir())
+
+
 def _targets(values: Mapping[str, Any]) -> list[str]:
     allowed_by_user = set(values.get("allow_targets", ()))
     return [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -31,15 +33,19 @@ def claim(parent: Path, name: str) -> Path:
     raise AssertionError("unreachable")
 
 
-def lock(run: Path) -> int:
-    """Holds the folder for this process; the kernel lets go when it ends. Raises `CheckpointError` if another holds it."""
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Holds the folder for this process, however it ends. Raises `CheckpointError` if another process holds it."""
     descriptor = os.open(run, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
         raise CheckpointError(f"{run} is in use by another process that trains it; wait for it or stop it") from None
-    return descriptor
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_settings(run: Path, settings: Settings, hydra_files: dict[str, object]) -> None:

@@ -14,6 +14,8 @@ import pytest
 # Before transformers or datasets are imported: no test reaches for a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Two test processes share the cores; threads that wait for each other would slow both many times over.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from rich.console import Console
 
 from dialog_trainer.evaluation.validation import Validation
+from dialog_trainer.masking.schedules import progress_of
 from dialog_trainer.records import Reply
+from dialog_trainer.training.early_stopping import Best
 
 MAX_SHOWN_CHARACTERS = 200
 
@@ -15,6 +20,14 @@ MAX_SHOWN_CHARACTERS = 200
 def speaker(console: Console) -> Callable[[str], None]:
     """Prints a line as it is: nothing in it is markup, and it is not broken where the screen ends."""
     return lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def typed(key: str, value: object) -> str:
+    """`key=value` as one would type it: quoted for Hydra and for the shell where it has to be."""
+    text = str(value)
+    if not re.fullmatch(r"[\w./+-]+", text):
+        text = "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return shlex.quote(f"{key}={text}")
 
 
 def score_line(
@@ -43,6 +56,52 @@ def sample_lines(samples: Iterable[Reply]) -> list[str]:
             "",
         ]
     return lines
+
+
+def plan_lines(
+    folder: Path,
+    *,
+    parameters: int,
+    device: str,
+    sequences: int,
+    tokens: int,
+    steps_per_epoch: int,
+    step: int,
+    steps: int,
+    schedule_steps: int,
+    switch: int,
+) -> list[str]:
+    """What a run is about to do."""
+    lines = [
+        f"run folder {folder}: {parameters:,} parameters on {device}, {sequences:,} sequences of "
+        f"{tokens:,} tokens, {steps_per_epoch:,} steps an epoch, steps {step:,} to {steps:,}"
+    ]
+    if switch >= steps:
+        lines.append(f"mask: not final within this run (it would be from step {switch:,})")
+    else:
+        progress = progress_of(switch, schedule_steps)
+        lines.append(
+            f"mask: final weights from step {switch:,} (progress {progress:.2f}); see vis_outputs/lr_schedule.png"
+        )
+    return lines
+
+
+def end_lines(folder: Path, outcome: str, step: int, best: Best) -> list[str]:
+    """How a run ended, and what to type next."""
+    lines = [f"{outcome} at step {step:,}; checkpoints in {folder / 'weights'}: last (step {step:,})"]
+    if best.score_step is not None:
+        lines.append(
+            f"  best_metric (step {best.score_step:,}, score {best.score:.4f}), "
+            f"best_loss (step {best.loss_step:,}, loss {best.loss:.4f})"
+        )
+    of_run = typed("resume_model_dir", folder)
+    if outcome == "interrupted":
+        return [*lines, f"go on:    python -m dialog_trainer mode=resume {of_run} load_model_type=last"]
+    return [
+        *lines,
+        f"validate: python -m dialog_trainer mode=validate {of_run} split=test",
+        f"talk:     python -m dialog_trainer mode=chat {of_run}",
+    ]
 
 
 def reply_row(reply: Reply) -> dict:

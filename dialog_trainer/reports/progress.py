@@ -33,7 +33,7 @@ class RunProgress:
             console=console,
             disable=not self._live,
         )
-        self._training = self._bars.add_task("train", total=steps, completed=start, values="")
+        self._training = self._bars.add_task("train", total=steps, completed=start, values="", visible=start < steps)
         self._stage = self._bars.add_task("", total=None, visible=False, values="")
 
     def __enter__(self) -> RunProgress:

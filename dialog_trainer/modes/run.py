@@ -1,0 +1,156 @@
+"""A run in training: its folder, its parts, and what happens at each step, validation and save."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from transformers import PreTrainedModel
+
+from dialog_trainer import experiment
+from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.evaluation.validation import validate
+from dialog_trainer.experiment import Plan, Split
+from dialog_trainer.masking.schedules import final_from_step, progress_of
+from dialog_trainer.metrics.scores import weighted
+from dialog_trainer.modes.exactness import surroundings
+from dialog_trainer.options import Settings
+from dialog_trainer.records import Role
+from dialog_trainer.reports.figures import draw_curves
+from dialog_trainer.reports.lines import reply_row, sample_lines, score_line, speaker
+from dialog_trainer.reports.progress import RunProgress
+from dialog_trainer.tracking import MetricLog, RowLog
+from dialog_trainer.training import checkpoint
+from dialog_trainer.training.loop import StepReport, TrainingState
+from dialog_trainer.training.stop_signal import StopSignal
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a run is made of, built."""
+
+    settings: Settings
+    device: torch.device
+    vocabulary: Vocabulary
+    model: PreTrainedModel
+    optimizer: torch.optim.Optimizer
+    training: Split
+    validation: Split
+    plan: Plan
+
+    def mask_final_from_step(self) -> int:
+        return final_from_step(self.plan.mask, self.settings["schedule_steps"])
+
+    def surroundings(self) -> dict:
+        return surroundings(self.training.tokens.digest, self.vocabulary.digest(), self.device)
+
+
+class Run:
+    """Tracks, validates and saves for the loop; writes into `folder` and nowhere else."""
+
+    def __init__(
+        self,
+        folder: Path,
+        parts: Parts,
+        state: TrainingState,
+        console: Console,
+        progress: RunProgress,
+        stop: StopSignal,
+    ):
+        self.folder, self.parts, self.state = folder, parts, state
+        self._settings, self._plan = parts.settings, parts.plan
+        self._say, self._progress, self._stop = speaker(console), progress, stop
+        self._switch = parts.mask_final_from_step()
+        self._surroundings = parts.surroundings()
+        self._metrics = MetricLog(folder / "metrics.jsonl", state.attempt)
+        self._replies = RowLog(folder / "replies.jsonl")
+
+    def track(self, report: StepReport) -> None:
+        self._progress.step(report)
+        if report.step % self._settings["log_every_n_steps"]:
+            return
+        weights = self._plan.mask(progress_of(report.step, self._settings["schedule_steps"]))
+        self._row(
+            "train",
+            report.step,
+            {
+                "train_loss": report.loss,
+                "lr": report.lr,
+                "grad_norm": report.grad_norm,
+                "tokens_per_second": round(report.tokens / report.seconds, 1),
+                "trained_token_share": round(report.trained_tokens / report.tokens, 6),
+                "user_weight": weights.get(Role.USER, 0.0),
+            },
+        )
+
+    def validation_due(self, step: int) -> bool:
+        every = self._settings["validate_every_n_steps"] or self._plan.steps_per_epoch
+        return step > 0 and (step % every == 0 or step >= self._settings["steps"])
+
+    def validate(self) -> None:
+        """Scores the model, notes what is best so far, and saves; does nothing of it where a stop is asked for."""
+        result = validate(
+            self.parts.model,
+            self.parts.vocabulary,
+            self.parts.validation.dialogues,
+            self.parts.validation.tokens,
+            experiment.validation_settings(self._settings),
+            stage=self._progress.stage,
+            stopped=self._stop.requested,
+        )
+        self._progress.close_stages()
+        if result is None:
+            return
+        state, metrics = self.state, self._settings["metrics"]
+        score = weighted(result.scores, metrics["best"])
+        better_loss, better_score = state.best.update(state.step, result.loss, score, counts=state.step > self._switch)
+        state.validated_step = state.step
+        values = {"validation_loss": result.loss, **result.scores, "best_metric_score": score}
+        self._row("validation", state.step, values | {"protocol": result.protocol})
+        samples = result.samples(self._settings["prediction_print_n"])
+        head = {"step": state.step, "attempt": state.attempt, "split": "validation"}
+        self._replies.append(head | reply_row(reply) for reply in samples)
+        self._say(score_line(state.step, result, score, better_loss, better_score, state.best.bad_validations))
+        for line in sample_lines(samples):
+            self._say(line)
+        self.save("last", *(("best_metric",) if better_score else ()), *(("best_loss",) if better_loss else ()))
+        draw_curves(
+            self.folder / "vis_outputs",
+            self.folder / "metrics.jsonl",
+            common=metrics["common"],
+            names=metrics["names"],
+            switch=self._switch,
+        )
+
+    def save_due(self, step: int) -> bool:
+        every = self._settings["save_every_n_steps"]
+        return every is not None and step % every == 0
+
+    def save(self, *links: str) -> None:
+        """Publishes the present state under `links`, `last` if none is named."""
+        best = self.state.best
+        state = {
+            **asdict(self.state),
+            "epoch": self.state.step // self._plan.steps_per_epoch,
+            "schedule_steps": self._settings["schedule_steps"],
+            "mask_final_from_step": self._switch,
+            "kept": {"last": self.state.step, "best_metric": best.score_step, "best_loss": best.loss_step},
+            **self._surroundings,
+        }
+        checkpoint.save(
+            self.folder / "weights",
+            links or ("last",),
+            model=self.parts.model,
+            vocabulary=self.parts.vocabulary,
+            optimizer=self.parts.optimizer,
+            state=state,
+        )
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._replies.close()
+
+    def _row(self, split: str, step: int, values: dict) -> None:
+        self._metrics.add(step=step, epoch=step // self._plan.steps_per_epoch, split=split, values=values)
