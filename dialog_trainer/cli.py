@@ -119,7 +119,7 @@ def _job(config: DictConfig) -> int:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
     if code in (75, 130):
         raise SystemExit(code)
-    return code
+    return int(code != 0)
 
 
 def _train(settings: Settings, claim: Callable[[], Path], hydra_files: dict[str, object]) -> int:

@@ -58,7 +58,9 @@ class DailyDialog:
 
     def digest(self, split: str) -> str:
         if self.path is None:
-            return _digest("hub", self.hub_id, str(self.hub_revision), self.hub_column, split)
+            files = sorted(Path(self.hub_id).rglob("*.parquet")) if Path(self.hub_id).is_dir() else []
+            content = [_file_digest(file) for file in files]
+            return _digest("hub", self.hub_id, str(self.hub_revision), self.hub_column, split, *content)
         return _file_digest(dailydialog_file(self.path, split))
 
     def describe(self, split: str) -> str:

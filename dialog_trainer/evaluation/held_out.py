@@ -31,13 +31,13 @@ def held_out_loss(
     `advance` is told how many sequences were done.
     """
     model.eval()
-    total = LossSum(torch.zeros((), dtype=torch.float64, device=model.device), 0.0, 0, 0)
+    total = LossSum(torch.zeros((), dtype=torch.float64), 0.0, 0, 0)
     for first in range(0, len(table), CHUNK):
         indices = np.arange(first, min(first + CHUNK, len(table)))
         for batch in micro_batches(table, indices, HELD_OUT_WEIGHTS, max_tokens):
             if stopped():
                 return None
             part = loss_sum(model, to_device(batch, model.device))
-            total += LossSum(part.nats.double(), part.weight, part.trained_tokens, part.tokens)
+            total += LossSum(part.nats.cpu().double(), part.weight, part.trained_tokens, part.tokens)
             advance(len(batch.lengths))
     return total

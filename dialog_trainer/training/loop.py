@@ -138,15 +138,17 @@ def train_step(
         dtype=torch.float64,
     )
     weight, tokens, trained_tokens = sum_over_processes(counts).tolist()
-    nats = torch.zeros((), dtype=torch.float64, device=model.device)
+    parts = []
     for batch in batches:
         with autocast():
             part = loss_sum(model, batch)
         (part.nats / max(weight, 1e-12)).backward()
-        nats += part.nats.detach()
+        parts.append(part.nats.detach())
     sum_gradients(model.parameters())
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm or torch.inf)
-    total_nats, grad_norm = torch.stack([sum_over_processes(nats), norm.double()]).tolist()
+    # The one place where the device is waited for.
+    *nats, grad_norm = torch.stack([*parts, norm]).cpu().double().tolist()
+    total_nats = float(sum_over_processes(torch.tensor(sum(nats), dtype=torch.float64)))
     _check_finite(step, lr, total_nats, grad_norm)
     if weight:
         for group in optimizer.param_groups:
