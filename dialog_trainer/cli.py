@@ -62,13 +62,12 @@ def _start(flags: argparse.Namespace) -> int:
             raise ConfigError(["-m: not under torchrun, where every process would run the whole sweep"])
     if mode:
         return _work_on_run(mode, saved_run.changed(flags.overrides, flags.config_dir))
-    jobs = composition.jobs(flags.overrides, flags.config_dir)
+    jobs = composition.jobs(flags.overrides, flags.config_dir, sweep=flags.multirun)
     overrides = composition.for_hydra(flags.overrides)
     leading = ["--config-dir", flags.config_dir] if flags.config_dir else []
     if flags.multirun:
         leading.append("--multirun")
-        if not any(override.startswith("hydra.sweep.dir=") for override in overrides):
-            overrides.append(f"hydra.sweep.dir='{run_folder.claim(SWEEPS, jobs[0]['name'])}'")
+        overrides.append(f"hydra.sweep.dir={composition.text_of(run_folder.claim(SWEEPS, jobs[0]['name']))}")
     return _through_hydra([*leading, *overrides])
 
 
@@ -82,10 +81,11 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
     except argparse.ArgumentError as error:
         raise ConfigError([str(error)]) from None
     faults = [f"{flag}: there is no such flag; --help shows what there is" for flag in rest]
-    if flags.config_dir and not Path(flags.config_dir).is_dir():
+    if flags.config_dir and not os.path.isdir(flags.config_dir):
         faults.append(f"--config-dir {flags.config_dir}: there is no such folder")
     if faults:
         raise ConfigError(faults)
+    flags.overrides = composition.quoted(flags.overrides)
     return flags
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,21 +23,37 @@ from dialog_trainer.options import Settings
 _PACKAGE = Path(__file__).resolve().parent
 # In a checkout conf/ lies beside the package, in a wheel inside it.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf" / "config.yaml").is_file() else _PACKAGE.parent / "conf"
+# What of Hydra's own configuration a user may set.
+_HYDRA_OPTIONS = ("hydra/launcher", "hydra.launcher.", "hydra/sweeper", "hydra.sweeper.")
 Groups = dict[str, list[str]]
 
 
-def parsed(overrides: list[str], known_groups: Groups) -> tuple[list[Override], list[str]]:
-    """The overrides that can be read, and the faults of the others. Hydra's own (`hydra.*`) are let through."""
+def quoted(overrides: list[str]) -> list[str]:
+    """The overrides as typed; a path or name that Hydra cannot read as it is (`=`, quotes, Korean) is quoted for it.
+
+    A value with a comma stays as it is: it may be meant as a list.
+    """
+    return [_quoted(text) for text in overrides]
+
+
+def text_of(value: object) -> str:
+    """The value as a text for Hydra's grammar."""
+    return QuotedString(str(value), Quote.single).with_quotes()
+
+
+def parsed(overrides: list[str], known_groups: Groups, sweep: bool) -> tuple[list[Override], list[str]]:
+    """The overrides that can be read, and the faults of the others; several values for a key are for a `sweep` only."""
     good, faults = [], []
     for text in overrides:
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException:
+        override = _read(text)
+        if override is None:
             faults.append(
                 f"{text}: cannot be read; write key=value, and quote a value with spaces or signs: 'key=\"a value\"'"
             )
             continue
-        fault = None if is_hydra(override) else _form_fault(override, known_groups)
+        fault = _form_fault(override, known_groups)
+        if override.is_sweep_override() and not sweep:
+            fault = "several values need -m; to pass a list, write [a,b]; to pass a text with a comma, quote it"
         if fault:
             faults.append(f"{text}: {fault}")
         else:
@@ -45,10 +61,10 @@ def parsed(overrides: list[str], known_groups: Groups) -> tuple[list[Override], 
     return good, faults
 
 
-def jobs(overrides: list[str], config_dir: str | None) -> list[Settings]:
+def jobs(overrides: list[str], config_dir: str | None, sweep: bool) -> list[Settings]:
     """The settings of a new run, or of each run of a sweep. Raises `ConfigError` with every fault of all of them."""
     known_groups = groups(config_dir)
-    good, found = parsed(overrides, known_groups)
+    good, found = parsed(overrides, known_groups, sweep)
     settings = []
     for combination in itertools.product(*(_variants(override, known_groups) for override in good)):
         try:
@@ -77,7 +93,7 @@ def settings_of(config: Any, overrides: list[str]) -> Settings:
 
 def composed(overrides: list[str], config_dir: str | None) -> Settings:
     """What Hydra composes of these overrides, unchecked; raises Hydra's exceptions."""
-    search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    search = [f"hydra.searchpath=[{text_of(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
     overrides = for_hydra(overrides)
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         config = compose("config", overrides=[*overrides, *search])
@@ -127,22 +143,46 @@ def first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
 
 
+def _read(text: str) -> Override | None:
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException:
+        return None
+    return override if override.key_or_group else None
+
+
+def _quoted(text: str) -> str:
+    key, _, value = text.partition("=")
+    if not value or key not in options.FREE_TEXTS or "," in value or _read(text):
+        return text
+    return f"{key}={text_of(value)}"
+
+
 def _form_fault(override: Override, known_groups: Groups) -> str | None:
     key = override.key_or_group
+    if is_hydra(override):
+        # Anything else would move, or write, what belongs to the run folder and is claimed after all checks.
+        open_ = key.startswith(_HYDRA_OPTIONS)
+        return None if open_ else "of Hydra's own, only hydra/launcher and hydra/sweeper can be set; see project, name"
+    if override.package is not None:
+        return "a group cannot be put into another place with @"
     if override.is_delete():
         return "an option cannot be removed; set it to another value"
+    if override.is_sweep_override() and not override.is_discrete_sweep() and not _is_glob(override):
+        return "cannot be counted out; list the values as a,b or as range(start,stop,step)"
+    if _is_glob(override) and not list(_variants(override, known_groups)):
+        return "fits no choice of a group"
     if override.is_add() and not in_open_group(key):
         return f"a key can be added to {', '.join(options.OPEN_GROUPS)} only{near(key, list(options.RULES))}"
     if key in known_groups and not override.is_sweep_override():
         name = override.value()
-        if name not in known_groups[key] and not (name is None and key == "experiment"):
-            choices = known_groups[key]
-            return f"{key} has no {name!r}; there are {', '.join(choices)}{near(str(name), choices)}"
+        if name not in known_groups[key]:
+            return f"{key} has no such choice; there are {', '.join(known_groups[key])}"
     return None
 
 
 def _job(overrides: list[str], known_groups: Groups, config_dir: str | None) -> Settings:
-    good, found = parsed(overrides, known_groups)  # once more: the values of a sweep are single ones now
+    good, found = parsed(overrides, known_groups, sweep=False)  # once more: the values of a sweep are single ones now
     overrides = [override.input_line for override in good]
     try:
         settings = composed(overrides, config_dir)
@@ -151,6 +191,8 @@ def _job(overrides: list[str], known_groups: Groups, config_dir: str | None) -> 
         settings, more = _each(overrides, known_groups, config_dir)
         found += more
     found += options.faults(settings)
+    if settings["mode"] in options.MODES_ON_A_RUN:
+        found.append(f"mode={settings['mode']}: works on one saved run; type it by itself, not in a sweep or a file")
     if found:
         raise ConfigError(found)
     return settings
@@ -166,9 +208,9 @@ def _each(overrides: list[str], known_groups: Groups, config_dir: str | None) ->
         raise ConfigError([first_line(error)]) from None
     found = []
     for override, text in pairs:
-        if is_hydra(override) or override.key_or_group in known_groups:
+        if override.key_or_group in known_groups:
             continue
-        if override.key_or_group not in known and not override.is_add():
+        if override.key_or_group not in known and not override.is_add() and not is_hydra(override):
             found.append(no_option(override, [*known, *known_groups]))
             continue
         try:
@@ -179,12 +221,16 @@ def _each(overrides: list[str], known_groups: Groups, config_dir: str | None) ->
     return composed(kept, config_dir), found
 
 
+def _is_glob(override: Override) -> bool:
+    return isinstance(override.value(), Glob)
+
+
 def _variants(override: Override, known_groups: Groups) -> Iterator[str]:
     """The override itself, or one for each value of its sweep."""
     if is_hydra(override) or not override.is_sweep_override():
         return iter([override.input_line])
     value = override.value()
-    if isinstance(value, Glob):
+    if _is_glob(override):
         names = [
             name
             for name in known_groups.get(override.key_or_group, [])

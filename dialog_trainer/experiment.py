@@ -81,7 +81,7 @@ def autocast(settings: Settings, on: torch.device) -> Callable[[], AbstractConte
 
 def dialogues(settings: Settings, split: str, say: Say) -> DialogueTable:
     own = {key: value for key, value in settings["data"].items() if key not in SHARED_DATA_KEYS}
-    source = _function_of(own, "data")()
+    source = _function_of(own, "data", given=0)()
     return tables.open_dialogues(source, split, _cache_dir(settings), say)
 
 
@@ -137,7 +137,11 @@ def saved_model(folder: Path, settings: Settings, on: torch.device, say: Say) ->
 def optimizer(settings: Settings, of: PreTrainedModel) -> torch.optim.Optimizer:
     node = {key: value for key, value in settings["optim"].items() if key != "lr0"}
     node |= {key: tuple(value) for key, value in node.items() if isinstance(value, list)}
-    return _function_of(node, "optim", lr=settings["optim"]["lr0"])(of.parameters())
+    build = _function_of(node, "optim", lr=settings["optim"]["lr0"])
+    try:
+        return build(of.parameters())
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError([f"optim: {node['_target_']} refuses {build.keywords}: {error}"]) from None
 
 
 def plan(settings: Settings, training: TokenTable, on: torch.device) -> Plan:
@@ -179,7 +183,7 @@ def _ready(built: PreTrainedModel, settings: Settings, on: torch.device, say: Sa
     if positions is not None and max_len > positions:
         raise ConfigError([f"model.max_len={max_len}: the model has {positions} positions; use at most that"])
     built.to(on)
-    if not use_packed_attention(built):
+    if not use_packed_attention(built, max_len):
         say(f"{type(built).__name__} does not take packed attention: batches are padded, which is slower")
     return built
 
@@ -191,20 +195,32 @@ def _cache_dir(settings: Settings) -> Path:
     )
 
 
-def _function_of(node: dict[str, Any], group: str, **runtime: Any) -> Callable:
-    """The function that `_target_` names (it was checked), with the other keys of `node` and what it asks of `runtime`."""
+def _function_of(node: dict[str, Any], group: str, given: int = 1, **runtime: Any) -> Callable:
+    """The function that `_target_` names (it was checked), with the other keys of `node` and what it asks of `runtime`.
+
+    `given` is the number of arguments that it is called with.
+    """
     function = _located(node["_target_"])
     keys = {key: value for key, value in node.items() if key != "_target_"}
-    asked = inspect.signature(function).parameters
-    unknown = [key for key in keys if key not in asked]
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        raise ConfigError([f"{group}._target_={node['_target_']}: cannot be called"]) from None
+    asked = signature.parameters
+    unknown = [key for key in keys if key not in asked or key in runtime]
     if unknown:
         raise ConfigError([f"{group}.{key}={keys[key]}: {node['_target_']} takes no {key}" for key in unknown])
-    return partial(function, **keys, **{key: value for key, value in runtime.items() if key in asked})
+    built = partial(function, **keys, **{key: value for key, value in runtime.items() if key in asked})
+    try:
+        signature.bind(*[None] * given, **built.keywords)
+    except TypeError as error:
+        raise ConfigError([f"{group}: {node['_target_']}: {error}"]) from None
+    return built
 
 
 def _located(name: str) -> Any:
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError([f"_target_={name}: cannot be imported: {error}"]) from None

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,7 @@ LATER = {("mode", "inspect"), ("mode", "report"), ("ui", "web"), ("precision", "
 SCORE_NAMES = ("ppl", *(f"bleu{n}" for n in range(1, 5)), *(f"nist{n}" for n in range(1, 6)))
 CURVE_NAMES = ("train_loss", "validation_loss", "lr", "grad_norm", "tokens_per_second", "user_weight")
 MIN_MAX_LEN = 8
+MODES_ON_A_RUN = ("resume", "validate", "chat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,8 @@ def choice(*names: str) -> Rule:
 
 
 def text(nullable: bool = False) -> Rule:
-    return Rule("a text that is not empty", lambda v: isinstance(v, str) and bool(v.strip()), nullable)
+    allows = "a text that is not empty (a number as a text: \"'1'\")"
+    return Rule(allows, lambda v: isinstance(v, str) and bool(v.strip()), nullable)
 
 
 def names_of(known: Iterable[str]) -> Rule:
@@ -91,13 +95,15 @@ BEST = Rule(
     lambda v: (
         isinstance(v, dict)
         and bool(v)
-        and all(key in SCORE_NAMES and type(weight) in (int, float) for key, weight in v.items())
+        and all(
+            key in SCORE_NAMES and type(weight) in (int, float) and math.isfinite(weight) for key, weight in v.items()
+        )
     ),
 )
 TEXTS = Rule("a list of texts", lambda v: isinstance(v, list) and all(isinstance(item, str) for item in v))
 
 RULES: dict[str, Rule] = {
-    "mode": choice("train", "resume", "validate", "chat"),
+    "mode": choice("train", *MODES_ON_A_RUN),
     "project": text(),
     "name": text(),
     "seed": whole(0, 2**63 - 1),
@@ -164,9 +170,17 @@ RULES: dict[str, Rule] = {
     "metrics.batch_tokens": whole(MIN_MAX_LEN),
 }
 GROUPS = ("model", "data", "optim", "scheduler", "metrics", "mask_schedule", "chat")
+# Names and paths: any text.
+FREE_TEXTS = ("project", "name", "resume_model_dir", "model.pretrained_model", "data.path", "data.cache_dir",
+              "data.train_data_path", "data.validation_data_path", "data.test_data_path", "data.hub_id")  # fmt: skip
 # Leaves although they are dicts; and the one group whose keys go to a class that may be the user's own.
 DICTS = {"metrics.best"}
 OPEN_GROUPS = ("optim",)
+# What each choice of a group has, the user's own too.
+NEEDED = ("model.pretrained_model", "model.max_len", "model.dropout", "data.truncation", "data.workers",
+          "data.cache_dir", "optim.lr0", "scheduler.warmup_steps",
+          *(f"{group}._target_" for group in TARGETS),
+          *(key for key in RULES if key.startswith(("metrics.", "chat."))))  # fmt: skip
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -191,10 +205,11 @@ def faults(settings: Settings) -> list[str]:
         elif not key.startswith(tuple(f"{group}." for group in OPEN_GROUPS)):
             found.append(f"{key}={value}: there is no such option")
     found = [fault for fault in found if fault]
+    found += [f"{key}: is missing; every choice of its group has it" for key in NEEDED if key not in values]
     bad = {fault.split("=", 1)[0] for fault in found}
     for check in (_targets, _names, _run_to_work_on, _scores, _sizes, _files):
         found += check({key: value for key, value in values.items() if key not in bad})
-    return found
+    return found + _from_scratch(values)
 
 
 def notes(settings: Settings) -> list[str]:
@@ -210,8 +225,8 @@ def notes(settings: Settings) -> list[str]:
 def needs_hub(settings: Settings) -> bool:
     """Whether a model or data set is named that is not on this machine."""
     model, data = settings["model"]["pretrained_model"], settings["data"]
-    from_hub = data["_target_"].endswith(".DailyDialog") and data["path"] is None and not Path(data["hub_id"]).is_dir()
-    return from_hub or (model is not None and not Path(model).is_dir())
+    from_hub = data["_target_"].endswith(".DailyDialog") and data["path"] is None and not os.path.isdir(data["hub_id"])
+    return from_hub or (model is not None and not os.path.isdir(model))
 
 
 def _targets(values: Mapping[str, Any]) -> list[str]:
@@ -226,14 +241,15 @@ def _targets(values: Mapping[str, Any]) -> list[str]:
 
 def _names(values: Mapping[str, Any]) -> list[str]:
     found = []
-    for key in ("project", "name"):
+    for key in ("project", "name", "data.cache_dir"):
         value = values.get(key)
         if value is None:
             continue
         parts = Path(value).parts
         if key == "name" and (len(parts) != 1 or "/" in value or "\\" in value):
             found.append(f"name={value}: must be one path part; put folders into project")
-        if ".." in parts or ":" in value or any(ord(character) < 32 for character in value):
+        controls = any(unicodedata.category(character) == "Cc" for character in value)
+        if key != "data.cache_dir" and (".." in parts or ":" in value or controls):
             found.append(f"{key}={value!r}: must not hold '..', ':' or control characters")
         # Room for the number of a next free name.
         if any(len(part.encode("utf-8", "surrogatepass")) > 240 for part in parts):
@@ -242,17 +258,18 @@ def _names(values: Mapping[str, Any]) -> list[str]:
             value.encode("utf-8")
         except UnicodeEncodeError:
             found.append(f"{key}={value!r}: is not valid text")
-    if not found and values.get("mode") == "train" and "project" in values:
-        found += _unwritable(Path(values["project"]))
-    return found
+    if found:
+        return found
+    to_write = ("project", "data.cache_dir") if values.get("mode") == "train" else ("data.cache_dir",)
+    return [fault for key in to_write if values.get(key) for fault in _unwritable(key, Path(values[key]).absolute())]
 
 
-def _unwritable(project: Path) -> list[str]:
-    there = next(folder for folder in (project.absolute(), *project.absolute().parents) if folder.exists())
+def _unwritable(key: str, folder: Path) -> list[str]:
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     if not there.is_dir():
-        return [f"project={project}: {there} is a file, not a folder; choose another project"]
+        return [f"{key}={folder}: {there} is a file, not a folder; choose another"]
     if not os.access(there, os.W_OK | os.X_OK):
-        return [f"project={project}: {there} cannot be written; choose another project or change its permissions"]
+        return [f"{key}={folder}: {there} cannot be written; choose another or change its permissions"]
     return []
 
 
@@ -260,7 +277,7 @@ def _run_to_work_on(values: Mapping[str, Any]) -> list[str]:
     mode, folder = values.get("mode"), values.get("resume_model_dir")
     if mode == "train" and folder is not None:
         return [f"resume_model_dir={folder}: goes with mode=resume, validate or chat, not with mode=train"]
-    if mode in ("resume", "validate", "chat") and folder is None:
+    if mode in MODES_ON_A_RUN and folder is None:
         return [f"mode={mode} needs a run: pass resume_model_dir=<run folder>"]
     return []
 
@@ -296,24 +313,26 @@ def _files(values: Mapping[str, Any]) -> list[str]:
     target = values.get("data._target_", "")
     for key in ("data.train_data_path", "data.validation_data_path", "data.test_data_path"):
         path = values.get(key)
-        if path is not None and not Path(path).is_file():
-            kind = "is a folder, not a file" if Path(path).is_dir() else "does not exist"
+        if path is not None and not os.path.isfile(path):
+            kind = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
             found.append(f"{key}={path}: {kind}; pass the path of a JSONL file")
     if target.endswith(".Jsonl") and values.get("data.train_data_path", "-") is None:
         found.append("data=jsonl needs data.train_data_path=<file.jsonl>")
-    if values.get("data.path") is not None and not Path(values["data.path"]).is_dir():
-        kind = "is a file, not a folder" if Path(values["data.path"]).exists() else "does not exist"
+    if values.get("data.path") is not None and not os.path.isdir(values["data.path"]):
+        kind = "is a file, not a folder" if os.path.exists(values["data.path"]) else "does not exist"
         found.append(f"data.path={values['data.path']}: {kind}; pass the folder of DailyDialog's files")
     if target.endswith(".ChitChat") and importlib.util.find_spec("chitchat_dataset") is None:
         found.append("data=chitchat needs a package: pip install chitchat-dataset")
     model = values.get("model.pretrained_model")
-    if model is not None and _looks_like_path(model) and not Path(model).is_dir():
+    if model is not None and _looks_like_path(model) and not os.path.isdir(model):
         found.append(f"model.pretrained_model={model}: there is no such folder; pass a folder or a hub id as gpt2")
-    if "model.pretrained_model" in values and model is None and "model.layers" not in values:
-        found.append(
-            "model.pretrained_model=null: only model=gpt2_tiny is built from scratch; pass a hub id or a folder"
-        )
     return found
+
+
+def _from_scratch(values: Mapping[str, Any]) -> list[str]:
+    if values.get("model.pretrained_model", "") is not None or "model.layers" in values:
+        return []
+    return ["model.pretrained_model=null: only model=gpt2_tiny is built from scratch; pass a hub id or a folder"]
 
 
 def _looks_like_path(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,6 @@ from dialog_trainer import composition, options
 from dialog_trainer.errors import CheckpointError, ConfigError
 from dialog_trainer.options import Settings
 
-MODES = ("resume", "validate", "chat")
 # Options that say what to do with the run and are no part of it.
 _ASKED = ("mode", "resume_model_dir", "load_model_type", "split", "ui", "allow_targets", "chat")
 # What cannot change under trained weights, and what can but then continues another run than the one begun.
@@ -42,8 +42,9 @@ class Changed:
 
 def mode_of(overrides: list[str]) -> str | None:
     """The mode that was typed, if it is one that works on a run."""
-    typed = [text.split("=", 1)[1] for text in overrides if text.startswith("mode=")]
-    return typed[-1] if typed and typed[-1] in MODES else None
+    good, _ = composition.parsed(overrides, {}, sweep=True)
+    typed = [override.value() for override in good if override.key_or_group == "mode"]
+    return typed[-1] if typed and typed[-1] in options.MODES_ON_A_RUN else None
 
 
 def changed(overrides: list[str], config_dir: str | None) -> Changed:
@@ -53,18 +54,18 @@ def changed(overrides: list[str], config_dir: str | None) -> Changed:
     `conf/` comes in.
     """
     groups = composition.groups(config_dir)
-    typed, found = composition.parsed(overrides, groups)
+    typed, found = composition.parsed(overrides, groups, sweep=False)
     found += [
         f"{override.input_line}: is Hydra's, which only starts new runs"
         for override in typed
         if composition.is_hydra(override)
     ]
-    found += [f"{override.input_line}: a list of values needs -m" for override in typed if override.is_sweep_override()]
-    typed = [override for override in typed if not composition.is_hydra(override) and not override.is_sweep_override()]
+    typed = [override for override in typed if not composition.is_hydra(override)]
     folder = next((o.value() for o in reversed(typed) if o.key_or_group == "resume_model_dir"), None)
+    if folder is None:
+        raise ConfigError([*found, f"mode={mode_of(overrides)} needs a run: pass resume_model_dir=<run folder>"])
     if not isinstance(folder, str):
-        mode = mode_of(overrides)
-        raise ConfigError([*found, f"mode={mode} needs a run: pass resume_model_dir=<run folder>"])
+        raise ConfigError([*found, options.RULES["resume_model_dir"].fault("resume_model_dir", folder)])
     saved = read(Path(folder))
     settings, more = _laid_on(saved, typed, groups, config_dir)
     changes = _changes(saved, settings)
@@ -79,7 +80,7 @@ def changed(overrides: list[str], config_dir: str | None) -> Changed:
 def read(run: Path) -> Settings:
     """The settings of a run folder, as a stranger's data: plain YAML, no `${...}`, known options only."""
     path = run / "args.yaml"
-    if not run.is_dir():
+    if not os.path.isdir(run):  # unlike Path.is_dir, false for a name that is too long
         raise CheckpointError(f"resume_model_dir={run}: there is no such folder; pass the folder of a run")
     if not path.is_file():
         raise CheckpointError(
@@ -100,12 +101,30 @@ def read(run: Path) -> Settings:
     ]
     found += [f"{key}: is missing" for key in options.RULES if "." not in key and key not in values]
     found += [f"{group}: is missing" for group in options.GROUPS if not isinstance(saved.get(group), dict)]
+    found += [f"{key}: is missing" for key in _needed(values) if key not in values]
     if found:
         raise CheckpointError(
             "\n".join([f"{path} is not the settings of a run of this version:", *(f"  - {fault}" for fault in found)])
         )
     saved["allow_targets"] = []  # only the command line may allow a class
     return saved
+
+
+def _needed(values: Settings) -> list[str]:
+    """The nested keys that a run has whatever was chosen, and those that every choice of its `_target_` has."""
+    shared = _plain(composition.CONF / "config.yaml")
+    needed = [f"{group}.{key}" for group, keys in shared.items() if isinstance(keys, dict) for key in keys]
+    needed += [f"{group}._target_" for group in options.TARGETS]
+    for group in options.GROUPS:
+        choices = [_plain(path) for path in (composition.CONF / group).glob("*.yaml")]
+        target = values.get(f"{group}._target_")
+        alike = [set(choice) for choice in choices if choice.get("_target_") == target]
+        needed += [f"{group}.{key}" for key in sorted(set.intersection(*alike) if alike else ())]
+    return list(dict.fromkeys(needed))
+
+
+def _plain(path: Path) -> Settings:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def _laid_on(

@@ -69,14 +69,16 @@ def next_attempt(path: Path) -> int:
 def newest(path: Path, split: str) -> list[dict]:
     """One row for each step of `split`, that of the newest attempt, by step.
 
-    An attempt starts anew at its first step: later steps of older attempts are no longer part of the run.
+    An attempt starts anew at its first step: later steps of older attempts are no longer part of the run. (The
+    validation that has that number was made after as many updates, so it still is.)
     """
     kept: dict[int, dict] = {}
     attempt = 0
     for row in rows(path):
         if row["attempt"] > attempt:
             attempt = row["attempt"]
-            kept = {step: old for step, old in kept.items() if step < row["step"]}
+            last = row["step"] - (split == "train")
+            kept = {step: old for step, old in kept.items() if step <= last}
         if row["split"] == split:
             kept[row["step"]] = row
     return [kept[step] for step in sorted(kept)]

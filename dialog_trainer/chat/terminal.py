@@ -42,7 +42,7 @@ def chat(
                 line = lines.readline(MAX_LINE_CHARACTERS)
             say(f"(that line has more than {MAX_LINE_CHARACTERS:,} characters: send a shorter one)")
             continue
-        text = line.strip()
+        text = line.encode("utf-8", "replace").decode("utf-8").strip()  # without lone surrogates
         if text == "/quit":
             return
         if text == "/reset":
@@ -72,4 +72,4 @@ def _exchange(
         say("bot: ", end="")
     answer = reply(context, (lambda piece: say(piece, end="")) if live else (lambda piece: None))
     conversation.answer(answer)
-    say(("" if answer else "(no reply)") if live else answer.replace("\n", " ") or "(no reply)")
+    say(("" if answer else "(no reply)") if live else " ".join(answer.splitlines()) or "(no reply)")

@@ -39,7 +39,7 @@ def nist(replies: Sequence[str], references: Sequence[Sequence[str]], order: int
             total[n - 1] += counts.total()
     hypothesis_length = sum(map(len, reply_words))
     reference_length = sum(sum(map(len, texts)) / len(texts) for texts in reference_words)
-    if not hypothesis_length:
+    if not hypothesis_length or not reference_length:
         return 0.0
     gain = sum(found / count for found, count in zip(matched, total, strict=True) if count)
     return gain * math.exp(_BETA * math.log(min(1.0, hypothesis_length / reference_length)) ** 2)

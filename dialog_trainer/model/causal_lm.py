@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, GPT2Config, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    GPT2Config,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from dialog_trainer.data.vocabulary import Vocabulary, cannot_load
 from dialog_trainer.errors import ModelError
-
-# The names under which models keep their dropout probabilities.
-DROPOUT_KEYS = (
-    "resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout", "classifier_dropout", "dropout",
-    "activation_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob",
-)  # fmt: skip
 
 
 def load(name_or_folder: str, vocabulary: Vocabulary, dropout: float | None) -> PreTrainedModel:
@@ -23,9 +24,7 @@ def load(name_or_folder: str, vocabulary: Vocabulary, dropout: float | None) -> 
     try:
         config = AutoConfig.from_pretrained(name_or_folder)
         if dropout is not None:
-            for key in DROPOUT_KEYS:
-                if hasattr(config, key):
-                    setattr(config, key, dropout)
+            _set_dropout(config, dropout)
         model = AutoModelForCausalLM.from_pretrained(
             name_or_folder, config=config, dtype=torch.float32, use_safetensors=True
         )
@@ -66,6 +65,13 @@ def from_scratch(
 def positions(model: PreTrainedModel) -> int | None:
     """The longest sequence that the model can take, None if its config does not say."""
     return getattr(model.config, "max_position_embeddings", None)
+
+
+def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
+    """Sets every key that names a dropout probability: `resid_pdrop`, `attention_dropout`, `embed_dropout` ..."""
+    for key, value in vars(config).items():
+        if "drop" in key and "layerdrop" not in key and type(value) in (int, float):
+            setattr(config, key, dropout)
 
 
 def _fit(model: PreTrainedModel, vocabulary: Vocabulary) -> None:

@@ -32,8 +32,8 @@ def run(settings: Settings) -> int:
             vocabulary,
             context,
             max_new_tokens=max_new_tokens,
-            temperature=options["temperature"],
-            top_p=options["top_p"],
+            temperature=float(options["temperature"]),  # transformers refuses an int
+            top_p=float(options["top_p"]),
             on_text=on_text,
         )
 

@@ -126,7 +126,7 @@ class Run:
 
     def save_due(self, step: int) -> bool:
         every = self._settings["save_every_n_steps"]
-        return every is not None and step % every == 0
+        return every is not None and step > 0 and step % every == 0
 
     def save(self, *links: str) -> None:
         """Publishes the present state under `links`, `last` if none is named."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -120,8 +121,11 @@ def _train(folder: Path, parts: Parts, state: TrainingState, console: Console) -
         switch=parts.mask_final_from_step(),
     ):
         say(line)
-    with StopSignal() as stop, RunProgress(console, start=state.step, steps=settings["steps"]) as progress:
-        run = Run(folder, parts, state, console, progress, stop)
+    with (
+        StopSignal() as stop,
+        RunProgress(console, start=state.step, steps=settings["steps"]) as progress,
+        closing(Run(folder, parts, state, console, progress, stop)) as run,
+    ):
         outcome = train(
             state,
             parts.model,
@@ -141,14 +145,14 @@ def _train(folder: Path, parts: Parts, state: TrainingState, console: Console) -
             patience=settings["patience"],
             stopped=stop.requested,
         )
-        run.close()
     for line in end_lines(folder, outcome, state.step, state.best):
         say(line)
     return stop.exit_code if outcome == "interrupted" else 0
 
 
 def _check_there_is_more(settings: Settings, state: TrainingState) -> None:
-    if state.step >= settings["steps"]:
+    unvalidated = state.step == settings["steps"] and state.validated_step != state.step
+    if state.step >= settings["steps"] and not unvalidated:
         raise ConfigError(
             [f"steps={settings['steps']}: this checkpoint has {state.step:,} updates already; pass a larger steps"]
         )
@@ -168,8 +172,7 @@ def _resume_lines(folder: Path, weights: Path, changed: Changed, state: Training
     lines = [f"resuming {folder} from weights/{link} (step {state.step:,}) as attempt {state.attempt}"]
     last = folder / "weights" / "last"
     if last.exists() and last.resolve() != weights:
-        step = checkpoint.read_state(last)["step"]
-        lines.append(f"  weights/last is at step {step:,}: load_model_type=last goes on from there")
+        lines.append(f"  weights/last is at step {_step_of(last)}: load_model_type=last goes on from there")
     lines += [f"  {key}: {before} -> {after}" for key, before, after in changed.changes]
     if changed.inexact():
         lines.append(f"  with another {', '.join(changed.inexact())} training goes on, but not exactly")
@@ -180,3 +183,10 @@ def _resume_lines(folder: Path, weights: Path, changed: Changed, state: Training
             f"schedule_steps={settings['steps']} stretches them"
         )
     return lines
+
+
+def _step_of(folder: Path) -> str:
+    try:
+        return f"{checkpoint.read_state(folder)['step']:,}"
+    except (OSError, ValueError, KeyError, TypeError):  # it is not the checkpoint that was asked for, nor verified
+        return "(unreadable)"

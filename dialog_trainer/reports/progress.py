@@ -56,7 +56,9 @@ class RunProgress:
         if not self._live and (first_or_last or now - self._last_line >= PLAIN_EVERY_SECONDS):
             self._last_line = now
             left = (self._steps - done) * seconds / (done - self._first_step)
-            self._console.print(f"step {done:,}/{self._steps:,}  {values}  {_clock(left)} left", highlight=False)
+            self._console.print(
+                f"step {done:,}/{self._steps:,}  {values}  {_clock(left)} left", highlight=False, soft_wrap=True
+            )
 
     def stage(self, name: str, total: int) -> Callable[[int], None]:
         """Opens a stage of a validation; the returned function advances it."""
@@ -75,7 +77,9 @@ class RunProgress:
             if not self._live and now - last_line >= PLAIN_EVERY_SECONDS:
                 last_line = now
                 left = (total - done) * (now - started) / max(1, done)
-                self._console.print(f"  {name} {done:,}/{total:,}  {_clock(left)} left", highlight=False)
+                self._console.print(
+                    f"  {name} {done:,}/{total:,}  {_clock(left)} left", highlight=False, soft_wrap=True
+                )
 
         return advance
 

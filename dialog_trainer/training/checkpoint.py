@@ -11,9 +11,11 @@ which no link points. No file is a pickle.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,6 +30,10 @@ from dialog_trainer.errors import CheckpointError, TrainingError
 
 LINKS = {"last": "last", "metric": "best_metric", "loss": "best_loss"}
 MANIFEST = "manifest.json"
+# Without these a folder is no checkpoint, whatever its manifest says.
+REQUIRED = {"config.json", "trainer/state.json", "trainer/optimizer.safetensors"}
+# The folders that are made, and so removed, here; what a user puts beside them stays.
+_OURS = re.compile(r"step-\d{8,}(-\d+)?|\.(aside|gone)-.*")
 
 
 def save(
@@ -43,10 +49,10 @@ def save(
 
     Whatever happens, the links point to whole checkpoints.
     """
-    weights.mkdir(exist_ok=True)
     aside = weights / f".aside-{os.getpid()}"
-    shutil.rmtree(aside, ignore_errors=True)
     try:
+        weights.mkdir(exist_ok=True)
+        _remove_unlinked(weights)
         (aside / "trainer").mkdir(parents=True)
         model.save_pretrained(aside, safe_serialization=True)
         vocabulary.save(aside)
@@ -56,12 +62,13 @@ def save(
         folder = _free_name(weights, state["step"])
         aside.rename(folder)
         _sync(weights)
-        for name in names:
+        # `last` at the end: after a kill in between, the older one makes this validation, and its links, again.
+        for name in sorted(names, key=lambda name: name == "last"):
             _point(weights / name, folder.name)
         _sync(weights)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        free = shutil.disk_usage(weights).free / 2**20
+        _remove_unlinked(weights)
+        free = shutil.disk_usage(weights.parent).free / 2**20
         raise TrainingError(
             f"the checkpoint of step {state['step']} could not be written to {weights}: {error} ({free:,.0f} MiB free). "
             "The earlier checkpoints are untouched: make room, then mode=resume load_model_type=last"
@@ -138,6 +145,9 @@ def _fault(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, None if every byte is as it was written."""
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        missing = sorted(REQUIRED - set(files))
+        if missing:
+            return f"{folder / MANIFEST} does not name {', '.join(missing)}"
         for name, (size, digest) in files.items():
             path = folder / name
             if path.stat().st_size != size:
@@ -158,18 +168,22 @@ def _free_name(weights: Path, step: int) -> Path:
 
 def _point(link: Path, target: str) -> None:
     aside = link.with_name(f".{link.name}-{os.getpid()}")
-    aside.unlink(missing_ok=True)
     aside.symlink_to(target, target_is_directory=True)
     os.replace(aside, link)
 
 
 def _remove_unlinked(weights: Path) -> None:
-    linked = {os.readlink(weights / name) for name in LINKS.values() if (weights / name).is_symlink()}
-    for folder in weights.iterdir():
-        if folder.is_dir() and not folder.is_symlink() and folder.name not in linked:
-            # Renamed first: a folder half removed must not look like a checkpoint.
-            doomed = folder.rename(weights / f".gone-{folder.name.lstrip('.')}-{os.getpid()}")
-            shutil.rmtree(doomed, ignore_errors=True)
+    """Removes the folders to which no link points; what cannot be removed now is tried again at the next save."""
+    with contextlib.suppress(OSError):
+        for path in weights.iterdir():
+            if path.is_symlink() and path.name.startswith("."):
+                path.unlink()  # left by a process that was killed before it swapped the link
+        linked = {os.readlink(path) for path in weights.iterdir() if path.is_symlink()}
+        for folder in weights.iterdir():
+            if _OURS.fullmatch(folder.name) and not folder.is_symlink() and folder.name not in linked:
+                # Renamed first: a folder half removed must not look like a checkpoint.
+                doomed = folder if folder.name.startswith(".") else folder.rename(weights / f".gone-{folder.name}")
+                shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _sha256(path: Path) -> str:

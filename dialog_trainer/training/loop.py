@@ -75,7 +75,7 @@ def train(
     `validate()` is called where `validation_due(state.step)`, at most once a step, and saves what it wants to keep;
     once `stopped()`, it may return without having validated. `save()` is called where due, at the end and on a stop.
     """
-    saved_step = state.step
+    saved_step = state.step or None  # of a run that begins, nothing is saved
     while True:
         if validation_due(state.step) and state.validated_step != state.step:
             validate()
@@ -131,7 +131,7 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     counts = torch.tensor(
         [
-            sum(float(batch.weights.double().sum()) for batch in batches),
+            sum(float(batch.weights.cpu().double().sum()) for batch in batches),
             sum(len(batch.ids) for batch in batches),
             sum(int((batch.weights > 0).sum()) for batch in batches),
         ],

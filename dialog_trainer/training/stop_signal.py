@@ -10,7 +10,7 @@ EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 
 
 class StopSignal:
-    """While entered, the first signals are only noted; the third one of a kind ends the process at once.
+    """While entered, the first signals are only noted; the third ends the process at once.
 
     `received` is the first signal, or None.
     """

@@ -1,0 +1,120 @@
+"""Which contexts are replied to, and the replies."""
+
+from itertools import chain
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dialog_trainer.evaluation.replies import contexts_of, drawn, replies_to
+from dialog_trainer.model.decoding import greedy_replies
+from dialog_trainer.records import Dialogue, Role, Turn
+
+USER, ASSISTANT, SYSTEM = Role.USER, Role.ASSISTANT, Role.SYSTEM
+
+
+def dialogue(*roles: Role, text: str = "words") -> Dialogue:
+    return Dialogue("d", tuple(Turn(role, f"{text} {index}") for index, role in enumerate(roles)))
+
+
+def table_of(identifiers) -> SimpleNamespace:
+    """As much of a `DialogueTable` as the draw reads."""
+
+    class Table(SimpleNamespace):
+        def __len__(self) -> int:
+            return len(self.rows["id"])
+
+    return Table(rows={"id": list(identifiers)})
+
+
+@pytest.mark.parametrize(
+    ("roles", "expected"),
+    [
+        ((USER, ASSISTANT), [1]),
+        ((USER, ASSISTANT, USER, ASSISTANT, USER), [1, 3]),
+        ((ASSISTANT, USER, ASSISTANT), [2]),
+        ((SYSTEM, USER, ASSISTANT), [2]),
+        ((USER, ASSISTANT, ASSISTANT), [1, 2]),
+        ((USER, USER), []),
+        ((ASSISTANT, USER), []),
+    ],
+)
+def test_a_context_stands_before_each_assistant_turn_but_a_first_one(vocabulary, roles, expected):
+    material = dialogue(*roles)
+    contexts = contexts_of(material, vocabulary, room=500)
+    assert [context.turn_index for context in contexts] == expected
+    for context in contexts:
+        texts = [turn.text for turn in material.turns]
+        assert context.history == tuple(texts[: context.turn_index])
+        assert context.reference == texts[context.turn_index]
+        assert context.dialogue_id == "d"
+        turns = [[*ids, vocabulary.sep_id] for ids in vocabulary.encode_batch(list(context.history))]
+        assert context.ids == [vocabulary.cls_id, *chain.from_iterable(turns)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 80), st.integers(2, 9), st.integers(1, 12))
+def test_a_context_fits_the_room_and_loses_whole_turns_from_the_left(vocabulary, room, turns, words):
+    material = dialogue(*([USER, ASSISTANT] * 5)[:turns], text=" ".join(["sea"] * words))
+    for context in contexts_of(material, vocabulary, room):
+        assert len(context.ids) <= room
+        assert context.ids[0] == vocabulary.cls_id
+        assert context.ids[-1] == vocabulary.sep_id
+        whole = [[*ids, vocabulary.sep_id] for ids in vocabulary.encode_batch(list(context.history))]
+        suffixes = [list(chain.from_iterable(whole[start:])) for start in range(0, context.turn_index, 2)]
+        fitting = [suffix for suffix in suffixes if len(suffix) < room]
+        expected = fitting[0] if fitting else whole[-1][-(room - 1) :]
+        assert context.ids[1:] == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sets(st.text(max_size=6), min_size=1, max_size=40), st.data())
+def test_a_smaller_draw_is_part_of_a_larger_one_whatever_the_order(identifiers, data):
+    ordered = sorted(identifiers)
+    shuffled = data.draw(st.permutations(ordered))
+    smaller, larger = sorted(data.draw(st.tuples(st.integers(0, 45), st.integers(0, 45))))
+
+    def names(order: list[str], count: int) -> set[str]:
+        indices = drawn(table_of(order), count)
+        assert indices == sorted(set(indices))
+        return {order[index] for index in indices}
+
+    assert len(names(ordered, smaller)) == min(smaller, len(ordered))
+    assert names(ordered, smaller) <= names(ordered, larger)
+    assert names(ordered, smaller) == names(shuffled, smaller)
+
+
+def test_a_draw_is_not_the_first_dialogues_and_none_draws_all():
+    table = table_of(f"dialogue {index}" for index in range(200))
+    assert drawn(table, None) == list(range(200))
+    half = drawn(table, 100)
+    assert half != list(range(100))
+    assert 30 < sum(index < 100 for index in half) < 70
+
+
+def test_replies_keep_the_order_of_their_contexts(tiny_model, vocabulary, dialogue_turns):
+    """The contexts differ in length, so that they are not decoded in this order."""
+    material = [
+        dialogue(USER, ASSISTANT, text=turns[0] * (1 + index % 3)) for index, turns in enumerate(dialogue_turns[:8])
+    ]
+    contexts = [context for one in material for context in contexts_of(one, vocabulary, room=50)]
+    lengths = [len(context.ids) for context in contexts]
+    assert lengths != sorted(lengths, reverse=True)
+    done = []
+    replies = replies_to(contexts, tiny_model, vocabulary, max_new_tokens=6, batch_tokens=120, advance=done.append)
+    assert sum(done) == len(contexts)
+    assert len({reply.text for reply in replies}) > 1
+    for context, reply in zip(contexts, replies, strict=True):
+        ((_, ids, ended),) = greedy_replies(tiny_model, vocabulary, [context.ids], max_new_tokens=6, batch_tokens=1)
+        assert reply.text == vocabulary.decode(ids).strip()
+        assert (reply.ended, reply.reference, reply.history) == (ended, context.reference, context.history)
+        assert (reply.dialogue_id, reply.turn_index) == (context.dialogue_id, context.turn_index)
+
+
+def test_once_stopped_there_are_no_replies(tiny_model, vocabulary):
+    contexts = contexts_of(dialogue(USER, ASSISTANT, USER, ASSISTANT), vocabulary, room=50)
+    done = []
+    options = {"max_new_tokens": 4, "batch_tokens": 1, "advance": done.append}
+    assert replies_to(contexts, tiny_model, vocabulary, stopped=lambda: len(done) == 1, **options) is None
+    assert done == [1]

@@ -1,0 +1,133 @@
+"""A whole validation of a tiny model."""
+
+import math
+
+import pytest
+import torch
+
+from dialog_trainer.data import tables
+from dialog_trainer.data.sources import Jsonl
+from dialog_trainer.errors import TrainingError
+from dialog_trainer.evaluation.held_out import held_out_loss
+from dialog_trainer.evaluation.replies import drawn
+from dialog_trainer.evaluation.validation import Validation, ValidationSettings, validate
+from dialog_trainer.metrics.scores import SIGNATURE, text_scores
+from dialog_trainer.records import Reply
+
+NAMES = ("nist2", "ppl", "bleu2")
+WINDOW, NEW = 48, 5
+
+
+@pytest.fixture(scope="module")
+def split(jsonl_folder, vocabulary, tmp_path_factory):
+    """The dialogues and tokens of `train.jsonl`."""
+    cache = tmp_path_factory.mktemp("tables")
+    dialogues = tables.open_dialogues(
+        Jsonl(str(jsonl_folder / "train.jsonl"), None, None, 0.0), "train", cache, lambda line: None
+    )
+    return dialogues, tables.open_tokens(
+        dialogues, vocabulary, max_len=WINDOW, truncation="split", workers=1, cache_dir=cache
+    )
+
+
+def settings(**changes) -> ValidationSettings:
+    values = {"names": NAMES, "max_dialogues": 4, "max_new_tokens": NEW, "window": WINDOW, "batch_tokens": 300}
+    return ValidationSettings(**(values | {"max_tokens": 200} | changes))
+
+
+def no_stage(name: str, total: int):
+    return lambda count: None
+
+
+def validated(model, vocabulary, split, **changes) -> Validation | None:
+    return validate(model, vocabulary, *split, settings(**changes), stage=no_stage)
+
+
+def test_loss_and_scores_are_those_of_the_split(tiny_model, vocabulary, split):
+    result = validated(tiny_model, vocabulary, split)
+    held_out = held_out_loss(tiny_model, split[1], max_tokens=10_000)
+    assert result.loss == pytest.approx(float(held_out.nats) / held_out.weight, rel=1e-6)
+    texts, references = [reply.text for reply in result.replies], [[reply.reference] for reply in result.replies]
+    assert result.scores == text_scores(NAMES, texts, references) | {"ppl": math.exp(result.loss)}
+    assert list(result.scores) == list(NAMES)
+
+
+@pytest.mark.parametrize("max_dialogues", [1, 4, 36, 1000, None])
+def test_replies_are_to_every_assistant_turn_of_the_drawn_dialogues(tiny_model, vocabulary, split, max_dialogues):
+    result = validated(tiny_model, vocabulary, split, max_dialogues=max_dialogues)
+    indices = drawn(split[0], max_dialogues)
+    expected = [(split[0][i].id, turn) for i in indices for turn in range(1, len(split[0][i].turns), 2)]
+    assert [(reply.dialogue_id, reply.turn_index) for reply in result.replies] == expected
+    assert result.protocol == (
+        f"response: {len(expected)} replies in {len(indices)} of 36 dialogues, gold context, greedy, "
+        f"at most {NEW} tokens, 1 reference, one corpus; {SIGNATURE}"
+    )
+
+
+def test_context_and_reply_fit_the_window_and_use_it(tiny_model, vocabulary, split, monkeypatch):
+    widths = []
+    generate = tiny_model.generate
+
+    def watched(**options):
+        widths.append(options["input_ids"].shape[1] + options["max_new_tokens"])
+        return generate(**options)
+
+    monkeypatch.setattr(tiny_model, "generate", watched)
+    unused = []
+    for window in (20, 30, 40, 50, 60):
+        widths.clear()
+        validated(tiny_model, vocabulary, split, window=window, max_dialogues=None)
+        unused.append(window - max(widths))
+    assert min(unused) == 0
+
+
+def test_the_stages_are_opened_with_their_totals_and_advanced_to_them(tiny_model, vocabulary, split):
+    opened, done = [], {"loss": 0, "replies": 0}
+
+    def stage(name: str, total: int):
+        opened.append((name, total))
+
+        def advance(count: int) -> None:
+            done[name] += count
+
+        return advance
+
+    result = validate(tiny_model, vocabulary, *split, settings(), stage=stage)
+    assert opened == [("loss", len(split[1])), ("replies", len(result.replies))]
+    assert done == dict(opened)
+
+
+@pytest.mark.parametrize("within", ["loss", "replies"])
+def test_once_stopped_it_gives_none(tiny_model, vocabulary, split, within):
+    reached = []
+
+    def stage(name: str, total: int):
+        return lambda count: reached.append(name)
+
+    small = settings(max_tokens=50, batch_tokens=1)
+    assert validate(tiny_model, vocabulary, *split, small, stage=stage, stopped=lambda: within in reached) is None
+    assert reached.count(within) == 1
+
+
+def test_a_loss_that_is_not_finite_is_an_error_that_says_where_it_comes_from(tiny_model, vocabulary, split):
+    with torch.no_grad():
+        tiny_model.get_input_embeddings().weight[5] = math.nan
+    with pytest.raises(TrainingError, match=r"validation loss is nan over [\d,]+ assistant tokens: the weights hold"):
+        validated(tiny_model, vocabulary, split)
+
+
+def replies(turns: int) -> list[Reply]:
+    return [Reply("d", turn, ("a",), "b", f"reply {turn}", True) for turn in range(turns)]
+
+
+def test_samples_are_the_same_contexts_whatever_was_said_and_in_which_order():
+    def contexts(of: list[Reply], count: int) -> list[int]:
+        return [reply.turn_index for reply in Validation(0.0, {}, of, "").samples(count)]
+
+    said = replies(30)
+    unsaid = [Reply("d", reply.turn_index, ("a",), "b", "", False) for reply in reversed(said)]
+    assert contexts(said, 5) == contexts(unsaid, 5)
+    assert contexts(said, 8)[:5] == contexts(said, 5)
+    assert contexts(said, 5) != [0, 1, 2, 3, 4]
+    assert sorted(contexts(said, 100)) == list(range(30))
+    assert contexts(said, 0) == []

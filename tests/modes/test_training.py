@@ -1,0 +1,210 @@
+"""A new run through the command line: what it leaves, and that it can be repeated."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import save_file
+
+from dialog_trainer.training import checkpoint
+
+WEIGHTS = {
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "manifest.json",
+    "trainer/state.json",
+    "trainer/optimizer.safetensors",
+}
+HEAD = {"step", "epoch", "attempt", "split", "time_seconds"}
+
+
+def rows(run: Path, split: str) -> list[dict]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["split"] == split]
+
+
+def timeless(rows: list[dict]) -> list[dict]:
+    return [{key: row[key] for key in row.keys() - {"time_seconds", "tokens_per_second"}} for row in rows]
+
+
+@pytest.fixture
+def _no_figures(monkeypatch):
+    """They take most of the time of so small a run."""
+    monkeypatch.setattr("dialog_trainer.modes.run.draw_curves", lambda *arguments, **keys: None)
+    monkeypatch.setattr("dialog_trainer.modes.training.draw_schedule", lambda *arguments, **keys: None)
+
+
+@pytest.fixture
+def train(dialog_trainer, tiny_options, tmp_path, _no_figures):
+    """`train(*options)` returns the output and the folder of the first run."""
+
+    def run(*options):
+        code, out, err = dialog_trainer(*tiny_options, *options)
+        assert code == 0, out + err
+        return out, tmp_path / "runs" / "run"
+
+    return run
+
+
+def test_exact_files_of_a_run(dialog_trainer, tiny_options, tmp_path):
+    assert dialog_trainer(*tiny_options, "steps=4")[0] == 0
+    run = tmp_path / "runs/run"
+    found = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file() and not path.is_symlink()}
+    expected = {
+        "args.yaml", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "metrics.jsonl",
+        "replies.jsonl", "vis_outputs/lr_schedule.png", "vis_outputs/loss.png", "vis_outputs/lr.png",
+        "vis_outputs/scores.png", *(f"weights/step-00000004/{name}" for name in WEIGHTS),
+    }  # fmt: skip
+    assert found == expected
+    links = {path.name: path.readlink().as_posix() for path in (run / "weights").iterdir() if path.is_symlink()}
+    assert links == dict.fromkeys(("last", "best_metric", "best_loss"), "step-00000004")
+
+
+def test_saved_settings_are_whole_and_resolved(train, jsonl_folder):
+    _, run = train("steps=4")
+    saved = yaml.safe_load((run / "args.yaml").read_text())
+    assert saved["schedule_steps"] == 4
+    assert saved["data"]["path"] == str(jsonl_folder)
+    assert saved["optim"] == {
+        "_target_": "torch.optim.AdamW", "lr0": 0.01, "weight_decay": 0.01, "betas": [0.9, 0.999], "eps": 1e-8,
+    }  # fmt: skip
+    assert "steps=4" in yaml.safe_load((run / ".hydra/overrides.yaml").read_text())
+
+
+def test_rows(train):
+    _, run = train("steps=5", "validate_every_n_steps=2")
+    training, validation = rows(run, "train"), rows(run, "validation")
+    assert [row["step"] for row in training] == [0, 1, 2, 3, 4]
+    assert [row["step"] for row in validation] == [2, 4, 5]
+    values = {"train_loss", "lr", "grad_norm", "tokens_per_second", "trained_token_share", "user_weight"}
+    assert all(set(row) == HEAD | values and row["attempt"] == 0 for row in training)
+    scores = {"validation_loss", "ppl", "bleu2", "bleu4", "nist2", "nist4", "best_metric_score", "protocol"}
+    assert all(set(row) == HEAD | scores for row in validation)
+    assert training[0]["lr"] == 0
+    assert training[2]["lr"] > 0
+    assert [row["user_weight"] for row in training] == [1, 1, 1, 0, 0]
+    assert training[0]["trained_token_share"] > training[4]["trained_token_share"]
+    replies = [json.loads(line) for line in (run / "replies.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in replies] == [2, 4, 5]
+    assert len({(row["dialogue_id"], row["turn_index"]) for row in replies}) == 1
+
+
+def test_log_every_n_steps(train):
+    _, run = train("steps=5", "log_every_n_steps=3")
+    assert [row["step"] for row in rows(run, "train")] == [0, 3]
+
+
+def test_save_every_n_steps_saves_between_validations(train, monkeypatch):
+    saved, save = [], checkpoint.save
+
+    def noting(weights, names, *, state, **keys):
+        saved.append((state["step"], *names))
+        save(weights, names, state=state, **keys)
+
+    monkeypatch.setattr(checkpoint, "save", noting)
+    train("steps=5", "save_every_n_steps=2", "validate_every_n_steps=100", "patience=1")
+    assert saved == [(2, "last"), (4, "last"), (5, "last", "best_metric", "best_loss")]
+
+
+def test_the_same_command_gives_the_same_run_under_the_next_free_name(train, tmp_path):
+    _, first = train("model.dropout=0.3")
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    train("model.dropout=0.3")
+    train("model.dropout=0.3")
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["run", "run2", "run3"]
+    for again in (tmp_path / "runs/run2", tmp_path / "runs/run3"):
+        for file in ("weights/last/model.safetensors", "weights/last/trainer/optimizer.safetensors", "replies.jsonl"):
+            assert (again / file).read_bytes() == (first / file).read_bytes()
+        for split in ("train", "validation"):
+            assert timeless(rows(again, split)) == timeless(rows(first, split))
+
+
+def test_another_seed_gives_another_run(train, tmp_path):
+    train("seed=0")
+    train("seed=1")
+    assert rows(tmp_path / "runs/run", "train")[0] != rows(tmp_path / "runs/run2", "train")[0]
+
+
+def test_micro_batches_change_nothing_but_the_last_bits(train, tmp_path):
+    train("micro_batch_tokens=1000", "model.dropout=0")
+    train("micro_batch_tokens=48", "model.dropout=0")
+    one, many = (rows(tmp_path / "runs" / name, "train") for name in ("run", "run2"))
+    assert [row["train_loss"] for row in many] == pytest.approx([row["train_loss"] for row in one], rel=1e-5)
+
+
+def test_an_early_stop_waits_for_the_final_mask(train):
+    out, run = train(
+        "optim.lr0=1e-12", "steps=12", "validate_every_n_steps=1", "patience=2", "train_user_turn_mask_step=0.5"
+    )
+    state = json.loads((run / "weights/last/trainer/state.json").read_text())
+    # Without a better one from the second validation on; those after updates 7 and 8 are the first that count.
+    assert (state["step"], state["mask_final_from_step"], state["best"]["bad_validations"]) == (8, 6, 2)
+    assert "stopped early at step 8" in out
+    assert state["kept"] == {
+        "last": 8,
+        "best_metric": state["best"]["score_step"],
+        "best_loss": state["best"]["loss_step"],
+    }
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_a_loss_that_is_not_finite_ends_the_run_with_a_remedy(dialog_trainer, tiny_options, tmp_path):
+    wild = ("optim=sgd", "optim.lr0=1e30", "max_grad_norm=null", "scheduler.warmup_steps=1", "save_every_n_steps=1")
+    code, out, err = dialog_trainer(*tiny_options, *wild)
+    assert code == 1
+    step = len(rows(tmp_path / "runs/run", "train"))
+    assert err.startswith(f"step {step}: the loss (")
+    assert "is not finite; nothing was updated" in err
+    assert "Traceback" not in out + err
+    assert checkpoint.read_state(checkpoint.find(tmp_path / "runs/run", "last"))["step"] == step
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_a_full_disk_ends_the_run_with_the_earlier_checkpoint(dialog_trainer, tiny_options, tmp_path, monkeypatch):
+    def full(tensors, path):
+        if (tmp_path / "runs/run/weights/last").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save_file(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    code, out, err = dialog_trainer(*tiny_options, "save_every_n_steps=2")
+    assert code == 1
+    assert err.startswith("the checkpoint of step 4 could not be written")
+    assert "Traceback" not in out + err
+    assert sorted(path.name for path in (tmp_path / "runs/run/weights").iterdir()) == ["last", "step-00000002"]
+    assert checkpoint.find(tmp_path / "runs/run", "last").name == "step-00000002"
+
+
+def test_the_log_says_what_is_done(train):
+    out, run = train("steps=4", "prediction_print_n=1")
+    for line in (
+        "train: 36 dialogues, ",
+        f"run folder {run}: ",
+        "mask: final weights from step 2 (progress 0.50); see vis_outputs/lr_schedule.png",
+        "step 1/4  loss ",
+        "step 4  validation_loss ",
+        "  gold  ",
+        "finished at step 4; checkpoints in ",
+        f"python -m dialog_trainer mode=chat resume_model_dir={run}",
+    ):
+        assert line in out
+
+
+def test_a_warmup_longer_than_the_run_is_said_in_one_line(train):
+    out, _ = train("steps=2", "scheduler.warmup_steps=9")
+    assert out.count("note: the warm-up (scheduler.warmup_steps=9) is longer than the run (steps=2)") == 1
+
+
+def test_bf16_runs_and_stays_near_fp32(train, tmp_path):
+    train("model.dropout=0")
+    train("model.dropout=0", "precision=bf16")
+    one, other = (rows(tmp_path / "runs" / name, "train") for name in ("run", "run2"))
+    assert one[0]["train_loss"] != other[0]["train_loss"]
+    assert other[-1]["train_loss"] == pytest.approx(one[-1]["train_loss"], rel=0.02)

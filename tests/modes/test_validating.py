@@ -1,0 +1,71 @@
+import json
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch):
+    """They take most of the time of so small a run."""
+    monkeypatch.setattr("dialog_trainer.modes.run.draw_curves", lambda *arguments, **keys: None)
+    monkeypatch.setattr("dialog_trainer.modes.training.draw_schedule", lambda *arguments, **keys: None)
+
+
+@pytest.fixture
+def run(dialog_trainer, tiny_options, tmp_path):
+    code, out, err = dialog_trainer(*tiny_options, "steps=4")
+    assert code == 0, out + err
+    return tmp_path / "runs/run"
+
+
+def test_scores_of_another_split_are_written_into_the_run(dialog_trainer, run):
+    code, out, err = dialog_trainer("mode=validate", f"resume_model_dir='{run}'", "split=test")
+    assert code == 0, err
+    place = run / "validation/test/response"
+    scores = json.loads((place / "scores.json").read_text())
+    replies = [json.loads(line) for line in (place / "replies.jsonl").read_text().splitlines()]
+    assert set(scores["scores"]) == {"ppl", "bleu2", "bleu4", "nist2", "nist4"}
+    assert (scores["split"], scores["step"], scores["checkpoint"]) == ("test", 4, "step-00000004")
+    assert f"response: {len(replies)} replies in 2 of 4 dialogues" in scores["protocol"]
+    assert scores["protocol"] in out
+    assert "metrics.max_dialogues=null scores replies to every dialogue" in out
+    assert f"ppl {scores['scores']['ppl']:.4f}" in out
+
+
+def test_the_validation_of_training_is_repeated_exactly(dialog_trainer, run):
+    row = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
+    assert row["split"] == "validation"
+    assert dialog_trainer("mode=validate", f"resume_model_dir='{run}'", "load_model_type=last")[0] == 0
+    scores = json.loads((run / "validation/validation/response/scores.json").read_text())
+    assert scores["validation_loss"] == row["validation_loss"]
+    assert scores["scores"] == {name: row[name] for name in scores["scores"]}
+
+
+def test_typed_options_count(dialog_trainer, run):
+    code, out, _ = dialog_trainer(
+        "mode=validate", f"resume_model_dir='{run}'", "metrics.max_dialogues=null", "metrics.names=[bleu1,bleu2]"
+    )
+    assert code == 0
+    assert "in 8 of 8 dialogues" in out
+    assert "metrics.max_dialogues: 2 -> null" in out
+    scores = json.loads((run / "validation/validation/response/scores.json").read_text())["scores"]
+    assert set(scores) == {"bleu1", "bleu2"}
+
+
+def test_nothing_else_of_the_run_changes(dialog_trainer, run):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert dialog_trainer("mode=validate", f"resume_model_dir='{run}'")[0] == 0
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_split_that_is_not_there_says_what_to_pass(dialog_trainer, tiny_options, jsonl_folder, tmp_path):
+    options = [option for option in tiny_options if not option.startswith("data")]
+    own = ["data=jsonl", f"data.train_data_path='{jsonl_folder}/train.jsonl'", "name=own", "steps=1"]
+    code, out, err = dialog_trainer(*options, *own)
+    assert code == 0, err
+    assert "5% of" in out
+    assert "held out by a hash of the dialogue" in out
+    validate = ("mode=validate", f"resume_model_dir='{tmp_path}/runs/own'", "split=test")
+    code, _, err = dialog_trainer(*validate)
+    assert code == 2
+    assert "there is no test data: pass data.test_data_path=<file.jsonl>" in err
+    assert dialog_trainer(*validate, f"data.test_data_path='{jsonl_folder}/test.jsonl'")[0] == 0
