@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import io
 import json
 import pickle
 import zipfile
@@ -250,7 +249,7 @@ def _pickle_rows(path: Path) -> Iterator[RawDialogue]:
     """The original program's pickles: a list of tuples of strings."""
     try:
         with path.open("rb") as file:
-            content = _PlainUnpickler(io.BufferedReader(file)).load()
+            content = _PlainUnpickler(file).load()
     except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
         raise DataError(f"{path} is refused: {error}; only plain lists, tuples and strings are loaded") from None
     if not isinstance(content, list):

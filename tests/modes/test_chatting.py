@@ -52,9 +52,8 @@ def test_greedy_repeats_and_a_seed_repeats(chat):
     assert chat(line, *sampled)[1] != chat(line, *sampled, "seed=1")[1]
 
 
-@pytest.mark.parametrize("option", ["chat.temperature=1", "chat.top_p=1"])
-def test_an_option_may_be_a_whole_number(chat, option):
-    code, out, err = chat(b"I heard .\n", option)
+def test_the_decoding_options_may_be_whole_numbers(chat):
+    code, out, err = chat(b"I heard .\n", "chat.temperature=1", "chat.top_p=1")
     assert (code, err, len(out.splitlines())) == (0, "", 1)
 
 

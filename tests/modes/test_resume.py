@@ -92,6 +92,8 @@ def test_stopped_and_resumed_equals_straight(train, resume, steps, stop, options
     assert code == 0, err
     assert digests(stopped) == digests(straight)
     assert training_rows(stopped) == training_rows(straight)
+    for key in ("step", "epoch", "validated_step", "tokens_seen", "trained_tokens_seen", "mask_final_from_step"):
+        assert state(stopped)[key] == state(straight)[key]
     assert f"steps: {stop} -> {steps}" in out
 
 

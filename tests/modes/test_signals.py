@@ -28,8 +28,9 @@ def wait_for_row(metrics: Path, step: int, process: subprocess.Popen) -> None:
     raise AssertionError(process.stdout.read())
 
 
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def digests(run: Path) -> list[str]:
+    files = ("model.safetensors", "trainer/optimizer.safetensors")
+    return [hashlib.sha256((run / "weights/last" / name).read_bytes()).hexdigest() for name in files]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
@@ -54,12 +55,18 @@ def test_a_stopped_run_goes_on_exactly(tiny_options, tmp_path, dialog_trainer, n
     assert code == 0, out + err
     code, out, err = dialog_trainer(*options, "name=straight", f"steps={steps}", "validate_every_n_steps=1000")
     assert code == 0, out + err
-    file = "weights/last/model.safetensors"
-    assert sha256(run / file) == sha256(tmp_path / "runs/straight" / file)
+    assert digests(run) == digests(tmp_path / "runs/straight")
 
 
 def test_a_killed_run_leaves_a_whole_checkpoint(tiny_options, tmp_path, dialog_trainer):
-    options = [*tiny_options, "name=killed", "steps=100000", "save_every_n_steps=1", "validate_every_n_steps=99999"]
+    options = [
+        *tiny_options,
+        "name=killed",
+        "model.dropout=0.2",
+        "steps=100000",
+        "save_every_n_steps=1",
+        "validate_every_n_steps=99999",
+    ]
     process = started(options, tmp_path)
     run = tmp_path / "runs/killed"
     wait_for_row(run / "metrics.jsonl", 8, process)
@@ -70,6 +77,9 @@ def test_a_killed_run_leaves_a_whole_checkpoint(tiny_options, tmp_path, dialog_t
     resumed = ("mode=resume", f"resume_model_dir='{run}'", "load_model_type=last", f"steps={steps}")
     code, out, err = dialog_trainer(*resumed)
     assert code == 0, out + err
+    straight = [*options, "name=straight", f"steps={steps}", "schedule_steps=100000"]
+    assert dialog_trainer(*straight)[0] == 0
+    assert digests(run) == digests(tmp_path / "runs/straight")
     assert sorted(path.name for path in (run / "weights").iterdir()) == [
         "best_loss", "best_metric", "last", f"step-{steps:08d}",
     ]  # fmt: skip
