@@ -7,7 +7,8 @@ most `max_len` tokens.
 `keep_end`    `[CLS]` and the last `max_len - 1` tokens; the first kept turn may lose its beginning.
 `split`       several sequences of whole turns, each starting at a user turn, as few as possible. A user turn with
               the answers to it that does not fit is cut, its long turns to equal lengths: the last one loses its end
-              (and its `[SEP]`), an earlier one its beginning. The end-of-text token stands at the true end only.
+              (and its `[SEP]`), an earlier one its beginning. The end-of-text token stands at the true end only, behind
+              a last turn that is whole.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def split(turns: Sequence[TurnTokens], marks: Marks, max_len: int) -> list[Token
             sequences.append(whole(pending, marks, ends=False))
             pending = []
         if not pending and _length(exchange) + 1 + ends > max_len:
-            sequences.append(whole(_cut(exchange, max_len - 1), marks, ends=False))
+            sequences.append(_cut_whole(exchange, marks, max_len, ends))
         else:
             pending.extend(exchange)
     if pending:
@@ -117,6 +118,15 @@ def _exchanges(turns: Sequence[TurnTokens]) -> list[list[TurnTokens]]:
         seen_user = seen_user or turn.role == Role.USER
         groups[-1].append(turn)
     return groups
+
+
+def _cut_whole(exchange: Sequence[TurnTokens], marks: Marks, max_len: int, ends: bool) -> TokenSequence:
+    """A sequence of an exchange that does not fit; it ends the dialogue only if its last turn is still whole."""
+    if ends and max_len > 2:
+        cut = _cut(exchange, max_len - 2)
+        if cut[-1] == exchange[-1]:
+            return whole(cut, marks, ends=True)
+    return whole(_cut(exchange, max_len - 1), marks, ends=False)
 
 
 def _cut(exchange: Sequence[TurnTokens], room: int) -> list[TurnTokens]:

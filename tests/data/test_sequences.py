@@ -1,0 +1,180 @@
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dialog_trainer.data.sequences import TRUNCATIONS, Marks, context_ids, split, turn_tokens, whole
+from dialog_trainer.masking.schedules import step
+from dialog_trainer.records import Role
+
+MARKS = Marks(start=1, separator=2, end=3)
+U, A, S = Role.USER, Role.ASSISTANT, Role.SYSTEM
+
+# Dialogues 1 and 43 of DailyDialog's test split, and the ids and labels that the original program makes of them
+# (ljm565/multi-turn-chatbot-GPT2 @1c35475), without the padding.
+TAXI = [
+    "(dialogue 1, turn 0)",
+    "What for ?",
+    "(dialogue 1, turn 2)",
+    "(dialogue 1, turn 3)",
+]
+TAXI_IDS = [50257, 464, 17536, 6643, 389, 319, 5587, 757, 764, 50258, 2061, 329, 5633, 50258, 2990, 765, 262, 1230, 284,
+            4646, 262, 2756, 286, 262, 21408, 764, 50258, 1026, 318, 1107, 257, 3024, 21219, 764, 50258, 50256]  # fmt: skip
+TAXI_TRAINED = [*range(10, 14), *range(27, 36)]
+
+
+def original_labels(sequence, progress, pad):
+    """Labels of the original program: the id where it is trained, else the padding id."""
+    weights = step(progress, train_user_turn_mask_step=0.5)
+    return [
+        token if weights.get(Role(role), 0) else pad for token, role in zip(sequence.ids, sequence.roles, strict=True)
+    ]
+
+
+def original_sequence(vocabulary, texts, max_len):
+    roles = [A if index % 2 else U for index in range(len(texts))]
+    marks = Marks(vocabulary.cls_id, vocabulary.sep_id, vocabulary.end_id)
+    turns = turn_tokens(vocabulary.encode_batch(texts), roles, vocabulary.sep_id)
+    return TRUNCATIONS["keep_start"](turns, marks, max_len)[0]
+
+
+def test_golden_sequence_and_labels(gpt2_vocabulary):
+    sequence = original_sequence(gpt2_vocabulary, TAXI, 64)
+    assert sequence.ids == TAXI_IDS
+    labels = original_labels(sequence, 0.5, gpt2_vocabulary.pad_id)
+    assert [place for place, label in enumerate(labels) if label != gpt2_vocabulary.pad_id] == TAXI_TRAINED
+    # In the first phase all is a label; that of [CLS] predicts nothing, for nothing stands before it.
+    assert original_labels(sequence, 0.49, gpt2_vocabulary.pad_id)[1:] == TAXI_IDS[1:]
+
+
+def test_all_golden_sequences(gpt2_vocabulary, real_data):
+    golden = json.loads((real_data.parent / "golden/sequences.json").read_text())
+    with (real_data / "dailydialog/test.jsonl").open() as file:
+        dialogues = [json.loads(line)["turns"] for line in file]
+    pad = gpt2_vocabulary.pad_id
+    for max_len, rows in golden["max_len"].items():
+        for row in rows:
+            sequence = original_sequence(gpt2_vocabulary, dialogues[row["dialogue"]], int(max_len))
+            padding = [pad] * (int(max_len) - len(sequence.ids))
+            assert sequence.ids + padding == row["input_ids"]
+            assert original_labels(sequence, 0.5, pad) + padding == row["labels"]
+
+
+@st.composite
+def dialogues(draw):
+    """Turns whose ids count up from 10, so that each token can be told from every other; roles in any order."""
+    lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=8))
+    roles = draw(
+        st.one_of(
+            st.just([A if index % 2 else U for index in range(len(lengths))]),
+            st.lists(st.sampled_from([U, A, S]), min_size=len(lengths), max_size=len(lengths)),
+        )
+    )
+    texts, first = [], 10
+    for length in lengths:
+        texts.append(list(range(first, first + length)))
+        first += length
+    return turn_tokens(texts, roles, MARKS.separator)
+
+
+@settings(deadline=None, max_examples=300)
+@given(dialogues(), st.integers(2, 40), st.sampled_from(sorted(TRUNCATIONS)))
+def test_every_policy_at_every_length(turns, max_len, policy):
+    sequences = TRUNCATIONS[policy](turns, MARKS, max_len)
+    role_of_turn = {turn.index: turn.role for turn in turns}
+    for number, sequence in enumerate(sequences):
+        assert 1 < len(sequence.ids) <= max_len
+        assert len(sequence.ids) == len(sequence.roles) == len(sequence.turns)
+        assert (sequence.ids[0], sequence.roles[0]) == (MARKS.start, Role.START)
+        assert MARKS.start not in sequence.ids[1:]
+        assert MARKS.end not in sequence.ids[:-1]
+        if sequence.ids[-1] == MARKS.end:
+            assert number == len(sequences) - 1
+            assert sequence.roles[-1] == Role.END
+        for token, role, turn in list(zip(sequence.ids, sequence.roles, sequence.turns, strict=True))[1:]:
+            assert token == MARKS.end or role == role_of_turn[turn]
+
+
+@settings(deadline=None, max_examples=300)
+@given(dialogues(), st.integers(2, 40))
+def test_keep_start_and_keep_end_keep_the_ends(turns, max_len):
+    full = whole(turns, MARKS, ends=True)
+    (start,) = TRUNCATIONS["keep_start"](turns, MARKS, max_len)
+    (end,) = TRUNCATIONS["keep_end"](turns, MARKS, max_len)
+    assert start.ids == full.ids[:max_len]
+    assert end.ids == [MARKS.start, *full.ids[1:][-(max_len - 1) :]]
+    assert end.roles[1:] == full.roles[1:][-(max_len - 1) :]
+
+
+@settings(deadline=None, max_examples=400)
+@given(dialogues(), st.integers(2, 40))
+def test_split_keeps_whole_turns_where_they_fit(turns, max_len):
+    sequences = split(turns, MARKS, max_len)
+    has_user = any(turn.role == U for turn in turns)
+    for number, sequence in enumerate(sequences):
+        first = turns[sequence.turns[1]]
+        assert first.role == U or first.index == 0 or not has_user or number == 0
+    kept = [token for sequence in sequences for token in sequence.ids[1:] if token != MARKS.end]
+    everything = [token for turn in turns for token in turn.ids]
+    firsts = [number for number, turn in enumerate(turns) if turn.role == U]
+    groups = [turns[a:b] for a, b in zip([0, *firsts[1:]], [*firsts[1:], len(turns)], strict=True)]
+    cut = [
+        group
+        for number, group in enumerate(groups)
+        if sum(len(turn.ids) for turn in group) + 1 + (number == len(groups) - 1) > max_len
+    ]
+    if not cut:
+        assert kept == everything
+        assert sequences[-1].ids[-1] == MARKS.end
+    else:
+        assert (sequences[-1].ids[-1] == MARKS.end) == (
+            sequences[-1].ids[1:][-1 - len(turns[-1].ids) : -1] == list(turns[-1].ids)
+        )
+        assert len(kept) < len(everything) or cut == [groups[-1]]
+        # What is kept is in order, and every exchange that fits is whole.
+        assert [token for token in kept if token != MARKS.separator] == sorted(t for t in kept if t != MARKS.separator)
+        whole_groups = [group for group in groups if group not in cut]
+        assert all(token in kept for group in whole_groups for turn in group for token in turn.ids)
+
+
+def exchange(*lengths):
+    texts, first = [], 10
+    for length in lengths:
+        texts.append(list(range(first, first + length)))
+        first += length
+    return turn_tokens(texts, [A if index % 2 else U for index in range(len(lengths))], MARKS.separator)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "max_len", "expected"),
+    [
+        # It fits, to the token; one token less and the next exchange starts a sequence of its own.
+        ((2, 1, 1, 1), 11, [[1, 10, 11, 2, 12, 2, 13, 2, 14, 2, 3]]),
+        ((2, 1, 1, 1), 10, [[1, 10, 11, 2, 12, 2], [1, 13, 2, 14, 2, 3]]),
+        # A long reply loses its end and its separator, and with it the end of the text.
+        ((1, 9), 8, [[1, 10, 2, 11, 12, 13, 14, 15]]),
+        # A long question loses its beginning.
+        ((9, 1), 8, [[1, 16, 17, 18, 2, 19, 2, 3]]),
+        # Both are long: each gets half.
+        ((9, 9), 9, [[1, 16, 17, 18, 2, 19, 20, 21, 22]]),
+        # Room for one token.
+        ((3, 3), 2, [[1, 10]]),
+    ],
+)
+def test_how_split_cuts(lengths, max_len, expected):
+    assert [sequence.ids for sequence in split(exchange(*lengths), MARKS, max_len)] == expected
+
+
+@settings(deadline=None, max_examples=300)
+@given(dialogues(), st.integers(2, 40))
+def test_a_context_is_the_end_of_the_dialogue_in_whole_turns(turns, room):
+    ids = context_ids(turns, MARKS, room)
+    everything = [token for turn in turns for token in turn.ids]
+    assert ids[0] == MARKS.start
+    assert len(ids) <= room
+    assert ids[1:] == everything[len(everything) - len(ids) + 1 :]
+    starts = {sum(len(turn.ids) for turn in turns[:number]) for number in range(len(turns))}
+    fits_alone = len(turns[-1].ids) + 1 <= room
+    assert not fits_alone or len(everything) - len(ids) + 1 in starts
+    assert len(everything) + 1 > room or ids[1:] == everything

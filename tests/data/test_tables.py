@@ -1,0 +1,117 @@
+import json
+
+import numpy as np
+import pytest
+
+from dialog_trainer.data import tables
+from dialog_trainer.data.sources import DailyDialog
+from dialog_trainer.errors import DataError
+from dialog_trainer.records import Role
+
+
+class Counting(DailyDialog):
+    """Counts how often it is read."""
+
+    reads = 0
+
+    def dialogues(self, split):
+        type(self).reads += 1
+        return super().dialogues(split)
+
+
+@pytest.fixture
+def source(jsonl_folder):
+    Counting.reads = 0
+    return Counting(str(jsonl_folder), "", None, "")
+
+
+def open_dialogues(source, cache, say=lambda line: None):
+    return tables.open_dialogues(source, "train", cache, say)
+
+
+def open_tokens(table, vocabulary, cache, *, max_len=24, truncation="split", workers=1):
+    return tables.open_tokens(
+        table, vocabulary, max_len=max_len, truncation=truncation, workers=workers, cache_dir=cache
+    )
+
+
+def test_dialogues_are_read_once_and_said_each_time(source, dialogue_turns, tmp_path):
+    said = []
+    for _ in range(2):
+        table = open_dialogues(source, tmp_path, said.append)
+        assert [[turn.text for turn in table[index].turns] for index in range(len(table))] == dialogue_turns[:36]
+    assert table[0].turns[1].role == Role.ASSISTANT
+    assert list(table.texts()) == [text for turns in dialogue_turns[:36] for text in turns]
+    assert Counting.reads == 1
+    assert said[0] == said[1]
+    assert said[0].startswith("train: 36 dialogues, ")
+
+
+def test_tokens_are_made_once(source, vocabulary, tmp_path, monkeypatch):
+    table = open_dialogues(source, tmp_path)
+    first = open_tokens(table, vocabulary, tmp_path)
+    monkeypatch.setattr(tables, "_map", None)
+    again = open_tokens(table, vocabulary, tmp_path)
+    assert again.digest == first.digest
+    everything = np.arange(len(first))
+    for one, other in zip(first.columns(everything), again.columns(everything), strict=True):
+        assert one.tolist() == other.tolist()
+
+
+def test_columns_follow_the_asked_order(source, vocabulary, tmp_path):
+    table = open_tokens(open_dialogues(source, tmp_path), vocabulary, tmp_path)
+    ids, roles, turns, lengths = table.columns([5, 0, 5])
+    alone = [table.columns([index])[0].tolist() for index in (5, 0)]
+    assert ids.tolist() == [*alone[0], *alone[1], *alone[0]]
+    assert lengths.tolist() == [len(alone[0]), len(alone[1]), len(alone[0])]
+    assert len(ids) == len(roles) == len(turns)
+    assert table.lengths[5] == len(alone[0])
+
+
+def test_what_tokens_are_made_of_is_their_key(source, vocabulary, gpt2_vocabulary, tmp_path, jsonl_folder):
+    table = open_dialogues(source, tmp_path)
+    other = tables.open_dialogues(source, "validation", tmp_path, lambda line: None)
+    made = [
+        open_tokens(table, vocabulary, tmp_path),
+        open_tokens(table, vocabulary, tmp_path, max_len=25),
+        open_tokens(table, vocabulary, tmp_path, truncation="keep_end"),
+        open_tokens(table, gpt2_vocabulary, tmp_path),
+        open_tokens(other, vocabulary, tmp_path),
+    ]
+    assert len({table.digest for table in made}) == len(made)
+
+
+def test_changed_content_is_read_anew(tmp_path):
+    for number in (1, 2):
+        (tmp_path / "train.jsonl").write_text(json.dumps({"turns": ["a", f"b{number}"]}))
+        table = open_dialogues(Counting(str(tmp_path), "", None, ""), tmp_path / "cache")
+        assert table[0].turns[1].text == f"b{number}"
+
+
+def test_the_number_of_workers_changes_nothing(source, vocabulary, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "MIN_DIALOGUES_PER_WORKER", 5)
+    table = open_dialogues(source, tmp_path)
+    one, two = (open_tokens(table, vocabulary, tmp_path / str(count), workers=count) for count in (1, 2))
+    everything = np.arange(len(one))
+    for first, second in zip(one.columns(everything), two.columns(everything), strict=True):
+        assert first.tolist() == second.tolist()
+
+
+def test_a_fault_while_reading_leaves_nothing_behind(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"turns": ["a", "b"]}\nbroken\n')
+    cache = tmp_path / "cache"
+    with pytest.raises(DataError, match=r"train.jsonl:2: not JSON"):
+        open_dialogues(Counting(str(tmp_path), "", None, ""), cache)
+    assert list(cache.iterdir()) == []
+
+
+def test_no_dialogue_left_is_named(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"turns": ["a"]}\n{"turns": ["a", " "]}\n')
+    with pytest.raises(DataError, match=r"no dialogue is left in .*train.jsonl: each needs at least two turns"):
+        open_dialogues(Counting(str(tmp_path), "", None, ""), tmp_path / "cache")
+
+
+def test_a_cache_that_cannot_be_written_says_what_to_pass(source, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot be written .*pass data.cache_dir=<folder>"):
+        open_dialogues(source, tmp_path / "file" / "cache")

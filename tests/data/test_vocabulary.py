@@ -1,0 +1,79 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dialog_trainer.data.sequences import Marks, turn_tokens, whole
+from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.errors import ModelError
+from dialog_trainer.records import Role
+
+
+@pytest.fixture(params=["small", "gpt2"])
+def words(request, vocabulary, gpt2_vocabulary):
+    return {"small": vocabulary, "gpt2": gpt2_vocabulary}[request.param]
+
+
+def test_the_three_tokens_come_last_and_in_order(words):
+    size = len(words)
+    assert (words.cls_id, words.sep_id, words.pad_id) == (size - 3, size - 2, size - 1)
+    assert len({words.cls_id, words.sep_id, words.pad_id, words.end_id}) == 4
+    assert words.added_tokens == 3
+
+
+def test_gpt2_ids_are_those_of_the_original_program(gpt2_vocabulary):
+    assert (gpt2_vocabulary.end_id, gpt2_vocabulary.cls_id) == (50256, 50257)
+    assert gpt2_vocabulary.encode_batch(["What for ?"]) == [[2061, 329, 5633]]
+
+
+@pytest.mark.parametrize("text", ["[SEP]", "a [CLS] b", "<|endoftext|>", "[PAD][PAD]"])
+def test_a_text_cannot_hold_a_special_token(words, text):
+    ids = words.encode_batch([text])[0]
+    assert not {words.cls_id, words.sep_id, words.pad_id, words.end_id} & set(ids)
+    assert words.decode(ids) == text
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.text(st.characters(exclude_categories=("Cs",)), max_size=30))
+def test_any_text_comes_back(vocabulary, text):
+    assert vocabulary.decode(vocabulary.encode_batch([text])[0]) == text
+
+
+def test_saved_and_loaded_is_the_same(words, tmp_path):
+    words.save(tmp_path)
+    again = Vocabulary.pretrained(str(tmp_path))
+    assert (again.digest(), again.added_tokens) == (words.digest(), 0)
+    assert (again.cls_id, again.sep_id, again.pad_id, again.end_id) == (
+        words.cls_id,
+        words.sep_id,
+        words.pad_id,
+        words.end_id,
+    )
+
+
+TEXTS = ["Hi , how are you ?", "Fine .", "'s it ? 한국어 🙂", "Don't know [x] !"]
+
+
+def test_the_chat_template_is_the_training_format(words):
+    roles = [Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.USER]
+    turns = turn_tokens(words.encode_batch(TEXTS), roles, words.sep_id)
+    marks = Marks(words.cls_id, words.sep_id, words.end_id)
+    messages = [{"role": role.name.lower(), "content": text} for role, text in zip(roles, TEXTS, strict=True)]
+    for prompt in (False, True):
+        ids = words.tokenizer.apply_chat_template(
+            messages, tokenize=True, add_generation_prompt=prompt, return_dict=True
+        )["input_ids"]
+        assert ids == whole(turns, marks, ends=not prompt).ids
+
+
+def test_training_is_repeatable_and_bounded():
+    texts = ["the cat sat on the mat", "the dog sat on the log"] * 5
+    first, second = (Vocabulary.train(iter(texts), 270) for _ in range(2))
+    assert first.digest() == second.digest()
+    assert len(first) <= 270 + 3
+
+
+def test_a_missing_tokenizer_says_what_to_pass(tmp_path):
+    with pytest.raises(ModelError, match=r"nobody/nothing could not be loaded .*model=gpt2_tiny"):
+        Vocabulary.pretrained("nobody/nothing")
+    with pytest.raises(ModelError, match=r"could not be loaded .*the folder should hold what `save_pretrained`"):
+        Vocabulary.pretrained(str(tmp_path))
