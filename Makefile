@@ -35,7 +35,7 @@ demo: $(STAMP) ## Train a small chatbot on real dialogues, score it and talk to 
 test: $(STAMP) ## Run all tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-fast: $(STAMP) ## Run the tests that start no process of their own (under a minute)
+test-fast: $(STAMP) ## Run the tests without whole runs and processes of their own (under a minute)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: $(STAMP) ## Check format and style

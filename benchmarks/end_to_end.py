@@ -106,7 +106,9 @@ def measure_validation(folder: Path, dialogues: int = 8, rounds: int = 3) -> Non
                 ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
         original.append(time.perf_counter() - start)
     each = len(contexts) / dialogues
-    print(f"124 M random weights, {name}: a dialogue (of {dialogues} in one call, {each:.1f} replies each): {spread(ours)}")
+    print(
+        f"124 M random weights, {name}: a dialogue (of {dialogues} in one call, {each:.1f} replies each): {spread(ours)}"
+    )
     print(f"the original's way, a dialogue (one reply, to {MAX_LEN} tokens): {spread(original)}")
     ratio = statistics.median(original) / statistics.median(ours)
     print(f"a dialogue: 1/{ratio:.0f} of the original's way; a reply: 1/{ratio * each:.0f}")

@@ -101,30 +101,12 @@ def read(run: Path) -> Settings:
     ]
     found += [f"{key}: is missing" for key in options.RULES if "." not in key and key not in values]
     found += [f"{group}: is missing" for group in options.GROUPS if not isinstance(saved.get(group), dict)]
-    found += [f"{key}: is missing" for key in _needed(values) if key not in values]
     if found:
         raise CheckpointError(
             "\n".join([f"{path} is not the settings of a run of this version:", *(f"  - {fault}" for fault in found)])
         )
     saved["allow_targets"] = []  # only the command line may allow a class
     return saved
-
-
-def _needed(values: Settings) -> list[str]:
-    """The nested keys that a run has whatever was chosen, and those that every choice of its `_target_` has."""
-    shared = _plain(composition.CONF / "config.yaml")
-    needed = [f"{group}.{key}" for group, keys in shared.items() if isinstance(keys, dict) for key in keys]
-    needed += [f"{group}._target_" for group in options.TARGETS]
-    for group in options.GROUPS:
-        choices = [_plain(path) for path in (composition.CONF / group).glob("*.yaml")]
-        target = values.get(f"{group}._target_")
-        alike = [set(choice) for choice in choices if choice.get("_target_") == target]
-        needed += [f"{group}.{key}" for key in sorted(set.intersection(*alike) if alike else ())]
-    return list(dict.fromkeys(needed))
-
-
-def _plain(path: Path) -> Settings:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def _laid_on(

@@ -43,9 +43,9 @@ def chat(
             say(f"(that line has more than {MAX_LINE_CHARACTERS:,} characters: send a shorter one)")
             continue
         text = line.encode("utf-8", "replace").decode("utf-8").strip()  # without lone surrogates
-        if text == "/quit":
+        if text.split()[:1] == ["/quit"]:
             return
-        if text == "/reset":
+        if text.split()[:1] == ["/reset"]:
             conversation.reset()
             say("(forgotten)")
         elif text.startswith("/"):

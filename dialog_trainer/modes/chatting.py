@@ -24,7 +24,8 @@ def run(settings: Settings) -> int:
         folder, settings, experiment.device(settings), lambda line: print(line, file=sys.stderr)
     )
     torch.manual_seed(settings["seed"])
-    sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+    for stream in (sys.stdin, sys.stdout):
+        stream.reconfigure(encoding="utf-8", errors="replace")
 
     def reply(context: list[int], on_text: Callable[[str], None]) -> str:
         return stream_reply(

@@ -2,6 +2,8 @@ import io
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch):

@@ -15,6 +15,8 @@ import yaml
 from dialog_trainer.evaluation.validation import validate
 from dialog_trainer.reports.progress import RunProgress
 
+pytestmark = pytest.mark.slow
+
 
 def digests(run: Path, link: str = "last") -> list[str]:
     files = ("model.safetensors", "trainer/optimizer.safetensors")
@@ -326,7 +328,7 @@ def test_a_run_that_is_in_training_is_left_alone(train, resume):
             r"scheduler._target_=os.system: not one of",
         ),
         ("data: {_target_: dialog_trainer.data.sources.ChitChat}", r"data.truncation: is missing"),
-        ("scheduler: {_target_: dialog_trainer.training.learning_rate.cosine}", r"scheduler.lrf: is missing"),
+        ("scheduler: {_target_: dialog_trainer.training.learning_rate.cosine}", r"scheduler.warmup_steps: is missing"),
         ("metrics: {names: [ppl]}", r"metrics.best: is missing"),
         ("chat: {}", r"chat.top_p: is missing"),
         ("- steps", r"cannot be read as plain YAML"),

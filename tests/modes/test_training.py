@@ -10,6 +10,8 @@ from safetensors.torch import save_file
 
 from dialog_trainer.training import checkpoint
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = {
     "config.json",
     "generation_config.json",
