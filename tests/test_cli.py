@@ -96,6 +96,7 @@ def test_a_project_that_cannot_be_written_is_named(dialog_trainer, tiny_options,
     assert f"{tmp_path}/file is a file, not a folder" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("project", ["with space", "a=b", "it's", 'say "hi"', "한국어 폴더"])
 def test_a_path_may_hold_signs_and_other_letters(dialog_trainer, tiny_options, tmp_path, project):
     code, out, err = dialog_trainer(*tiny_options, "steps=1", f"project={tmp_path}/{project}", "name=그 run")
@@ -109,6 +110,7 @@ def test_a_path_may_hold_signs_and_other_letters(dialog_trainer, tiny_options, t
     assert dialog_trainer(*shlex.split(typed))[0] == 0
 
 
+@pytest.mark.slow
 def test_a_malformed_line_leaves_no_run(dialog_trainer, tiny_options, tmp_path):
     (tmp_path / "own.jsonl").write_text('{"turns": ["a", "b"]}\n{"turns": 3}\n')
     options = [option for option in tiny_options if not option.startswith("data")]
@@ -118,6 +120,7 @@ def test_a_malformed_line_leaves_no_run(dialog_trainer, tiny_options, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep(dialog_trainer, tiny_options, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = dialog_trainer(*tiny_options, "-m", "steps=2", "train_user_turn_mask_step=0,1")
@@ -132,6 +135,7 @@ def test_a_sweep(dialog_trainer, tiny_options, tmp_path, monkeypatch):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_ends_alone_and_the_next_sweep_takes_a_free_name(
     dialog_trainer, tiny_options, tmp_path, monkeypatch
 ):

@@ -3,6 +3,7 @@ import json
 import os
 import signal
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,6 +113,27 @@ def test_no_file_is_a_pickle(saver, tmp_path):
         # Pickle protocols 2 to 5 start with their number, older ones end with a full stop.
         assert not content.startswith(b"\x80"), path
         assert not content.endswith(b"."), path
+
+
+def test_a_folder_is_named_only_when_every_file_is_on_the_disk_and_hashed(saver, monkeypatch):
+    synced, named = set(), []
+    fsync, rename = os.fsync, Path.rename
+
+    def noting_fsync(descriptor):
+        fsync(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+
+    def noting_rename(source, target):
+        inodes = {path.relative_to(source).as_posix(): path.stat().st_ino for path in source.rglob("*")}
+        assert set(inodes) == FILES | {"trainer"}
+        assert {name for name, inode in inodes.items() if inode not in synced} == set()
+        named.append(target.name)
+        return rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(Path, "rename", noting_rename)
+    saver(1)
+    assert named == ["step-00000001"]
 
 
 def test_folders_go_only_after_every_link_was_swapped(saver, tmp_path, monkeypatch):
