@@ -184,11 +184,11 @@ NEEDED = ("model.pretrained_model", "model.max_len", "model.dropout", "data.trun
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to values; `DICTS` stay whole."""
+    """Dotted keys to values; `DICTS` stay whole, and so does an empty dict in the place of a value."""
     items: dict[str, Any] = {}
     for key, value in settings.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and name not in DICTS:
+        if isinstance(value, Mapping) and name not in DICTS and (value or name not in RULES):
             items |= flat(value, f"{name}.")
         else:
             items[name] = value
@@ -223,10 +223,15 @@ def notes(settings: Settings) -> list[str]:
 
 
 def needs_hub(settings: Settings) -> bool:
-    """Whether a model or data set is named that is not on this machine."""
+    """Whether a new run names a model, or any but a chat a data set, that is not on this machine."""
     model, data = settings["model"]["pretrained_model"], settings["data"]
-    from_hub = data["_target_"].endswith(".DailyDialog") and data["path"] is None and not os.path.isdir(data["hub_id"])
-    return from_hub or (model is not None and not os.path.isdir(model))
+    from_hub = (
+        data["_target_"].endswith(".DailyDialog")
+        and data.get("path") is None
+        and not os.path.isdir(data.get("hub_id", ""))
+    )
+    model_from_hub = settings["mode"] == "train" and model is not None and not os.path.isdir(model)
+    return model_from_hub or (from_hub and settings["mode"] != "chat")
 
 
 def _targets(values: Mapping[str, Any]) -> list[str]:
@@ -309,6 +314,12 @@ def _sizes(values: Mapping[str, Any]) -> list[str]:
 
 
 def _files(values: Mapping[str, Any]) -> list[str]:
+    """What is not there of what the mode reads: a saved run has its own weights, and a chat needs no data."""
+    mode = values.get("mode")
+    return ([] if mode == "chat" else _data_files(values)) + (_model_files(values) if mode == "train" else [])
+
+
+def _data_files(values: Mapping[str, Any]) -> list[str]:
     found = []
     target = values.get("data._target_", "")
     for key in ("data.train_data_path", "data.validation_data_path", "data.test_data_path"):
@@ -323,10 +334,14 @@ def _files(values: Mapping[str, Any]) -> list[str]:
         found.append(f"data.path={values['data.path']}: {kind}; pass the folder of DailyDialog's files")
     if target.endswith(".ChitChat") and importlib.util.find_spec("chitchat_dataset") is None:
         found.append("data=chitchat needs a package: pip install chitchat-dataset")
+    return found
+
+
+def _model_files(values: Mapping[str, Any]) -> list[str]:
     model = values.get("model.pretrained_model")
     if model is not None and _looks_like_path(model) and not os.path.isdir(model):
-        found.append(f"model.pretrained_model={model}: there is no such folder; pass a folder or a hub id as gpt2")
-    return found
+        return [f"model.pretrained_model={model}: there is no such folder; pass a folder or a hub id as gpt2"]
+    return []
 
 
 def _from_scratch(values: Mapping[str, Any]) -> list[str]:

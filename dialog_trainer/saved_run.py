@@ -70,8 +70,9 @@ def changed(overrides: list[str], config_dir: str | None) -> Changed:
     settings, more = _laid_on(saved, typed, groups, config_dir)
     changes = _changes(saved, settings)
     found += more + options.faults(settings)
-    if settings["mode"] == "resume":
-        found += [_refusal(*change) for change in changes if _REFUSED.fullmatch(change[0])]
+    # An optimizer matters to a resume alone; a model of another shape to nobody.
+    refused = [change for change in changes if _REFUSED.fullmatch(change[0])]
+    found += [_refusal(*change) for change in refused if settings["mode"] == "resume" or change[0].startswith("model.")]
     if found:
         raise ConfigError(found)
     return Changed(settings, changes)
@@ -151,6 +152,6 @@ def _refusal(key: str, before: str, after: str) -> str:
         "the saved optimizer state is of that class" if key.startswith("optim") else "the saved weights have that shape"
     )
     return (
-        f"{key}: {before} -> {after} cannot change in a resume: {why}. To start anew from these weights: "
+        f"{key}: {before} -> {after} cannot change: {why}. To start anew from these weights: "
         "python -m dialog_trainer model.pretrained_model=<run>/weights/last"
     )

@@ -1,11 +1,14 @@
 """From a command line to the settings of a run or of each run of a sweep, and every way in which it can be at fault."""
 
+import shlex
+
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dialog_trainer import composition, options
 from dialog_trainer.errors import ConfigError
+from dialog_trainer.reports.lines import typed
 
 TINY = ("data=chitchat", "model=gpt2_tiny")
 
@@ -159,6 +162,19 @@ def test_a_path_that_hydra_cannot_read_is_quoted_for_it(key, text):
 @settings(deadline=None, max_examples=200)
 def test_any_text_survives_its_quotes(text):
     [override], _ = composition.parsed([f"name={composition.text_of(text)}"], {}, sweep=False)
+    assert override.value() == text
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1))
+@example("12")
+@example("null")
+@example("/a/1e3")
+@example("a\\")
+@example("a\\\\'b\\c")
+@settings(deadline=None, max_examples=200)
+def test_what_a_run_prints_can_be_typed_as_it_stands(text):
+    [word] = shlex.split(typed("name", text))
+    [override], _ = composition.parsed(composition.quoted([word]), {}, sweep=False)
     assert override.value() == text
 
 

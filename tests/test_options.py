@@ -146,6 +146,12 @@ def test_no_value_of_any_kind_upsets_a_rule(value):
         assert fault is None or fault.startswith(f"{key}=")
 
 
+@pytest.mark.parametrize(("key", "value"), [(key, bad) for key, (_, bads) in VALUES.items() for bad in bads])
+def test_a_value_at_fault_causes_no_other_fault(faults_with, key, value):
+    """No check across options looks at it: it would not know what to make of it."""
+    assert faults_with({key: value}) == [options.RULES[key].fault(key, value)]
+
+
 def test_all_faults_are_named_at_once(faults_with):
     bad = {key: bads[0] for key, (_, bads) in VALUES.items()}
     named = {fault.split("=", 1)[0] for fault in faults_with(bad)}

@@ -136,10 +136,10 @@ def test_what_continues_but_not_exactly(run, typed, keys):
 @pytest.mark.parametrize(
     ("typed", "reason"),
     [
-        (["model.layers=3"], "model.layers: 2 -> 3 cannot change in a resume: the saved weights have that shape."),
-        (["model.vocab_size=300"], "model.vocab_size: 2048 -> 300 cannot change in a resume: the saved weights have"),
-        (["model.pretrained_model=gpt2"], "model.pretrained_model: null -> gpt2 cannot change in a resume: the saved"),
-        (["optim=sgd"], "optim._target_: torch.optim.AdamW -> torch.optim.SGD cannot change in a resume: the saved optimizer"),
+        (["model.layers=3"], "model.layers: 2 -> 3 cannot change: the saved weights have that shape."),
+        (["model.vocab_size=300"], "model.vocab_size: 2048 -> 300 cannot change: the saved weights have"),
+        (["model.pretrained_model=gpt2"], "model.pretrained_model: null -> gpt2 cannot change: the saved"),
+        (["optim=sgd"], "optim._target_: torch.optim.AdamW -> torch.optim.SGD cannot change: the saved optimizer"),
         (["experiment=demo"], "experiment=: not on a saved run"),
         (["stepz=60"], "stepz=60: there is no option stepz; did you mean steps?"),
         (["optim.momentum=0.5"], "optim.momentum=0.5: there is no option optim.momentum; another choice of its group"),

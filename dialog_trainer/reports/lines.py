@@ -25,8 +25,9 @@ def speaker(console: Console) -> Callable[[str], None]:
 def typed(key: str, value: object) -> str:
     """`key=value` as one would type it: quoted for Hydra and for the shell where it has to be."""
     text = str(value)
-    if not re.fullmatch(r"[\w./+-]+", text):
-        text = "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    # Without a slash it may read as something else: 12, null, true. Only before a quote is a backslash special.
+    if "/" not in text or not re.fullmatch(r"[\w./+-]+", text):
+        text = "'" + re.sub(r"(\\+)(?='|\Z)", r"\1\1", text).replace("'", "\\'") + "'"
     return shlex.quote(f"{key}={text}")
 
 

@@ -1,4 +1,5 @@
 import io
+import re
 
 import pytest
 
@@ -65,3 +66,13 @@ def test_a_broken_checkpoint_is_not_talked_to(chat, tmp_path):
     assert (code, out) == (2, "")
     assert "config.json has 2 bytes instead of" in err
     assert "no whole checkpoint is left" in err
+
+
+def test_a_chat_needs_neither_the_data_nor_the_first_weights(chat, tmp_path):
+    saved = tmp_path / "runs/run/args.yaml"
+    text = saved.read_text()
+    assert "pretrained_model: null" in text
+    moved = re.sub(r"(\n  path: ).*", r"\1/nowhere/data", text)
+    saved.write_text(moved.replace("pretrained_model: null", "pretrained_model: ./nowhere"))
+    code, out, err = chat(b"my brother ?\n")
+    assert (code, err, len(out.splitlines())) == (0, "", 1)

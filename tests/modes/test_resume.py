@@ -185,7 +185,7 @@ def test_what_is_typed_is_laid_on_what_was_saved(train, resume, options, changed
     [
         (
             ["model.width=32"],
-            r"model.width: 16 -> 32 cannot change in a resume: .*model.pretrained_model=<run>/weights/last",
+            r"model.width: 16 -> 32 cannot change: .*model.pretrained_model=<run>/weights/last",
         ),
         (["optim=sgd"], r"optim._target_: torch.optim.AdamW -> torch.optim.SGD cannot change"),
         (["model=gpt2"], r"model.pretrained_model: null -> gpt2 cannot change"),
@@ -346,6 +346,19 @@ def test_saved_settings_are_a_strangers(train, resume, change, reason, tmp_path,
     assert code == 2
     assert re.search(reason, err), err
     assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("key", ["data.path", "data.hub_id", "scheduler.lrf"])
+def test_a_key_that_the_saved_choice_needs_is_missed_by_name(train, resume, key):
+    run = train("run", "steps=2")
+    saved = yaml.safe_load((run / "args.yaml").read_text())
+    group, name = key.split(".")
+    del saved[group][name]
+    (run / "args.yaml").write_text(yaml.safe_dump(saved))
+    code, _, err = resume(run, "steps=3")
+    assert code == 2
+    assert re.search(rf"{group}: .*missing a required argument: '{name}'", err), err
+    assert yaml.safe_load((run / "args.yaml").read_text()) == saved
 
 
 def test_a_folder_without_a_run_is_named(resume, tmp_path):
