@@ -67,7 +67,8 @@ def _text(value: object, place: str) -> str:
 
 def _kind(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "a string", type(None): "null", bool: "a boolean"}
-    return names.get(type(value), "a number")
+    names |= {int: "a number", float: "a number"}
+    return names.get(type(value), type(value).__name__)
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ import importlib.util
 import json
 import pickle
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,8 +47,7 @@ class DailyDialog:
 
     def dialogues(self, split: str) -> Iterator[RawDialogue]:
         if self.path is None:
-            for index, turns in enumerate(_hub_column(self.hub_id, self.hub_revision, self.hub_column, split)):
-                yield str(index), alternating(turns)
+            yield from _hub_rows(self.hub_id, self.hub_revision, self.hub_column, split)
         else:
             file = dailydialog_file(self.path, split)
             read = {".jsonl": _jsonl_rows, ".txt": _official_rows, ".zip": _official_rows}.get(
@@ -90,10 +90,17 @@ class Jsonl:
         if split == "test" or "validation" in self.paths:
             yield from _jsonl_rows(self._path(split))
             return
+        found = False
         for identifier, turns in _jsonl_rows(self._path("train")):
             held_out = _share(*(turn.text for turn in turns)) < self.validation_share
             if held_out == (split == "validation"):
+                found = True
                 yield identifier, turns
+        if not found:
+            raise DataError(
+                f"{self.describe(split)}, holds no dialogue: pass data.validation_data_path=<file.jsonl>, "
+                "or another data.validation_share"
+            )
 
     def digest(self, split: str) -> str:
         if split == "test" or "validation" in self.paths:
@@ -179,9 +186,6 @@ def _jsonl_rows(path: Path) -> Iterator[RawDialogue]:
     faults: list[str] = []
     rows = 0
     for number, line in _lines(path, faults):
-        if len(faults) >= MAX_FAULTS:
-            faults.append("(the rest of the file was not read)")
-            break
         if not line.strip():
             continue
         rows += 1
@@ -200,10 +204,16 @@ def _jsonl_rows(path: Path) -> Iterator[RawDialogue]:
 
 
 def _lines(path: Path, faults: list[str]) -> Iterator[tuple[int, str]]:
-    """Numbered lines, decoded one by one. Only `\\n` ends a line: U+2028 and its kin may stand in a text."""
+    """Numbered lines, decoded one by one, until `faults`, to which the caller adds its own, are too many.
+
+    Only `\\n` ends a line: U+2028 and its kin may stand in a text.
+    """
     with path.open("rb") as file:
         number = 0
         while raw := file.readline(MAX_LINE_BYTES + 1):
+            if len(faults) >= MAX_FAULTS:
+                faults.append("(the rest of the file was not read)")
+                return
             number += 1
             if len(raw) > MAX_LINE_BYTES:
                 faults.append(f"{path}:{number}: longer than {MAX_LINE_BYTES // 2**20} MiB; a line holds one dialogue")
@@ -224,7 +234,7 @@ def _official_rows(path: Path) -> Iterator[RawDialogue]:
         try:
             with zipfile.ZipFile(path) as archive:
                 content = archive.read(member)
-        except (zipfile.BadZipFile, KeyError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:  # broken, or encrypted
             raise DataError(f"{path} does not hold {member}: {error}; download it again") from None
     else:
         content = path.read_bytes()
@@ -247,21 +257,21 @@ class _PlainUnpickler(pickle.Unpickler):
 
 def _pickle_rows(path: Path) -> Iterator[RawDialogue]:
     """The original program's pickles: a list of tuples of strings."""
-    try:
-        with path.open("rb") as file:
+    with path.open("rb") as file:
+        try:
             content = _PlainUnpickler(file).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
-        raise DataError(f"{path} is refused: {error}; only plain lists, tuples and strings are loaded") from None
+        except Exception as error:  # bytes that are no pickle raise nearly every kind
+            raise DataError(f"{path} is refused: {error}; only plain lists, tuples and strings are loaded") from None
     if not isinstance(content, list):
         raise DataError(f"{path} holds a {type(content).__name__}; expected a list of tuples of strings")
     for index, row in enumerate(content):
         try:
-            yield str(index), turns_of_row({"turns": list(row)})
-        except (RowError, TypeError) as error:
+            yield str(index), turns_of_row({"turns": list(row) if isinstance(row, tuple) else row})
+        except RowError as error:
             raise DataError(f"{path}: dialogue {index}: {error}") from None
 
 
-def _hub_column(hub_id: str, revision: str | None, column: str, split: str) -> Iterator[list[str]]:
+def _hub_rows(hub_id: str, revision: str | None, column: str, split: str) -> Iterator[RawDialogue]:
     import datasets
 
     try:
@@ -277,8 +287,11 @@ def _hub_column(hub_id: str, revision: str | None, column: str, split: str) -> I
         raise DataError(
             f"{hub_id} has no column {column!r}: pass data.hub_column, one of {', '.join(dataset.column_names)}"
         )
-    for row in dataset.select_columns([column]):
-        yield row[column]
+    for index, row in enumerate(dataset.select_columns([column])):
+        try:
+            yield str(index), turns_of_row({"turns": row[column]})
+        except RowError as error:
+            raise DataError(f"{hub_id}, split {split}, row {index} of {column!r}: {error} (data.hub_column)") from None
 
 
 def _share(*parts: str) -> float:

@@ -31,7 +31,7 @@ from dialog_trainer.errors import DataError
 from dialog_trainer.records import Dialogue, Role, Turn
 
 # Raised whenever the layout of the rows or the meaning of a policy changes: older caches are then not used.
-FORMAT = 1
+FORMAT = 2
 # Below this, starting processes costs more than tokenising.
 MIN_DIALOGUES_PER_WORKER = 5_000
 
@@ -41,7 +41,7 @@ _DIALOGUE_FEATURES = datasets.Features(
 )  # fmt: skip
 _TOKEN_FEATURES = datasets.Features(
     {"ids": datasets.List(datasets.Value("int32")), "roles": datasets.List(datasets.Value("int8")),
-     "turns": datasets.List(datasets.Value("int16"))}
+     "turns": datasets.List(datasets.Value("int32"))}
 )  # fmt: skip
 
 

@@ -43,6 +43,9 @@ class Vocabulary:
         # A copy that reads "[SEP]" or "<|endoftext|>" in a text as characters: a text must not end a turn.
         self._text_encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._text_encoder.encode_special_tokens = True
+        # A tokenizer.json may ask for both, and a padded call of the tokenizer leaves its wish behind.
+        self._text_encoder.no_truncation()
+        self._text_encoder.no_padding()
 
     @classmethod
     def pretrained(cls, name_or_folder: str) -> Vocabulary:
@@ -84,7 +87,8 @@ class Vocabulary:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def digest(self) -> str:
-        return hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode("utf-8")).hexdigest()
+        """Changes when `encode_batch` would."""
+        return hashlib.sha256(self._text_encoder.to_str().encode("utf-8")).hexdigest()
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
