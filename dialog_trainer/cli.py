@@ -29,6 +29,8 @@ SHOWING = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--she
 
 def entry() -> None:
     """The installed command `dialog-trainer`, and `python -m dialog_trainer`."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a reply that the terminal cannot show must not end a run
     sys.exit(main(sys.argv[1:]))
 
 
@@ -38,7 +40,7 @@ def main(arguments: list[str]) -> int:
         print(f"dialog_trainer {__version__}")
         return 0
     if any(argument.split("=", 1)[0] in SHOWING for argument in arguments):
-        return _through_hydra(arguments)
+        return _guarded(lambda: _show(arguments))
     return _guarded(lambda: _start(_flags(arguments)))
 
 
@@ -69,6 +71,17 @@ def _start(flags: argparse.Namespace) -> int:
         leading.append("--multirun")
         overrides.append(f"hydra.sweep.dir={composition.text_of(run_folder.claim(SWEEPS, jobs[0]['name']))}")
     return _through_hydra([*leading, *overrides])
+
+
+def _show(arguments: list[str]) -> int:
+    """Hydra's own flags, over options that are checked as those of a run are."""
+    if not {"-sc", "--shell-completion"} & set(arguments):
+        overrides = composition.quoted([text for text in arguments if "=" in text and not text.startswith("-")])
+        flags = [text for text in arguments if "=" not in text or text.startswith("-")]
+        if overrides:
+            composition.jobs(overrides, None, sweep=False)
+        arguments = [*flags, *composition.for_hydra(overrides)]
+    return _through_hydra(arguments)
 
 
 def _flags(arguments: list[str]) -> argparse.Namespace:

@@ -85,12 +85,13 @@ def dialogues(settings: Settings, split: str, say: Say) -> DialogueTable:
     return tables.open_dialogues(source, split, _cache_dir(settings), say)
 
 
-def with_tokens(settings: Settings, table: DialogueTable, vocabulary: Vocabulary) -> Split:
+def with_tokens(settings: Settings, table: DialogueTable, vocabulary: Vocabulary, truncation: str = "split") -> Split:
+    """`truncation` is that of training for the training split; held-out dialogues are scored whole, in parts."""
     tokens = tables.open_tokens(
         table,
         vocabulary,
         max_len=settings["model"]["max_len"],
-        truncation=settings["data"]["truncation"],
+        truncation=truncation,
         workers=settings["data"]["workers"] or min(MAX_DEFAULT_WORKERS, os.cpu_count() or 1),
         cache_dir=_cache_dir(settings),
     )
@@ -191,7 +192,7 @@ def _ready(built: PreTrainedModel, settings: Settings, on: torch.device, say: Sa
 def _cache_dir(settings: Settings) -> Path:
     chosen = settings["data"]["cache_dir"]
     return (
-        Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "dialog_trainer"
+        Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dialog_trainer"
     )
 
 

@@ -128,7 +128,7 @@ RULES: dict[str, Rule] = {
     "load_model_type": choice("metric", "loss", "last"),
     "split": choice("train", "validation", "test"),
     "ui": choice("terminal"),
-    "chat.temperature": number("from 0 to 10", lambda v: 0 <= v <= 10),
+    "chat.temperature": number("0, or from 0.01 to 10", lambda v: v == 0 or 0.01 <= v <= 10),
     "chat.top_p": number("above 0, to 1", lambda v: 0 < v <= 1),
     "chat.max_new_tokens": whole(1, nullable=True),
     "allow_targets": TEXTS,
@@ -207,7 +207,7 @@ def faults(settings: Settings) -> list[str]:
     found = [fault for fault in found if fault]
     found += [f"{key}: is missing; every choice of its group has it" for key in NEEDED if key not in values]
     bad = {fault.split("=", 1)[0] for fault in found}
-    for check in (_targets, _names, _run_to_work_on, _scores, _sizes, _files):
+    for check in (_targets, _names, _home, _run_to_work_on, _scores, _sizes, _files):
         found += check({key: value for key, value in values.items() if key not in bad})
     return found + _from_scratch(values)
 
@@ -317,6 +317,13 @@ def _files(values: Mapping[str, Any]) -> list[str]:
     """What is not there of what the mode reads: a saved run has its own weights, and a chat needs no data."""
     mode = values.get("mode")
     return ([] if mode == "chat" else _data_files(values)) + (_model_files(values) if mode == "train" else [])
+
+
+def _home(values: Mapping[str, Any]) -> list[str]:
+    starts = {key: values[key] for key in FREE_TEXTS if isinstance(values.get(key), str)}
+    return [
+        f"{key}={value}: '~' is not your home here; type $HOME" for key, value in starts.items() if value[:1] == "~"
+    ]
 
 
 def _data_files(values: Mapping[str, Any]) -> list[str]:

@@ -21,11 +21,20 @@ from dialog_trainer.options import Settings
 # Options that say what to do with the run and are no part of it.
 _ASKED = ("mode", "resume_model_dir", "load_model_type", "split", "ui", "allow_targets", "chat")
 # What cannot change under trained weights, and what can but then continues another run than the one begun.
-_REFUSED = re.compile(r"model\.(?!max_len$|dropout$).*|optim\._target_")
+_REFUSED = re.compile(r"model\.(?!max_len$|dropout$).*|optim\.(?!lr0$|weight_decay$|betas$|eps$|momentum$).*")
 _INEXACT = re.compile(
     r"batch_size|seed|deterministic|device|precision|processes|compile|micro_batch_tokens"
     r"|model\.(max_len|dropout)|data\.(?!workers$|cache_dir$).*"
 )
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without aliases, which can make a small file endless."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it holds an alias (*name)")
+        return super().compose_node(parent, index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +81,10 @@ def changed(overrides: list[str], config_dir: str | None) -> Changed:
     found += more + options.faults(settings)
     # An optimizer matters to a resume alone; a model of another shape to nobody.
     refused = [change for change in changes if _REFUSED.fullmatch(change[0])]
-    found += [_refusal(*change) for change in refused if settings["mode"] == "resume" or change[0].startswith("model.")]
+    refused = [change for change in refused if settings["mode"] == "resume" or change[0].startswith("model.")]
+    found += [_refusal(*change) for change in refused]
+    if refused:
+        found.append(_anew(Path(folder)))
     if found:
         raise ConfigError(found)
     return Changed(settings, changes)
@@ -88,8 +100,8 @@ def read(run: Path) -> Settings:
             f"resume_model_dir={run}: holds no run (no args.yaml); pass the folder that training printed"
         )
     try:
-        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        saved = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read as plain YAML: {composition.first_line(error)}") from None
     if not isinstance(saved, dict):
         raise CheckpointError(f"{path} does not hold the settings of a run")
@@ -149,9 +161,13 @@ def _shown(values: dict[str, Any], key: str) -> str:
 
 def _refusal(key: str, before: str, after: str) -> str:
     why = (
-        "the saved optimizer state is of that class" if key.startswith("optim") else "the saved weights have that shape"
+        "the saved optimizer state is of that kind" if key.startswith("optim") else "the saved weights have that shape"
     )
+    return f"{key}: {before} -> {after} cannot change: {why}"
+
+
+def _anew(run: Path) -> str:
+    weights = composition.text_of(run / "weights" / "last")
     return (
-        f"{key}: {before} -> {after} cannot change: {why}. To start anew from these weights: "
-        "python -m dialog_trainer model.pretrained_model=<run>/weights/last"
+        f"to start anew from these weights: mode=train, the options of that run, and model.pretrained_model={weights}"
     )

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from dialog_trainer.errors import TrainingError
+
 
 class RowLog:
     """Appends one JSON object a line; a line is written whole and flushed at once."""
@@ -22,8 +24,14 @@ class RowLog:
 
     def append(self, rows: Iterable[dict]) -> None:
         lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-        self._file.write(lines.encode("utf-8"))
-        self._file.flush()
+        try:
+            self._file.write(lines.encode("utf-8"))
+            self._file.flush()
+        except OSError as error:
+            raise TrainingError(
+                f"{self._file.name} cannot be written: {error.strerror}. The checkpoints are untouched: make room, then "
+                "mode=resume load_model_type=last"
+            ) from None
 
     def close(self) -> None:
         self._file.close()
@@ -50,15 +58,17 @@ class MetricLog:
 
 
 def rows(path: Path) -> Iterator[dict]:
-    """The rows of a file, in order; a half-written line is passed over."""
+    """The rows of a file, in order; a half-written line, or one of something else, is passed over."""
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
-                yield json.loads(line)
+                row = json.loads(line)
             except json.JSONDecodeError:
                 continue
+            if isinstance(row, dict) and {"step", "attempt", "split"} <= set(row):
+                yield row
 
 
 def next_attempt(path: Path) -> int:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -105,8 +106,6 @@ def test_a_path_may_hold_signs_and_other_letters(dialog_trainer, tiny_options, t
     assert (run / "weights/last/model.safetensors").is_file()
     # What is printed can be typed as it stands.
     typed = re.search(r"python -m dialog_trainer (mode=validate .*)", out).group(1)
-    import shlex
-
     assert dialog_trainer(*shlex.split(typed))[0] == 0
 
 
@@ -184,3 +183,18 @@ def test_help_names_groups_options_and_examples(tmp_path):
     ).stdout  # fmt: skip
     for line in ("model: gpt2, gpt2_tiny", "train_user_turn_mask_step: 0.5", "mode=resume resume_model_dir=<run>"):
         assert line in found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("optim=", "optim=adam optim=adamw optim=sgd"), ("optim.l", "optim.lr0=")]
+)
+def test_the_tab_key_completes_choices_and_options(typed, offered, tmp_path):
+    line = f"dialog-trainer {typed}"
+    found = subprocess.run(
+        [sys.executable, "-m", "dialog_trainer", "-sc", "query=bash"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COMP_LINE": line, "COMP_POINT": str(len(line))},
+    ).stdout  # fmt: skip
+    assert found.split() == offered.split()
+    assert list(tmp_path.iterdir()) == []

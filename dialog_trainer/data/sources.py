@@ -111,8 +111,8 @@ class Jsonl:
         if split == "test" or "validation" in self.paths:
             return str(self._path(split))
         if split == "validation":
-            return f"{self.validation_share:.0%} of {self._path('train')}, held out by a hash of the dialogue"
-        return f"{self._path('train')} without the held-out {self.validation_share:.0%}"
+            return f"a share of {self.validation_share:g} of {self._path('train')}, held out by a hash of the dialogue"
+        return f"{self._path('train')} without the share of {self.validation_share:g} that is held out"
 
     def _path(self, split: str) -> Path:
         if split not in self.paths:

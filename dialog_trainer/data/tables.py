@@ -99,7 +99,10 @@ def open_dialogues(source, split: str, cache_dir: Path, say: Callable[[str], Non
     table = DialogueTable(folder)
     say(f"{split}: {table.tally} from {source.describe(split)}")
     if not len(table):
-        raise DataError(f"no dialogue is left in {source.describe(split)}: each needs at least two turns with text")
+        raise DataError(
+            f"no dialogue is left in {source.describe(split)}: each needs at least two turns with text, and a share that "
+            "is held out needs dialogues enough (data.validation_data_path, data.validation_share)"
+        )
     return table
 
 

@@ -6,6 +6,7 @@ where it is too long for the window.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 
 from transformers import PreTrainedModel
@@ -22,8 +23,8 @@ def drawn(table: DialogueTable, max_dialogues: int | None) -> list[int]:
     """Indices of at most `max_dialogues` dialogues, drawn by a hash of their ids: a smaller draw is part of a larger."""
     if max_dialogues is None or max_dialogues >= len(table):
         return list(range(len(table)))
-    hashes = [(seed_of("draw", identifier), index) for index, identifier in enumerate(table.rows["id"])]
-    return sorted(index for _, index in sorted(hashes)[:max_dialogues])
+    hashes = ((seed_of("draw", identifier), index) for index, identifier in enumerate(table.rows["id"]))
+    return sorted(index for _, index in heapq.nsmallest(max_dialogues, hashes))
 
 
 def contexts_of(dialogue: Dialogue, vocabulary: Vocabulary, room: int) -> list[Context]:

@@ -112,10 +112,10 @@ class Run:
         samples = result.samples(self._settings["prediction_print_n"])
         head = {"step": state.step, "attempt": state.attempt, "split": "validation"}
         self._replies.append(head | reply_row(reply) for reply in samples)
+        self.save("last", *(("best_metric",) if better_score else ()), *(("best_loss",) if better_loss else ()))
         self._say(score_line(state.step, result, score, better_loss, better_score, state.best.bad_validations))
         for line in sample_lines(samples):
             self._say(line)
-        self.save("last", *(("best_metric",) if better_score else ()), *(("best_loss",) if better_loss else ()))
         draw_curves(
             self.folder / "vis_outputs",
             self.folder / "metrics.jsonl",

@@ -93,7 +93,7 @@ def _parts(
     validation: DialogueTable,
 ) -> Parts:
     optimizer = experiment.optimizer(settings, model)
-    train_split = experiment.with_tokens(settings, training, vocabulary)
+    train_split = experiment.with_tokens(settings, training, vocabulary, settings["data"]["truncation"])
     validation_split = experiment.with_tokens(settings, validation, vocabulary)
     plan = experiment.plan(settings, train_split.tokens, device)
     return Parts(settings, device, vocabulary, model, optimizer, train_split, validation_split, plan)

@@ -146,7 +146,7 @@ def train_step(
         parts.append(part.nats.detach())
     sum_gradients(model.parameters())
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm or torch.inf)
-    # The one place where the device is waited for.
+    # One wait for the device for all that is asked of it here.
     *nats, grad_norm = torch.stack([*parts, norm]).cpu().double().tolist()
     total_nats = float(sum_over_processes(torch.tensor(sum(nats), dtype=torch.float64)))
     _check_finite(step, lr, total_nats, grad_norm)
