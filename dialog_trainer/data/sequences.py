@@ -145,16 +145,16 @@ def _cut(exchange: Sequence[TurnTokens], room: int) -> list[TurnTokens]:
 
 
 def _budgets(lengths: Sequence[int], room: int) -> list[int]:
-    """Shares of `room`, none above its length, as equal as they can be (what cannot be shared goes to the last)."""
+    """Shares of `room`, none above its length, as equal as they can be (of two cut turns the later keeps one more)."""
     shares = [0] * len(lengths)
     open_indices = list(range(len(lengths)))
     while open_indices:
         level = room // len(open_indices)
         short = [index for index in open_indices if lengths[index] <= level]
         if not short:
-            for index in open_indices:
-                shares[index] = level
-            shares[open_indices[-1]] += room - level * len(open_indices)
+            left_over = room - level * len(open_indices)
+            for place, index in enumerate(reversed(open_indices)):
+                shares[index] = level + (place < left_over)
             break
         for index in short:
             shares[index] = lengths[index]

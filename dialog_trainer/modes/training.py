@@ -38,10 +38,11 @@ def start(settings: Settings, console: Console, claim: Callable[[], Path], hydra
     vocabulary = experiment.vocabulary(settings, training, say)
     model = experiment.model(settings, vocabulary, device, say)
     parts = _parts(settings, device, vocabulary, model, training, validation)
-    folder = claim()
-    with run_folder.locked(folder):
-        run_folder.write_settings(folder, settings, hydra_files)
-        return _train(folder, parts, TrainingState(), console)
+    with StopSignal() as stop:
+        folder = claim()
+        with run_folder.locked(folder):
+            run_folder.write_settings(folder, settings, hydra_files)
+            return _train(folder, parts, TrainingState(), console, stop)
 
 
 def resume(changed: Changed, console: Console) -> int:
@@ -72,8 +73,15 @@ def _resume(folder: Path, changed: Changed, console: Console) -> int:
     for line in differences(saved, parts.surroundings()):
         say(line)
     kept = settings | {"mode": "train", "resume_model_dir": None, "load_model_type": "metric"}
-    run_folder.renew_settings(folder, kept, state.attempt)
-    return _train(folder, parts, state, console)
+    with StopSignal() as stop:
+        run_folder.renew_settings(folder, kept, state.attempt)
+        for link, step in checkpoint.forget_later(folder / "weights", weights, state.step).items():
+            say(f"  weights/{link} was at step {step:,}, which is left behind: the next validation is the best anew")
+            if link == "best_metric":
+                state.best.score, state.best.score_step = None, state.step
+            else:
+                state.best.loss, state.best.loss_step = None, state.step
+        return _train(folder, parts, state, console, stop)
 
 
 def _begin(settings: Settings, say: experiment.Say) -> torch.device:
@@ -99,7 +107,7 @@ def _parts(
     return Parts(settings, device, vocabulary, model, optimizer, train_split, validation_split, plan)
 
 
-def _train(folder: Path, parts: Parts, state: TrainingState, console: Console) -> int:
+def _train(folder: Path, parts: Parts, state: TrainingState, console: Console, stop: StopSignal) -> int:
     say, settings, plan = speaker(console), parts.settings, parts.plan
     draw_schedule(
         folder / "vis_outputs" / "lr_schedule.png",
@@ -122,7 +130,6 @@ def _train(folder: Path, parts: Parts, state: TrainingState, console: Console) -
     ):
         say(line)
     with (
-        StopSignal() as stop,
         RunProgress(console, start=state.step, steps=settings["steps"]) as progress,
         closing(Run(folder, parts, state, console, progress, stop)) as run,
     ):

@@ -90,7 +90,7 @@ def plan_lines(
 def end_lines(folder: Path, outcome: str, step: int, best: Best) -> list[str]:
     """How a run ended, and what to type next."""
     lines = [f"{outcome} at step {step:,}; checkpoints in {folder / 'weights'}: last (step {step:,})"]
-    if best.score_step is not None:
+    if best.score is not None and best.loss is not None:
         lines.append(
             f"  best_metric (step {best.score_step:,}, score {best.score:.4f}), "
             f"best_loss (step {best.loss_step:,}, loss {best.loss:.4f})"

@@ -99,6 +99,22 @@ def find(run: Path, load_model_type: str) -> Path:
     return folder
 
 
+def forget_later(weights: Path, folder: Path, step: int) -> dict[str, int]:
+    """Points the best links that a later step holds to `folder`, and returns them with that step.
+
+    Who goes on from an earlier checkpoint leaves what came after it: it is no longer the best of this run.
+    """
+    later = {}
+    for name in ("best_metric", "best_loss"):
+        link = weights / name
+        if link.exists() and link.resolve() != folder:
+            there = read_state(link)["step"]
+            if there > step:
+                _point(link, folder.name)
+                later[name] = there
+    return later
+
+
 def read_state(folder: Path) -> dict:
     return json.loads((folder / "trainer" / "state.json").read_text(encoding="utf-8"))
 

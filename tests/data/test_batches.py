@@ -35,11 +35,12 @@ class Table:
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.lists(st.integers(1, 12), min_size=1, max_size=20), st.integers(12, 40), st.randoms())
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=20), st.integers(1, 40), st.randoms())
 def test_micro_batches_hold_each_sequence_once_in_order_and_within_the_bound(lengths, max_tokens, draw):
     indices = np.array(draw.sample(range(len(lengths)), len(lengths)))
     batches = list(micro_batches(Table(lengths), indices, {Role.USER: 1.0}, max_tokens))
-    assert all(len(batch.ids) <= max_tokens for batch in batches)
+    # A sequence that is longer than the bound stands alone.
+    assert all(len(batch.ids) <= max_tokens or len(batch.lengths) == 1 for batch in batches)
     ids = torch.cat([batch.ids for batch in batches])
     assert ids.tolist() == np.repeat(indices, np.array(lengths)[indices]).tolist()
     # As few as the order allows: two neighbours never fit into one.

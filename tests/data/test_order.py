@@ -18,7 +18,10 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     epoch_order.cache_clear()
     np.random.default_rng(0).random(9)
     assert len({tuple(order) for order in orders.values()}) == 4
-    assert epoch_order(1, 1, 50).tolist() == orders[1, 1]
+    again = epoch_order(1, 1, 50)
+    assert again.tolist() == orders[1, 1]
+    with pytest.raises(ValueError, match="read-only"):
+        again.sort()
 
 
 def test_the_order_is_the_same_on_every_machine():

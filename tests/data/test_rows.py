@@ -19,23 +19,42 @@ def test_three_forms(row, turns):
     assert turns_of_row(row) == [Turn(role, text) for role, text in turns]
 
 
+FORMS = "turns, messages, conversations"
+ROLES = "system, user, human, assistant, gpt"
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (["a"], "expected an object with one of turns, messages, conversations; found a list"),
-        ({"text": "a"}, "expected one of the keys turns, messages, conversations; found 'text'"),
+        (["a"], f"expected an object with one of {FORMS}; found a list"),
+        (None, f"expected an object with one of {FORMS}; found null"),
+        (1.5, f"expected an object with one of {FORMS}; found a number"),
+        ({"text": "a", "id": 1}, f"expected one of the keys {FORMS}; found 'text', 'id'"),
+        ({}, f"expected one of the keys {FORMS}; found none"),
         ({"turns": "a"}, "'turns' should be a list; found a string"),
-        ({"turns": ["a", 3]}, r"turns\[1\] should be a string; found a number"),
-        ({"turns": [None]}, r"turns\[0\] should be a string; found null"),
-        ({"messages": [{"role": "user"}]}, r"messages\[0\] should be an object with 'role' and 'content'"),
-        ({"messages": [{"role": "bot", "content": "a"}]}, r"messages\[0\].role is 'bot'; known roles: system, user"),
-        ({"messages": [{"role": 1, "content": "a"}]}, r"messages\[0\].role is 1; known roles"),
-        ({"turns": ["ab\ud83d"]}, r"lone surrogate\) at position 2; write the whole character"),
+        ({"messages": {}}, "'messages' should be a list; found an object"),
+        ({"turns": ["a", 3]}, "turns[1] should be a string; found a number"),
+        ({"turns": [None]}, "turns[0] should be a string; found null"),
+        ({"turns": [True]}, "turns[0] should be a string; found a boolean"),
+        ({"turns": [b"a"]}, "turns[0] should be a string; found bytes"),
+        ({"messages": ["a"]}, "messages[0] should be an object with 'role' and 'content'; found a string"),
+        (
+            {"messages": [{"role": "user"}]},
+            "messages[0] should be an object with 'role' and 'content'; found an object",
+        ),
+        ({"conversations": [{"from": "gpt", "value": []}]}, "conversations[0].value should be a string; found a list"),
+        ({"conversations": [{"from": "me", "value": ""}]}, f"conversations[0].from is 'me'; known roles: {ROLES}"),
+        ({"messages": [{"role": ["user"], "content": "a"}]}, f"messages[0].role is ['user']; known roles: {ROLES}"),
+        (
+            {"turns": ["a", "ab\ud83d"]},
+            "turns[1] holds half of a character ('\\ud83d', a lone surrogate) at position 2; write the whole character",
+        ),
     ],
 )
 def test_what_is_no_dialogue_is_named(row, reason):
-    with pytest.raises(RowError, match=reason):
+    with pytest.raises(RowError) as error:
         turns_of_row(row)
+    assert str(error.value) == reason
 
 
 def test_empty_turns_and_short_dialogues_are_dropped_and_counted():
@@ -49,4 +68,5 @@ def test_empty_turns_and_short_dialogues_are_dropped_and_counted():
     kept = list(cleaned(raw, tally))
     assert kept == [Dialogue("0", (Turn(U, "a"), Turn(U, "c"))), Dialogue("3", (Turn(U, "a"), Turn(A, "b")))]
     assert tally == Tally(dialogues=2, turns=4, empty_turns=2, short_dialogues=2)
+    assert str(Tally(dialogues=1000, turns=2000)) == "1,000 dialogues, 2,000 turns"
     assert str(tally) == "2 dialogues, 4 turns (dropped: 2 dialogues of fewer than two turns, 2 empty turns)"

@@ -88,13 +88,24 @@ def test_changed_content_is_read_anew(tmp_path):
         assert table[0].turns[1].text == f"b{number}"
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(source, vocabulary, tmp_path, monkeypatch):
+    parts, join = [], tables._join
+    monkeypatch.setattr(tables, "_join", lambda files, path: (parts.append(len(files)), join(files, path)))
     monkeypatch.setattr(tables, "MIN_DIALOGUES_PER_WORKER", 5)
     table = open_dialogues(source, tmp_path)
     one, two = (open_tokens(table, vocabulary, tmp_path / str(count), workers=count) for count in (1, 2))
     everything = np.arange(len(one))
     for first, second in zip(one.columns(everything), two.columns(everything), strict=True):
         assert first.tolist() == second.tolist()
+    assert parts == [1, 2]
+
+
+def test_few_dialogues_are_not_worth_a_process(source, vocabulary, tmp_path, monkeypatch):
+    parts = []
+    monkeypatch.setattr(tables, "_join", lambda files, path: (parts.append(len(files)), files[0].rename(path)))
+    open_tokens(open_dialogues(source, tmp_path), vocabulary, tmp_path, workers=8)
+    assert parts == [1]
 
 
 def test_a_fault_while_reading_leaves_nothing_behind(tmp_path):
@@ -103,6 +114,38 @@ def test_a_fault_while_reading_leaves_nothing_behind(tmp_path):
     with pytest.raises(DataError, match=r"train.jsonl:2: not JSON"):
         open_dialogues(Counting(str(tmp_path), "", None, ""), cache)
     assert list(cache.iterdir()) == []
+
+
+def test_a_fault_while_tokenising_leaves_nothing_behind(source, vocabulary, tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("broken")
+
+    table = open_dialogues(source, tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "_tokenise", broken)
+        with pytest.raises(RuntimeError, match="broken"):
+            open_tokens(table, vocabulary, tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+    assert len(open_tokens(table, vocabulary, tmp_path)) >= len(table)
+
+
+def test_the_first_of_two_that_publish_the_same_wins(tmp_path):
+    folder = tmp_path / "cache" / "one"
+    with tables.published(folder) as aside:
+        (aside / "file").write_text("second")
+        with tables.published(folder) as earlier:
+            (earlier / "file").write_text("first")
+    assert (folder / "file").read_text() == "first"
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_very_long_dialogue_keeps_its_turn_numbers(vocabulary, tmp_path):
+    count = 2**15 + 2
+    (tmp_path / "train.jsonl").write_text(json.dumps({"turns": ["a"] * count}))
+    table = open_dialogues(DailyDialog(str(tmp_path), "", None, ""), tmp_path / "cache")
+    tokens = open_tokens(table, vocabulary, tmp_path / "cache", max_len=4, truncation="keep_end")
+    assert tokens.columns([0])[2].tolist() == [count - 1] * 4
 
 
 def test_no_dialogue_left_is_named(tmp_path):

@@ -1,6 +1,7 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from dialog_trainer.data.sequences import Marks, turn_tokens, whole
 from dialog_trainer.data.vocabulary import Vocabulary
@@ -22,7 +23,7 @@ def test_the_three_tokens_come_last_and_in_order(words):
 
 def test_gpt2_ids_are_those_of_the_original_program(gpt2_vocabulary):
     assert (gpt2_vocabulary.end_id, gpt2_vocabulary.cls_id) == (50256, 50257)
-    assert gpt2_vocabulary.encode_batch(["What for ?"]) == [[2061, 329, 5633]]
+    assert gpt2_vocabulary.encode_batch(["Hello !", " a"]) == [[15496, 5145], [257]]
 
 
 @pytest.mark.parametrize("text", ["[SEP]", "a [CLS] b", "<|endoftext|>", "[PAD][PAD]"])
@@ -34,8 +35,10 @@ def test_a_text_cannot_hold_a_special_token(words, text):
 
 @settings(deadline=None, max_examples=60)
 @given(st.text(st.characters(exclude_categories=("Cs",)), max_size=30))
-def test_any_text_comes_back(vocabulary, text):
-    assert vocabulary.decode(vocabulary.encode_batch([text])[0]) == text
+@example("한국어 🙂\x00 [SEP] ' s ?\u2028\r\n")
+def test_any_text_comes_back(vocabulary, gpt2_vocabulary, text):
+    for words in (vocabulary, gpt2_vocabulary):
+        assert words.decode(words.encode_batch([text])[0]) == text
 
 
 def test_saved_and_loaded_is_the_same(words, tmp_path):
@@ -48,6 +51,20 @@ def test_saved_and_loaded_is_the_same(words, tmp_path):
         words.pad_id,
         words.end_id,
     )
+
+
+def test_neither_truncation_nor_padding_of_the_tokenizer_reaches_a_text(vocabulary, tmp_path):
+    vocabulary.save(tmp_path)
+    backend = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    backend.enable_truncation(3)
+    backend.enable_padding(pad_id=vocabulary.pad_id, pad_token="[PAD]")
+    backend.save(str(tmp_path / "tokenizer.json"))
+    texts = ["a", "the sea likes long walks and good books"]
+    loaded = Vocabulary.pretrained(str(tmp_path))
+    assert loaded.encode_batch(texts) == vocabulary.encode_batch(texts)
+    assert loaded.digest() == vocabulary.digest()
+    loaded.tokenizer(texts, padding=True, truncation=True, max_length=2)
+    assert loaded.digest() == vocabulary.digest()
 
 
 TEXTS = ["Hi , how are you ?", "Fine .", "'s it ? 한국어 🙂", "Don't know [x] !"]

@@ -27,7 +27,18 @@ def test_progress_stays_at_1_after_the_schedule(number, schedule_steps, progress
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.integers(1, 60), st.floats(0, 1))
+@given(st.integers(2, 1000), st.data())
+def test_the_switch_is_the_very_step_that_was_asked_for(schedule_steps, data):
+    switch = data.draw(st.integers(1, schedule_steps - 1))
+    users = [
+        step(progress_of(number, schedule_steps), train_user_turn_mask_step=switch / schedule_steps)[Role.USER]
+        for number in (switch - 1, switch)
+    ]
+    assert users == [1, 0]
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 60), st.one_of(st.sampled_from([0, 0.5, 1]), st.floats(0, 1)))
 def test_final_from_step_is_the_first_step_after_the_last_change(schedule_steps, switch):
     def mask(progress):
         return step(progress, train_user_turn_mask_step=switch)

@@ -377,3 +377,23 @@ def test_trained_weights_start_another_run(train, dialog_trainer, tiny_options, 
     assert first["step"] == 0
     again = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
     assert first["train_loss"] < again["train_loss"]
+
+
+def test_what_came_after_an_earlier_checkpoint_is_no_longer_the_best(train, dialog_trainer):
+    run = train("run", "steps=4", "validate_every_n_steps=2", "save_every_n_steps=1", "metrics.best={bleu2: 0}")
+    assert [state(run, link)["step"] for link in ("best_metric", "best_loss")] == [2, 4]
+    command = ("mode=resume", f"resume_model_dir='{run}'", "load_model_type=metric", "steps=3", "optim.lr0=1e-12")
+    code, out, err = dialog_trainer(*command)
+    assert code == 0, err
+    assert "weights/best_loss was at step 4, which is left behind" in out
+    kept = state(run)["kept"]
+    assert kept == {link: state(run, link)["step"] for link in kept} == {"last": 3, "best_metric": 2, "best_loss": 3}
+
+
+def test_an_optimizer_setting_that_its_state_does_not_know_is_refused(train, resume):
+    run = train("run", "steps=2")
+    before = (run / "args.yaml").read_bytes()
+    code, _, err = resume(run, "steps=3", "+optim.amsgrad=true")
+    assert code == 2
+    assert "optim.amsgrad: (none) -> True cannot change: the saved optimizer state is of that kind" in err
+    assert (run / "args.yaml").read_bytes() == before
