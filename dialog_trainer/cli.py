@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from dialog_trainer import __version__, composition, hub, options, run_folder, saved_run
+from dialog_trainer import __version__, checks, composition, hub, run_folder, saved_run
 from dialog_trainer.errors import ConfigError, DialogTrainerError
 from dialog_trainer.options import Settings
 
@@ -153,7 +153,7 @@ def _work_on_run(mode: str, changed: saved_run.Changed) -> int:
 
 
 def _before_torch(settings: Settings) -> Console:
-    if options.needs_hub(settings):
+    if checks.needs_hub(settings):
         hub.offline_if_unreachable()
     # Deterministic kernels of CUDA ask for it before torch is imported.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dialog_trainer import options
+from dialog_trainer import checks, options
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.options import Settings
 
@@ -190,7 +190,7 @@ def _job(overrides: list[str], known_groups: Groups, config_dir: str | None) -> 
         # Hydra names one fault only: look at each override by itself, beside the chosen groups.
         settings, more = _each(overrides, known_groups, config_dir)
         found += more
-    found += options.faults(settings)
+    found += checks.faults(settings)
     if settings["mode"] in options.MODES_ON_A_RUN:
         found.append(f"mode={settings['mode']}: works on one saved run; type it by itself, not in a sweep or a file")
     if found:

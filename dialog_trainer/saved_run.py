@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from dialog_trainer import composition, options
+from dialog_trainer import checks, composition, options
 from dialog_trainer.errors import CheckpointError, ConfigError
 from dialog_trainer.options import Settings
 
@@ -78,13 +78,13 @@ def changed(overrides: list[str], config_dir: str | None) -> Changed:
     saved = read(Path(folder))
     settings, more = _laid_on(saved, typed, groups, config_dir)
     changes = _changes(saved, settings)
-    found += more + options.faults(settings)
+    found += more + checks.faults(settings)
     # An optimizer matters to a resume alone; a model of another shape to nobody.
     refused = [change for change in changes if _REFUSED.fullmatch(change[0])]
     refused = [change for change in refused if settings["mode"] == "resume" or change[0].startswith("model.")]
     found += [_refusal(*change) for change in refused]
     if refused:
-        found.append(_anew(Path(folder)))
+        found[-1] += f". {_anew(Path(folder))}"
     if found:
         raise ConfigError(found)
     return Changed(settings, changes)
@@ -169,5 +169,5 @@ def _refusal(key: str, before: str, after: str) -> str:
 def _anew(run: Path) -> str:
     weights = composition.text_of(run / "weights" / "last")
     return (
-        f"to start anew from these weights: mode=train, the options of that run, and model.pretrained_model={weights}"
+        f"To start anew from these weights: mode=train, the options of that run, and model.pretrained_model={weights}"
     )

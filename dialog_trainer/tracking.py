@@ -67,13 +67,13 @@ def rows(path: Path) -> Iterator[dict]:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if isinstance(row, dict) and {"step", "attempt", "split"} <= set(row):
+            if isinstance(row, dict):
                 yield row
 
 
 def next_attempt(path: Path) -> int:
     """One more than the highest attempt of the rows."""
-    return 1 + max((row["attempt"] for row in rows(path)), default=-1)
+    return 1 + max((row["attempt"] for row in rows(path) if "attempt" in row), default=-1)
 
 
 def newest(path: Path, split: str) -> list[dict]:
@@ -84,7 +84,7 @@ def newest(path: Path, split: str) -> list[dict]:
     """
     kept: dict[int, dict] = {}
     attempt = 0
-    for row in rows(path):
+    for row in (row for row in rows(path) if {"step", "attempt", "split"} <= set(row)):
         if row["attempt"] > attempt:
             attempt = row["attempt"]
             last = row["step"] - (split == "train")

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from dialog_trainer import composition, experiment, options
+from dialog_trainer import checks, composition, experiment, options
 from dialog_trainer.model import causal_lm
 
 CONF = composition.CONF
@@ -56,12 +56,12 @@ def test_every_option_has_a_rule_and_every_rule_an_option():
 def test_the_defaults_keep_their_own_rules(group):
     for name in CHOICES[group]:
         settings = composed(f"{group}={name}", *(["data.train_data_path=x"] if name == "jsonl" else []))
-        assert [fault for fault in options.faults(settings) if "train_data_path" not in fault] == []
+        assert [fault for fault in checks.faults(settings) if "train_data_path" not in fault] == []
 
 
 @pytest.mark.parametrize("name", ["demo", "original"])
 def test_experiments_keep_the_rules(name):
-    assert options.faults(composed(f"experiment={name}")) == []
+    assert checks.faults(composed(f"experiment={name}")) == []
 
 
 def test_the_original_is_composed():

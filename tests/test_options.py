@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dialog_trainer import composition, options
+from dialog_trainer import checks, composition, options
 
 COUNT = ((1, 7, 10**12), (0, -1, 1.0, 1.5, True, "1", None, [1]))
 COUNT_OR_NULL = ((1, 7, None), (0, -1, 1.0, True, "1", [1]))
@@ -97,7 +97,7 @@ VALUES = {
 def base() -> options.Settings:
     """The settings of `data=chitchat model=gpt2_tiny`, without a fault."""
     settings = composition.composed(["data=chitchat", "model=gpt2_tiny"], None)
-    assert options.faults(settings) == []
+    assert checks.faults(settings) == []
     return settings
 
 
@@ -109,7 +109,7 @@ def faults_with(base):
         settings = copy.deepcopy(base)
         for key, value in values.items():
             composition.set_key(settings, key, value)
-        return options.faults(settings)
+        return checks.faults(settings)
 
     return faults
 
@@ -195,7 +195,7 @@ def test_a_key_that_every_choice_has_may_not_be_missing(base, key):
     settings = copy.deepcopy(base)
     group, name = key.split(".")
     del settings[group][name]
-    assert options.faults(settings) == [f"{key}: is missing; every choice of its group has it"]
+    assert checks.faults(settings) == [f"{key}: is missing; every choice of its group has it"]
 
 
 @pytest.mark.parametrize("group", options.TARGETS)
@@ -249,7 +249,7 @@ def test_a_file_in_the_way_of_a_folder(faults_with, key, tmp_path):
 @pytest.mark.parametrize("key", ["project", "data.cache_dir"])
 def test_a_folder_that_cannot_be_written(faults_with, key, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(options.os, "access", lambda path, mode: asked.append(path) or path != tmp_path)
+    monkeypatch.setattr(checks.os, "access", lambda path, mode: asked.append(path) or path != tmp_path)
     path = tmp_path / "new"
     assert faults_with({key: str(path)}) == [
         f"{key}={path}: {tmp_path} cannot be written; choose another or change its permissions"
@@ -265,7 +265,7 @@ def test_a_run_that_is_there_needs_no_project(faults_with, mode, tmp_path):
 
 @pytest.fixture
 def jsonl():
-    return lambda **paths: options.faults(
+    return lambda **paths: checks.faults(
         composition.composed(["data=jsonl", "model=gpt2_tiny", *(f"data.{k}_data_path='{v}'" for k, v in paths.items())], None)
     )  # fmt: skip
 
@@ -285,24 +285,24 @@ def test_the_folder_of_dailydialog_is_looked_for(tmp_path):
     (tmp_path / "file").touch()
     for path, kind in ((tmp_path / "no", "does not exist"), (tmp_path / "file", "is a file, not a folder"), ("x" * 300, "does not exist")):  # fmt: skip
         settings = composition.composed([f"data.path='{path}'"], None)
-        assert options.faults(settings) == [f"data.path={path}: {kind}; pass the folder of DailyDialog's files"]
+        assert checks.faults(settings) == [f"data.path={path}: {kind}; pass the folder of DailyDialog's files"]
 
 
 def test_a_package_that_is_missing_is_named_with_how_to_install_it(faults_with, monkeypatch):
-    monkeypatch.setattr(options.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
     assert faults_with({}) == ["data=chitchat needs a package: pip install chitchat-dataset"]
 
 
 def test_a_hub_model_is_not_built_from_scratch():
     settings = composition.composed(["model.pretrained_model=null"], None)
-    assert options.faults(settings) == [
+    assert checks.faults(settings) == [
         "model.pretrained_model=null: only model=gpt2_tiny is built from scratch; pass a hub id or a folder"
     ]
 
 
 @pytest.mark.parametrize(("warmup", "steps", "count"), [(0, 1, 0), (5, 5, 0), (6, 5, 1), (2000, 1000, 1)])
 def test_a_warm_up_longer_than_the_run_is_said_in_one_line(base, warmup, steps, count):
-    lines = options.notes(base | {"steps": steps, "scheduler": base["scheduler"] | {"warmup_steps": warmup}})
+    lines = checks.notes(base | {"steps": steps, "scheduler": base["scheduler"] | {"warmup_steps": warmup}})
     assert len(lines) == count
     assert all(f"warmup_steps={warmup:,}" in line and f"steps={steps:,}" in line for line in lines)
 
@@ -317,5 +317,5 @@ def test_the_hub_is_needed_for_what_is_not_on_this_machine(base, tmp_path):
             "data": data | {"path": path, "hub_id": hub_id},
         }
         from_hub = model == "gpt2" or (path is None and hub_id == "owner/name")
-        assert options.needs_hub(settings) == from_hub, (model, path, hub_id)
-    assert not options.needs_hub(base)
+        assert checks.needs_hub(settings) == from_hub, (model, path, hub_id)
+    assert not checks.needs_hub(base)

@@ -97,7 +97,6 @@ SCHEDULER = "scheduler._target_", "dialog_trainer.training.learning_rate.cosine"
         (["max_grad_norm=null"], [("max_grad_norm", "1.0", "null")]),
         (["metrics.best={nist2: 1}"], [("metrics.best", "{'bleu2': 1.0}", "{'nist2': 1}")]),
         (["metrics.names=[ppl,bleu2]"], [("metrics.names", "['ppl', 'bleu2', 'bleu4', 'nist2', 'nist4']", "['ppl', 'bleu2']")]),
-        (["+optim.amsgrad=true"], [("optim.amsgrad", "(none)", "True")]),
         # A group replaces its subtree, so that the saved warm-up of 7 is gone; a key typed with it is laid on top.
         (["scheduler=constant"], [(*SCHEDULER, "dialog_trainer.training.learning_rate.constant"), ("scheduler.warmup_steps", "7", "200"), ("scheduler.lrf", "0.1", "(none)")]),
         (["scheduler.warmup_steps=7", "scheduler=linear"], [(*SCHEDULER, "dialog_trainer.training.learning_rate.linear")]),
@@ -140,6 +139,7 @@ def test_what_continues_but_not_exactly(run, typed, keys):
         (["model.vocab_size=300"], "model.vocab_size: 2048 -> 300 cannot change: the saved weights have"),
         (["model.pretrained_model=gpt2"], "model.pretrained_model: null -> gpt2 cannot change: the saved"),
         (["optim=sgd"], "optim._target_: torch.optim.AdamW -> torch.optim.SGD cannot change: the saved optimizer"),
+        (["+optim.amsgrad=true"], "optim.amsgrad: (none) -> True cannot change: the saved optimizer"),
         (["experiment=demo"], "experiment=: not on a saved run"),
         (["stepz=60"], "stepz=60: there is no option stepz; did you mean steps?"),
         (["optim.momentum=0.5"], "optim.momentum=0.5: there is no option optim.momentum; another choice of its group"),
@@ -160,7 +160,7 @@ def test_what_is_refused(run, typed, reason):
     [fault] = refused(run, *typed)
     assert fault.startswith(reason)
     if "->" in reason:
-        assert fault.endswith("python -m dialog_trainer model.pretrained_model=<run>/weights/last")
+        assert fault.endswith(f"and model.pretrained_model={composition.text_of(run / 'weights/last')}")
 
 
 def test_all_that_is_refused_is_named_together(run):

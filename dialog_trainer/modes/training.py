@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from dialog_trainer import experiment, options, run_folder
+from dialog_trainer import checks, experiment, run_folder
 from dialog_trainer.data.tables import DialogueTable
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.errors import ConfigError
@@ -87,7 +87,7 @@ def _resume(folder: Path, changed: Changed, console: Console) -> int:
 def _begin(settings: Settings, say: experiment.Say) -> torch.device:
     device = experiment.device(settings)
     experiment.set_up_torch(settings["deterministic"])
-    for note in options.notes(settings):
+    for note in checks.notes(settings):
         say(f"note: {note}")
     return device
 

@@ -1,0 +1,189 @@
+"""The check of a whole composition: single values, and what goes together. No torch, no Hydra."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dialog_trainer.options import (
+    FREE_TEXTS,
+    MODES_ON_A_RUN,
+    NEEDED,
+    OPEN_GROUPS,
+    RULES,
+    SCORE_NAMES,
+    TARGETS,
+    Settings,
+    flat,
+)
+
+
+def faults(settings: Settings) -> list[str]:
+    """Everything that is wrong with a whole composition, as far as can be told without torch."""
+    values = flat(settings)
+    found = []
+    for key, value in values.items():
+        if key in RULES:
+            found.append(RULES[key].fault(key, value))
+        elif not key.startswith(tuple(f"{group}." for group in OPEN_GROUPS)):
+            found.append(f"{key}={value}: there is no such option")
+    found = [fault for fault in found if fault]
+    found += [f"{key}: is missing; every choice of its group has it" for key in NEEDED if key not in values]
+    bad = {fault.split("=", 1)[0] for fault in found}
+    for check in (_targets, _names, _home, _run_to_work_on, _scores, _sizes, _files):
+        found += check({key: value for key, value in values.items() if key not in bad})
+    return found + _from_scratch(values)
+
+
+def notes(settings: Settings) -> list[str]:
+    """What is allowed but worth a line."""
+    warmup, steps = settings["scheduler"]["warmup_steps"], settings["steps"]
+    if warmup > steps:
+        return [
+            f"the warm-up (scheduler.warmup_steps={warmup:,}) is longer than the run (steps={steps:,}): the learning rate never reaches optim.lr0"
+        ]
+    return []
+
+
+def needs_hub(settings: Settings) -> bool:
+    """Whether a new run names a model, or any but a chat a data set, that is not on this machine."""
+    model, data = settings["model"]["pretrained_model"], settings["data"]
+    from_hub = (
+        data["_target_"].endswith(".DailyDialog")
+        and data.get("path") is None
+        and not os.path.isdir(data.get("hub_id", ""))
+    )
+    model_from_hub = settings["mode"] == "train" and model is not None and not os.path.isdir(model)
+    return model_from_hub or (from_hub and settings["mode"] != "chat")
+
+
+def _targets(values: Mapping[str, Any]) -> list[str]:
+    allowed_by_user = set(values.get("allow_targets", ()))
+    return [
+        f"{group}._target_={values[f'{group}._target_']}: not one of {', '.join(sorted(known))}; "
+        f"to run this class as code, pass allow_targets=[{values[f'{group}._target_']}]"
+        for group, known in TARGETS.items()
+        if f"{group}._target_" in values and values[f"{group}._target_"] not in known | allowed_by_user
+    ]
+
+
+def _names(values: Mapping[str, Any]) -> list[str]:
+    found = []
+    for key in ("project", "name", "data.cache_dir"):
+        value = values.get(key)
+        if value is None:
+            continue
+        parts = Path(value).parts
+        if key == "name" and (len(parts) != 1 or "/" in value or "\\" in value):
+            found.append(f"name={value}: must be one path part; put folders into project")
+        controls = any(unicodedata.category(character) == "Cc" for character in value)
+        if key != "data.cache_dir" and (".." in parts or ":" in value or controls):
+            found.append(f"{key}={value!r}: must not hold '..', ':' or control characters")
+        # Room for the number of a next free name.
+        if any(len(part.encode("utf-8", "surrogatepass")) > 240 for part in parts):
+            found.append(f"{key}={value[:30]}...: a part of a path may have at most 240 bytes in UTF-8")
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            found.append(f"{key}={value!r}: is not valid text")
+    if found:
+        return found
+    to_write = ("project", "data.cache_dir") if values.get("mode") == "train" else ("data.cache_dir",)
+    return [fault for key in to_write if values.get(key) for fault in _unwritable(key, Path(values[key]).absolute())]
+
+
+def _unwritable(key: str, folder: Path) -> list[str]:
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    if not there.is_dir():
+        return [f"{key}={folder}: {there} is a file, not a folder; choose another"]
+    if not os.access(there, os.W_OK | os.X_OK):
+        return [f"{key}={folder}: {there} cannot be written; choose another or change its permissions"]
+    return []
+
+
+def _run_to_work_on(values: Mapping[str, Any]) -> list[str]:
+    mode, folder = values.get("mode"), values.get("resume_model_dir")
+    if mode == "train" and folder is not None:
+        return [f"resume_model_dir={folder}: goes with mode=resume, validate or chat, not with mode=train"]
+    if mode in MODES_ON_A_RUN and folder is None:
+        return [f"mode={mode} needs a run: pass resume_model_dir=<run folder>"]
+    return []
+
+
+def _scores(values: Mapping[str, Any]) -> list[str]:
+    missing = [name for name in values.get("metrics.best", ()) if name not in values.get("metrics.names", SCORE_NAMES)]
+    return [
+        f"metrics.best={values['metrics.best']}: {name} is not computed; add it to metrics.names" for name in missing
+    ]
+
+
+def _sizes(values: Mapping[str, Any]) -> list[str]:
+    found = []
+    max_len = values.get("model.max_len")
+    if max_len is not None:
+        for key in ("micro_batch_tokens", "metrics.batch_tokens", "model.positions"):
+            if values.get(key, max_len) < max_len:
+                found.append(f"{key}={values[key]}: must be at least model.max_len={max_len}")
+        for key in ("metrics.max_new_tokens", "chat.max_new_tokens"):
+            if (values.get(key) or 0) > max_len - 2:
+                found.append(
+                    f"{key}={values[key]}: must be at most {max_len - 2}, so that a context fits into "
+                    f"model.max_len={max_len} beside the reply"
+                )
+    heads, width = values.get("model.heads"), values.get("model.width")
+    if heads and width and width % heads:
+        found.append(f"model.width={width}: must be a multiple of model.heads={heads}")
+    return found
+
+
+def _files(values: Mapping[str, Any]) -> list[str]:
+    """What is not there of what the mode reads: a saved run has its own weights, and a chat needs no data."""
+    mode = values.get("mode")
+    return ([] if mode == "chat" else _data_files(values)) + (_model_files(values) if mode == "train" else [])
+
+
+def _home(values: Mapping[str, Any]) -> list[str]:
+    starts = {key: values[key] for key in FREE_TEXTS if isinstance(values.get(key), str)}
+    return [
+        f"{key}={value}: '~' is not your home here; type $HOME" for key, value in starts.items() if value[:1] == "~"
+    ]
+
+
+def _data_files(values: Mapping[str, Any]) -> list[str]:
+    found = []
+    target = values.get("data._target_", "")
+    for key in ("data.train_data_path", "data.validation_data_path", "data.test_data_path"):
+        path = values.get(key)
+        if path is not None and not os.path.isfile(path):
+            kind = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
+            found.append(f"{key}={path}: {kind}; pass the path of a JSONL file")
+    if target.endswith(".Jsonl") and values.get("data.train_data_path", "-") is None:
+        found.append("data=jsonl needs data.train_data_path=<file.jsonl>")
+    if values.get("data.path") is not None and not os.path.isdir(values["data.path"]):
+        kind = "is a file, not a folder" if os.path.exists(values["data.path"]) else "does not exist"
+        found.append(f"data.path={values['data.path']}: {kind}; pass the folder of DailyDialog's files")
+    if target.endswith(".ChitChat") and importlib.util.find_spec("chitchat_dataset") is None:
+        found.append("data=chitchat needs a package: pip install chitchat-dataset")
+    return found
+
+
+def _model_files(values: Mapping[str, Any]) -> list[str]:
+    model = values.get("model.pretrained_model")
+    if model is not None and _looks_like_path(model) and not os.path.isdir(model):
+        return [f"model.pretrained_model={model}: there is no such folder; pass a folder or a hub id as gpt2"]
+    return []
+
+
+def _from_scratch(values: Mapping[str, Any]) -> list[str]:
+    if values.get("model.pretrained_model", "") is not None or "model.layers" in values:
+        return []
+    return ["model.pretrained_model=null: only model=gpt2_tiny is built from scratch; pass a hub id or a folder"]
+
+
+def _looks_like_path(name: str) -> bool:
+    """A hub id is `name` or `owner/name`; anything else is a path."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
