@@ -60,12 +60,14 @@ def test_tokens_are_made_once(source, vocabulary, tmp_path, monkeypatch):
 
 def test_columns_follow_the_asked_order(source, vocabulary, tmp_path):
     table = open_tokens(open_dialogues(source, tmp_path), vocabulary, tmp_path)
-    ids, roles, turns, lengths = table.columns([5, 0, 5])
-    alone = [table.columns([index])[0].tolist() for index in (5, 0)]
+    short, long = int(table.lengths.argmin()), int(table.lengths.argmax())
+    ids, roles, turns, lengths = table.columns([long, short, long])
+    alone = [table.columns([index])[0].tolist() for index in (long, short)]
+    assert len(alone[0]) > len(alone[1])
     assert ids.tolist() == [*alone[0], *alone[1], *alone[0]]
     assert lengths.tolist() == [len(alone[0]), len(alone[1]), len(alone[0])]
     assert len(ids) == len(roles) == len(turns)
-    assert table.lengths[5] == len(alone[0])
+    assert table.lengths[long] == len(alone[0])
 
 
 def test_what_tokens_are_made_of_is_their_key(source, vocabulary, gpt2_vocabulary, tmp_path, jsonl_folder):
