@@ -50,6 +50,11 @@ def _guarded(action: Callable[[], int]) -> int:
     except DialogTrainerError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{error.filename}: {error.strerror}; mend it or choose another path", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted before there was anything to save", file=sys.stderr)
         return 130

@@ -198,3 +198,14 @@ def test_the_tab_key_completes_choices_and_options(typed, offered, tmp_path):
     ).stdout  # fmt: skip
     assert found.split() == offered.split()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_file_that_vanishes_is_one_message(dialog_trainer, tiny_options, monkeypatch):
+    from dialog_trainer.data import sources
+
+    monkeypatch.setattr(sources, "dailydialog_file", lambda folder, split: folder / "gone.jsonl")
+    code, _, err = dialog_trainer(*tiny_options)
+    assert code == 1
+    assert "gone.jsonl: No such file or directory; mend it or choose another path" in err
+    assert "Traceback" not in err

@@ -180,11 +180,12 @@ def context_ids(turns: Sequence[TurnTokens], marks: Marks, room: int) -> list[in
     Whole turns are lost from the left, so that the first kept one is the user's where that is possible; of a last
     turn that is too long alone, the end is kept.
     """
-    starts = [
-        index
-        for index in range(len(turns))
-        if _length(turns[index:]) + 1 <= room and (index == 0 or turns[index].role == Role.USER)
-    ]
-    kept = turns[starts[0] :] if starts else turns[-1:]
-    ids = [token for turn in kept for token in turn.ids]
+    start, length = len(turns) - 1, 1
+    for index in reversed(range(len(turns))):
+        length += len(turns[index].ids)
+        if length > room:
+            break
+        if index == 0 or turns[index].role == Role.USER:
+            start = index
+    ids = [token for turn in turns[start:] for token in turn.ids]
     return [marks.start, *ids[max(0, len(ids) - (room - 1)) :]]

@@ -9,11 +9,12 @@ A folder is written aside and renamed, so a reader never sees half of one.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -99,10 +100,7 @@ def open_dialogues(source, split: str, cache_dir: Path, say: Callable[[str], Non
     table = DialogueTable(folder)
     say(f"{split}: {table.tally} from {source.describe(split)}")
     if not len(table):
-        raise DataError(
-            f"no dialogue is left in {source.describe(split)}: each needs at least two turns with text, and a share that "
-            "is held out needs dialogues enough (data.validation_data_path, data.validation_share)"
-        )
+        raise DataError(f"no dialogue is left in {source.describe(split)}: each needs at least two turns with text")
     return table
 
 
@@ -208,7 +206,8 @@ class published:
     def __enter__(self) -> Path:
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            self.aside = Path(tempfile.mkdtemp(prefix=".aside-", dir=self.folder.parent))
+            self.aside = self.folder.parent / f".aside-{os.getpid()}-{time.monotonic_ns()}"
+            self.aside.mkdir()  # not by tempfile, whose folders others cannot read
         except OSError as error:
             raise DataError(
                 f"{self.folder.parent} cannot be written ({error.strerror}): pass data.cache_dir=<folder>"
@@ -224,6 +223,10 @@ class published:
                 if not self.folder.exists():
                     raise
         shutil.rmtree(self.aside, ignore_errors=True)
+        if isinstance(value, OSError) and value.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DataError(
+                f"{self.folder.parent} is full ({value.strerror}): make room, or pass data.cache_dir=<folder>"
+            ) from None
 
 
 def _key(*parts: object) -> str:

@@ -1,3 +1,4 @@
+import errno
 import json
 
 import numpy as np
@@ -130,6 +131,17 @@ def test_a_fault_while_tokenising_leaves_nothing_behind(source, vocabulary, tmp_
             open_tokens(table, vocabulary, tmp_path)
     assert sorted(tmp_path.iterdir()) == before
     assert len(open_tokens(table, vocabulary, tmp_path)) >= len(table)
+
+
+def test_a_full_disk_says_what_to_pass_and_leaves_nothing_behind(source, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tables.ArrowWriter, "finalize", full)
+    cache = tmp_path / "cache"
+    with pytest.raises(DataError, match=r"cache is full \(No space left on device\): .*pass data.cache_dir=<folder>"):
+        open_dialogues(source, cache)
+    assert list(cache.iterdir()) == []
 
 
 def test_the_first_of_two_that_publish_the_same_wins(tmp_path):
