@@ -136,7 +136,9 @@ def test_the_options_that_the_readme_names_exist():
     import re
 
     typed = {
-        key for line in re.findall(r"python -m dialog_trainer(.*)", text) for key in re.findall(r" ([\w.]+)=", line)
+        key
+        for line in re.findall(r"^    python -m dialog_trainer(.*)", text, flags=re.M)
+        for key in re.findall(r" ([\w.]+)=", line)
     }
     assert len(typed) > 8
     assert typed <= set(options.RULES) | set(composition.groups(None))
