@@ -75,7 +75,7 @@ def _seconds_to_first_step(project: Path, cache: Path) -> float:
     raise SystemExit("the demo did not reach its first step")
 
 
-def measure_validation(folder: Path, dialogues: int = 8, rounds: int = 3) -> None:
+def measure_validation(folder: Path, dialogues: int = 32, rounds: int = 3) -> None:
     import random_gpt2
     import torch
 
@@ -83,12 +83,12 @@ def measure_validation(folder: Path, dialogues: int = 8, rounds: int = 3) -> Non
     from dialog_trainer.data.vocabulary import Vocabulary
     from dialog_trainer.evaluation.replies import contexts_of, drawn, replies_to
     from dialog_trainer.model import causal_lm
-    from dialog_trainer.model.packed import use_packed_attention
+    from dialog_trainer.model.packed import padded_attention, use_packed_attention
 
     random_gpt2.write(folder / "gpt2", layers=12, heads=12, width=768)
     vocabulary = Vocabulary.pretrained(str(folder / "gpt2"))
     model = causal_lm.load(str(folder / "gpt2"), vocabulary, dropout=None).eval()
-    use_packed_attention(model)
+    use_packed_attention(model, MAX_LEN)
     source, name = _source()
     table = open_dialogues(source, "validation", folder / "cache", say=lambda line: None)
     drawn_dialogues = [table[index] for index in drawn(table, dialogues)]
@@ -101,7 +101,7 @@ def measure_validation(folder: Path, dialogues: int = 8, rounds: int = 3) -> Non
         start = time.perf_counter()
         first_turn = drawn_dialogues[round_number].turns[0].text
         ids = [vocabulary.cls_id, *vocabulary.encode_batch([first_turn])[0], vocabulary.sep_id]
-        with torch.no_grad():
+        with torch.no_grad(), padded_attention(model):
             while len(ids) < MAX_LEN:
                 ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
         original.append(time.perf_counter() - start)
