@@ -130,7 +130,8 @@ def measure_memory(folder: Path, few: int, many: int) -> None:
         with path.open("w", encoding="utf-8") as file:
             for index in range(count):
                 file.write(
-                    json.dumps({"turns": [f"What is number {index} ?", f"It is {index * 7919} , my friend ."]}) + "\n"
+                    json.dumps({"turns": [f"What is number {index % 997} ?", f"It is {index % 991} , my friend ."]})
+                    + "\n"
                 )
         held_out = folder / "held_out.jsonl"
         held_out.write_text('{"turns": ["Hello !", "Hi ."]}\n' * 10, encoding="utf-8")

@@ -35,6 +35,8 @@ from dialog_trainer.records import Dialogue, Role, Turn
 FORMAT = 2
 # Below this, starting processes costs more than tokenising.
 MIN_DIALOGUES_PER_WORKER = 5_000
+# A vocabulary is learned from so many dialogues at most: the learner holds every distinct word in memory.
+MAX_LEARNED_FROM = 100_000
 
 _DIALOGUE_FEATURES = datasets.Features(
     {"id": datasets.Value("string"), "roles": datasets.List(datasets.Value("int8")),
@@ -64,8 +66,9 @@ class DialogueTable:
         )
 
     def texts(self) -> Iterator[str]:
-        """All turns, in order."""
-        for row in self.rows.select_columns(["texts"]):
+        """The turns of all dialogues, in order; of very many, those of about `MAX_LEARNED_FROM` evenly spaced ones."""
+        stride = -(-len(self.rows) // MAX_LEARNED_FROM)
+        for row in self.rows.select_columns(["texts"]).select(range(0, len(self.rows), stride)):
             yield from row["texts"]
 
 

@@ -172,3 +172,9 @@ def test_a_cache_that_cannot_be_written_says_what_to_pass(source, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot be written .*pass data.cache_dir=<folder>"):
         open_dialogues(source, tmp_path / "file" / "cache")
+
+
+def test_a_vocabulary_is_learned_from_a_bounded_number_of_dialogues(source, dialogue_turns, tmp_path, monkeypatch):
+    table = open_dialogues(source, tmp_path)
+    monkeypatch.setattr(tables, "MAX_LEARNED_FROM", 10)
+    assert list(table.texts()) == [text for turns in dialogue_turns[:36:4] for text in turns]
