@@ -6,9 +6,14 @@ import importlib.util
 import os
 import unicodedata
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dialog_trainer.errors import ConfigError
+from dialog_trainer.masking.mask import Mask
+from dialog_trainer.masking.outline import outline
+from dialog_trainer.masking.schedules import piecewise
 from dialog_trainer.options import (
     FREE_TEXTS,
     MODES_ON_A_RUN,
@@ -34,7 +39,7 @@ def faults(settings: Settings) -> list[str]:
     found = [fault for fault in found if fault]
     found += [f"{key}: is missing; every choice of its group has it" for key in NEEDED if key not in values]
     bad = {fault.split("=", 1)[0] for fault in found}
-    for check in (_targets, _names, _home, _run_to_work_on, _scores, _sizes, _files):
+    for check in (_targets, _names, _home, _run_to_work_on, _scores, _schedule, _sizes, _files):
         found += check({key: value for key, value in values.items() if key not in bad})
     return found + _from_scratch(values)
 
@@ -57,7 +62,7 @@ def needs_hub(settings: Settings) -> bool:
         and data.get("path") is None
         and not os.path.isdir(data.get("hub_id", ""))
     )
-    model_from_hub = settings["mode"] == "train" and model is not None and not os.path.isdir(model)
+    model_from_hub = settings["mode"] in ("train", "inspect") and model is not None and not os.path.isdir(model)
     return model_from_hub or (from_hub and settings["mode"] != "chat")
 
 
@@ -92,7 +97,7 @@ def _names(values: Mapping[str, Any]) -> list[str]:
             found.append(f"{key}={value!r}: is not valid text")
     if found:
         return found
-    to_write = ("project", "data.cache_dir") if values.get("mode") == "train" else ("data.cache_dir",)
+    to_write = ("project", "data.cache_dir") if values.get("mode") in ("train", "inspect") else ("data.cache_dir",)
     return [fault for key in to_write if values.get(key) for fault in _unwritable(key, Path(values[key]).absolute())]
 
 
@@ -107,8 +112,8 @@ def _unwritable(key: str, folder: Path) -> list[str]:
 
 def _run_to_work_on(values: Mapping[str, Any]) -> list[str]:
     mode, folder = values.get("mode"), values.get("resume_model_dir")
-    if mode == "train" and folder is not None:
-        return [f"resume_model_dir={folder}: goes with mode=resume, validate or chat, not with mode=train"]
+    if mode in ("train", "inspect") and folder is not None:
+        return [f"resume_model_dir={folder}: goes with mode=resume, validate or chat, not with mode={mode}"]
     if mode in MODES_ON_A_RUN and folder is None:
         return [f"mode={mode} needs a run: pass resume_model_dir=<run folder>"]
     return []
@@ -119,6 +124,26 @@ def _scores(values: Mapping[str, Any]) -> list[str]:
     return [
         f"metrics.best={values['metrics.best']}: {name} is not computed; add it to metrics.names" for name in missing
     ]
+
+
+def _schedule(values: Mapping[str, Any]) -> list[str]:
+    start, end, points = (values.get(f"mask_schedule.{name}") for name in ("start", "end", "points"))
+    if start is not None and end is not None and start > end:
+        return [f"mask_schedule.start={start}: must be at most mask_schedule.end={end}"]
+    found = []
+    for index, point in enumerate(points or ()):
+        place = f"mask_schedule.points[{index}]={point}"
+        if not all(0 <= number <= 1 for number in point):
+            found.append(f"{place}: progress and weights must be from 0 to 1")
+        if index and point[0] < points[index - 1][0]:
+            found.append(f"{place}: stands behind progress {points[index - 1][0]}; order the points by progress")
+    steps = values.get("schedule_steps") or values.get("steps")
+    if points and steps and not found:
+        try:
+            outline(Mask(partial(piecewise, points=points)), steps)
+        except ConfigError as error:
+            return error.faults
+    return found
 
 
 def _sizes(values: Mapping[str, Any]) -> list[str]:
@@ -143,7 +168,9 @@ def _sizes(values: Mapping[str, Any]) -> list[str]:
 def _files(values: Mapping[str, Any]) -> list[str]:
     """What is not there of what the mode reads: a saved run has its own weights, and a chat needs no data."""
     mode = values.get("mode")
-    return ([] if mode == "chat" else _data_files(values)) + (_model_files(values) if mode == "train" else [])
+    return ([] if mode == "chat" else _data_files(values)) + (
+        _model_files(values) if mode in ("train", "inspect") else []
+    )
 
 
 def _home(values: Mapping[str, Any]) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import inspect
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -13,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -22,17 +25,21 @@ from dialog_trainer.data.order import batch_indices, seed_of, steps_per_epoch
 from dialog_trainer.data.tables import DialogueTable, TokenTable
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.errors import ConfigError
+from dialog_trainer.evaluation.held_out import every_turn
 from dialog_trainer.evaluation.validation import ValidationSettings
-from dialog_trainer.masking.schedules import MaskSchedule, progress_of
+from dialog_trainer.masking import contract
+from dialog_trainer.masking.mask import Mask
+from dialog_trainer.masking.outline import Outline
+from dialog_trainer.masking.schedules import RoleWeights, progress_of
 from dialog_trainer.model import causal_lm
 from dialog_trainer.model.packed import use_packed_attention
-from dialog_trainer.options import Settings
-from dialog_trainer.records import Batch
+from dialog_trainer.options import DATA_KEYS, MASK_KEYS, Settings
+from dialog_trainer.records import Batch, Role
 
 Say = Callable[[str], None]
 MAX_DEFAULT_WORKERS = 8
-# What conf/config.yaml gives every choice of data; the other keys of the group are the source's own.
-SHARED_DATA_KEYS = ("truncation", "workers", "cache_dir")
+# Tokens of the held-out dialogues on which the gradients of the two roles are compared.
+PROBE_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,7 @@ class Plan:
     """What training follows, as functions of the step."""
 
     learning_rate: Callable[[int], float]
-    mask: MaskSchedule
+    role_weights: Callable[[int], RoleWeights]
     batches: Callable[[int], Iterator[Batch]]
     steps_per_epoch: int
 
@@ -80,7 +87,7 @@ def autocast(settings: Settings, on: torch.device) -> Callable[[], AbstractConte
 
 
 def dialogues(settings: Settings, split: str, say: Say) -> DialogueTable:
-    own = {key: value for key, value in settings["data"].items() if key not in SHARED_DATA_KEYS}
+    own = {key: value for key, value in settings["data"].items() if key not in DATA_KEYS}
     source = _function_of(own, "data", given=0)()
     return tables.open_dialogues(source, split, _cache_dir(settings), say)
 
@@ -145,32 +152,82 @@ def optimizer(settings: Settings, of: PreTrainedModel) -> torch.optim.Optimizer:
         raise ConfigError([f"optim: {node['_target_']} refuses {build.keywords}: {error}"]) from None
 
 
-def plan(settings: Settings, training: TokenTable, on: torch.device) -> Plan:
-    """Learning rate, mask and batches of every step. `settings["schedule_steps"]` must be a number by now."""
+def mask(settings: Settings) -> Mask:
+    node = settings["mask_schedule"]
+    own = {key: value for key, value in node.items() if key not in MASK_KEYS}
+    schedule = _function_of(own, "mask_schedule", train_user_turn_mask_step=settings["train_user_turn_mask_step"])
+    return Mask(schedule, Role[node["trained_role"].upper()], node["last_turn_only"], node["normalize"])
+
+
+def checked_mask(
+    settings: Settings, split: Split, words: Vocabulary, of: Mask, whole: Outline, points: tuple[RoleWeights, ...] = ()
+) -> contract.Kept:
+    """Checks the mask over the whole split, at each kind of weights that it will have, and then counts at `points`."""
+    kinds = tuple(weights for _, weights in whole.kinds)
+    tokens = split.tokens
+    return contract.checked(
+        tokens.chunks(50_000),
+        np.append(tokens.dialogues[1:] != tokens.dialogues[:-1], True),
+        of,
+        (*points, *kinds),
+        separator=words.sep_id,
+        end=words.end_id,
+        pad=words.pad_id,
+        max_len=settings["model"]["max_len"],
+        drop=settings["mask_schedule"]["untrained"] == "drop",
+        id_of=lambda index: split.dialogues.rows[index]["id"],
+    )
+
+
+def mask_digest(settings: Settings, split: Split, words: Vocabulary) -> dict[str, str]:
+    """What decides which token is trained when, part by part, and `whole` of them all."""
+    node = {key: value for key, value in settings["mask_schedule"].items() if key != "alignment_every_n_steps"}
+    schedule = [node, settings["train_user_turn_mask_step"], settings["schedule_steps"]]
+    parts = {
+        "data": split.dialogues.digest,
+        "vocabulary": words.digest(),
+        "format": str(tables.FORMAT),
+        "truncation": f"{settings['data']['truncation']} {settings['model']['max_len']}",
+        "schedule": json.dumps(schedule, sort_keys=True),
+    }
+    digests = {name: hashlib.sha256(part.encode("utf-8")).hexdigest()[:16] for name, part in parts.items()}
+    return digests | {"whole": hashlib.sha256("".join(digests.values()).encode("utf-8")).hexdigest()[:16]}
+
+
+def plan(settings: Settings, training: TokenTable, kept: np.ndarray, of: Mask, on: torch.device) -> Plan:
+    """Learning rate, weights and batches of every step, over the sequences at `kept`.
+
+    `settings["schedule_steps"]` must be a number by now.
+    """
     seed, batch_size, schedule_steps = settings["seed"], settings["batch_size"], settings["schedule_steps"]
     factor = _function_of(settings["scheduler"], "scheduler", schedule_steps=schedule_steps)
-    mask = mask_schedule(settings)
+
+    def role_weights(step: int) -> RoleWeights:
+        return of.at(progress_of(step, schedule_steps))
 
     def batches(step: int) -> Iterator[Batch]:
-        indices = batch_indices(seed, step, len(training), batch_size)
-        weights = mask(progress_of(step, schedule_steps))
-        for batch in micro_batches(training, indices, weights, settings["micro_batch_tokens"]):
+        indices = kept[batch_indices(seed, step, len(kept), batch_size)]
+        weigh = partial(of.tokens, at=role_weights(step))
+        for batch in micro_batches(training, indices, weigh, settings["micro_batch_tokens"]):
             yield to_device(batch, on)
 
     lr0 = settings["optim"]["lr0"]
-    return Plan(lambda step: lr0 * factor(step), mask, batches, steps_per_epoch(len(training), batch_size))
+    return Plan(lambda step: lr0 * factor(step), role_weights, batches, steps_per_epoch(len(kept), batch_size))
 
 
-def mask_schedule(settings: Settings) -> MaskSchedule:
-    return _function_of(
-        settings["mask_schedule"], "mask_schedule", train_user_turn_mask_step=settings["train_user_turn_mask_step"]
-    )
+def probe_batches(settings: Settings, held_out: TokenTable, on: torch.device) -> list[Batch]:
+    """The same held-out sequences for every run, about `PROBE_TOKENS` in all, on which gradients are compared."""
+    order = np.random.Generator(np.random.PCG64(seed_of("probe"))).permutation(len(held_out))
+    count = max(1, int(np.searchsorted(np.cumsum(held_out.lengths[order]), PROBE_TOKENS)))
+    batches = micro_batches(held_out, order[:count], every_turn, settings["micro_batch_tokens"])
+    return [to_device(batch, on) for batch in batches]
 
 
 def validation_settings(settings: Settings) -> ValidationSettings:
     metrics = settings["metrics"]
     return ValidationSettings(
         names=tuple(metrics["names"]),
+        role=Role[settings["mask_schedule"]["trained_role"].upper()],
         max_dialogues=metrics["max_dialogues"],
         max_new_tokens=metrics["max_new_tokens"],
         window=settings["model"]["max_len"],

@@ -21,12 +21,26 @@ TARGETS = {
     },
     "optim": {"torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD"},
     "scheduler": {f"dialog_trainer.training.learning_rate.{name}" for name in ("cosine", "linear", "constant")},
-    "mask_schedule": {"dialog_trainer.masking.schedules.step"},
+    "mask_schedule": {
+        f"dialog_trainer.masking.schedules.{name}"
+        for name in ("step", "reverse_step", "random_turns", "linear", "cosine", "constant", "piecewise")
+    },
 }
+# What conf/config.yaml gives every choice of a group; the other keys are those of the choice's own class or function.
+DATA_KEYS = ("truncation", "workers", "cache_dir")
+MASK_KEYS = ("trained_role", "last_turn_only", "normalize", "untrained", "alignment_every_n_steps")
 # Names that are kept free for what comes later.
-LATER = {("mode", "inspect"), ("mode", "report"), ("ui", "web"), ("precision", "fp16")}
+LATER = {("mode", "report"), ("ui", "web"), ("precision", "fp16")}
 SCORE_NAMES = ("ppl", *(f"bleu{n}" for n in range(1, 5)), *(f"nist{n}" for n in range(1, 6)))
-CURVE_NAMES = ("train_loss", "validation_loss", "lr", "grad_norm", "tokens_per_second", "user_weight")
+CURVE_NAMES = (
+    "train_loss",
+    "validation_loss",
+    "lr",
+    "grad_norm",
+    "tokens_per_second",
+    "user_weight",
+    "assistant_weight",
+)
 MIN_MAX_LEN = 8
 MODES_ON_A_RUN = ("resume", "validate", "chat")
 
@@ -96,10 +110,21 @@ BEST = Rule(
         )
     ),
 )
+POINTS = Rule(
+    "a list of points, each [progress, user's weight] or [progress, user's, assistant's weight], as [[0,1],[0.5,0.1]]",
+    lambda v: (
+        isinstance(v, list)
+        and bool(v)
+        and all(
+            isinstance(point, list) and len(point) in (2, 3) and all(type(n) in (int, float) for n in point)
+            for point in v
+        )
+    ),
+)
 TEXTS = Rule("a list of texts", lambda v: isinstance(v, list) and all(isinstance(item, str) for item in v))
 
 RULES: dict[str, Rule] = {
-    "mode": choice("train", *MODES_ON_A_RUN),
+    "mode": choice("train", *MODES_ON_A_RUN, "inspect"),
     "project": text(),
     "name": text(),
     "seed": whole(0, 2**63 - 1),
@@ -124,6 +149,8 @@ RULES: dict[str, Rule] = {
     "load_model_type": choice("metric", "loss", "last"),
     "split": choice("train", "validation", "test"),
     "ui": choice("terminal"),
+    "progress": Rule(SHARE.allows, SHARE.holds, nullable=True),
+    "inspect_dialogues": whole(1, 5000),
     "chat.temperature": number("0, or from 0.01 to 10", lambda v: v == 0 or 0.01 <= v <= 10),
     "chat.top_p": number("above 0, to 1", lambda v: 0 < v <= 1),
     "chat.max_new_tokens": whole(1, nullable=True),
@@ -158,6 +185,16 @@ RULES: dict[str, Rule] = {
     "scheduler.warmup_steps": whole(0),
     "scheduler.lrf": SHARE,
     "mask_schedule._target_": text(),
+    "mask_schedule.trained_role": choice("assistant", "user"),
+    "mask_schedule.last_turn_only": BOOLEAN,
+    "mask_schedule.normalize": choice("token", "fixed", "turn"),
+    "mask_schedule.untrained": choice("drop", "refuse"),
+    "mask_schedule.alignment_every_n_steps": whole(1, nullable=True),
+    "mask_schedule.start": SHARE,
+    "mask_schedule.end": SHARE,
+    "mask_schedule.start_weight": SHARE,
+    "mask_schedule.end_weight": SHARE,
+    "mask_schedule.points": POINTS,
     "metrics.common": names_of(CURVE_NAMES),
     "metrics.names": names_of(SCORE_NAMES),
     "metrics.best": BEST,
@@ -169,12 +206,13 @@ GROUPS = ("model", "data", "optim", "scheduler", "metrics", "mask_schedule", "ch
 # Names and paths: any text.
 FREE_TEXTS = ("project", "name", "resume_model_dir", "model.pretrained_model", "data.path", "data.cache_dir",
               "data.train_data_path", "data.validation_data_path", "data.test_data_path", "data.hub_id")  # fmt: skip
-# Leaves although they are dicts; and the one group whose keys go to a class that may be the user's own.
+# Leaves although they are dicts; and the groups whose keys go to a class or function that may be the user's own.
 DICTS = {"metrics.best"}
-OPEN_GROUPS = ("optim",)
+OPEN_GROUPS = ("optim", "mask_schedule")
 # What each choice of a group has, the user's own too.
 NEEDED = ("model.pretrained_model", "model.max_len", "model.dropout", "data.truncation", "data.workers",
           "data.cache_dir", "optim.lr0", "scheduler.warmup_steps",
+          *(f"mask_schedule.{name}" for name in MASK_KEYS),
           *(f"{group}._target_" for group in TARGETS),
           *(key for key in RULES if key.startswith(("metrics.", "chat."))))  # fmt: skip
 

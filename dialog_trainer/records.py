@@ -1,6 +1,6 @@
 """The records that travel between the stations, each with its contract.
 
-Shapes: `T` tokens of one sequence, `N` tokens of a packed batch, `S` sequences in a batch.
+Shapes: `T` tokens of one sequence, `N` tokens of a packed batch, `S` sequences in a batch, `R` runs in them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+
+# Turn indices of which the loss is kept apart: 0 to 10, and all that come later together.
+NUM_DEPTHS = 12
 
 
 class Role(IntEnum):
@@ -25,10 +29,14 @@ class Role(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One utterance. `role` is SYSTEM, USER or ASSISTANT; `text` is stripped and not empty."""
+    """One utterance. `role` is SYSTEM, USER or ASSISTANT; `text` is stripped and not empty.
+
+    `weight`, finite and at least 0, multiplies the loss weight that the mask schedule gives to its tokens.
+    """
 
     role: Role
     text: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,40 +61,63 @@ class TokenSequence:
 
 
 @dataclass(frozen=True, slots=True)
+class Runs:
+    """Sequences as runs of tokens of one role and turn: all that a mask needs to know of them.
+
+    `roles`, `turns`, `lengths`, `lost` (int64) and `weights` (float32) are `(R,)`: of each run its `Role`, the index
+    of its turn in the dialogue, its number of tokens, those that truncation took from the turn, and the weight that
+    the data give to the turn. `counts` `(S,)` is the number of runs of each sequence, the first of which is `[CLS]`;
+    `dialogues` `(S,)` is the index of the dialogue of each sequence in its split.
+    """
+
+    roles: np.ndarray
+    turns: np.ndarray
+    lengths: np.ndarray
+    lost: np.ndarray
+    weights: np.ndarray
+    counts: np.ndarray
+    dialogues: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Sequences laid one after the other, nothing padded.
 
-    `ids`, `roles`, `positions` `(N,)` int64, `weights` `(N,)` float32, `lengths` S ints that sum to N.
+    `ids`, `roles`, `turns`, `positions` `(N,)` int64, `weights` `(N,)` float32, `lengths` S ints that sum to N.
     `positions` restart at 0 with each sequence. `weights[i]` is the loss weight of predicting token `i`
     from the tokens before it in its own sequence; a sequence's first token has nothing before it and weight 0.
+    `divisor` is what the batch adds to the number by which the loss of a step is divided.
     """
 
     ids: torch.Tensor
     roles: torch.Tensor
+    turns: torch.Tensor
     positions: torch.Tensor
     weights: torch.Tensor
     lengths: tuple[int, ...]
+    divisor: float
 
 
 @dataclass(frozen=True, slots=True)
 class LossSum:
-    """A sum and its weight, never a mean: parts add, the division happens once.
+    """A sum and its divisor, never a mean: parts add, the division happens once.
 
-    `nats` is `Σ w·nll` (a scalar tensor, in the graph while training), `weight` is `Σ w`,
-    `trained_tokens` the number of tokens with a weight above 0 and `tokens` the number of all tokens.
+    `nats` is `Σ w·nll` (a scalar tensor, in the graph while training), `divisor` what it is divided by, `tokens` the
+    number of all tokens. `cells` `(2, 5, NUM_DEPTHS)`, outside the graph: `Σ nll`, whatever the weights, and
+    the number of the tokens with a weight above 0, by role and by turn index (the last place: all later turns).
     """
 
     nats: torch.Tensor
-    weight: float
-    trained_tokens: int
+    divisor: float
     tokens: int
+    cells: torch.Tensor
 
     def __add__(self, other: LossSum) -> LossSum:
         return LossSum(
             self.nats + other.nats,
-            self.weight + other.weight,
-            self.trained_tokens + other.trained_tokens,
+            self.divisor + other.divisor,
             self.tokens + other.tokens,
+            self.cells + other.cells,
         )
 
 

@@ -105,6 +105,7 @@ def read(run: Path) -> Settings:
         raise CheckpointError(f"{path} cannot be read as plain YAML: {composition.first_line(error)}") from None
     if not isinstance(saved, dict):
         raise CheckpointError(f"{path} does not hold the settings of a run")
+    saved.pop("digest", None)  # kept for people; what a checkpoint was trained with stands in its own state
     values = options.flat(saved)
     found = [f"{key}: '${{' is refused here" for key, value in values.items() if "${" in f"{key}{value}"]
     found += [

@@ -14,8 +14,12 @@ ROLE_NAMES = {
     "assistant": Role.ASSISTANT,
     "gpt": Role.ASSISTANT,
 }
-# The three forms of a row: key of the list, then the keys of role and text in its items (none: plain strings).
-FORMS = {"turns": None, "messages": ("role", "content"), "conversations": ("from", "value")}
+# The three forms of a row: key of the list, then the keys of role (none: by parity) and text in its items.
+FORMS = {"turns": (None, "text"), "messages": ("role", "content"), "conversations": ("from", "value")}
+
+
+# Far above any use, and far below where single precision ends.
+MAX_WEIGHT = 1_000
 
 
 class RowError(ValueError):
@@ -37,19 +41,42 @@ def turns_of_row(row: object) -> list[Turn]:
     items = row[form]
     if not isinstance(items, list):
         raise RowError(f"{form!r} should be a list; found {_kind(items)}")
-    keys = FORMS[form]
-    if keys is None:
-        return alternating(_text(item, f"{form}[{index}]") for index, item in enumerate(items))
-    return [_message(item, f"{form}[{index}]", *keys) for index, item in enumerate(items)]
+    return [_turn(item, f"{form}[{index}]", index, *FORMS[form]) for index, item in enumerate(items)]
 
 
-def _message(item: object, place: str, role_key: str, text_key: str) -> Turn:
-    if not isinstance(item, dict) or role_key not in item or text_key not in item:
-        raise RowError(f"{place} should be an object with {role_key!r} and {text_key!r}; found {_kind(item)}")
-    role = ROLE_NAMES.get(item[role_key]) if isinstance(item[role_key], str) else None
+def _turn(item: object, place: str, index: int, role_key: str | None, text_key: str) -> Turn:
+    by_parity = Role.ASSISTANT if index % 2 else Role.USER
+    if role_key is None and not isinstance(item, dict):
+        return Turn(by_parity, _text(item, place))
+    keys = [key for key in (role_key, text_key) if key]
+    if not isinstance(item, dict) or not set(keys) <= set(item):
+        raise RowError(f"{place} should be an object with {' and '.join(map(repr, keys))}; found {_kind(item)}")
+    role = by_parity if role_key is None else _role(item[role_key], f"{place}.{role_key}")
+    weight = _weight(item, place)
+    if role == Role.SYSTEM and weight not in (None, 0):
+        raise RowError(f"{place} gives a loss weight to a system turn, which is never trained; leave it out")
+    return Turn(role, _text(item[text_key], f"{place}.{text_key}"), 1.0 if weight is None else weight)
+
+
+def _role(value: object, place: str) -> Role:
+    role = ROLE_NAMES.get(value) if isinstance(value, str) else None
     if role is None:
-        raise RowError(f"{place}.{role_key} is {item[role_key]!r}; known roles: {', '.join(ROLE_NAMES)}")
-    return Turn(role, _text(item[text_key], f"{place}.{text_key}"))
+        raise RowError(f"{place} is {value!r}; known roles: {', '.join(ROLE_NAMES)}")
+    return role
+
+
+def _weight(item: dict, place: str) -> float | None:
+    """What `"weight": x` or `"train": false` says, None if neither is there."""
+    if "train" in item and "weight" in item:
+        raise RowError(f"{place} has both 'train' and 'weight'; keep one")
+    if "train" in item:
+        if not isinstance(item["train"], bool):
+            raise RowError(f"{place}.train should be true or false; found {item['train']!r}")
+        return float(item["train"])
+    weight = item.get("weight")
+    if "weight" in item and not (type(weight) in (int, float) and 0 <= weight <= MAX_WEIGHT):
+        raise RowError(f"{place}.weight is {weight!r}; it should be a number from 0 to {MAX_WEIGHT:,}")
+    return None if weight is None else float(weight)
 
 
 def _text(value: object, place: str) -> str:
@@ -100,7 +127,7 @@ def cleaned(raw: Iterable[tuple[str, list[Turn]]], tally: Tally) -> Iterator[Dia
     A turn keeps the role that it had before an empty neighbour was dropped.
     """
     for identifier, turns in raw:
-        kept = tuple(Turn(turn.role, turn.text.strip()) for turn in turns if turn.text.strip())
+        kept = tuple(Turn(turn.role, turn.text.strip(), turn.weight) for turn in turns if turn.text.strip())
         tally.empty_turns += len(turns) - len(kept)
         if len(kept) < 2:
             tally.short_dialogues += 1

@@ -13,6 +13,7 @@ most `max_len` tokens.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -172,6 +173,46 @@ TRUNCATIONS: dict[str, Callable[[Sequence[TurnTokens], Marks, int], list[TokenSe
     "keep_end": keep_end,
     "split": split,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Tokens of one role and turn that stand together; `lost` counts those that truncation took from the turn."""
+
+    role: int
+    turn: int
+    length: int
+    lost: int
+
+
+def runs_of(sequences: Sequence[TokenSequence], turns: Sequence[TurnTokens]) -> list[list[Run]]:
+    """The runs of each sequence of a dialogue, nothing of which goes missing.
+
+    A turn that truncation took whole, and so its end-of-text token, is a run without a token: before the turn that
+    follows it, or at the very end.
+    """
+    found: list[list[Run]] = []
+    due = iter(turns)
+    for sequence in sequences:
+        runs: list[Run] = []
+        for (role, turn), tokens in itertools.groupby(zip(sequence.roles, sequence.turns, strict=True)):
+            length, lost = sum(1 for _ in tokens), 0
+            if role not in (Role.START, Role.END):
+                for whole_turn in due:
+                    if whole_turn.index == turn:
+                        lost = len(whole_turn.ids) - length
+                        break
+                    runs.append(_lost(whole_turn))
+            runs.append(Run(role, turn, length, lost))
+        found.append(runs)
+    found[-1] += [_lost(turn) for turn in due]
+    if found[-1][-1].role != Role.END:
+        found[-1].append(Run(Role.END, turns[-1].index, 0, 1))
+    return found
+
+
+def _lost(turn: TurnTokens) -> Run:
+    return Run(turn.role, turn.index, 0, len(turn.ids))
 
 
 def context_ids(turns: Sequence[TurnTokens], marks: Marks, room: int) -> list[int]:

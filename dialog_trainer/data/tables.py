@@ -1,8 +1,8 @@
 """Dialogues and their tokens on disk: written once, memory-mapped, keyed by what they are made of.
 
-    <cache>/dialogues-<key>/   id, roles, texts      key: what the source says its content is, and the split
-    <cache>/vocabulary-<key>/  a tokenizer           key: the dialogues it was learned from, its size
-    <cache>/tokens-<key>/      ids, roles, turns     key: the dialogues, the vocabulary, max_len, the truncation
+    <cache>/dialogues-<key>/   id, roles, texts, weights   key: what the source says its content is, and the split
+    <cache>/vocabulary-<key>/  a tokenizer                 key: the dialogues it was learned from, its size
+    <cache>/tokens-<key>/      ids and runs                key: the dialogues, the vocabulary, max_len, the truncation
 
 A folder is written aside and renamed, so a reader never sees half of one.
 """
@@ -26,13 +26,13 @@ import pyarrow.compute
 from datasets.arrow_writer import ArrowWriter
 
 from dialog_trainer.data.rows import Tally, cleaned
-from dialog_trainer.data.sequences import TRUNCATIONS, Marks, turn_tokens
+from dialog_trainer.data.sequences import TRUNCATIONS, Marks, runs_of, turn_tokens
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.errors import DataError
-from dialog_trainer.records import Dialogue, Role, Turn
+from dialog_trainer.records import Dialogue, Role, Runs, Turn
 
 # Raised whenever the layout of the rows or the meaning of a policy changes: older caches are then not used.
-FORMAT = 2
+FORMAT = 3
 # Below this, starting processes costs more than tokenising.
 MIN_DIALOGUES_PER_WORKER = 5_000
 # A vocabulary is learned from so many dialogues at most: the learner holds every distinct word in memory.
@@ -40,11 +40,13 @@ MAX_LEARNED_FROM = 100_000
 
 _DIALOGUE_FEATURES = datasets.Features(
     {"id": datasets.Value("string"), "roles": datasets.List(datasets.Value("int8")),
-     "texts": datasets.List(datasets.Value("string"))}
+     "texts": datasets.List(datasets.Value("string")), "weights": datasets.List(datasets.Value("float32"))}
 )  # fmt: skip
 _TOKEN_FEATURES = datasets.Features(
-    {"ids": datasets.List(datasets.Value("int32")), "roles": datasets.List(datasets.Value("int8")),
-     "turns": datasets.List(datasets.Value("int32"))}
+    {"dialogue": datasets.Value("int64"), "ids": datasets.List(datasets.Value("int32")),
+     "roles": datasets.List(datasets.Value("int8")), "turns": datasets.List(datasets.Value("int32")),
+     "lengths": datasets.List(datasets.Value("int32")), "lost": datasets.List(datasets.Value("int32")),
+     "weights": datasets.List(datasets.Value("float32"))}
 )  # fmt: skip
 
 
@@ -61,9 +63,8 @@ class DialogueTable:
 
     def __getitem__(self, index: int) -> Dialogue:
         row = self.rows[int(index)]
-        return Dialogue(
-            row["id"], tuple(Turn(Role(r), text) for r, text in zip(row["roles"], row["texts"], strict=True))
-        )
+        turns = zip(row["roles"], row["texts"], row["weights"], strict=True)
+        return Dialogue(row["id"], tuple(Turn(Role(role), text, weight) for role, text, weight in turns))
 
     def texts(self) -> Iterator[str]:
         """The turns of all dialogues, in order; of very many, those of about `MAX_LEARNED_FROM` evenly spaced ones."""
@@ -73,25 +74,38 @@ class DialogueTable:
 
 
 class TokenTable:
-    """The token sequences of one split, memory-mapped."""
+    """The token sequences of one split, memory-mapped. `lengths` and `dialogues` are `(S,)`, as in `Runs`."""
 
     def __init__(self, folder: Path):
         self.rows = datasets.Dataset.from_file(str(folder / "tokens.arrow")).with_format("arrow")
+        self.folder = folder
         self.digest = folder.name.removeprefix("tokens-")
-        self.lengths = np.concatenate(
-            [pyarrow.compute.list_value_length(chunk).to_numpy() for chunk in self.rows.data.column("ids").chunks]
-        )
+        ids, dialogues = self.rows.data.column("ids"), self.rows.data.column("dialogue")
+        self.lengths = np.concatenate([pyarrow.compute.list_value_length(chunk).to_numpy() for chunk in ids.chunks])
+        self.dialogues = dialogues.to_numpy()
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def columns(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """`ids`, `roles`, `turns` `(N,)` of the sequences at `indices`, one after the other, and `lengths` `(S,)`."""
-        table: pa.Table = self.rows[list(map(int, indices))]
-        ids, roles, turns = (
-            table.column(name).combine_chunks().flatten().to_numpy() for name in ("ids", "roles", "turns")
-        )
-        return ids, roles, turns, self.lengths[list(indices)]
+    def columns(self, indices: Sequence[int]) -> tuple[np.ndarray, Runs]:
+        """`ids` `(N,)` of the sequences at `indices`, one after the other, and their runs."""
+        return _columns(self.rows[list(map(int, indices))])
+
+    def chunks(self, size: int) -> Iterator[tuple[int, np.ndarray, Runs]]:
+        """All sequences in order, `size` at a time: the index of the first, then as `columns` gives them."""
+        for first in range(0, len(self), size):
+            yield first, *_columns(self.rows[first : first + size])
+
+
+def _columns(table: pa.Table) -> tuple[np.ndarray, Runs]:
+    def flat(name: str) -> np.ndarray:
+        return table.column(name).combine_chunks().flatten().to_numpy()
+
+    counts = pyarrow.compute.list_value_length(table.column("roles")).to_numpy()
+    roles, turns, lengths, lost = (flat(name).astype(np.int64) for name in ("roles", "turns", "lengths", "lost"))
+    return flat("ids"), Runs(
+        roles, turns, lengths, lost, flat("weights"), counts.astype(np.int64), table.column("dialogue").to_numpy()
+    )
 
 
 def open_dialogues(source, split: str, cache_dir: Path, say: Callable[[str], None]) -> DialogueTable:
@@ -116,6 +130,7 @@ def _write_dialogues(source, split: str, folder: Path) -> None:
                     "id": dialogue.id,
                     "roles": [int(turn.role) for turn in dialogue.turns],
                     "texts": [turn.text for turn in dialogue.turns],
+                    "weights": [turn.weight for turn in dialogue.turns],
                 }
             )
         writer.finalize()
@@ -142,8 +157,8 @@ def open_tokens(
         marks = Marks(vocabulary.cls_id, vocabulary.sep_id, vocabulary.end_id)
         policy = TRUNCATIONS[truncation]
 
-        def tokenise(rows: dict[str, list]) -> dict[str, list]:
-            return _tokenise(rows, vocabulary, marks, lambda turns: policy(turns, marks, max_len))
+        def tokenise(rows: dict[str, list], indices: list[int]) -> dict[str, list]:
+            return _tokenise(rows, indices, vocabulary, marks, lambda turns: policy(turns, marks, max_len))
 
         with published(folder) as aside:
             _map(dialogues.rows, tokenise, workers, aside / "parts")
@@ -152,15 +167,23 @@ def open_tokens(
     return TokenTable(folder)
 
 
-def _tokenise(rows: dict[str, list], vocabulary: Vocabulary, marks: Marks, policy: Callable) -> dict[str, list]:
+def _tokenise(
+    rows: dict[str, list], indices: list[int], vocabulary: Vocabulary, marks: Marks, policy: Callable
+) -> dict[str, list]:
     texts = [text for dialogue in rows["texts"] for text in dialogue]
     encoded = iter(vocabulary.encode_batch(texts))
-    columns: dict[str, list] = {"ids": [], "roles": [], "turns": []}
-    for roles in rows["roles"]:
-        for sequence in policy(turn_tokens([next(encoded) for _ in roles], roles, marks.separator)):
+    columns: dict[str, list] = {name: [] for name in _TOKEN_FEATURES}
+    for index, roles, weights in zip(indices, rows["roles"], rows["weights"], strict=True):
+        turns = turn_tokens([next(encoded) for _ in roles], roles, marks.separator)
+        sequences = policy(turns)
+        for sequence, runs in zip(sequences, runs_of(sequences, turns), strict=True):
+            columns["dialogue"].append(index)
             columns["ids"].append(sequence.ids)
-            columns["roles"].append(sequence.roles)
-            columns["turns"].append(sequence.turns)
+            columns["roles"].append([run.role for run in runs])
+            columns["turns"].append([run.turn for run in runs])
+            columns["lengths"].append([run.length for run in runs])
+            columns["lost"].append([run.lost for run in runs])
+            columns["weights"].append([weights[run.turn] for run in runs])
     return columns
 
 
@@ -173,6 +196,7 @@ def _map(rows: datasets.Dataset, tokenise: Callable, workers: int, folder: Path)
     rows.map(
         tokenise,
         batched=True,
+        with_indices=True,
         batch_size=200,
         num_proc=processes if processes > 1 else None,
         remove_columns=rows.column_names,

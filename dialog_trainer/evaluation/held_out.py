@@ -1,4 +1,4 @@
-"""The loss on held-out dialogues: always over the assistant's turns and the end, whatever the training mask."""
+"""The loss on held-out dialogues, by role and turn: of every turn and end, whatever the training mask and the data's weights."""
 
 from __future__ import annotations
 
@@ -11,33 +11,38 @@ from transformers import PreTrainedModel
 from dialog_trainer.data.batches import micro_batches, to_device
 from dialog_trainer.data.tables import TokenTable
 from dialog_trainer.model.loss import loss_sum
-from dialog_trainer.records import LossSum, Role
+from dialog_trainer.records import Role, Runs
 
-HELD_OUT_WEIGHTS = {Role.ASSISTANT: 1.0, Role.END: 1.0}
 CHUNK = 1_000
 
 
 @torch.no_grad()
-def held_out_loss(
+def held_out_losses(
     model: PreTrainedModel,
     table: TokenTable,
     *,
     max_tokens: int,
     advance: Callable[[int], None] = lambda sequences: None,
     stopped: Callable[[], bool] = lambda: False,
-) -> LossSum | None:
-    """The sum over all sequences of `table`, at most `max_tokens` at a time; None once `stopped()`.
+) -> torch.Tensor | None:
+    """The cells of `LossSum` over all sequences of `table`, float64, at most `max_tokens` at a time; None once `stopped()`.
 
     `advance` is told how many sequences were done.
     """
     model.eval()
-    total = LossSum(torch.zeros((), dtype=torch.float64), 0.0, 0, 0)
+    total = None
     for first in range(0, len(table), CHUNK):
         indices = np.arange(first, min(first + CHUNK, len(table)))
-        for batch in micro_batches(table, indices, HELD_OUT_WEIGHTS, max_tokens):
+        for batch in micro_batches(table, indices, every_turn, max_tokens):
             if stopped():
                 return None
-            part = loss_sum(model, to_device(batch, model.device))
-            total += LossSum(part.nats.cpu().double(), part.weight, part.trained_tokens, part.tokens)
+            cells = loss_sum(model, to_device(batch, model.device)).cells.cpu().double()
+            total = cells if total is None else total + cells
             advance(len(batch.lengths))
     return total
+
+
+def every_turn(runs: Runs) -> tuple[np.ndarray, float]:
+    """Weight 1 for each token of a user, of an assistant and for each end."""
+    weights = np.isin(runs.roles, (Role.USER, Role.ASSISTANT, Role.END)).astype(np.float32)
+    return np.repeat(weights, runs.lengths), float((weights * runs.lengths).sum())

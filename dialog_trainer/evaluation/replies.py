@@ -1,4 +1,4 @@
-"""Replies to held-out contexts, by the protocol `response`: one to every context that ends before an assistant turn.
+"""Replies to held-out contexts, by the protocol `response`: one to every context that ends before a turn of one role.
 
 The context is the gold one (what people said, not what the model said before); it loses whole turns from the left
 where it is too long for the window.
@@ -27,15 +27,15 @@ def drawn(table: DialogueTable, max_dialogues: int | None) -> list[int]:
     return sorted(index for _, index in heapq.nsmallest(max_dialogues, hashes))
 
 
-def contexts_of(dialogue: Dialogue, vocabulary: Vocabulary, room: int) -> list[Context]:
-    """A context of at most `room` tokens before each assistant turn but a first one."""
+def contexts_of(dialogue: Dialogue, vocabulary: Vocabulary, room: int, role: Role) -> list[Context]:
+    """A context of at most `room` tokens before each turn of `role` but a first one."""
     texts = [turn.text for turn in dialogue.turns]
     turns = turn_tokens(vocabulary.encode_batch(texts), [turn.role for turn in dialogue.turns], vocabulary.sep_id)
     marks = Marks(vocabulary.cls_id, vocabulary.sep_id, vocabulary.end_id)
     return [
         Context(dialogue.id, index, context_ids(turns[:index], marks, room), tuple(texts[:index]), turn.text)
         for index, turn in enumerate(dialogue.turns)
-        if index > 0 and turn.role == Role.ASSISTANT
+        if index > 0 and turn.role == role
     ]
 
 

@@ -12,21 +12,23 @@ from dialog_trainer.data.order import seed_of
 from dialog_trainer.data.tables import DialogueTable, TokenTable
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.errors import TrainingError
-from dialog_trainer.evaluation.held_out import held_out_loss
+from dialog_trainer.evaluation.by_role import by_role, by_turn, mean_over
+from dialog_trainer.evaluation.held_out import held_out_losses
 from dialog_trainer.evaluation.replies import contexts_of, drawn, replies_to
 from dialog_trainer.metrics import scores as score_rules
-from dialog_trainer.records import Reply
+from dialog_trainer.records import Reply, Role
 
 PROTOCOL = "response"
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationSettings:
-    """`names`: the scores; `max_dialogues` bounds the dialogues that are replied to (None: all);
+    """`names`: the scores; `role`: who replies; `max_dialogues` bounds the dialogues that are replied to (None: all);
     `max_new_tokens` a reply; `window` context and reply together; `batch_tokens` and `max_tokens` one forward pass
     of generation and of the loss."""
 
     names: tuple[str, ...]
+    role: Role
     max_dialogues: int | None
     max_new_tokens: int
     window: int
@@ -36,10 +38,11 @@ class ValidationSettings:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """`loss` in nats a token and `ppl` over the assistant's turns and the end of every dialogue of the split;
-    `scores` by name; `protocol` says how the scores were made."""
+    """`loss` in nats a token and `ppl` over the turns of the role that replies and the end of every dialogue of the
+    split; `losses`: those by role and by turn; `scores` by name; `protocol` says how the scores were made."""
 
     loss: float
+    losses: dict[str, float | int | None]
     scores: dict[str, float]
     replies: list[Reply]
     protocol: str
@@ -61,20 +64,22 @@ def validate(
     stopped: Callable[[], bool] = lambda: False,
 ) -> Validation | None:
     """Loss and scores; None once `stopped()`. `stage(name, total)` opens a progress and returns how to advance it."""
-    total = held_out_loss(
+    cells = held_out_losses(
         model, tokens, max_tokens=settings.max_tokens, advance=stage("loss", len(tokens)), stopped=stopped
     )
-    if total is None:
+    if cells is None:
         return None
-    loss = float(total.nats) / total.weight if total.weight else math.nan
-    if not math.isfinite(loss):
+    loss = mean_over(cells, (settings.role, Role.END))
+    if loss is None or not math.isfinite(loss):
         raise TrainingError(
-            f"the validation loss is {loss} over {total.trained_tokens:,} assistant tokens: "
-            + ("the weights hold values that are not finite" if total.weight else "this split has no assistant turn")
+            f"the validation loss is {loss}: "
+            + ("this split has no turn of that role" if loss is None else "the weights hold values that are not finite")
         )
     indices = drawn(dialogues, settings.max_dialogues)
     room = settings.window - settings.max_new_tokens
-    contexts = [context for index in indices for context in contexts_of(dialogues[index], vocabulary, room)]
+    contexts = [
+        context for index in indices for context in contexts_of(dialogues[index], vocabulary, room, settings.role)
+    ]
     replies = replies_to(
         contexts,
         model,
@@ -87,7 +92,11 @@ def validate(
     if replies is None:
         return None
     return Validation(
-        loss, _scores(settings.names, loss, replies), replies, _protocol(indices, dialogues, replies, settings)
+        loss,
+        by_role(cells) | by_turn(cells),
+        _scores(settings.names, loss, replies),
+        replies,
+        _protocol(indices, dialogues, replies, settings),
     )
 
 
@@ -101,6 +110,6 @@ def _protocol(
     indices: Sequence[int], dialogues: DialogueTable, replies: Sequence[Reply], settings: ValidationSettings
 ) -> str:
     return (
-        f"{PROTOCOL}: {len(replies):,} replies in {len(indices):,} of {len(dialogues):,} dialogues, gold context, "
+        f"{PROTOCOL}: {len(replies):,} replies of the {settings.role.name.lower()} in {len(indices):,} of {len(dialogues):,} dialogues, gold context, "
         f"greedy, at most {settings.max_new_tokens} tokens, 1 reference, one corpus; {score_rules.SIGNATURE}"
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from dialog_trainer.model.packed import packed_logits
-from dialog_trainer.records import Batch, LossSum
+from dialog_trainer.records import NUM_DEPTHS, Batch, LossSum, Role
 
 
 def loss_sum(model: PreTrainedModel, batch: Batch) -> LossSum:
@@ -18,5 +19,13 @@ def loss_sum(model: PreTrainedModel, batch: Batch) -> LossSum:
     targets = batch.weights.nonzero().squeeze(1)
     logits = packed_logits(model, batch.ids, batch.positions, batch.lengths, at=targets - 1)
     nll = cross_entropy(logits.float(), batch.ids[targets], reduction="none")
-    weights = batch.weights[targets]
-    return LossSum((nll * weights).sum(), float(weights.sum()), len(targets), len(batch.ids))
+    cells = _cells(nll.detach(), batch.roles[targets], batch.turns[targets])
+    return LossSum((nll * batch.weights[targets]).sum(), batch.divisor, len(batch.ids), cells)
+
+
+def _cells(nll: torch.Tensor, roles: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """The sum and the number of `nll` `(M,)` by role and by turn index: `(2, 5, NUM_DEPTHS)`."""
+    places = roles * NUM_DEPTHS + turns.clamp(max=NUM_DEPTHS - 1)
+    cells = nll.new_zeros(2, len(Role) * NUM_DEPTHS)
+    cells.index_add_(1, places, torch.stack([nll, torch.ones_like(nll)]))
+    return cells.view(2, len(Role), NUM_DEPTHS)

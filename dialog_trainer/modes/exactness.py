@@ -9,12 +9,20 @@ import transformers
 
 from dialog_trainer import __version__
 
+_PARTS = {
+    "data": "the training data",
+    "vocabulary": "the vocabulary",
+    "format": "the format of sequences",
+    "truncation": "the truncation",
+    "schedule": "the mask schedule",
+}
+_EFFECTS = dict.fromkeys(_PARTS, "training goes on, but not exactly") | {"schedule": "it holds from here on"}
 
-def surroundings(data_digest: str, vocabulary_digest: str, device: torch.device) -> dict:
-    """Saved with each checkpoint, and compared when a run goes on."""
+
+def surroundings(digest: dict[str, str], device: torch.device) -> dict:
+    """Saved with each checkpoint, and compared when a run goes on. `digest` is that of the mask."""
     return {
-        "data": data_digest,
-        "vocabulary": vocabulary_digest,
+        "digest": digest,
         "threads": torch.get_num_threads(),
         "device": device.type,
         "versions": {
@@ -28,9 +36,12 @@ def surroundings(data_digest: str, vocabulary_digest: str, device: torch.device)
 
 def differences(saved: dict, today: dict) -> list[str]:
     """A line for each thing that keeps training from going on exactly."""
-    lines = []
-    if saved["data"] != today["data"]:
-        lines.append("the training data are not those of the checkpoint: training goes on, but not exactly")
+    before, after = saved["digest"], today["digest"]
+    lines = [
+        f"{_PARTS[name]} is not that of the checkpoint (digest {after[name]} instead of {before.get(name)}): {effect}"
+        for name, effect in _EFFECTS.items()
+        if before.get(name) != after[name]
+    ]
     pairs = [(key, saved[key], today[key]) for key in ("threads", "device")]
     pairs += [(name, saved["versions"].get(name), version) for name, version in today["versions"].items()]
     lines += [

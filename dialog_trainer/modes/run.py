@@ -11,15 +11,20 @@ from transformers import PreTrainedModel
 
 from dialog_trainer import experiment
 from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.evaluation.alignment import alignment
+from dialog_trainer.evaluation.by_role import by_role, by_turn
 from dialog_trainer.evaluation.validation import validate
 from dialog_trainer.experiment import Plan, Split
-from dialog_trainer.masking.schedules import final_from_step, progress_of
+from dialog_trainer.masking.contract import Kept
+from dialog_trainer.masking.mask import Mask
+from dialog_trainer.masking.outline import Outline
 from dialog_trainer.metrics.scores import weighted
 from dialog_trainer.modes.exactness import surroundings
 from dialog_trainer.options import Settings
-from dialog_trainer.records import Role
+from dialog_trainer.records import Batch
 from dialog_trainer.reports.figures import draw_curves
 from dialog_trainer.reports.lines import reply_row, sample_lines, score_line, speaker
+from dialog_trainer.reports.mask_figures import draw_alignment, draw_loss_by_role, draw_loss_by_turn
 from dialog_trainer.reports.progress import RunProgress
 from dialog_trainer.tracking import MetricLog, RowLog
 from dialog_trainer.training import checkpoint
@@ -38,13 +43,14 @@ class Parts:
     optimizer: torch.optim.Optimizer
     training: Split
     validation: Split
+    mask: Mask
+    outline: Outline
+    kept: Kept
     plan: Plan
-
-    def mask_final_from_step(self) -> int:
-        return final_from_step(self.plan.mask, self.settings["schedule_steps"])
+    digest: dict[str, str]
 
     def surroundings(self) -> dict:
-        return surroundings(self.training.tokens.digest, self.vocabulary.digest(), self.device)
+        return surroundings(self.digest, self.device)
 
 
 class Run:
@@ -62,8 +68,10 @@ class Run:
         self.folder, self.parts, self.state = folder, parts, state
         self._settings, self._plan = parts.settings, parts.plan
         self._say, self._progress, self._stop = speaker(console), progress, stop
-        self._switch = parts.mask_final_from_step()
+        self._switch = parts.outline.final_from_step
         self._surroundings = parts.surroundings()
+        self._probe: list[Batch] | None = None
+        self._probed: int | None = None
         self._metrics = MetricLog(folder / "metrics.jsonl", state.attempt)
         self._replies = RowLog(folder / "replies.jsonl")
 
@@ -71,7 +79,9 @@ class Run:
         self._progress.step(report)
         if report.step % self._settings["log_every_n_steps"]:
             return
-        weights = self._plan.mask(progress_of(report.step, self._settings["schedule_steps"]))
+        weights = self._plan.role_weights(report.step)
+        seen = {name: getattr(self.state, name) for name in ("assistant_tokens_seen", "user_tokens_seen")}
+        parts = by_role(report.cells) | by_turn(report.cells)
         self._row(
             "train",
             report.step,
@@ -80,10 +90,27 @@ class Run:
                 "lr": report.lr,
                 "grad_norm": report.grad_norm,
                 "tokens_per_second": round(report.tokens / report.seconds, 1),
-                "trained_token_share": round(report.trained_tokens / report.tokens, 6),
-                "user_weight": weights.get(Role.USER, 0.0),
+                "trained_token_share": round(report.trained_tokens() / report.tokens, 6),
+                "user_weight": weights.user,
+                "assistant_weight": weights.assistant,
+                **{name: value for name, value in parts.items() if value},
+                **seen,
             },
         )
+
+    def before_step(self, step: int) -> None:
+        """Compares the gradients of the two roles where that is due."""
+        every = self._settings["mask_schedule"]["alignment_every_n_steps"]
+        if every is None or step % every or step == self._probed:
+            return
+        self._probed = step
+        if self._probe is None:
+            self._probe = experiment.probe_batches(self._settings, self.parts.validation.tokens, self.parts.device)
+        with experiment.autocast(self._settings, self.parts.device)():
+            values = alignment(self.parts.model, self._probe)
+        self._row("probe", step, values)
+        folder = self.folder / "vis_outputs"
+        draw_alignment(folder / "alignment.png", self.folder / "metrics.jsonl", switch=self._switch)
 
     def validation_due(self, step: int) -> bool:
         every = self._settings["validate_every_n_steps"] or self._plan.steps_per_epoch
@@ -107,7 +134,7 @@ class Run:
         score = weighted(result.scores, metrics["best"])
         better_loss, better_score = state.best.update(state.step, result.loss, score, counts=state.step > self._switch)
         state.validated_step = state.step
-        values = {"validation_loss": result.loss, **result.scores, "best_metric_score": score}
+        values = {"validation_loss": result.loss, **result.losses, **result.scores, "best_metric_score": score}
         self._row("validation", state.step, values | {"protocol": result.protocol})
         samples = result.samples(self._settings["prediction_print_n"])
         head = {"step": state.step, "attempt": state.attempt, "split": "validation"}
@@ -116,13 +143,13 @@ class Run:
         self._say(score_line(state.step, result, score, better_loss, better_score, state.best.bad_validations))
         for line in sample_lines(samples):
             self._say(line)
-        draw_curves(
-            self.folder / "vis_outputs",
-            self.folder / "metrics.jsonl",
-            common=metrics["common"],
-            names=metrics["names"],
-            switch=self._switch,
-        )
+        self._draw()
+
+    def _draw(self) -> None:
+        folder, rows, metrics = self.folder / "vis_outputs", self.folder / "metrics.jsonl", self._settings["metrics"]
+        draw_curves(folder, rows, common=metrics["common"], names=metrics["names"], switch=self._switch)
+        draw_loss_by_role(folder / "loss_by_role.png", rows, role_weights=self._plan.role_weights, switch=self._switch)
+        draw_loss_by_turn(folder / "loss_by_turn.png", rows)
 
     def save_due(self, step: int) -> bool:
         every = self._settings["save_every_n_steps"]

@@ -13,12 +13,13 @@ from transformers import PreTrainedModel
 from dialog_trainer import checks, experiment, run_folder
 from dialog_trainer.data.tables import DialogueTable
 from dialog_trainer.data.vocabulary import Vocabulary
-from dialog_trainer.errors import ConfigError
+from dialog_trainer.errors import CheckpointError, ConfigError
+from dialog_trainer.masking.outline import outline
 from dialog_trainer.modes.exactness import differences
 from dialog_trainer.modes.run import Parts, Run
 from dialog_trainer.options import Settings
-from dialog_trainer.reports.figures import draw_schedule
-from dialog_trainer.reports.lines import end_lines, plan_lines, speaker
+from dialog_trainer.reports.lines import end_lines, mask_line, plan_line, speaker
+from dialog_trainer.reports.mask_figures import draw_schedule
 from dialog_trainer.reports.progress import RunProgress
 from dialog_trainer.saved_run import Changed
 from dialog_trainer.tracking import next_attempt
@@ -41,7 +42,7 @@ def start(settings: Settings, console: Console, claim: Callable[[], Path], hydra
     with StopSignal() as stop:
         folder = claim()
         with run_folder.locked(folder):
-            run_folder.write_settings(folder, settings, hydra_files)
+            run_folder.write_settings(folder, settings | {"digest": parts.digest}, hydra_files)
             return _train(folder, parts, TrainingState(), console, stop)
 
 
@@ -56,11 +57,7 @@ def _resume(folder: Path, changed: Changed, console: Console) -> int:
     say, settings = speaker(console), changed.settings
     weights = checkpoint.find(folder, settings["load_model_type"])
     saved = checkpoint.read_state(weights)
-    state = TrainingState(
-        **{key: saved[key] for key in ("step", "validated_step", "tokens_seen", "trained_tokens_seen")},
-        attempt=next_attempt(folder / "metrics.jsonl"),
-        best=Best(**saved["best"]),
-    )
+    state = _state_of(saved, weights, next_attempt(folder / "metrics.jsonl"))
     _check_there_is_more(settings, state)
     for line in _resume_lines(folder, weights, changed, state):
         say(line)
@@ -74,7 +71,7 @@ def _resume(folder: Path, changed: Changed, console: Console) -> int:
         say(line)
     kept = settings | {"mode": "train", "resume_model_dir": None, "load_model_type": "metric"}
     with StopSignal() as stop:
-        run_folder.renew_settings(folder, kept, state.attempt)
+        run_folder.renew_settings(folder, kept | {"digest": parts.digest}, state.attempt)
         for link, step in checkpoint.forget_later(folder / "weights", weights, state.step).items():
             say(f"  weights/{link} was at step {step:,}, which is left behind: the next validation is the best anew")
             if link == "best_metric":
@@ -103,41 +100,48 @@ def _parts(
     optimizer = experiment.optimizer(settings, model)
     train_split = experiment.with_tokens(settings, training, vocabulary, settings["data"]["truncation"])
     validation_split = experiment.with_tokens(settings, validation, vocabulary)
-    plan = experiment.plan(settings, train_split.tokens, device)
-    return Parts(settings, device, vocabulary, model, optimizer, train_split, validation_split, plan)
+    mask = experiment.mask(settings)
+    whole = outline(mask, settings["schedule_steps"])
+    kept = experiment.checked_mask(settings, train_split, vocabulary, mask, whole, points=(whole.final,))
+    plan = experiment.plan(settings, train_split.tokens, kept.indices, mask, device)
+    digest = experiment.mask_digest(settings, train_split, vocabulary)
+    return Parts(
+        settings, device, vocabulary, model, optimizer, train_split, validation_split, mask, whole, kept, plan, digest
+    )
 
 
 def _train(folder: Path, parts: Parts, state: TrainingState, console: Console, stop: StopSignal) -> int:
     say, settings, plan = speaker(console), parts.settings, parts.plan
+    steps = settings["steps"]
     draw_schedule(
         folder / "vis_outputs" / "lr_schedule.png",
-        steps=settings["steps"],
-        schedule_steps=settings["schedule_steps"],
+        steps=steps,
         learning_rate=plan.learning_rate,
-        mask=plan.mask,
+        role_weights=plan.role_weights,
+        switch=parts.outline.final_from_step,
     )
-    for line in plan_lines(
-        folder,
-        parameters=sum(parameter.numel() for parameter in parts.model.parameters()),
-        device=str(parts.device),
-        sequences=len(parts.training.tokens),
-        tokens=int(parts.training.tokens.lengths.sum()),
-        steps_per_epoch=plan.steps_per_epoch,
-        step=state.step,
-        steps=settings["steps"],
-        schedule_steps=settings["schedule_steps"],
-        switch=parts.mask_final_from_step(),
-    ):
-        say(line)
+    say(
+        plan_line(
+            folder,
+            parameters=sum(parameter.numel() for parameter in parts.model.parameters()),
+            device=str(parts.device),
+            sequences=len(parts.kept.indices),
+            tokens=int(parts.kept.counts.tokens.sum()),
+            steps_per_epoch=plan.steps_per_epoch,
+            step=state.step,
+            steps=steps,
+        )
+    )
+    say(mask_line(parts.mask, parts.outline, parts.kept, parts.digest["whole"]))
     with (
-        RunProgress(console, start=state.step, steps=settings["steps"]) as progress,
+        RunProgress(console, start=state.step, steps=steps) as progress,
         closing(Run(folder, parts, state, console, progress, stop)) as run,
     ):
         outcome = train(
             state,
             parts.model,
             parts.optimizer,
-            steps=settings["steps"],
+            steps=steps,
             seed=settings["seed"],
             rank=0,
             batches=plan.batches,
@@ -145,6 +149,7 @@ def _train(folder: Path, parts: Parts, state: TrainingState, console: Console, s
             max_grad_norm=settings["max_grad_norm"],
             autocast=experiment.autocast(settings, parts.device),
             track=run.track,
+            before_step=run.before_step,
             validation_due=run.validation_due,
             validate=run.validate,
             save_due=run.save_due,
@@ -155,6 +160,17 @@ def _train(folder: Path, parts: Parts, state: TrainingState, console: Console, s
     for line in end_lines(folder, outcome, state.step, state.best):
         say(line)
     return stop.exit_code if outcome == "interrupted" else 0
+
+
+def _state_of(saved: dict, weights: Path, attempt: int) -> TrainingState:
+    keys = ("step", "validated_step", "tokens_seen", "user_tokens_seen", "assistant_tokens_seen")
+    missing = [key for key in (*keys, "best", "digest") if key not in saved]
+    if missing:
+        raise CheckpointError(
+            f"{weights / 'trainer' / 'state.json'} has no {', '.join(missing)}: another version wrote it; to start anew "
+            f"from its weights, pass mode=train, the options of that run, and model.pretrained_model={weights}"
+        )
+    return TrainingState(**{key: saved[key] for key in keys}, attempt=attempt, best=Best(**saved["best"]))
 
 
 def _check_there_is_more(settings: Settings, state: TrainingState) -> None:

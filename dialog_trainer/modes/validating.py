@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dialog_trainer import __version__, experiment
 from dialog_trainer.evaluation.validation import PROTOCOL, Validation, validate
-from dialog_trainer.reports.lines import reply_row, sample_lines, scores_text, speaker
+from dialog_trainer.reports.lines import losses_text, reply_row, sample_lines, scores_text, speaker
 from dialog_trainer.reports.progress import RunProgress
 from dialog_trainer.saved_run import Changed
 from dialog_trainer.training import checkpoint
@@ -22,7 +22,8 @@ def run(changed: Changed, console: Console) -> int:
     settings = changed.settings
     folder, split = Path(settings["resume_model_dir"]), settings["split"]
     weights = checkpoint.find(folder, settings["load_model_type"])
-    step = checkpoint.read_state(weights)["step"]
+    state = checkpoint.read_state(weights)
+    step = state["step"]
     say(f"validating {folder}/weights/{checkpoint.LINKS[settings['load_model_type']]} (step {step:,}) on split {split}")
     for key, before, after in changed.changes:
         say(f"  {key}: {before} -> {after}")
@@ -47,11 +48,13 @@ def run(changed: Changed, console: Console) -> int:
     for line in sample_lines(result.samples(settings["prediction_print_n"])):
         say(line)
     say(f"loss {result.loss:.4f}  {scores_text(result.scores)}")
+    say(losses_text(result.losses))
     say(f"how: {result.protocol}")
     if len(data.dialogues) > (settings["metrics"]["max_dialogues"] or len(data.dialogues)):
         say("     metrics.max_dialogues=null scores replies to every dialogue")
     place = folder / "validation" / split / PROTOCOL
-    _write(place, result, {"checkpoint": weights.name, "step": step, "split": split, "data": data.tokens.digest})
+    origin = {"checkpoint": weights.name, "step": step, "split": split, "data": data.tokens.digest}
+    _write(place, result, origin | {"mask_digest": state.get("digest")})
     say(f"written to {place}")
     return 0
 
@@ -61,6 +64,7 @@ def _write(place: Path, result: Validation, origin: dict) -> None:
     scores = {
         **origin,
         "validation_loss": result.loss,
+        "losses": result.losses,
         "scores": result.scores,
         "protocol": result.protocol,
         "version": __version__,

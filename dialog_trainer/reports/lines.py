@@ -10,7 +10,10 @@ from pathlib import Path
 from rich.console import Console
 
 from dialog_trainer.evaluation.validation import Validation
-from dialog_trainer.masking.schedules import progress_of
+from dialog_trainer.masking.contract import Kept
+from dialog_trainer.masking.mask import Mask
+from dialog_trainer.masking.outline import Outline, in_words
+from dialog_trainer.masking.statistics import trained_share
 from dialog_trainer.records import Reply
 from dialog_trainer.training.early_stopping import Best
 
@@ -47,6 +50,12 @@ def scores_text(scores: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
 
 
+def losses_text(losses: Mapping[str, float | int | None]) -> str:
+    """The loss by role, in nats a token."""
+    shown = [(name, losses[f"{name}_nll"], losses[f"{name}_tokens"]) for name in ("assistant", "user", "end")]
+    return "  ".join(f"{name}_nll {nll:.4f} ({tokens:,} tokens)" for name, nll, tokens in shown if nll is not None)
+
+
 def sample_lines(samples: Iterable[Reply]) -> list[str]:
     lines = []
     for reply in samples:
@@ -59,7 +68,7 @@ def sample_lines(samples: Iterable[Reply]) -> list[str]:
     return lines
 
 
-def plan_lines(
+def plan_line(
     folder: Path,
     *,
     parameters: int,
@@ -69,22 +78,24 @@ def plan_lines(
     steps_per_epoch: int,
     step: int,
     steps: int,
-    schedule_steps: int,
-    switch: int,
-) -> list[str]:
+) -> str:
     """What a run is about to do."""
-    lines = [
+    return (
         f"run folder {folder}: {parameters:,} parameters on {device}, {sequences:,} sequences of "
         f"{tokens:,} tokens, {steps_per_epoch:,} steps an epoch, steps {step:,} to {steps:,}"
-    ]
-    if switch >= steps:
-        lines.append(f"mask: not final within this run (it would be from step {switch:,})")
-    else:
-        progress = progress_of(switch, schedule_steps)
-        lines.append(
-            f"mask: final weights from step {switch:,} (progress {progress:.2f}); see vis_outputs/lr_schedule.png"
-        )
-    return lines
+    )
+
+
+def mask_line(mask: Mask, whole: Outline, kept: Kept, digest: str) -> str:
+    """What carries the loss, in words. The first point of `kept.counts` is that of the final weights."""
+    share = f"{trained_share(kept.counts, 0):.1%} of {kept.counts.tokens.sum():,} tokens trained"
+    parts = [in_words(mask, whole), f"{share} after it" if whole.changes else share]
+    if kept.dropped:
+        parts.append(f"{kept.dropped:,} sequences with nothing to train left out")
+    idle = int(kept.counts.untrained.max())
+    if idle:
+        parts.append(f"{idle:,} sequences carry no weight for a part of it")
+    return f"mask: {'; '.join(parts)} (digest {digest})"
 
 
 def end_lines(folder: Path, outcome: str, step: int, best: Best) -> list[str]:

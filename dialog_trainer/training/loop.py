@@ -17,7 +17,7 @@ from dialog_trainer.data.order import seed_of
 from dialog_trainer.distributed import sum_gradients, sum_over_processes
 from dialog_trainer.errors import TrainingError
 from dialog_trainer.model.loss import loss_sum
-from dialog_trainer.records import Batch
+from dialog_trainer.records import NUM_DEPTHS, Batch, Role
 from dialog_trainer.training.early_stopping import Best
 
 
@@ -25,28 +25,34 @@ from dialog_trainer.training.early_stopping import Best
 class TrainingState:
     """Where the training stands; with weights and optimizer, all that going on exactly needs.
 
-    `step` is the number of updates done, and so the number of the next one.
+    `step` is the number of updates done, and so the number of the next one. `user_tokens_seen` and
+    `assistant_tokens_seen` count trained tokens.
     """
 
     step: int = 0
     attempt: int = 0
     validated_step: int = 0
     tokens_seen: int = 0
-    trained_tokens_seen: int = 0
+    user_tokens_seen: int = 0
+    assistant_tokens_seen: int = 0
     best: Best = field(default_factory=Best)
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What update `step` was computed with and gave. `loss` is None if no token of the batch had weight."""
+    """What update `step` was computed with and gave, over the global batch. `loss` is None if no token had weight;
+    `cells` are those of `LossSum`, float64 on the CPU."""
 
     step: int
     loss: float | None
     lr: float
     grad_norm: float
     tokens: int
-    trained_tokens: int
+    cells: torch.Tensor
     seconds: float
+
+    def trained_tokens(self, role: Role | None = None) -> int:
+        return int((self.cells[1] if role is None else self.cells[1, role]).sum())
 
 
 def train(
@@ -62,6 +68,7 @@ def train(
     max_grad_norm: float | None,
     autocast: Callable[[], AbstractContextManager],
     track: Callable[[StepReport], None],
+    before_step: Callable[[int], None],
     validation_due: Callable[[int], bool],
     validate: Callable[[], None],
     save_due: Callable[[int], bool],
@@ -72,11 +79,13 @@ def train(
     """Trains until `state.step == steps`; returns `finished`, `stopped early` or `interrupted`.
 
     `batches(step)` gives this process's share of the global batch of a step as micro-batches, weights included.
+    `before_step(n)` is called after each number `n` of updates done, 0 and the last included; it changes nothing.
     `validate()` is called where `validation_due(state.step)`, at most once a step, and saves what it wants to keep;
     once `stopped()`, it may return without having validated. `save()` is called where due, at the end and on a stop.
     """
     saved_step = state.step or None  # of a run that begins, nothing is saved
     while True:
+        before_step(state.step)
         if validation_due(state.step) and state.validated_step != state.step:
             validate()
             saved_step = state.step if state.validated_step == state.step else saved_step
@@ -98,7 +107,8 @@ def train(
         )
         state.step += 1
         state.tokens_seen += report.tokens
-        state.trained_tokens_seen += report.trained_tokens
+        state.user_tokens_seen += report.trained_tokens(Role.USER)
+        state.assistant_tokens_seen += report.trained_tokens(Role.ASSISTANT)
         track(report)
 
 
@@ -122,45 +132,42 @@ def train_step(
     max_grad_norm: float | None,
     autocast: Callable[[], AbstractContextManager],
 ) -> StepReport:
-    """One update with the gradient of `Σ w·nll / Σ w` over the whole global batch.
+    """One update with the gradient of `Σ w·nll` over the whole global batch, divided by the sum of its divisors.
 
     Raises `TrainingError`, before anything is changed, if the loss or the norm of the gradient is not finite.
     """
     start = time.perf_counter()
     model.train()
     optimizer.zero_grad(set_to_none=True)
-    counts = torch.tensor(
-        [
-            sum(float(batch.weights.cpu().double().sum()) for batch in batches),
-            sum(len(batch.ids) for batch in batches),
-            sum(int((batch.weights > 0).sum()) for batch in batches),
-        ],
-        dtype=torch.float64,
-    )
-    weight, tokens, trained_tokens = sum_over_processes(counts).tolist()
+    own = torch.tensor([[batch.divisor, len(batch.ids)] for batch in batches], dtype=torch.float64)
+    divisor, tokens = sum_over_processes(own.view(-1, 2).sum(0)).tolist()
     parts = []
     for batch in batches:
         with autocast():
             part = loss_sum(model, batch)
-        (part.nats / max(weight, 1e-12)).backward()
-        parts.append(part.nats.detach())
+        (part.nats / max(divisor, 1e-12)).backward()
+        parts.append(torch.cat([part.nats.detach().view(1), part.cells.flatten()]))
     sum_gradients(model.parameters())
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm or torch.inf)
     # One wait for the device for all that is asked of it here.
-    *nats, grad_norm = torch.stack([*parts, norm]).cpu().double().tolist()
-    total_nats = float(sum_over_processes(torch.tensor(sum(nats), dtype=torch.float64)))
-    _check_finite(step, lr, total_nats, grad_norm)
-    if weight:
+    *sums, grad_norm = torch.cat([*parts, norm.view(1)]).cpu().double().split([*map(len, parts), 1])
+    sums = sum_over_processes(
+        torch.stack([torch.zeros(1 + 2 * len(Role) * NUM_DEPTHS, dtype=torch.float64), *sums]).sum(0)
+    )
+    nats, cells = float(sums[0]), sums[1:].view(2, len(Role), NUM_DEPTHS)
+    _check_finite(step, lr, nats, float(grad_norm))
+    trains = bool(cells[1].any())
+    if trains:
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
     return StepReport(
         step=step,
-        loss=total_nats / weight if weight else None,
+        loss=nats / divisor if trains else None,
         lr=lr,
-        grad_norm=grad_norm,
+        grad_norm=float(grad_norm),
         tokens=int(tokens),
-        trained_tokens=int(trained_tokens),
+        cells=cells,
         seconds=time.perf_counter() - start,
     )
 

@@ -1,0 +1,148 @@
+"""What must hold of the mask over the whole tokenised data before the first step.
+
+1. Each sequence starts with `[CLS]`, which is never trained.
+2. Only turns of the user and the assistant, and ends, carry weight.
+3. The padding token never does.
+4. Each trained turn ends with its separator, unless truncation took its end.
+5. The end-of-text token stands, trained, behind each dialogue that is whole or has room for it, and nowhere else.
+6. Each sequence has a trained token at every point of the training; others are dropped, or refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+import numpy as np
+
+from dialog_trainer.errors import ConfigError, DataError
+from dialog_trainer.masking.mask import Mask
+from dialog_trainer.masking.schedules import RoleWeights
+from dialog_trainer.masking.statistics import MaskCounts, counted
+from dialog_trainer.records import Role, Runs
+
+TRAINED_ROLES = (Role.USER, Role.ASSISTANT, Role.END)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """`indices` `(K,)` of the sequences that are trained on, the number `dropped`, and `counts` over the kept ones at
+    each point that was asked for."""
+
+    indices: np.ndarray
+    dropped: int
+    counts: MaskCounts
+
+
+def checked(
+    chunks: Iterable[tuple[int, np.ndarray, Runs]],
+    ends_dialogue: np.ndarray,
+    mask: Mask,
+    points: tuple[RoleWeights, ...],
+    *,
+    separator: int,
+    end: int,
+    pad: int,
+    max_len: int,
+    drop: bool,
+    id_of: Callable[[int], str],
+) -> Kept:
+    """Checks every clause at `points` over `chunks` `(first index, ids, runs)` of all sequences.
+
+    `ends_dialogue` `(S,)` says whether a sequence is its dialogue's last, `id_of` the id of a dialogue by its index.
+    Raises `DataError` with each clause that is broken, `ConfigError` where sequences would be dropped and `drop` is not
+    set, or none is left.
+    """
+    broken: dict[str, int] = {}
+    first_broken: dict[str, int] = {}
+    indices, counts, untrained = [], [], []
+    for first, ids, runs in chunks:
+        weights = [mask.run_weights(runs, at) for at in points]
+        last = ends_dialogue[first : first + len(runs.counts)]
+        for clause, dialogues in _broken_clauses(ids, runs, weights, last, separator, end, pad, max_len):
+            broken[clause] = broken.get(clause, 0) + len(dialogues)
+            first_broken.setdefault(clause, int(dialogues[0]))
+        keep = mask.trainable(runs)
+        indices.append(first + np.flatnonzero(keep))
+        untrained += runs.dialogues[~keep].tolist()
+        counts.append(counted(*_only(runs, weights, keep)))
+    if broken:
+        raise DataError(
+            "\n".join(
+                [
+                    "the tokenised data break the contract of the mask; they are not what this version writes: remove "
+                    "that cache folder and start again",
+                    *(
+                        f"  - {what}: {n:,}, first in dialogue {id_of(first_broken[what])}"
+                        for what, n in broken.items()
+                    ),
+                ]
+            )
+        )
+    kept = np.concatenate(indices)
+    if untrained and not drop:
+        raise ConfigError(
+            [
+                f"mask_schedule.untrained=refuse: {len(untrained):,} sequences have no {mask.trained_role.name.lower()} "
+                f"turn and no end, the first of dialogue {id_of(untrained[0])}; pass mask_schedule.untrained=drop, or mend "
+                "the data"
+            ]
+        )
+    if not len(kept):
+        raise ConfigError(
+            [f"mask_schedule: no sequence of the training split has a {mask.trained_role.name.lower()} turn to train"]
+        )
+    return Kept(kept, len(untrained), reduce(add, counts))
+
+
+def _broken_clauses(
+    ids: np.ndarray,
+    runs: Runs,
+    weights: list[np.ndarray],
+    last: np.ndarray,
+    separator: int,
+    end: int,
+    pad: int,
+    max_len: int,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Each clause that is broken, and the dialogue of each place at which it is."""
+    sequences = np.repeat(np.arange(len(runs.counts)), runs.counts)
+    first_runs = np.cumsum(runs.counts) - runs.counts
+    there = runs.lengths > 0
+    last_tokens = ids[np.maximum(0, np.cumsum(runs.lengths) - 1)]
+    trained = np.any([w > 0 for w in weights], axis=0) & there
+    is_turn = (runs.roles == Role.USER) | (runs.roles == Role.ASSISTANT)
+    is_end = runs.roles == Role.END
+    is_start = np.zeros(len(runs.roles), dtype=bool)
+    is_start[first_runs] = True
+    at_pad = np.repeat(trained, runs.lengths) & (ids == pad)
+    ends_wrong = (
+        is_end & there & ((runs.lengths != 1) | (last_tokens != end) | ~np.all([w > 0 for w in weights], axis=0))
+    )
+    ends = np.bincount(sequences[is_end], minlength=len(runs.counts))
+    has_room = (np.add.reduceat(runs.lengths, first_runs) < max_len)[sequences]
+    after_whole_turn = np.append(False, (runs.lost == 0)[:-1])
+    for clause, at in (
+        ("sequences that do not start with one [CLS]", is_start != (runs.roles == Role.START)),
+        ("trained tokens outside the turns and ends", trained & ~np.isin(runs.roles, TRAINED_ROLES)),
+        ("trained turns without their separator", trained & is_turn & (runs.lost == 0) & (last_tokens != separator)),
+        ("ends that are not one trained end-of-text token", ends_wrong),
+        ("whole dialogues that lost their end", is_end & ~there & after_whole_turn & has_room),
+    ):
+        if at.any():
+            yield clause, runs.dialogues[sequences[at]]
+    if at_pad.any():
+        yield "trained padding tokens", runs.dialogues[np.repeat(sequences, runs.lengths)[at_pad]]
+    if (ends != last).any():
+        yield "sequences whose end-of-text token is missing or out of place", runs.dialogues[ends != last]
+
+
+def _only(runs: Runs, weights: list[np.ndarray], keep: np.ndarray) -> tuple[Runs, list[np.ndarray]]:
+    """The runs of the kept sequences, and their weights."""
+    if keep.all():
+        return runs, weights
+    of_run = np.repeat(keep, runs.counts)
+    arrays = (getattr(runs, name)[of_run] for name in ("roles", "turns", "lengths", "lost", "weights"))
+    return Runs(*arrays, runs.counts[keep], runs.dialogues[keep]), [w[of_run] for w in weights]

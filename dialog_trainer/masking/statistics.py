@@ -1,0 +1,62 @@
+"""How much of a data set a mask trains, by role and by turn, and what truncation took from it. Counts that add."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dialog_trainer.records import NUM_DEPTHS, Role, Runs
+
+
+@dataclass(frozen=True, slots=True)
+class MaskCounts:
+    """Counts over sequences, at P points of the training.
+
+    `tokens` `(5, NUM_DEPTHS)` by role and turn index (the last place: all later turns); `trained` `(P, 5, NUM_DEPTHS)`
+    those with a weight above 0, `untrained` `(P,)` the sequences without one. Of truncation: `lost_tokens`, the
+    `cut_turns` that lost some of theirs and the `lost_turns` that lost all, each end-of-text token apart in `lost_ends`.
+    """
+
+    sequences: int
+    tokens: np.ndarray
+    trained: np.ndarray
+    untrained: np.ndarray
+    turns: int
+    lost_tokens: int
+    cut_turns: int
+    lost_turns: int
+    lost_ends: int
+
+    def __add__(self, other: MaskCounts) -> MaskCounts:
+        return MaskCounts(*(getattr(self, name) + getattr(other, name) for name in MaskCounts.__slots__))
+
+
+def counted(runs: Runs, weights_at_points: Sequence[np.ndarray]) -> MaskCounts:
+    """The counts of some sequences, given the weights `(R,)` of their runs at each point."""
+    places = runs.roles * NUM_DEPTHS + np.minimum(runs.turns, NUM_DEPTHS - 1)
+    first_runs = np.cumsum(runs.counts) - runs.counts
+
+    def by_place(lengths: np.ndarray) -> np.ndarray:
+        counts = np.bincount(places, weights=lengths, minlength=len(Role) * NUM_DEPTHS)
+        return counts.astype(np.int64).reshape(len(Role), NUM_DEPTHS)
+
+    trained = [np.where(weights > 0, runs.lengths, 0) for weights in weights_at_points]
+    is_turn = (runs.roles != Role.START) & (runs.roles != Role.END)
+    lost = np.where(is_turn, runs.lost, 0)
+    return MaskCounts(
+        sequences=len(runs.counts),
+        tokens=by_place(runs.lengths),
+        trained=np.array([by_place(lengths) for lengths in trained]),
+        untrained=np.array([np.sum(np.add.reduceat(lengths, first_runs) == 0) for lengths in trained]),
+        turns=int(is_turn.sum()),
+        lost_tokens=int(lost.sum()),
+        cut_turns=int(((lost > 0) & (runs.lengths > 0)).sum()),
+        lost_turns=int((is_turn & (runs.lengths == 0)).sum()),
+        lost_ends=int(((runs.roles == Role.END) & (runs.lengths == 0)).sum()),
+    )
+
+
+def trained_share(counts: MaskCounts, point: int) -> float:
+    return float(counts.trained[point].sum() / max(1, counts.tokens.sum()))

@@ -1,0 +1,54 @@
+"""What all figures share: their look, the mark of the switch, and how they are saved."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d9701e", "#2e7d4f", "#777777"
+DPI = 120
+
+
+def one_axes(title: str, xlabel: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel(xlabel)
+    axes.grid(alpha=0.25)
+    return figure, axes
+
+
+def curve(axes: Axes, rows: list[dict], name: str, colour: str, **style: object) -> None:
+    """`name` of `rows` over their steps; few points get markers."""
+    points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+    marker, width = ("o", 1.5) if len(points) < 40 else ("", 0.8)
+    xs, ys = zip(*points, strict=True) if points else ((), ())
+    axes.plot(xs, ys, **{"color": colour, "marker": marker, "ms": 3, "lw": width, "label": name} | style)
+
+
+def mark_switch(axes: Axes, switch: int, rows: list[dict] | None = None) -> None:
+    """A dotted line where the mask becomes final, if that lies within `rows`."""
+    if rows is not None and not (rows and rows[0]["step"] < switch <= rows[-1]["step"]):
+        return
+    axes.axvline(switch, color=ORANGE, lw=1, ls=":")
+    axes.annotate(
+        f"mask final from step {switch:,}",
+        xy=(switch, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(4, -4),
+        textcoords="offset points",
+        fontsize=8,
+        color=ORANGE,
+        va="top",
+    )
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Written aside and renamed: who looks while a run goes on sees a whole picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}")
+    figure.savefig(aside, dpi=DPI, format="png")
+    os.replace(aside, path)

@@ -1,0 +1,135 @@
+"""The figures of a mask: its schedule, and what it does to the loss by role, by turn, and to the gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dialog_trainer.evaluation.by_role import TURN_NAMES
+from dialog_trainer.masking.schedules import RoleWeights
+from dialog_trainer.reports.canvas import BLUE, GREEN, GREY, ORANGE, curve, mark_switch, one_axes, save
+from dialog_trainer.tracking import newest
+
+MAX_POINTS = 1_000
+MAX_TURN_CURVES = 5
+Weights = Callable[[int], RoleWeights]
+
+
+def draw_schedule(
+    path: Path, *, steps: int, learning_rate: Callable[[int], float], role_weights: Weights, switch: int
+) -> None:
+    """The learning rate and the loss weights over the steps of the run, before the first of them."""
+    points = _points(0, steps - 1, switch)
+    figure, axes = one_axes("Planned learning rate and mask", "step")
+    axes.plot(points, [learning_rate(step) for step in points], color=BLUE)
+    axes.set_ylabel("learning rate", color=BLUE)
+    axes.set_ylim(bottom=0)
+    _plot_weights(axes.twinx(), points, role_weights)
+    if 0 < switch < steps:
+        mark_switch(axes, switch)
+    save(figure, path)
+
+
+def draw_weights(path: Path, *, schedule_steps: int, role_weights: Weights, switch: int) -> None:
+    """The loss weights alone."""
+    figure, axes = one_axes("Loss weight by role", "step")
+    _plot_weights(axes, _points(0, schedule_steps, switch), role_weights)
+    if switch:
+        mark_switch(axes, switch)
+    save(figure, path)
+
+
+def draw_loss_by_role(path: Path, metrics: Path, *, role_weights: Weights, switch: int) -> None:
+    """The loss of each role, whatever the mask; under it the weights. Thin: training, thick: validation."""
+    train, validation = newest(metrics, "train"), newest(metrics, "validation")
+    figure = Figure(figsize=(7, 4.8), layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    for name, colour in (("user", ORANGE), ("assistant", GREEN), ("end", GREY)):
+        if name != "end":  # of one token a dialogue, too noisy to look at step by step
+            curve(axes, train, f"{name}_nll", colour, lw=0.6, alpha=0.35, marker="", label=None)
+        curve(axes, validation, f"{name}_nll", colour, marker="o", lw=1.5)
+    axes.set_title("Loss by role", fontsize=11)
+    axes.set_ylabel("nats a token")
+    axes.grid(alpha=0.25)
+    axes.legend(loc="upper right", title="validation (thin: training)", fontsize=8, title_fontsize=8)
+    last = max((rows[-1]["step"] for rows in (train, validation) if rows), default=0)
+    _plot_weights(below, _points(0, last, switch), role_weights)
+    below.set_xlabel("updates")
+    below.grid(alpha=0.25)
+    mark_switch(axes, switch, train)
+    if train and train[0]["step"] < switch <= train[-1]["step"]:
+        below.axvline(switch, color=ORANGE, lw=1, ls=":")
+    save(figure, path)
+
+
+def draw_loss_by_turn(path: Path, metrics: Path) -> None:
+    """The validation loss over the index of the turn, at up to `MAX_TURN_CURVES` validations, the last one strongest."""
+    rows = newest(metrics, "validation")
+    chosen = sorted({round(place) for place in np.linspace(0, len(rows) - 1, MAX_TURN_CURVES)}) if rows else []
+    figure, axes = one_axes(
+        "Validation loss by turn", "turn of the dialogue (0, 2, 4 ...: user, where roles alternate)"
+    )
+    for place, index in enumerate(chosen):
+        points = [(turn, rows[index].get(name)) for turn, name in enumerate(TURN_NAMES)]
+        xs, ys = zip(*[point for point in points if point[1] is not None], strict=True)
+        shade = colormaps["viridis_r"](0.15 + 0.75 * (place + 1) / len(chosen))
+        axes.plot(xs, ys, color=shade, marker="o", ms=4, lw=1.3, label=f"after {rows[index]['step']:,} updates")
+    axes.set_ylabel("nats a token")
+    axes.set_xticks(range(len(TURN_NAMES)))
+    axes.legend(fontsize=8)
+    save(figure, path)
+
+
+def draw_alignment(path: Path, metrics: Path, *, switch: int) -> None:
+    """The cosine of the two roles' gradients, whole and by group of layers, and their norms."""
+    rows = newest(metrics, "probe")
+    figure = Figure(figsize=(7, 5.6), layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    prefix = "alignment_cosine_"
+    groups = [name.removeprefix(prefix) for name in rows[-1] if name.startswith(prefix)]
+    for place, group in enumerate(groups):
+        shade = colormaps["viridis"](0.9 * (place + 0.5) / len(groups))
+        curve(axes, rows, f"{prefix}{group}", shade, lw=1.0, label=group.replace("_", " "))
+    curve(axes, rows, "alignment_cosine", "black", lw=2.0, label="all weights")
+    axes.axhline(0, color=GREY, lw=0.8)
+    axes.set_title("Gradients of the user's and the assistant's loss on one held-out batch", fontsize=11)
+    axes.set_ylabel("cosine")
+    axes.legend(fontsize=8, ncols=2 if len(groups) > 6 else 1)
+    for name, colour in (("user", ORANGE), ("assistant", GREEN)):
+        curve(below, rows, f"alignment_{name}_norm", colour, label=name)
+    below.set_ylabel("norm")
+    below.set_xlabel("updates")
+    below.legend(fontsize=8)
+    for one in (axes, below):
+        one.grid(alpha=0.25)
+    mark_switch(axes, switch, rows)
+    save(figure, path)
+
+
+def draw_lengths(path: Path, lengths: Sequence[int], max_len: int) -> None:
+    """How many sequences have how many tokens."""
+    figure, axes = one_axes("Lengths of sequences", "tokens")
+    axes.hist(lengths, bins=min(64, max_len), range=(0, max_len), color=BLUE)
+    axes.set_ylabel("sequences")
+    save(figure, path)
+
+
+def _points(first: int, last: int, switch: int) -> list[int]:
+    """At most about `MAX_POINTS` steps, with both sides of the switch."""
+    points = {round(first + index * (last - first) / MAX_POINTS) for index in range(MAX_POINTS + 1)}
+    return sorted(points | ({switch - 1, switch} if first < switch <= last else set()))
+
+
+def _plot_weights(axes: Axes, points: list[int], role_weights: Weights) -> None:
+    weights = [role_weights(step) for step in points]
+    names = ("drawn as the user's", "drawn as the assistant's") if weights[-1].by_lot else ("user", "assistant")
+    axes.plot(points, [w.assistant for w in weights], color=GREEN, ls="--", drawstyle="steps-post", label=names[1])
+    axes.plot(points, [w.user for w in weights], color=ORANGE, drawstyle="steps-post", label=names[0])
+    axes.set_ylabel("loss weight")
+    axes.set_ylim(-0.03, 1.05)
+    axes.legend(fontsize=8, loc="center right")
