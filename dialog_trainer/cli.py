@@ -70,6 +70,8 @@ def _start(flags: argparse.Namespace) -> int:
     if mode:
         return _work_on_run(mode, saved_run.changed(flags.overrides, flags.config_dir))
     jobs = composition.jobs(flags.overrides, flags.config_dir, sweep=flags.multirun)
+    if flags.multirun and any(settings["mode"] == "inspect" for settings in jobs):
+        raise ConfigError(["-m: sweeps train; mode=inspect shows one mask at a time"])
     overrides = composition.for_hydra(flags.overrides)
     leading = ["--config-dir", flags.config_dir] if flags.config_dir else []
     if flags.multirun:
@@ -142,7 +144,10 @@ def _job(config: DictConfig) -> int:
 
 def _train(settings: Settings, claim: Callable[[], Path], hydra_files: dict[str, object]) -> int:
     console = _before_torch(settings)
-    from dialog_trainer.modes import training
+    from dialog_trainer.modes import inspecting, training
+
+    if settings["mode"] == "inspect":
+        return inspecting.run(settings, console)
 
     return training.start(settings, console, claim, hydra_files)
 

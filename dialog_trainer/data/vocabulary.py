@@ -86,6 +86,10 @@ class Vocabulary:
         """Text of ids; special tokens are left out."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """The text of each id by itself, special tokens by their names; a part of a character is shown as U+FFFD."""
+        return [self.tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in ids]
+
     def digest(self) -> str:
         """Changes when `encode_batch` would."""
         return hashlib.sha256(self._text_encoder.to_str().encode("utf-8")).hexdigest()

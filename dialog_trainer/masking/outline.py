@@ -75,7 +75,7 @@ def in_words(mask: Mask, whole: Outline) -> str:
     at = f"step {whole.final_from_step:,} (progress {whole.progress(whole.final_from_step):.2f})"
     if whole.changes == 1:
         return f"{first}, {final} from {at}"
-    return f"{first} before step {whole.first_change:,}, in {whole.changes:,} changes to {final} from {at}"
+    return f"{first} before step {whole.first_change:,}, then gradually to {final} from {at}"
 
 
 def _turns(mask: Mask, weights: RoleWeights) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d9701e", "#2e7d4f", "#777777"
+BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d9701e", "#1b7f6b", "#777777"
+USER, ASSISTANT, END = ORANGE, BLUE, GREEN
 DPI = 120
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from dialog_trainer.evaluation.by_role import TURN_NAMES
 from dialog_trainer.masking.schedules import RoleWeights
-from dialog_trainer.reports.canvas import BLUE, GREEN, GREY, ORANGE, curve, mark_switch, one_axes, save
+from dialog_trainer.reports.canvas import ASSISTANT, BLUE, END, GREY, USER, curve, mark_switch, one_axes, save
 from dialog_trainer.tracking import newest
 
 MAX_POINTS = 1_000
@@ -26,8 +26,8 @@ def draw_schedule(
     """The learning rate and the loss weights over the steps of the run, before the first of them."""
     points = _points(0, steps - 1, switch)
     figure, axes = one_axes("Planned learning rate and mask", "step")
-    axes.plot(points, [learning_rate(step) for step in points], color=BLUE)
-    axes.set_ylabel("learning rate", color=BLUE)
+    axes.plot(points, [learning_rate(step) for step in points], color="black", lw=1)
+    axes.set_ylabel("learning rate")
     axes.set_ylim(bottom=0)
     _plot_weights(axes.twinx(), points, role_weights)
     if 0 < switch < steps:
@@ -49,7 +49,7 @@ def draw_loss_by_role(path: Path, metrics: Path, *, role_weights: Weights, switc
     train, validation = newest(metrics, "train"), newest(metrics, "validation")
     figure = Figure(figsize=(7, 4.8), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    for name, colour in (("user", ORANGE), ("assistant", GREEN), ("end", GREY)):
+    for name, colour in (("user", USER), ("assistant", ASSISTANT), ("end", END)):
         if name != "end":  # of one token a dialogue, too noisy to look at step by step
             curve(axes, train, f"{name}_nll", colour, lw=0.6, alpha=0.35, marker="", label=None)
         curve(axes, validation, f"{name}_nll", colour, marker="o", lw=1.5)
@@ -63,7 +63,7 @@ def draw_loss_by_role(path: Path, metrics: Path, *, role_weights: Weights, switc
     below.grid(alpha=0.25)
     mark_switch(axes, switch, train)
     if train and train[0]["step"] < switch <= train[-1]["step"]:
-        below.axvline(switch, color=ORANGE, lw=1, ls=":")
+        below.axvline(switch, color=USER, lw=1, ls=":")
     save(figure, path)
 
 
@@ -100,7 +100,7 @@ def draw_alignment(path: Path, metrics: Path, *, switch: int) -> None:
     axes.set_title("Gradients of the user's and the assistant's loss on one held-out batch", fontsize=11)
     axes.set_ylabel("cosine")
     axes.legend(fontsize=8, ncols=2 if len(groups) > 6 else 1)
-    for name, colour in (("user", ORANGE), ("assistant", GREEN)):
+    for name, colour in (("user", USER), ("assistant", ASSISTANT)):
         curve(below, rows, f"alignment_{name}_norm", colour, label=name)
     below.set_ylabel("norm")
     below.set_xlabel("updates")
@@ -128,8 +128,8 @@ def _points(first: int, last: int, switch: int) -> list[int]:
 def _plot_weights(axes: Axes, points: list[int], role_weights: Weights) -> None:
     weights = [role_weights(step) for step in points]
     names = ("drawn as the user's", "drawn as the assistant's") if weights[-1].by_lot else ("user", "assistant")
-    axes.plot(points, [w.assistant for w in weights], color=GREEN, ls="--", drawstyle="steps-post", label=names[1])
-    axes.plot(points, [w.user for w in weights], color=ORANGE, drawstyle="steps-post", label=names[0])
+    axes.plot(points, [w.assistant for w in weights], color=ASSISTANT, ls="--", drawstyle="steps-post", label=names[1])
+    axes.plot(points, [w.user for w in weights], color=USER, drawstyle="steps-post", label=names[0])
     axes.set_ylabel("loss weight")
     axes.set_ylim(-0.03, 1.05)
     axes.legend(fontsize=8, loc="center right")
