@@ -11,7 +11,7 @@ import torch
 from dialog_trainer import experiment
 from dialog_trainer.chat.conversation import Conversation
 from dialog_trainer.chat.terminal import chat
-from dialog_trainer.model.decoding import stream_reply
+from dialog_trainer.model.streaming import stream_reply
 from dialog_trainer.options import Settings
 from dialog_trainer.training import checkpoint
 

@@ -23,7 +23,7 @@ from dialog_trainer.modes.exactness import surroundings
 from dialog_trainer.options import Settings
 from dialog_trainer.records import Batch
 from dialog_trainer.reports.figures import draw_curves
-from dialog_trainer.reports.lines import reply_row, sample_lines, score_line, speaker
+from dialog_trainer.reports.lines import losses_text, reply_row, sample_lines, score_line, speaker
 from dialog_trainer.reports.mask_figures import draw_alignment, draw_loss_by_role, draw_loss_by_turn
 from dialog_trainer.reports.progress import RunProgress
 from dialog_trainer.tracking import MetricLog, RowLog
@@ -71,7 +71,6 @@ class Run:
         self._switch = parts.outline.final_from_step
         self._surroundings = parts.surroundings()
         self._probe: list[Batch] | None = None
-        self._probed: int | None = None
         self._metrics = MetricLog(folder / "metrics.jsonl", state.attempt)
         self._replies = RowLog(folder / "replies.jsonl")
 
@@ -93,7 +92,7 @@ class Run:
                 "trained_token_share": round(report.trained_tokens() / report.tokens, 6),
                 "user_weight": weights.user,
                 "assistant_weight": weights.assistant,
-                **{name: value for name, value in parts.items() if value},
+                **{name: value for name, value in parts.items() if value is not None and (value or "nll" in name)},
                 **seen,
             },
         )
@@ -101,9 +100,8 @@ class Run:
     def before_step(self, step: int) -> None:
         """Compares the gradients of the two roles where that is due."""
         every = self._settings["mask_schedule"]["alignment_every_n_steps"]
-        if every is None or step % every or step == self._probed:
+        if every is None or step % every:
             return
-        self._probed = step
         if self._probe is None:
             self._probe = experiment.probe_batches(self._settings, self.parts.validation.tokens, self.parts.device)
         with experiment.autocast(self._settings, self.parts.device)():
@@ -141,7 +139,7 @@ class Run:
         self._replies.append(head | reply_row(reply) for reply in samples)
         self.save("last", *(("best_metric",) if better_score else ()), *(("best_loss",) if better_loss else ()))
         self._say(score_line(state.step, result, score, better_loss, better_score, state.best.bad_validations))
-        for line in sample_lines(samples):
+        for line in (f"  {losses_text(result.losses)}", *sample_lines(samples)):
             self._say(line)
         self._draw()
 

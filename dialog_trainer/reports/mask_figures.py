@@ -45,25 +45,35 @@ def draw_weights(path: Path, *, schedule_steps: int, role_weights: Weights, swit
 
 
 def draw_loss_by_role(path: Path, metrics: Path, *, role_weights: Weights, switch: int) -> None:
-    """The loss of each role, whatever the mask; under it the weights. Thin: training, thick: validation."""
+    """The loss of each role, whatever the mask; how far the user's parts from the assistant's; the weights under both."""
     train, validation = newest(metrics, "train"), newest(metrics, "validation")
-    figure = Figure(figsize=(7, 4.8), layout="constrained")
-    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    figure = Figure(figsize=(7, 6.4), layout="constrained")
+    axes, between, below = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1.4, 1))
     for name, colour in (("user", USER), ("assistant", ASSISTANT), ("end", END)):
         if name != "end":  # of one token a dialogue, too noisy to look at step by step
             curve(axes, train, f"{name}_nll", colour, lw=0.6, alpha=0.35, marker="", label=None)
         curve(axes, validation, f"{name}_nll", colour, marker="o", lw=1.5)
     axes.set_title("Loss by role", fontsize=11)
     axes.set_ylabel("nats a token")
-    axes.grid(alpha=0.25)
     axes.legend(loc="upper right", title="validation (thin: training)", fontsize=8, title_fontsize=8)
+    parted = [
+        {"step": row["step"], "difference": row["user_nll"] - row["assistant_nll"]}
+        for row in validation
+        if row.get("user_nll") is not None and row.get("assistant_nll") is not None
+    ]
+    curve(between, parted, "difference", "black", marker="o", lw=1.2)
+    between.axhline(0, color=GREY, lw=0.8)
+    between.set_ylabel("user - assistant")
     last = max((rows[-1]["step"] for rows in (train, validation) if rows), default=0)
     _plot_weights(below, _points(0, last, switch), role_weights)
     below.set_xlabel("updates")
-    below.grid(alpha=0.25)
-    mark_switch(axes, switch, train)
+    figure.align_ylabels()
+    for one in (axes, between, below):
+        one.grid(alpha=0.25)
+    mark_switch(between, switch, train)
     if train and train[0]["step"] < switch <= train[-1]["step"]:
-        below.axvline(switch, color=USER, lw=1, ls=":")
+        for one in (axes, below):
+            one.axvline(switch, color=USER, lw=1, ls=":")
     save(figure, path)
 
 
