@@ -32,11 +32,13 @@ class Turn:
     """One utterance. `role` is SYSTEM, USER or ASSISTANT; `text` is stripped and not empty.
 
     `weight`, finite and at least 0, multiplies the loss weight that the mask schedule gives to its tokens.
+    `references` are the texts that the data accept in its place, where they name several.
     """
 
     role: Role
     text: str
     weight: float = 1.0
+    references: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,8 @@ class LossSum:
 class Context:
     """What a reply is asked for: the turns before `turn_index` of one dialogue, and the gold reply.
 
-    `ids` `(T,)` ends with the token that ends the last turn before the reply.
+    `ids` `(T,)` ends with the token that ends the last turn before the reply. `references` are the replies that the data
+    accept, where they name several.
     """
 
     dialogue_id: str
@@ -133,6 +136,7 @@ class Context:
     ids: list[int]
     history: tuple[str, ...]
     reference: str
+    references: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,3 +149,8 @@ class Reply:
     reference: str
     text: str
     ended: bool
+    references: tuple[str, ...] = ()
+
+    def targets(self) -> tuple[str, ...]:
+        """What the reply is scored against: at least one text."""
+        return self.references or (self.reference,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -41,7 +42,22 @@ def turns_of_row(row: object) -> list[Turn]:
     items = row[form]
     if not isinstance(items, list):
         raise RowError(f"{form!r} should be a list; found {_kind(items)}")
-    return [_turn(item, f"{form}[{index}]", index, *FORMS[form]) for index, item in enumerate(items)]
+    turns = [_turn(item, f"{form}[{index}]", index, *FORMS[form]) for index, item in enumerate(items)]
+    return turns if "references" not in row else _with_references(turns, row["references"])
+
+
+def _with_references(turns: list[Turn], references: object) -> list[Turn]:
+    """`references[i]` is the list of those of turn `i + 1`; an empty one, or none, leaves the turn its own text alone."""
+    if not isinstance(references, list) or not all(isinstance(texts, list) for texts in references):
+        raise RowError(f"'references' should be a list of lists of strings; found {_kind(references)}")
+    if len(references) > len(turns):
+        raise RowError(f"'references' has {len(references)} lists for {len(turns) - 1} turns after the first")
+    found = [
+        tuple(_text(text, f"references[{index}][{place}]").strip() for place, text in enumerate(texts))
+        for index, texts in enumerate(references)
+    ]
+    given = [(), *found, *[()] * len(turns)]
+    return [dataclasses.replace(turn, references=given[index]) for index, turn in enumerate(turns)]
 
 
 def _turn(item: object, place: str, index: int, role_key: str | None, text_key: str) -> Turn:
@@ -127,7 +143,7 @@ def cleaned(raw: Iterable[tuple[str, list[Turn]]], tally: Tally) -> Iterator[Dia
     A turn keeps the role that it had before an empty neighbour was dropped.
     """
     for identifier, turns in raw:
-        kept = tuple(Turn(turn.role, turn.text.strip(), turn.weight) for turn in turns if turn.text.strip())
+        kept = tuple(dataclasses.replace(turn, text=turn.text.strip()) for turn in turns if turn.text.strip())
         tally.empty_turns += len(turns) - len(kept)
         if len(kept) < 2:
             tally.short_dialogues += 1

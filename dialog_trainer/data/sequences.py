@@ -197,9 +197,9 @@ def runs_of(sequences: Sequence[TokenSequence], turns: Sequence[TurnTokens]) -> 
         runs: list[Run] = []
         for (role, turn), tokens in itertools.groupby(zip(sequence.roles, sequence.turns, strict=True)):
             length, lost = sum(1 for _ in tokens), 0
-            if role not in (Role.START, Role.END):
+            if role != Role.START:
                 for whole_turn in due:
-                    if whole_turn.index == turn:
+                    if role != Role.END and whole_turn.index == turn:
                         lost = len(whole_turn.ids) - length
                         break
                     runs.append(_lost(whole_turn))

@@ -1,8 +1,8 @@
 """Dialogues and their tokens on disk: written once, memory-mapped, keyed by what they are made of.
 
-    <cache>/dialogues-<key>/   id, roles, texts, weights   key: what the source says its content is, and the split
-    <cache>/vocabulary-<key>/  a tokenizer                 key: the dialogues it was learned from, its size
-    <cache>/tokens-<key>/      ids and runs                key: the dialogues, the vocabulary, max_len, the truncation
+    <cache>/dialogues-<key>/   ids and turns    key: what the source says its content is, and the split
+    <cache>/vocabulary-<key>/  a tokenizer      key: the dialogues it was learned from, its size
+    <cache>/tokens-<key>/      ids and runs     key: the dialogues, the vocabulary, max_len, the truncation
 
 A folder is written aside and renamed, so a reader never sees half of one.
 """
@@ -32,7 +32,7 @@ from dialog_trainer.errors import DataError
 from dialog_trainer.records import Dialogue, Role, Runs, Turn
 
 # Raised whenever the layout of the rows or the meaning of a policy changes: older caches are then not used.
-FORMAT = 3
+FORMAT = 4
 # Below this, starting processes costs more than tokenising.
 MIN_DIALOGUES_PER_WORKER = 5_000
 # A vocabulary is learned from so many dialogues at most: the learner holds every distinct word in memory.
@@ -40,7 +40,8 @@ MAX_LEARNED_FROM = 100_000
 
 _DIALOGUE_FEATURES = datasets.Features(
     {"id": datasets.Value("string"), "roles": datasets.List(datasets.Value("int8")),
-     "texts": datasets.List(datasets.Value("string")), "weights": datasets.List(datasets.Value("float32"))}
+     "texts": datasets.List(datasets.Value("string")), "weights": datasets.List(datasets.Value("float32")),
+     "references": datasets.List(datasets.List(datasets.Value("string")))}
 )  # fmt: skip
 _TOKEN_FEATURES = datasets.Features(
     {"dialogue": datasets.Value("int64"), "ids": datasets.List(datasets.Value("int32")),
@@ -63,8 +64,9 @@ class DialogueTable:
 
     def __getitem__(self, index: int) -> Dialogue:
         row = self.rows[int(index)]
-        turns = zip(row["roles"], row["texts"], row["weights"], strict=True)
-        return Dialogue(row["id"], tuple(Turn(Role(role), text, weight) for role, text, weight in turns))
+        columns = (row[name] for name in ("roles", "texts", "weights", "references"))
+        turns = (Turn(Role(role), text, weight, tuple(refs)) for role, text, weight, refs in zip(*columns, strict=True))
+        return Dialogue(row["id"], tuple(turns))
 
     def texts(self) -> Iterator[str]:
         """The turns of all dialogues, in order; of very many, those of about `MAX_LEARNED_FROM` evenly spaced ones."""
@@ -131,6 +133,7 @@ def _write_dialogues(source, split: str, folder: Path) -> None:
                     "roles": [int(turn.role) for turn in dialogue.turns],
                     "texts": [turn.text for turn in dialogue.turns],
                     "weights": [turn.weight for turn in dialogue.turns],
+                    "references": [list(turn.references) for turn in dialogue.turns],
                 }
             )
         writer.finalize()

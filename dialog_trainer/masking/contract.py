@@ -5,7 +5,8 @@
 3. The padding token never does.
 4. Each trained turn ends with its separator, unless truncation took its end.
 5. The end-of-text token stands, trained, behind each dialogue that is whole or has room for it, and nowhere else.
-6. Each sequence has a trained token at every point of the training; others are dropped, or refused.
+6. Each sequence has a turn of the trained role, or an end; others are dropped, or refused. Those that carry no weight at
+   one of the points are counted, or refused.
 """
 
 from __future__ import annotations
@@ -82,19 +83,25 @@ def checked(
             )
         )
     kept = np.concatenate(indices)
+    role = mask.trained_role.name.lower()
     if untrained and not drop:
         raise ConfigError(
             [
-                f"mask_schedule.untrained=refuse: {len(untrained):,} sequences have no {mask.trained_role.name.lower()} "
-                f"turn and no end, the first of dialogue {id_of(untrained[0])}; pass mask_schedule.untrained=drop, or mend "
-                "the data"
+                f"mask_schedule.untrained=refuse: {len(untrained):,} sequences have no {role} turn and no end, the first "
+                f"of dialogue {id_of(untrained[0])}; pass mask_schedule.untrained=drop, or mend the data"
             ]
         )
     if not len(kept):
+        raise ConfigError([f"mask_schedule: no sequence of the training split has a {role} turn to train"])
+    total = reduce(add, counts)
+    if total.untrained.any() and not drop:
         raise ConfigError(
-            [f"mask_schedule: no sequence of the training split has a {mask.trained_role.name.lower()} turn to train"]
+            [
+                f"mask_schedule.untrained=refuse: {total.untrained.max():,} sequences carry no weight at some point of the "
+                "schedule; pass mask_schedule.untrained=drop, which trains them at the others, or change the schedule"
+            ]
         )
-    return Kept(kept, len(untrained), reduce(add, counts))
+    return Kept(kept, len(untrained), total)
 
 
 def _broken_clauses(
@@ -111,7 +118,11 @@ def _broken_clauses(
     sequences = np.repeat(np.arange(len(runs.counts)), runs.counts)
     first_runs = np.cumsum(runs.counts) - runs.counts
     there = runs.lengths > 0
-    last_tokens = ids[np.maximum(0, np.cumsum(runs.lengths) - 1)]
+    behind = np.cumsum(runs.lengths)
+    last_tokens = ids[np.maximum(0, behind - 1)]
+    last_runs = first_runs + runs.counts - 1
+    # What truncation left of a turn still has its end where tokens of the sequence follow.
+    has_end = (runs.lost == 0) | (behind < behind[last_runs][sequences])
     trained = np.any([w > 0 for w in weights], axis=0) & there
     is_turn = (runs.roles == Role.USER) | (runs.roles == Role.ASSISTANT)
     is_end = runs.roles == Role.END
@@ -122,12 +133,16 @@ def _broken_clauses(
         is_end & there & ((runs.lengths != 1) | (last_tokens != end) | ~np.all([w > 0 for w in weights], axis=0))
     )
     ends = np.bincount(sequences[is_end], minlength=len(runs.counts))
+    misplaced = (ends != last) | (is_end[last_runs] != last)
     has_room = (np.add.reduceat(runs.lengths, first_runs) < max_len)[sequences]
     after_whole_turn = np.append(False, (runs.lost == 0)[:-1])
     for clause, at in (
-        ("sequences that do not start with one [CLS]", is_start != (runs.roles == Role.START)),
+        (
+            "sequences that do not start with one [CLS]",
+            is_start & (runs.lengths != 1) | (is_start != (runs.roles == Role.START)),
+        ),
         ("trained tokens outside the turns and ends", trained & ~np.isin(runs.roles, TRAINED_ROLES)),
-        ("trained turns without their separator", trained & is_turn & (runs.lost == 0) & (last_tokens != separator)),
+        ("trained turns without their separator", trained & is_turn & has_end & (last_tokens != separator)),
         ("ends that are not one trained end-of-text token", ends_wrong),
         ("whole dialogues that lost their end", is_end & ~there & after_whole_turn & has_room),
     ):
@@ -135,8 +150,8 @@ def _broken_clauses(
             yield clause, runs.dialogues[sequences[at]]
     if at_pad.any():
         yield "trained padding tokens", runs.dialogues[np.repeat(sequences, runs.lengths)[at_pad]]
-    if (ends != last).any():
-        yield "sequences whose end-of-text token is missing or out of place", runs.dialogues[ends != last]
+    if misplaced.any():
+        yield "sequences whose end-of-text token is missing or out of place", runs.dialogues[misplaced]
 
 
 def _only(runs: Runs, weights: list[np.ndarray], keep: np.ndarray) -> tuple[Runs, list[np.ndarray]]:

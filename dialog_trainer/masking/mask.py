@@ -15,7 +15,7 @@ class Mask:
     """A schedule, and how its weights become those of tokens. The mask of a step is a pure function of the step.
 
     `trained_role` is ASSISTANT, or USER for a simulator of users. `last_turn_only`: of each sequence only the last turn
-    of that role carries weight, whatever the schedule says of the others. `normalize` names what the summed loss of a
+    of that role (that the data do not weigh 0) carries weight, whatever the schedule says of the others. `normalize` names what the summed loss of a
     global batch is divided by:
 
     - `token`: the sum of the weights. At the switch fewer tokens share the gradient, so each of them counts for more.
@@ -53,7 +53,7 @@ class Mask:
         of_role = np.zeros(len(Role), dtype=np.float32)
         of_role[Role.USER], of_role[Role.ASSISTANT] = at.user, at.assistant
         roles = runs.roles
-        if at.by_lot:
+        if at.by_lot and at.user != at.assistant:
             roles = np.where(self._candidates(runs), self._drawn_roles(runs), roles)
         weights = of_role[roles] * runs.weights
         if self.last_turn_only:
@@ -90,11 +90,16 @@ class Mask:
         sequences = np.repeat(np.arange(len(runs.counts)), runs.counts)
         candidates = self._candidates(runs)
         wanted = np.bincount(sequences[candidates & (runs.roles == self.trained_role)], minlength=len(runs.counts))
-        order = np.lexsort((_hashes(runs.dialogues[sequences], runs.turns), ~candidates, sequences))
-        ranks = np.empty(len(order), dtype=np.int64)
-        ranks[order] = np.arange(len(order)) - np.repeat(np.cumsum(runs.counts) - runs.counts, runs.counts)
+        places = np.flatnonzero(candidates)
+        of_sequence = sequences[places]
+        hashes = _hashes(runs.dialogues[of_sequence], runs.turns[places])
+        # One key to sort by, which is fast: the sequence, then the upper half of the hash.
+        order = np.argsort(of_sequence.astype(np.uint64) << np.uint64(32) | hashes >> np.uint64(32), kind="stable")
+        ranks = np.arange(len(places)) - np.searchsorted(of_sequence, of_sequence)
         other = Role.USER if self.trained_role == Role.ASSISTANT else Role.ASSISTANT
-        return np.where(ranks < wanted[sequences], int(self.trained_role), int(other))
+        drawn = np.full(len(runs.roles), int(other))
+        drawn[places[order]] = np.where(ranks < wanted[of_sequence], int(self.trained_role), int(other))
+        return drawn
 
     def _last_turns(self, runs: Runs) -> np.ndarray:
         sequences = np.repeat(np.arange(len(runs.counts)), runs.counts)

@@ -10,6 +10,8 @@ from dialog_trainer.masking.mask import Mask
 from dialog_trainer.masking.schedules import RoleWeights, progress_of
 from dialog_trainer.records import Role
 
+FEW_CHANGES = 9
+
 
 @dataclass(frozen=True, slots=True)
 class Outline:
@@ -75,7 +77,8 @@ def in_words(mask: Mask, whole: Outline) -> str:
     at = f"step {whole.final_from_step:,} (progress {whole.progress(whole.final_from_step):.2f})"
     if whole.changes == 1:
         return f"{first}, {final} from {at}"
-    return f"{first} before step {whole.first_change:,}, then gradually to {final} from {at}"
+    how = "gradually" if whole.changes > FEW_CHANGES else f"in {whole.changes} changes"
+    return f"{first} before step {whole.first_change:,}, then {how} to {final} from {at}"
 
 
 def _turns(mask: Mask, weights: RoleWeights) -> str:

@@ -1,0 +1,33 @@
+"""The survey of a data set against a reference that looks at one token at a time."""
+
+import numpy as np
+import pytest
+
+from dialog_trainer.data import tables
+from dialog_trainer.data.sources import DailyDialog
+from dialog_trainer.masking.mask import Mask
+from dialog_trainer.masking.schedules import RoleWeights
+from dialog_trainer.masking.survey import survey
+
+POINTS = (RoleWeights(1.0), RoleWeights(0.0), RoleWeights(0.5, 0.0), RoleWeights(0.0, by_lot=True))
+
+
+@pytest.mark.parametrize("truncation", ["split", "keep_start", "keep_end"])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_sums_by_dialogue_are_those_of_every_token(truncation, size, jsonl_folder, vocabulary, tmp_path):
+    source = DailyDialog(str(jsonl_folder), "", None, "")
+    dialogues = tables.open_dialogues(source, "train", tmp_path, lambda line: None)
+    table = tables.open_tokens(dialogues, vocabulary, max_len=24, truncation=truncation, workers=1, cache_dir=tmp_path)
+    mask = Mask(schedule=None)
+    found = survey(table.chunks(size), mask, POINTS, len(dialogues))
+    for index in range(len(dialogues)):
+        texts = [turn.text for turn in dialogues[index].turns]
+        whole = sum(len(ids) + 1 for ids in vocabulary.encode_batch(texts)) + 1  # separators, and the end
+        assert found.tokens[index] == whole
+        _, runs = table.columns(np.flatnonzero(table.dialogues == index))
+        kept = sum(int(length) for length in runs.lengths) - len(runs.counts)
+        assert found.lost[index] == whole - kept
+        for point, weights in enumerate(POINTS):
+            per_token, _ = mask.tokens(runs, weights)
+            assert found.trained[point, index] == sum(weight > 0 for weight in per_token)
+    assert found.counts.sequences == len(table)
