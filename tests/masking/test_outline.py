@@ -158,7 +158,7 @@ LAST = {"last_turn_only": True}
         (
             build("piecewise", points=[[0, 1], [0.5, 1], [0.5, 0.1], [0.75, 0.1], [0.75, 0]]),
             {},
-            "all turns before step 15,000, then gradually to assistant turns from step 22,500 (progress 0.75)",
+            "all turns before step 15,000, then in 2 changes to assistant turns from step 22,500 (progress 0.75)",
         ),
         (
             lambda progress: RoleWeights(0.25, 0.5, by_lot=True),
