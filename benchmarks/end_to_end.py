@@ -84,6 +84,7 @@ def measure_validation(folder: Path, dialogues: int = 32, rounds: int = 3) -> No
     from dialog_trainer.evaluation.replies import contexts_of, drawn, replies_to
     from dialog_trainer.model import causal_lm
     from dialog_trainer.model.packed import padded_attention, use_packed_attention
+    from dialog_trainer.records import Role
 
     random_gpt2.write(folder / "gpt2", layers=12, heads=12, width=768)
     vocabulary = Vocabulary.pretrained(str(folder / "gpt2"))
@@ -92,7 +93,7 @@ def measure_validation(folder: Path, dialogues: int = 32, rounds: int = 3) -> No
     source, name = _source()
     table = open_dialogues(source, "validation", folder / "cache", say=lambda line: None)
     drawn_dialogues = [table[index] for index in drawn(table, dialogues)]
-    contexts = [c for dialogue in drawn_dialogues for c in contexts_of(dialogue, vocabulary, MAX_LEN - 40)]
+    contexts = [c for one in drawn_dialogues for c in contexts_of(one, vocabulary, MAX_LEN - 40, Role.ASSISTANT)]
     ours, original = [], []
     for round_number in range(rounds):
         start = time.perf_counter()

@@ -19,6 +19,7 @@ from dialog_trainer.options import (
     MODES_ON_A_RUN,
     NEEDED,
     OPEN_GROUPS,
+    ORIGINAL_NAMES,
     RULES,
     SCORE_NAMES,
     TARGETS,
@@ -120,10 +121,22 @@ def _run_to_work_on(values: Mapping[str, Any]) -> list[str]:
 
 
 def _scores(values: Mapping[str, Any]) -> list[str]:
-    missing = [name for name in values.get("metrics.best", ()) if name not in values.get("metrics.names", SCORE_NAMES)]
-    return [
-        f"metrics.best={values['metrics.best']}: {name} is not computed; add it to metrics.names" for name in missing
+    names, best = values.get("metrics.names", SCORE_NAMES), values.get("metrics.best", ())
+    found = [
+        f"metrics.best={best}: {name} is not computed; add it to metrics.names" for name in best if name not in names
     ]
+    if values.get("metrics.protocol") == "original":
+        found += [
+            f"metrics.names: {name} is no score of metrics=original; it has {', '.join(ORIGINAL_NAMES)}"
+            for name in values.get("metrics.names", ())
+            if name not in ORIGINAL_NAMES
+        ]
+    place = values.get("compare_with")
+    if place is not None and values.get("mode") != "validate":
+        found.append(f"compare_with={place}: goes with mode=validate")
+    elif place is not None and not os.path.isdir(place):
+        found.append(f"compare_with={place}: there is no such folder; pass a run folder that mode=validate has scored")
+    return found
 
 
 def _schedule(values: Mapping[str, Any]) -> list[str]:

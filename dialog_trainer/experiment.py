@@ -8,9 +8,9 @@ import importlib
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ from transformers import PreTrainedModel
 
 from dialog_trainer.data import tables
 from dialog_trainer.data.batches import micro_batches, to_device
+from dialog_trainer.data.leaks import Leaks, Overlap, leaks
 from dialog_trainer.data.order import batch_indices, seed_of, steps_per_epoch
 from dialog_trainer.data.tables import DialogueTable, TokenTable
 from dialog_trainer.data.vocabulary import Vocabulary
-from dialog_trainer.errors import ConfigError
+from dialog_trainer.errors import ConfigError, DataError
 from dialog_trainer.evaluation.held_out import every_turn
-from dialog_trainer.evaluation.validation import ValidationSettings
 from dialog_trainer.masking import contract
 from dialog_trainer.masking.mask import Mask
 from dialog_trainer.masking.outline import Outline
@@ -152,17 +152,58 @@ def optimizer(settings: Settings, of: PreTrainedModel) -> torch.optim.Optimizer:
         raise ConfigError([f"optim: {node['_target_']} refuses {build.keywords}: {error}"]) from None
 
 
+def leaked(settings: Settings, training: DialogueTable, validation: DialogueTable, say: Say) -> set[int]:
+    """Says what the splits share, and returns the training dialogues that `data.drop_leaks` leaves out."""
+    found = {"validation": leaks_between(settings, training, validation)}
+    if settings["data"]["drop_leaks"]:
+        try:
+            found["test"] = leaks_between(settings, training, dialogues(settings, "test", say))
+        except DataError as error:
+            say(f"note: data.drop_leaks looks at the validation split alone: {error}")
+    for split, one in found.items():
+        say(one.summary(split))
+    if not settings["data"]["drop_leaks"]:
+        return set()
+    out = {index for one in found.values() for index in one.widest().training}
+    say(f"data.drop_leaks: {len(out):,} training dialogues are left out")
+    return out
+
+
+def leaks_between(settings: Settings, training: DialogueTable, held_out: DialogueTable) -> Leaks:
+    """The held-out dialogues that also stand in the training split; looked for once for the same two splits."""
+    folder = _cache_dir(settings) / f"leaks-{training.digest}-{held_out.digest}"
+    if not folder.exists():
+        with tables.published(folder) as aside:
+            (aside / "leaks.json").write_text(json.dumps(asdict(leaks(training, held_out))), encoding="utf-8")
+    found = json.loads((folder / "leaks.json").read_text(encoding="utf-8"))
+    kinds = {
+        name: found[name] and Overlap(*map(tuple, found[name].values())) for name in ("exact", "normalised", "near")
+    }
+    return Leaks(**kinds, num_held_out=found["num_held_out"])
+
+
 def mask(settings: Settings) -> Mask:
     node = settings["mask_schedule"]
     own = {key: value for key, value in node.items() if key not in MASK_KEYS}
     schedule = _function_of(own, "mask_schedule", train_user_turn_mask_step=settings["train_user_turn_mask_step"])
+    made = schedule(0.0)
+    if not isinstance(made, RoleWeights):
+        raise ConfigError(
+            [f"mask_schedule: {node['_target_']} gives {made!r}, where a schedule gives RoleWeights(user, assistant)"]
+        )
     return Mask(schedule, Role[node["trained_role"].upper()], node["last_turn_only"], node["normalize"])
 
 
 def checked_mask(
-    settings: Settings, split: Split, words: Vocabulary, of: Mask, whole: Outline, points: tuple[RoleWeights, ...] = ()
+    settings: Settings,
+    split: Split,
+    words: Vocabulary,
+    of: Mask,
+    whole: Outline,
+    points: tuple[RoleWeights, ...],
+    left_out: Collection[int] = (),
 ) -> contract.Kept:
-    """Checks the mask over the whole split, at each kind of weights that it will have, and then counts at `points`."""
+    """Checks the mask over the whole split at `points`, at which it counts, and at each kind of weights that it will have."""
     kinds = tuple(weights for _, weights in whole.kinds)
     tokens = split.tokens
     return contract.checked(
@@ -176,6 +217,7 @@ def checked_mask(
         max_len=settings["model"]["max_len"],
         drop=settings["mask_schedule"]["untrained"] == "drop",
         id_of=lambda index: split.dialogues.rows[index]["id"],
+        left_out=list(left_out),
     )
 
 
@@ -184,7 +226,7 @@ def mask_digest(settings: Settings, split: Split, words: Vocabulary) -> dict[str
     node = {key: value for key, value in settings["mask_schedule"].items() if key != "alignment_every_n_steps"}
     schedule = [node, settings["train_user_turn_mask_step"], settings["schedule_steps"]]
     parts = {
-        "data": split.dialogues.digest,
+        "data": f"{split.dialogues.digest} {settings['data']['drop_leaks']}",
         "vocabulary": words.digest(),
         "format": str(tables.FORMAT),
         "truncation": f"{settings['data']['truncation']} {settings['model']['max_len']}",
@@ -221,19 +263,6 @@ def probe_batches(settings: Settings, held_out: TokenTable, on: torch.device) ->
     count = max(1, int(np.searchsorted(np.cumsum(held_out.lengths[order]), PROBE_TOKENS)))
     batches = micro_batches(held_out, order[:count], every_turn, settings["micro_batch_tokens"])
     return [to_device(batch, on) for batch in batches]
-
-
-def validation_settings(settings: Settings) -> ValidationSettings:
-    metrics = settings["metrics"]
-    return ValidationSettings(
-        names=tuple(metrics["names"]),
-        role=Role[settings["mask_schedule"]["trained_role"].upper()],
-        max_dialogues=metrics["max_dialogues"],
-        max_new_tokens=metrics["max_new_tokens"],
-        window=settings["model"]["max_len"],
-        batch_tokens=metrics["batch_tokens"],
-        max_tokens=settings["micro_batch_tokens"],
-    )
 
 
 def _ready(built: PreTrainedModel, settings: Settings, on: torch.device, say: Say) -> PreTrainedModel:

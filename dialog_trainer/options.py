@@ -27,11 +27,15 @@ TARGETS = {
     },
 }
 # What conf/config.yaml gives every choice of a group; the other keys are those of the choice's own class or function.
-DATA_KEYS = ("truncation", "workers", "cache_dir")
+DATA_KEYS = ("drop_leaks", "truncation", "workers", "cache_dir")
 MASK_KEYS = ("trained_role", "last_turn_only", "normalize", "untrained", "alignment_every_n_steps")
 # Names that are kept free for what comes later.
 LATER = {("mode", "report"), ("ui", "web"), ("precision", "fp16")}
-SCORE_NAMES = ("ppl", *(f"bleu{n}" for n in range(1, 5)), *(f"nist{n}" for n in range(1, 6)))
+SCORE_NAMES = ("ppl", "ppl_word", "ppl_byte", *(f"bleu{n}" for n in range(1, 5)), *(f"nist{n}" for n in range(1, 6)), "chrf",
+               "distinct1", "distinct2", "entropy4", "length", "length_ratio", "repetition", "turn_end_rate")  # fmt: skip
+PROTOCOLS = ("response", "all_turns", "rollout", "original")
+# What the protocol `original` can score.
+ORIGINAL_NAMES = ("ppl", "ppl_word", "ppl_byte", "bleu2", "bleu4", "nist2", "nist4")
 CURVE_NAMES = (
     "train_loss",
     "validation_loss",
@@ -148,6 +152,7 @@ RULES: dict[str, Rule] = {
     "resume_model_dir": text(nullable=True),
     "load_model_type": choice("metric", "loss", "last"),
     "split": choice("train", "validation", "test"),
+    "compare_with": text(nullable=True),
     "ui": choice("terminal"),
     "progress": Rule(SHARE.allows, SHARE.holds, nullable=True),
     "inspect_dialogues": whole(1, 5000),
@@ -164,6 +169,7 @@ RULES: dict[str, Rule] = {
     "model.width": whole(1),
     "model.positions": whole(MIN_MAX_LEN),
     "data._target_": text(),
+    "data.drop_leaks": BOOLEAN,
     "data.truncation": choice("split", "keep_start", "keep_end"),
     "data.workers": whole(1, nullable=True),
     "data.cache_dir": text(nullable=True),
@@ -201,17 +207,23 @@ RULES: dict[str, Rule] = {
     "metrics.max_dialogues": whole(1, nullable=True),
     "metrics.max_new_tokens": whole(1),
     "metrics.batch_tokens": whole(MIN_MAX_LEN),
+    "metrics.protocol": choice(*PROTOCOLS),
+    "metrics.decoding": choice("greedy", "sample", "beam"),
+    "metrics.temperature": number("from 0.01 to 10", lambda v: 0.01 <= v <= 10),
+    "metrics.top_p": number("above 0, to 1", lambda v: 0 < v <= 1),
+    "metrics.beams": whole(2, 64),
+    "metrics.max_seconds": Rule(ABOVE_0.allows, ABOVE_0.holds, nullable=True),
 }
 GROUPS = ("model", "data", "optim", "scheduler", "metrics", "mask_schedule", "chat")
 # Names and paths: any text.
-FREE_TEXTS = ("project", "name", "resume_model_dir", "model.pretrained_model", "data.path", "data.cache_dir",
+FREE_TEXTS = ("project", "name", "resume_model_dir", "compare_with", "model.pretrained_model", "data.path", "data.cache_dir",
               "data.train_data_path", "data.validation_data_path", "data.test_data_path", "data.hub_id")  # fmt: skip
 # Leaves although they are dicts; and the groups whose keys go to a class or function that may be the user's own.
 DICTS = {"metrics.best"}
 OPEN_GROUPS = ("optim", "mask_schedule")
 # What each choice of a group has, the user's own too.
-NEEDED = ("model.pretrained_model", "model.max_len", "model.dropout", "data.truncation", "data.workers",
-          "data.cache_dir", "optim.lr0", "scheduler.warmup_steps",
+NEEDED = ("model.pretrained_model", "model.max_len", "model.dropout", "optim.lr0", "scheduler.warmup_steps",
+          *(f"data.{name}" for name in DATA_KEYS),
           *(f"mask_schedule.{name}" for name in MASK_KEYS),
           *(f"{group}._target_" for group in TARGETS),
           *(key for key in RULES if key.startswith(("metrics.", "chat."))))  # fmt: skip

@@ -102,25 +102,15 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class LossSum:
-    """A sum and its divisor, never a mean: parts add, the division happens once.
+    """Sums over a batch, never means: parts add, and the division, by the sum of the batches' divisors, happens once.
 
-    `nats` is `Σ w·nll` (a scalar tensor, in the graph while training), `divisor` what it is divided by, `tokens` the
-    number of all tokens. `cells` `(2, 5, NUM_DEPTHS)`, outside the graph: `Σ nll`, whatever the weights, and
-    the number of the tokens with a weight above 0, by role and by turn index (the last place: all later turns).
+    `nats` is `Σ w·nll` (a scalar tensor, in the graph while training). `cells` `(2, 5, NUM_DEPTHS)`, outside the graph:
+    `Σ nll`, whatever the weights, and the number of the tokens with a weight above 0, by role and by turn index (the
+    last place: all later turns).
     """
 
     nats: torch.Tensor
-    divisor: float
-    tokens: int
     cells: torch.Tensor
-
-    def __add__(self, other: LossSum) -> LossSum:
-        return LossSum(
-            self.nats + other.nats,
-            self.divisor + other.divisor,
-            self.tokens + other.tokens,
-            self.cells + other.cells,
-        )
 
 
 @dataclass(frozen=True, slots=True)

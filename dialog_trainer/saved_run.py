@@ -19,7 +19,7 @@ from dialog_trainer.errors import CheckpointError, ConfigError
 from dialog_trainer.options import Settings
 
 # Options that say what to do with the run and are no part of it.
-_ASKED = ("mode", "resume_model_dir", "load_model_type", "split", "ui", "allow_targets", "chat")
+_ASKED = ("mode", "resume_model_dir", "load_model_type", "split", "compare_with", "ui", "allow_targets", "chat")
 # What cannot change under trained weights, and what can but then continues another run than the one begun.
 _REFUSED = re.compile(r"model\.(?!max_len$|dropout$).*|optim\.(?!lr0$|weight_decay$|betas$|eps$|momentum$).*")
 _INEXACT = re.compile(

@@ -42,7 +42,7 @@ def test_all_faults_are_told_together(dialog_trainer, empty_folder):
         "must be a dict of scores and weights, as {bleu2: 1}",
         "a=b=c: cannot be read",
         "~seed: an option cannot be removed",
-        "+colour=red: a key can be added to optim only",
+        "+colour=red: a key can be added to optim, mask_schedule only",
     ):
         assert line in err, err
     assert "Traceback" not in err

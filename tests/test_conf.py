@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from dialog_trainer import checks, composition, experiment, options
 from dialog_trainer.model import causal_lm
+from dialog_trainer.records import Role
 
 CONF = composition.CONF
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -22,8 +24,9 @@ def test_every_file_is_seen():
     assert [path.relative_to(CONF).as_posix() for path in FILES] == sorted(
         [
             "config.yaml", "data/chitchat.yaml", "data/dailydialog.yaml", "data/jsonl.yaml", "experiment/demo.yaml",
-            "experiment/original.yaml", "hydra/default.yaml", "mask_schedule/step.yaml", "metrics/default.yaml",
-            "model/gpt2.yaml", "model/gpt2_tiny.yaml", "optim/adam.yaml", "optim/adamw.yaml", "optim/sgd.yaml",
+            "experiment/original.yaml", "hydra/default.yaml", "mask_schedule/constant.yaml", "mask_schedule/cosine.yaml",
+            "mask_schedule/linear.yaml", "mask_schedule/piecewise.yaml", "mask_schedule/random_turns.yaml",
+            "mask_schedule/reverse_step.yaml", "mask_schedule/step.yaml", "metrics/default.yaml", "model/gpt2.yaml", "model/gpt2_tiny.yaml", "optim/adam.yaml", "optim/adamw.yaml", "optim/sgd.yaml",
             "scheduler/constant.yaml", "scheduler/cosine.yaml", "scheduler/linear.yaml",
         ]
     )  # fmt: skip
@@ -80,21 +83,53 @@ def test_optimizers_are_built(name, tiny_model):
     assert len(built.param_groups[0]["params"]) == len(list(tiny_model.parameters()))
 
 
-@pytest.mark.parametrize("name", CHOICES["scheduler"])
-@pytest.mark.parametrize("mask", CHOICES["mask_schedule"])
-def test_schedules_are_built(name, mask):
-    settings = composed(f"scheduler={name}", f"mask_schedule={mask}", "schedule_steps=1000", "optim.lr0=0.5")
-
+def built_plan(settings, *, mask=None):
     class Table:
         lengths = ()
 
         def __len__(self):
             return 100
 
-    plan = experiment.plan(settings, Table(), torch.device("cpu"))
+    mask = experiment.mask(settings) if mask is None else mask
+    return experiment.plan(settings, Table(), np.arange(100), mask, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", CHOICES["scheduler"])
+def test_schedules_are_built(name):
+    plan = built_plan(composed(f"scheduler={name}", "schedule_steps=1000", "optim.lr0=0.5"))
     assert plan.learning_rate(0) == 0
     assert 0 < plan.learning_rate(200) <= 0.5
-    assert plan.mask(0.0) != plan.mask(1.0)
+
+
+# By choice, the user's weight at the beginning, just before and at the middle, and at the end, as conf/ has it.
+USER_WEIGHTS = {
+    "step": (1, 1, 0, 0),
+    "reverse_step": (0, 0, 1, 1),
+    "random_turns": (1, 1, 0, 0),
+    "linear": (1, 0.502, 0.5, 0),
+    "cosine": (1, 0.503, 0.5, 0),
+    "constant": (0.1, 0.1, 0.1, 0.1),
+    "piecewise": (1, 1, 0.1, 0),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES["mask_schedule"])
+@pytest.mark.parametrize("trained_role", ["assistant", "user"])
+def test_masks_are_built(name, trained_role):
+    settings = composed(
+        f"mask_schedule={name}", f"mask_schedule.trained_role={trained_role}", "mask_schedule.normalize=turn",
+        "mask_schedule.last_turn_only=false", "schedule_steps=1000",
+    )  # fmt: skip
+    mask = experiment.mask(settings)
+    assert (mask.trained_role.name.lower(), mask.last_turn_only, mask.normalize) == (trained_role, False, "turn")
+    weights = [built_plan(settings, mask=mask).role_weights(step) for step in (0, 499, 500, 1000, 2000)]
+    other, own = ("user", "assistant") if trained_role == "assistant" else ("assistant", "user")
+    expected = [*USER_WEIGHTS[name], USER_WEIGHTS[name][-1]]
+    assert [getattr(at, other) for at in weights] == pytest.approx(expected, abs=5e-4)
+    assert [getattr(at, own) for at in weights] == [1.0] * 5
+    assert {at.by_lot for at in weights} == {name == "random_turns"}
+    last = experiment.mask(composed(f"mask_schedule={name}", "mask_schedule.last_turn_only=true"))
+    assert (last.last_turn_only, last.normalize, last.at(0.0).user) == (True, "token", 0.0)
 
 
 @pytest.mark.parametrize("name", CHOICES["data"])
@@ -112,6 +147,9 @@ def test_sources_are_built_and_read(name, jsonl_folder, tmp_path):
 def test_scores_are_built(name):
     settings = experiment.validation_settings(composed(f"metrics={name}"))
     assert settings.window == 128
+    assert settings.role == Role.ASSISTANT
+    swapped = experiment.validation_settings(composed(f"metrics={name}", "mask_schedule.trained_role=user"))
+    assert swapped.role == Role.USER
     assert set(settings.names) <= set(options.SCORE_NAMES)
 
 

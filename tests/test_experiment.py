@@ -1,12 +1,18 @@
 """Settings -> built objects: devices, classes by name, what each is called with."""
 
 import copy
+import itertools
 
+import numpy as np
 import pytest
 import torch
 
 from dialog_trainer import composition, experiment
+from dialog_trainer.data.order import batch_indices, seed_of
 from dialog_trainer.errors import ConfigError
+from dialog_trainer.masking.outline import outline
+from dialog_trainer.masking.schedules import RoleWeights
+from dialog_trainer.records import Role
 
 
 @pytest.fixture
@@ -88,6 +94,9 @@ def test_deterministic_kernels_are_asked_for(asked, cudnn_searches, monkeypatch)
         ("scheduler", {"power": 2}, "scheduler.power=2: dialog_trainer.training.learning_rate.cosine takes no power"),
         ("scheduler", {"lrf": None}, "scheduler: dialog_trainer.training.learning_rate.cosine: missing a required argument: 'lrf'"),
         ("mask_schedule", {"train_user_turn_mask_step": 1}, "mask_schedule.train_user_turn_mask_step=1: dialog_trainer.masking.schedules.step takes no train_user"),
+        ("mask_schedule", {"speed": 2}, "mask_schedule.speed=2: dialog_trainer.masking.schedules.step takes no speed"),
+        ("mask_schedule", {"_target_": "dialog_trainer.masking.schedules.constant"}, "mask_schedule: dialog_trainer.masking.schedules.constant: missing a required argument: 'end_weight'"),
+        ("mask_schedule", {"_target_": "math.sqrt"}, "mask_schedule: math.sqrt gives 0.0, where a schedule gives RoleWeights(user, assistant)"),
         ("data", {"colour": 1}, "data.colour=1: dialog_trainer.data.sources.DailyDialog takes no colour"),
         ("data", {"path": None}, "data: dialog_trainer.data.sources.DailyDialog: missing a required argument: 'path'"),
     ],
@@ -98,8 +107,8 @@ def test_what_a_class_does_not_take_is_named(settings, tiny_model, group, change
     settings[group] = changed
     build = {
         "optim": lambda: experiment.optimizer(settings, tiny_model),
-        "scheduler": lambda: experiment.plan(settings, [1, 2], torch.device("cpu")),
-        "mask_schedule": lambda: experiment.mask_schedule(settings),
+        "scheduler": lambda: experiment.plan(settings, None, np.arange(2), None, torch.device("cpu")),
+        "mask_schedule": lambda: experiment.mask(settings),
         "data": lambda: experiment.dialogues(settings, "train", print),
     }[group]
     with pytest.raises(ConfigError) as caught:
@@ -117,6 +126,102 @@ def test_the_optimizer_gets_the_learning_rate_and_every_key(settings, tiny_model
         "lr": 0.25, "betas": (0.5, 0.75), "weight_decay": 0.125, "amsgrad": True, "eps": 1e-8,
     }  # fmt: skip
     assert len(group["params"]) == len(list(tiny_model.parameters()))
+
+
+def test_the_mask_has_its_own_keys_and_the_schedule_the_others(settings):
+    settings["mask_schedule"] = {
+        "_target_": "dialog_trainer.masking.schedules.linear", "start": 0.0, "end": 1.0, "start_weight": 0.5,
+        "end_weight": 0.25, "trained_role": "user", "last_turn_only": False, "normalize": "fixed",
+        "untrained": "refuse", "alignment_every_n_steps": 3,
+    }  # fmt: skip
+    mask = experiment.mask(settings)
+    assert (mask.trained_role, mask.last_turn_only, mask.normalize) == (Role.USER, False, "fixed")
+    assert mask.at(0.5) == RoleWeights(user=1.0, assistant=0.375)
+
+
+@pytest.fixture
+def split(settings, tmp_path, vocabulary):
+    """The training split, long dialogues cut into parts of 32 tokens."""
+    settings["data"]["cache_dir"] = str(tmp_path / "cache")
+    settings["model"]["max_len"] = 32
+    dialogues = experiment.dialogues(settings, "train", lambda line: None)
+    return experiment.with_tokens(settings, dialogues, vocabulary, "split")
+
+
+def test_the_batches_of_a_step_are_those_of_the_kept_sequences_weighed_as_planned(settings, split):
+    settings |= {"batch_size": 5, "seed": 3, "micro_batch_tokens": 70}
+    mask = experiment.mask(settings)
+    kept = np.arange(0, len(split.tokens), 3)
+    plan = experiment.plan(settings, split.tokens, kept, mask, torch.device("cpu"))
+    assert plan.steps_per_epoch == -(-len(kept) // 5)
+    user_is_trained = []
+    for step in (0, 4, 5, 9, 1):
+        batches = list(plan.batches(step))
+        assert len(batches) > 1
+        ids, runs = split.tokens.columns(kept[batch_indices(3, step, len(kept), 5)])
+        assert torch.cat([batch.ids for batch in batches]).tolist() == ids.tolist()
+        weights, divisor = mask.tokens(runs, plan.role_weights(step))
+        assert torch.cat([batch.weights for batch in batches]).tolist() == weights.tolist()
+        assert sum(batch.divisor for batch in batches) == pytest.approx(divisor)
+        roles = torch.cat([batch.roles for batch in batches]).numpy()
+        user_is_trained.append(bool(weights[roles == Role.USER].any()))
+    assert user_is_trained == [True, True, False, False, True]
+    assert [plan.role_weights(step) for step in (4, 5, 50)] == [RoleWeights(1.0), RoleWeights(0.0), RoleWeights(0.0)]
+
+
+def test_the_mask_is_checked_at_each_of_its_kinds_and_counted_at_the_asked_points(settings, split, vocabulary):
+    mask = experiment.mask(settings)
+    whole = outline(mask, 10)
+    kept = experiment.checked_mask(settings, split, vocabulary, mask, whole, points=(RoleWeights(0.5),))
+    assert kept.indices.tolist() == list(range(len(split.tokens)))
+    assert (kept.dropped, kept.counts.sequences) == (0, len(split.tokens))
+    assert kept.counts.tokens.sum() == split.tokens.lengths.sum()
+    by_role = kept.counts.trained.sum(2).tolist()
+    users, assistants = (kept.counts.tokens[role].sum() for role in (Role.USER, Role.ASSISTANT))
+    ends = len(split.dialogues) - kept.counts.lost_ends
+    assert by_role == [[0, users, assistants, ends, 0], [0, users, assistants, ends, 0], [0, 0, assistants, ends, 0]]
+
+
+def test_the_digest_of_the_mask_has_a_part_for_each_thing_that_decides_it(settings, split, vocabulary, gpt2_vocabulary):
+    other = experiment.Split(experiment.dialogues(settings, "validation", lambda line: None), split.tokens)
+    plain = experiment.mask_digest(settings, split, vocabulary)
+    assert set(plain) == {"data", "vocabulary", "format", "truncation", "schedule", "whole"}
+    assert plain == experiment.mask_digest(copy.deepcopy(settings), split, vocabulary)
+
+    def parts(changes: dict, split=split, vocabulary=vocabulary) -> set[str]:
+        changed = copy.deepcopy(settings)
+        for key, value in changes.items():
+            composition.set_key(changed, key, value)
+        found = experiment.mask_digest(changed, split, vocabulary)
+        return {name for name in plain if found[name] != plain[name]}
+
+    assert parts({}, split=other) == {"data", "whole"}
+    assert parts({}, vocabulary=gpt2_vocabulary) == {"vocabulary", "whole"}
+    for key, value in (("data.truncation", "keep_end"), ("model.max_len", 33)):
+        assert parts({key: value}) == {"truncation", "whole"}
+    for key, value in (
+        ("train_user_turn_mask_step", 0.25), ("schedule_steps", 11), ("mask_schedule.normalize", "turn"),
+        ("mask_schedule.trained_role", "user"), ("mask_schedule.last_turn_only", True), ("mask_schedule.speed", 2),
+        ("mask_schedule.untrained", "refuse"), ("mask_schedule._target_", "x.y"),
+    ):  # fmt: skip
+        assert parts({key: value}) == {"schedule", "whole"}, key
+    assert parts({"mask_schedule.alignment_every_n_steps": 7, "seed": 9, "steps": 11, "data.cache_dir": "x"}) == set()
+
+
+def test_the_probe_is_the_same_whatever_the_run_and_about_as_large_as_said(settings, split, monkeypatch):
+    order = np.random.Generator(np.random.PCG64(seed_of("probe"))).permutation(len(split.tokens))
+    for most, seed in itertools.product((1, 200, 10**6), (0, 7)):
+        monkeypatch.setattr(experiment, "PROBE_TOKENS", most)
+        settings |= {"seed": seed, "micro_batch_tokens": 64}
+        batches = experiment.probe_batches(settings, split.tokens, torch.device("cpu"))
+        lengths = [length for batch in batches for length in batch.lengths]
+        assert lengths == split.tokens.lengths[order[: len(lengths)]].tolist()
+        assert sum(lengths) < most or len(lengths) == 1
+        assert len(lengths) == len(split.tokens) or sum(lengths) + split.tokens.lengths[order[len(lengths)]] >= most
+        ids, _ = split.tokens.columns(order[: len(lengths)])
+        assert torch.cat([batch.ids for batch in batches]).tolist() == ids.tolist()
+        assert all(len(batch.ids) <= 64 for batch in batches)
+        assert all(torch.equal(batch.weights > 0, batch.positions > 0) for batch in batches)
 
 
 def test_a_class_of_the_user_runs_only_if_the_command_line_allows_it(

@@ -22,7 +22,7 @@ UP_TO_BELOW_1 = ((0, 0.5, 0.999), (-0.1, 1, 1.0, float("nan"), True, "0", None))
 
 # Option -> (values that are allowed, values that are not).
 VALUES = {
-    "mode": (("train", "resume", "validate", "chat"), ("inspect", "report", "Train", "", None, 1, ["train"])),
+    "mode": (("train", "resume", "validate", "chat", "inspect"), ("report", "Train", "", None, 1, ["train"])),
     "project": TEXT,
     "name": TEXT,
     "seed": ((0, 2**63 - 1), (-1, 2**63, 0.0, True, "0", None)),
@@ -47,6 +47,8 @@ VALUES = {
     "load_model_type": (("metric", "loss", "last"), ("best", "", None, 1)),
     "split": (("train", "validation", "test"), ("val", "", None, ["test"])),
     "ui": (("terminal",), ("web", "", None)),
+    "progress": ((0, 0.6, 1, None), (-0.1, 1.1, float("nan"), True, "0.5", [0.5])),
+    "inspect_dialogues": ((1, 200, 5000), (0, 5001, -1, 1.0, True, "200", None)),
     "chat.temperature": ((0, 0.7, 10), (-0.1, 10.1, float("nan"), True, "0", None)),
     "chat.top_p": ((0.1, 1), (0, 1.1, float("nan"), True, "1", None)),
     "chat.max_new_tokens": COUNT_OR_NULL,
@@ -81,6 +83,19 @@ VALUES = {
     "scheduler.warmup_steps": ((0, 10**9), (-1, 0.0, True, "1", None)),
     "scheduler.lrf": SHARE,
     "mask_schedule._target_": TEXT,
+    "mask_schedule.trained_role": (("assistant", "user"), ("system", "User", "", None, 2)),
+    "mask_schedule.last_turn_only": BOOL,
+    "mask_schedule.normalize": (("token", "fixed", "turn"), ("batch", "", None, 1)),
+    "mask_schedule.untrained": (("drop", "refuse"), ("keep", "", None, True)),
+    "mask_schedule.alignment_every_n_steps": COUNT_OR_NULL,
+    "mask_schedule.start": SHARE,
+    "mask_schedule.end": SHARE,
+    "mask_schedule.start_weight": SHARE,
+    "mask_schedule.end_weight": SHARE,
+    "mask_schedule.points": (
+        ([[0, 1]], [[0, 1.0], [0.5, 0.25, 0.5], [1, 0]]),
+        ([], [0, 1], [[0]], [[0, 1, 1, 1]], [[0, True]], [[0, "1"]], [[None, 1]], [[0, 1], "x"], "0", None),
+    ),
     "metrics.common": (([], ["lr", "train_loss"]), (["loss"], "lr", None, [["lr"]])),
     "metrics.names": (([], ["ppl", "bleu1", "nist5"]), (["bleu5"], ["nist0"], "ppl", None, [{}])),
     "metrics.best": (
@@ -164,6 +179,17 @@ def test_all_faults_are_named_at_once(faults_with):
         ({"foo": 1}, ["foo=1: there is no such option"]),
         ({"model.foo": 1, "chat.bar": 2}, ["chat.bar=2: there is no such option", "model.foo=1: there is no such option"]),
         ({"optim.anything": 1}, []),  # its keys go to a class that may be the user's own
+        ({"mask_schedule.anything": 1}, []),
+        ({"mode": "inspect", "resume_model_dir": "x"}, ["resume_model_dir=x: goes with mode=resume, validate or chat, not with mode=inspect"]),
+        ({"mode": "inspect"}, []),
+        ({"mask_schedule.start": 0.5, "mask_schedule.end": 0.25}, ["mask_schedule.start=0.5: must be at most mask_schedule.end=0.25"]),
+        ({"mask_schedule.start": 0.5, "mask_schedule.end": 0.5}, []),
+        ({"mask_schedule.points": [[0, 1], [0.5, 0.25], [0.5, 0], [1, 0]]}, []),
+        ({"mask_schedule.points": [[0.5, 1], [0.25, 0]]}, ["mask_schedule.points[1]=[0.25, 0]: stands behind progress 0.5; order the points by progress"]),
+        ({"mask_schedule.points": [[-0.5, 1], [0, 1.5], [0.25, 1, -1], [2, 0]]}, [f"mask_schedule.points[{place}]={point}: progress and weights must be from 0 to 1" for place, point in ((0, [-0.5, 1]), (1, [0, 1.5]), (2, [0.25, 1, -1]), (3, [2, 0]))]),
+        ({"mask_schedule.points": [[0, float("nan")]]}, ["mask_schedule.points[0]=[0, nan]: progress and weights must be from 0 to 1"]),
+        ({"mask_schedule.points": [[0, 1], [0.5, 0, 0], [1, 1]], "steps": 8}, ["mask_schedule: no turn carries weight at step 4 of 8; nothing would be trained but ends of dialogues: give one role weight"]),
+        ({"mask_schedule.points": [[0, 1], [0.5, 0, 0], [1, 1]], "steps": 8, "schedule_steps": 7}, []),
         ({"resume_model_dir": "x"}, ["resume_model_dir=x: goes with mode=resume, validate or chat, not with mode=train"]),
         ({"mode": "resume"}, ["mode=resume needs a run: pass resume_model_dir=<run folder>"]),
         ({"mode": "validate"}, ["mode=validate needs a run: pass resume_model_dir=<run folder>"]),
@@ -255,6 +281,13 @@ def test_a_folder_that_cannot_be_written(faults_with, key, tmp_path, monkeypatch
         f"{key}={path}: {tmp_path} cannot be written; choose another or change its permissions"
     ]
     assert tmp_path in asked
+
+
+@pytest.mark.parametrize("mode", ["train", "inspect"])
+def test_what_writes_into_the_project_needs_it(faults_with, mode, tmp_path):
+    (tmp_path / "file").touch()
+    [fault] = faults_with({"mode": mode, "project": str(tmp_path / "file")})
+    assert fault.endswith("is a file, not a folder; choose another")
 
 
 @pytest.mark.parametrize("mode", options.MODES_ON_A_RUN)

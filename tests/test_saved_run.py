@@ -61,6 +61,13 @@ def test_without_changes_the_saved_settings_are_those_of_the_run(run, kept):
     assert changed.settings == kept | {"mode": "resume", "resume_model_dir": str(run)}
 
 
+def test_the_digest_that_a_run_keeps_for_people_is_no_option(run, kept):
+    write(run, kept | {"digest": {"data": "0123", "whole": "4567"}})
+    changed = resume(run)
+    assert changed.changes == ()
+    assert changed.settings == kept | {"mode": "resume", "resume_model_dir": str(run)}
+
+
 def test_nothing_of_the_defaults_of_today_comes_in(run, kept, monkeypatch, tmp_path):
     """The defaults changed since: a run keeps its own, except in a group that is typed."""
     conf = tmp_path / "conf"
@@ -102,6 +109,9 @@ SCHEDULER = "scheduler._target_", "dialog_trainer.training.learning_rate.cosine"
         (["scheduler.warmup_steps=7", "scheduler=linear"], [(*SCHEDULER, "dialog_trainer.training.learning_rate.linear")]),
         (["optim=adamw"], [("optim.lr0", "0.5", "0.0001")]),
         (["metrics=default", "mask_schedule=step"], []),
+        (["mask_schedule.normalize=turn"], [("mask_schedule.normalize", "token", "turn")]),
+        (["+mask_schedule.speed=2"], [("mask_schedule.speed", "(none)", "2")]),
+        (["mask_schedule=constant", "mask_schedule.alignment_every_n_steps=5"], [("mask_schedule._target_", "dialog_trainer.masking.schedules.step", "dialog_trainer.masking.schedules.constant"), ("mask_schedule.end_weight", "(none)", "0.1"), ("mask_schedule.alignment_every_n_steps", "null", "5")]),
         # What says what to do with the run is no part of it.
         (["load_model_type=last", "split=test", "chat.temperature=1", "port=10001"], []),
         (["data.cache_dir=elsewhere"], [("data.cache_dir", "null", "elsewhere")]),
@@ -121,6 +131,7 @@ def test_what_is_typed_is_laid_on_the_saved_settings(run, kept, typed, changes):
     ("typed", "keys"),
     [
         (["steps=60", "patience=9", "optim.lr0=1", "scheduler=linear", "metrics.max_dialogues=3", "schedule_steps=60"], []),
+        (["mask_schedule=linear", "mask_schedule.trained_role=user", "mask_schedule.alignment_every_n_steps=5"], []),
         (["data.workers=1", "data.cache_dir=elsewhere", "save_every_n_steps=3", "train_user_turn_mask_step=1"], []),
         (["batch_size=3", "seed=1", "deterministic=false"], ["batch_size", "seed", "deterministic"]),
         (["device=cpu", "precision=bf16", "micro_batch_tokens=256"], ["device", "precision", "micro_batch_tokens"]),
@@ -150,7 +161,7 @@ def test_what_continues_but_not_exactly(run, typed, keys):
         (["hydra.run.dir=x"], "hydra.run.dir=x: of Hydra's own, only"),
         (["hydra/launcher=basic"], "hydra/launcher=basic: is Hydra's, which only starts new runs"),
         (["~steps"], "~steps: an option cannot be removed"),
-        (["+chat.top_k=3"], "+chat.top_k=3: a key can be added to optim only"),
+        (["+chat.top_k=3"], "+chat.top_k=3: a key can be added to optim, mask_schedule only"),
         (["steps=[1"], "steps=[1: cannot be read"),
         (["mode=resume", "resume_model_dir=123"], "resume_model_dir=123: must be a text that is not empty"),
         (["resume_model_dir=null"], "mode=resume needs a run: pass resume_model_dir=<run folder>"),

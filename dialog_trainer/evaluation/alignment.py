@@ -6,6 +6,7 @@ A cosine near 1: training on user turns helps the assistant; near 0: they do not
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,12 +16,13 @@ from dialog_trainer.model.loss import loss_sum
 from dialog_trainer.records import Batch, Role
 
 
-def alignment(model: PreTrainedModel, batches: Sequence[Batch]) -> dict[str, float]:
+def alignment(model: PreTrainedModel, batches: Sequence[Batch]) -> dict[str, float | None]:
     """`alignment_cosine`, `alignment_user_norm` and `alignment_assistant_norm` over all weights, and each of them by
     group with the group's name behind it (`_embeddings`, `_block_00` ..., `_head`).
 
     The gradients are those of the mean loss of a role's tokens in `batches`, without dropout. Nothing of the model is
-    changed: no weight, no `.grad`, no generator. A cosine with a gradient of 0 is 0.
+    changed: no weight, no `.grad`, no generator. A cosine with a gradient of 0 is 0; where a gradient is not finite, the
+    values are None.
     """
     was_training = model.training
     model.eval()
@@ -28,13 +30,15 @@ def alignment(model: PreTrainedModel, batches: Sequence[Batch]) -> dict[str, flo
         user, assistant = (_gradient(model, batches, role) for role in (Role.USER, Role.ASSISTANT))
     finally:
         model.train(was_training)
-    values: dict[str, float] = {}
+    values: dict[str, float | None] = {}
     for group, members in {"": list(user), **_groups(model)}.items():
         dot = sum(float((user[name] * assistant[name]).sum()) for name in members)
         norms = [sum(float(of[name].square().sum()) for name in members) ** 0.5 for of in (user, assistant)]
         suffix = f"_{group}" if group else ""
-        values[f"alignment_cosine{suffix}"] = dot / (norms[0] * norms[1]) if all(norms) else 0.0
-        values[f"alignment_user_norm{suffix}"], values[f"alignment_assistant_norm{suffix}"] = norms
+        cosine = dot / (norms[0] * norms[1]) if all(norms) else 0.0
+        finite = all(map(math.isfinite, (cosine, *norms)))
+        for what, value in zip(("cosine", "user_norm", "assistant_norm"), (cosine, *norms), strict=True):
+            values[f"alignment_{what}{suffix}"] = value if finite else None
     return values
 
 
@@ -53,13 +57,12 @@ def _gradient(model: PreTrainedModel, batches: Sequence[Batch], role: Role) -> d
 
 
 def _groups(model: PreTrainedModel) -> dict[str, list[str]]:
-    """Names of weights by layer: a number in a name is that of its block; before the first block are the embeddings
-    (with them a head that is tied to them), after the last the head."""
+    """Names of weights by layer: a number in a name is that of its block; of the others, tables of embeddings (with them
+    a head that is tied to one), and the rest: the head with its norm."""
+    tables = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding)}
     groups: dict[str, list[str]] = {}
-    seen_block = False
     for name, _ in model.named_parameters():
         number = next((part for part in name.split(".") if part.isdigit()), None)
-        seen_block = seen_block or number is not None
-        group = f"block_{int(number):02d}" if number is not None else "head" if seen_block else "embeddings"
-        groups.setdefault(group, []).append(name)
+        other = "embeddings" if name.rpartition(".")[0] in tables else "head"
+        groups.setdefault(other if number is None else f"block_{int(number):02d}", []).append(name)
     return groups

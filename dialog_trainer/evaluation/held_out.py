@@ -1,8 +1,9 @@
-"""The loss on held-out dialogues, by role and turn: of every turn and end, whatever the training mask and the data's weights."""
+"""The loss on held-out dialogues, of every turn and end, whatever the training mask and the weights in the data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,10 +11,23 @@ from transformers import PreTrainedModel
 
 from dialog_trainer.data.batches import micro_batches, to_device
 from dialog_trainer.data.tables import TokenTable
-from dialog_trainer.model.loss import loss_sum
-from dialog_trainer.records import Role, Runs
+from dialog_trainer.model.loss import cells_of, token_losses
+from dialog_trainer.records import NUM_DEPTHS, Role, Runs
 
 CHUNK = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutLosses:
+    """Sums over the tokens of a split, float64: `cells` as in `LossSum`; `by_dialogue` `(D, 5, 2)`: nats and number of
+    tokens of each dialogue by role."""
+
+    cells: torch.Tensor
+    by_dialogue: np.ndarray
+
+    def of(self, roles: tuple[Role, ...]) -> np.ndarray:
+        """Nats and tokens of all of `roles` by dialogue, `(D, 2)`."""
+        return self.by_dialogue[:, list(roles)].sum(1)
 
 
 @torch.no_grad()
@@ -24,22 +38,29 @@ def held_out_losses(
     max_tokens: int,
     advance: Callable[[int], None] = lambda sequences: None,
     stopped: Callable[[], bool] = lambda: False,
-) -> torch.Tensor | None:
-    """The cells of `LossSum` over all sequences of `table`, float64, at most `max_tokens` at a time; None once `stopped()`.
+) -> HeldOutLosses | None:
+    """Over all sequences of `table`, at most `max_tokens` at a time; None once `stopped()`.
 
     `advance` is told how many sequences were done.
     """
     model.eval()
-    total = None
+    cells = torch.zeros(2, len(Role), NUM_DEPTHS, dtype=torch.float64)
+    by_dialogue = np.zeros((int(table.dialogues[-1]) + 1, len(Role), 2))
     for first in range(0, len(table), CHUNK):
         indices = np.arange(first, min(first + CHUNK, len(table)))
+        done = first
         for batch in micro_batches(table, indices, every_turn, max_tokens):
             if stopped():
                 return None
-            cells = loss_sum(model, to_device(batch, model.device)).cells.cpu().double()
-            total = cells if total is None else total + cells
+            targets, nll = token_losses(model, to_device(batch, model.device))
+            targets, nll = targets.cpu(), nll.cpu().double()
+            cells += cells_of(nll, batch.roles[targets], batch.turns[targets])
+            of_token = np.repeat(table.dialogues[done : done + len(batch.lengths)], batch.lengths)[targets]
+            roles = batch.roles[targets].numpy()
+            np.add.at(by_dialogue, (of_token, roles), np.stack([nll.numpy(), np.ones(len(nll))], axis=1))
+            done += len(batch.lengths)
             advance(len(batch.lengths))
-    return total
+    return HeldOutLosses(cells, by_dialogue)
 
 
 def every_turn(runs: Runs) -> tuple[np.ndarray, float]:

@@ -1,13 +1,9 @@
-"""Replies to held-out contexts, by the protocol `response`: one to every context that ends before a turn of one role.
-
-The context is the gold one (what people said, not what the model said before); it loses whole turns from the left
-where it is too long for the window.
-"""
+"""Which held-out dialogues are replied to, their contexts, and the replies."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from transformers import PreTrainedModel
 
@@ -15,7 +11,8 @@ from dialog_trainer.data.order import seed_of
 from dialog_trainer.data.sequences import Marks, context_ids, turn_tokens
 from dialog_trainer.data.tables import DialogueTable
 from dialog_trainer.data.vocabulary import Vocabulary
-from dialog_trainer.model.decoding import greedy_replies
+from dialog_trainer.model.choosing import GREEDY, Decoding
+from dialog_trainer.model.decoding import replies as decoded
 from dialog_trainer.records import Context, Dialogue, Reply, Role
 
 
@@ -27,15 +24,22 @@ def drawn(table: DialogueTable, max_dialogues: int | None) -> list[int]:
     return sorted(index for _, index in heapq.nsmallest(max_dialogues, hashes))
 
 
-def contexts_of(dialogue: Dialogue, vocabulary: Vocabulary, room: int, role: Role) -> list[Context]:
-    """A context of at most `room` tokens before each turn of `role` but a first one."""
+def contexts_of(dialogue: Dialogue, vocabulary: Vocabulary, room: int, roles: Collection[Role]) -> list[Context]:
+    """A context of at most `room` tokens before each turn of `roles` but a first one."""
     texts = [turn.text for turn in dialogue.turns]
     turns = turn_tokens(vocabulary.encode_batch(texts), [turn.role for turn in dialogue.turns], vocabulary.sep_id)
     marks = Marks(vocabulary.cls_id, vocabulary.sep_id, vocabulary.end_id)
     return [
-        Context(dialogue.id, index, context_ids(turns[:index], marks, room), tuple(texts[:index]), turn.text)
+        Context(
+            dialogue.id,
+            index,
+            context_ids(turns[:index], marks, room),
+            tuple(texts[:index]),
+            turn.text,
+            turn.references,
+        )
         for index, turn in enumerate(dialogue.turns)
-        if index > 0 and turn.role == role
+        if index > 0 and turn.role in roles
     ]
 
 
@@ -46,15 +50,19 @@ def replies_to(
     *,
     max_new_tokens: int,
     batch_tokens: int,
+    decoding: Decoding = GREEDY,
+    seed: int = 0,
     advance: Callable[[int], None] = lambda replies: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> list[Reply] | None:
-    """Greedy replies in the order of `contexts`; None once `stopped()`."""
+    """Replies in the order of `contexts`; None once `stopped()`. A sample depends on `seed`, dialogue and turn."""
     replies: dict[int, Reply] = {}
-    produced = greedy_replies(
+    produced = decoded(
         model,
         vocabulary,
         [context.ids for context in contexts],
+        decoding=decoding,
+        seeds=[seed_of(seed, context.dialogue_id, context.turn_index) for context in contexts],
         max_new_tokens=max_new_tokens,
         batch_tokens=batch_tokens,
         stopped=stopped,
@@ -68,6 +76,7 @@ def replies_to(
             context.reference,
             vocabulary.decode(ids).strip(),
             ended,
+            context.references,
         )
         advance(1)
     if len(replies) < len(contexts):

@@ -1,51 +1,44 @@
-"""A whole validation of a model on one split: loss, replies and scores, with a line that says how they were made."""
+"""A whole validation of a model on one split: losses, replies by a named protocol, and their scores."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from dialog_trainer.data.order import seed_of
 from dialog_trainer.data.tables import DialogueTable, TokenTable
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.errors import TrainingError
-from dialog_trainer.evaluation.by_role import by_role, by_turn, mean_over
-from dialog_trainer.evaluation.held_out import held_out_losses
-from dialog_trainer.evaluation.replies import contexts_of, drawn, replies_to
+from dialog_trainer.evaluation.by_role import by_role, by_turn
+from dialog_trainer.evaluation.held_out import HeldOutLosses, held_out_losses
+from dialog_trainer.evaluation.protocols import Production, Replying, produced
+from dialog_trainer.evaluation.replies import drawn
 from dialog_trainer.metrics import scores as score_rules
+from dialog_trainer.metrics.loss import PERPLEXITIES, sizes
+from dialog_trainer.metrics.original import original_scores
 from dialog_trainer.records import Reply, Role
 
-PROTOCOL = "response"
-
-
-@dataclass(frozen=True, slots=True)
-class ValidationSettings:
-    """`names`: the scores; `role`: who replies; `max_dialogues` bounds the dialogues that are replied to (None: all);
-    `max_new_tokens` a reply; `window` context and reply together; `batch_tokens` and `max_tokens` one forward pass
-    of generation and of the loss."""
-
-    names: tuple[str, ...]
-    role: Role
-    max_dialogues: int | None
-    max_new_tokens: int
-    window: int
-    batch_tokens: int
-    max_tokens: int
+# So many dialogues are replied to between two looks at the clock, where the time is bounded.
+DIALOGUES_A_LOOK = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """`loss` in nats a token and `ppl` over the turns of the role that replies and the end of every dialogue of the
-    split; `losses`: those by role and by turn; `scores` by name; `protocol` says how the scores were made."""
+    """`loss` in nats a token over the turns of the role that replies and the ends; `losses`: by role and by turn;
+    `loss_sums` `(D, 4)`: nats, tokens, words and bytes of the same, by dialogue of the split (words and bytes are 0 where
+    no score asks for them); `scores` by name; `replies` of `num_replied` dialogues of the split."""
 
     loss: float
     losses: dict[str, float | int | None]
+    loss_sums: np.ndarray
     scores: dict[str, float]
     replies: list[Reply]
-    protocol: str
+    num_replied: int
 
     def samples(self, count: int) -> list[Reply]:
         """At most `count` replies, the same contexts each time, drawn by a hash."""
@@ -58,58 +51,88 @@ def validate(
     vocabulary: Vocabulary,
     dialogues: DialogueTable,
     tokens: TokenTable,
-    settings: ValidationSettings,
+    how: Replying,
     *,
+    names: Sequence[str],
+    max_dialogues: int | None,
+    max_seconds: float | None,
+    max_tokens: int,
     stage: Callable[[str, int], Callable[[int], None]],
     stopped: Callable[[], bool] = lambda: False,
 ) -> Validation | None:
-    """Loss and scores; None once `stopped()`. `stage(name, total)` opens a progress and returns how to advance it."""
-    cells = held_out_losses(
-        model, tokens, max_tokens=settings.max_tokens, advance=stage("loss", len(tokens)), stopped=stopped
-    )
-    if cells is None:
+    """Losses over the whole split, and scores `names` of replies to at most `max_dialogues` of its dialogues, in at most
+    about `max_seconds` (both None: all); None once `stopped()`.
+
+    `max_tokens` bounds one forward pass of the loss. `stage(name, total)` opens a progress and returns how to advance it.
+    """
+    losses = held_out_losses(model, tokens, max_tokens=max_tokens, advance=stage("loss", len(tokens)), stopped=stopped)
+    if losses is None:
         return None
-    loss = mean_over(cells, (settings.role, Role.END))
-    if loss is None or not math.isfinite(loss):
+    loss_sums = _loss_sums(losses, tokens, vocabulary, how.role, count=bool({"ppl_word", "ppl_byte"} & set(names)))
+    nats, count = loss_sums[:, :2].sum(0)
+    loss = nats / count if count else math.nan
+    if not math.isfinite(losses.by_dialogue.sum()) or not count:
         raise TrainingError(
             f"the validation loss is {loss}: "
-            + ("this split has no turn of that role" if loss is None else "the weights hold values that are not finite")
+            + ("the weights hold values that are not finite" if count else "this split has no turn of that role")
         )
-    indices = drawn(dialogues, settings.max_dialogues)
-    room = settings.window - settings.max_new_tokens
-    contexts = [
-        context for index in indices for context in contexts_of(dialogues[index], vocabulary, room, settings.role)
-    ]
-    replies = replies_to(
-        contexts,
-        model,
-        vocabulary,
-        max_new_tokens=settings.max_new_tokens,
-        batch_tokens=settings.batch_tokens,
-        advance=stage("replies", len(contexts)),
-        stopped=stopped,
-    )
-    if replies is None:
+    found = _replied(model, vocabulary, dialogues, how, max_dialogues, max_seconds, stage, stopped)
+    if found is None:
         return None
-    return Validation(
-        loss,
-        by_role(cells) | by_turn(cells),
-        _scores(settings.names, loss, replies),
-        replies,
-        _protocol(indices, dialogues, replies, settings),
-    )
+    replies, num_replied = found
+    made = {name: PERPLEXITIES[name](loss_sums.sum(0)) for name in names if name in PERPLEXITIES}
+    if how.protocol == "original":
+        texts, targets = [reply.text for reply in replies], [reply.reference for reply in replies]
+        made |= original_scores(texts, targets, vocabulary.tokenizer.tokenize)
+    else:
+        made |= score_rules.text_scores(names, replies)
+    scores = {name: made[name] for name in names}
+    return Validation(loss, by_role(losses.cells) | by_turn(losses.cells), loss_sums, scores, replies, num_replied)
 
 
-def _scores(names: Sequence[str], loss: float, replies: Sequence[Reply]) -> dict[str, float]:
-    texts, references = [reply.text for reply in replies], [[reply.reference] for reply in replies]
-    made = score_rules.text_scores(names, texts, references) | {"ppl": math.exp(min(loss, 700.0))}
-    return {name: made[name] for name in names}
+def _replied(
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    dialogues: DialogueTable,
+    how: Replying,
+    max_dialogues: int | None,
+    max_seconds: float | None,
+    stage: Callable[[str, int], Callable[[int], None]],
+    stopped: Callable[[], bool],
+) -> tuple[list[Reply], int] | None:
+    """The replies, in the order of the split, and the number of dialogues that they belong to."""
+    indices = drawn(dialogues, max_dialogues)
+    size = len(indices)
+    if max_seconds is not None:  # by the hash, so that what is done in time is itself a draw
+        indices = sorted(indices, key=lambda index: seed_of("draw", dialogues.rows[index]["id"]))
+        size = DIALOGUES_A_LOOK
+    advance = stage("dialogues replied to", len(indices))
+    start, done = time.monotonic(), {}
+    for first in range(0, len(indices), size):
+        part = indices[first : first + size]
+        production = Production(model, vocabulary, stopped, advance)
+        replies = produced([dialogues[index] for index in part], how, production)
+        if replies is None:
+            return None
+        for reply in replies:
+            done.setdefault(reply.dialogue_id, []).append(reply)
+        if max_seconds is not None and time.monotonic() - start >= max_seconds:
+            indices = indices[: first + size]
+            break
+    order = [dialogues.rows[index]["id"] for index in sorted(indices)]
+    return [reply for identifier in order for reply in done.get(identifier, ())], len(indices)
 
 
-def _protocol(
-    indices: Sequence[int], dialogues: DialogueTable, replies: Sequence[Reply], settings: ValidationSettings
-) -> str:
-    return (
-        f"{PROTOCOL}: {len(replies):,} replies of the {settings.role.name.lower()} in {len(indices):,} of {len(dialogues):,} dialogues, gold context, "
-        f"greedy, at most {settings.max_new_tokens} tokens, 1 reference, one corpus; {score_rules.SIGNATURE}"
-    )
+def _loss_sums(
+    losses: HeldOutLosses, tokens: TokenTable, vocabulary: Vocabulary, role: Role, count: bool
+) -> np.ndarray:
+    sums = np.zeros((len(losses.by_dialogue), 4))
+    sums[:, :2] = losses.of((role, Role.END))
+    if count:  # of the text that the tokens say: truncation may have taken some of a turn
+        for _, ids, runs in tokens.chunks(1_000):
+            ends = np.cumsum(runs.lengths)
+            dialogues = np.repeat(runs.dialogues, runs.counts)
+            for run in np.flatnonzero((runs.roles == role) & (runs.lengths > 0)):
+                text = vocabulary.decode(ids[ends[run] - runs.lengths[run] : ends[run]].tolist())
+                sums[dialogues[run], 2:] += sizes([text])
+    return sums

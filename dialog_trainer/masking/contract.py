@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -49,59 +49,62 @@ def checked(
     max_len: int,
     drop: bool,
     id_of: Callable[[int], str],
+    left_out: Collection[int] = (),
 ) -> Kept:
     """Checks every clause at `points` over `chunks` `(first index, ids, runs)` of all sequences.
 
-    `ends_dialogue` `(S,)` says whether a sequence is its dialogue's last, `id_of` the id of a dialogue by its index.
+    `ends_dialogue` `(S,)` says whether a sequence is its dialogue's last, `id_of` the id of a dialogue by its index. The
+    dialogues `left_out` are not kept, nor counted.
     Raises `DataError` with each clause that is broken, `ConfigError` where sequences would be dropped and `drop` is not
     set, or none is left.
     """
-    broken: dict[str, int] = {}
-    first_broken: dict[str, int] = {}
+    broken: dict[str, list[int]] = {}
     indices, counts, untrained = [], [], []
     for first, ids, runs in chunks:
         weights = [mask.run_weights(runs, at) for at in points]
         last = ends_dialogue[first : first + len(runs.counts)]
         for clause, dialogues in _broken_clauses(ids, runs, weights, last, separator, end, pad, max_len):
-            broken[clause] = broken.get(clause, 0) + len(dialogues)
-            first_broken.setdefault(clause, int(dialogues[0]))
-        keep = mask.trainable(runs)
+            broken.setdefault(clause, []).extend(dialogues.tolist())
+        wanted = ~np.isin(runs.dialogues, left_out)
+        keep = mask.trainable(runs) & wanted
         indices.append(first + np.flatnonzero(keep))
-        untrained += runs.dialogues[~keep].tolist()
+        untrained += runs.dialogues[~keep & wanted].tolist()
         counts.append(counted(*_only(runs, weights, keep)))
     if broken:
-        raise DataError(
-            "\n".join(
-                [
-                    "the tokenised data break the contract of the mask; they are not what this version writes: remove "
-                    "that cache folder and start again",
-                    *(
-                        f"  - {what}: {n:,}, first in dialogue {id_of(first_broken[what])}"
-                        for what, n in broken.items()
-                    ),
-                ]
-            )
-        )
-    kept = np.concatenate(indices)
-    role = mask.trained_role.name.lower()
+        raise DataError(_broken_text(broken, id_of))
+    kept, total = np.concatenate(indices), reduce(add, counts)
+    faults = _untrained_faults(mask.trained_role.name.lower(), kept, untrained, total, drop, id_of)
+    if faults:
+        raise ConfigError(faults)
+    return Kept(kept, len(untrained), total)
+
+
+def _broken_text(broken: dict[str, list[int]], id_of: Callable[[int], str]) -> str:
+    lines = [f"  - {clause}: {len(found):,}, first in dialogue {id_of(found[0])}" for clause, found in broken.items()]
+    title = (
+        "the tokenised data break the contract of the mask; they are not what this version writes: remove that cache "
+        "folder and start again"
+    )
+    return "\n".join([title, *lines])
+
+
+def _untrained_faults(
+    role: str, kept: np.ndarray, untrained: list[int], total: MaskCounts, drop: bool, id_of: Callable[[int], str]
+) -> list[str]:
+    faults = []
     if untrained and not drop:
-        raise ConfigError(
-            [
-                f"mask_schedule.untrained=refuse: {len(untrained):,} sequences have no {role} turn and no end, the first "
-                f"of dialogue {id_of(untrained[0])}; pass mask_schedule.untrained=drop, or mend the data"
-            ]
+        faults.append(
+            f"mask_schedule.untrained=refuse: {len(untrained):,} sequences have no {role} turn and no end, the first "
+            f"of dialogue {id_of(untrained[0])}; pass mask_schedule.untrained=drop, or mend the data"
+        )
+    elif total.untrained.any() and not drop:
+        faults.append(
+            f"mask_schedule.untrained=refuse: {total.untrained.max():,} sequences carry no weight at some point of the "
+            "schedule; pass mask_schedule.untrained=drop, which trains them at the others, or change the schedule"
         )
     if not len(kept):
-        raise ConfigError([f"mask_schedule: no sequence of the training split has a {role} turn to train"])
-    total = reduce(add, counts)
-    if total.untrained.any() and not drop:
-        raise ConfigError(
-            [
-                f"mask_schedule.untrained=refuse: {total.untrained.max():,} sequences carry no weight at some point of the "
-                "schedule; pass mask_schedule.untrained=drop, which trains them at the others, or change the schedule"
-            ]
-        )
-    return Kept(kept, len(untrained), total)
+        faults.append(f"mask_schedule: no sequence of the training split is left that has a {role} turn to train")
+    return faults
 
 
 def _broken_clauses(

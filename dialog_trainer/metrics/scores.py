@@ -1,25 +1,114 @@
-"""The scores by name. A score is a function of replies and references."""
+"""The scores by name. A score is a function of replies and their references.
+
+Nearly every score is the value of sums: `statistics(replies)` has a row for each reply, and `value` of the summed rows of
+some replies is their score as one corpus. Rows made once give the score of the whole, of a part (clean dialogues, a depth
+of turn) and of each resample for an interval. Of no replies every score is 0; an empty reply is one without words.
+
+To add a score: write its statistics, put it into `SCORES`, and its name into `options.SCORE_NAMES`. For example the share
+of replies that ask something:
+
+>>> import numpy as np
+>>> from dialog_trainer.metrics import intervals
+>>> from dialog_trainer.metrics.ratios import ratio
+>>> from dialog_trainer.metrics.scores import SCORES, Score, text_scores
+>>> from dialog_trainer.records import Reply
+>>> def asks(replies):
+...     return np.array([(reply.text.endswith("?"), 1) for reply in replies], dtype=float).reshape(-1, 2)
+>>> SCORES["question_rate"] = Score("question_rate", "question_rate[last character]", "neither", asks, ratio)
+>>> texts = ["why ?", "no .", "you ?", "yes ?"]
+>>> replies = [Reply(str(n), 1, ("hello",), "hi", text, ended=True) for n, text in enumerate(texts)]
+>>> text_scores(["question_rate"], replies)
+{'question_rate': 0.75}
+>>> intervals.interval(asks(replies), ratio, seed=0)
+(0.25, 1.0)
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
-from dialog_trainer.metrics import bleu as bleu_rule
-from dialog_trainer.metrics import nist as nist_rule
+import numpy as np
 
-Score = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
+from dialog_trainer.metrics import bleu, chrf, diversity, nist, ratios
+from dialog_trainer.metrics.loss import PERPLEXITIES
+from dialog_trainer.records import Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A score of replies, at least 0. `better` says which of two values is the better one.
+
+    `statistics(replies)` `(n, K)` float64 has a row for each reply, and `value` makes the score of a sum of rows `(K,)`;
+    scores that share statistics share the function, which is then called once. What is no sum has `whole(replies)`
+    instead of both, and no interval.
+    """
+
+    name: str
+    signature: str
+    better: Literal["higher", "lower", "neither"]
+    statistics: Callable[[Sequence[Reply]], np.ndarray] | None = None
+    value: Callable[[np.ndarray], float] | None = None
+    whole: Callable[[Sequence[Reply]], float] | None = None
+
+
+_BLEU, _NIST = f"bleu[{bleu.SIGNATURE}]", f"nist[{nist.SIGNATURE}]"
+_WORDS = "length[case:lc|tok:13a]"
+_DIVERSITY = f"diversity[{diversity.SIGNATURE}]"
 
 SCORES: dict[str, Score] = {
-    **{f"bleu{order}": partial(bleu_rule.bleu, order=order) for order in range(1, 5)},
-    **{f"nist{order}": partial(nist_rule.nist, order=order) for order in range(1, 6)},
+    score.name: score
+    for score in (
+        *(
+            Score(f"bleu{n}", _BLEU, "higher", bleu.statistics, partial(bleu.value, order=n))
+            for n in range(1, bleu.MAX_ORDER + 1)
+        ),
+        *(
+            Score(f"nist{n}", _NIST, "higher", nist.statistics, partial(nist.value, order=n))
+            for n in range(1, nist.MAX_ORDER + 1)
+        ),
+        Score("chrf", f"chrf[{chrf.SIGNATURE}]", "higher", chrf.statistics, chrf.value),
+        Score("length", _WORDS, "neither", ratios.length, ratios.ratio),
+        Score("length_ratio", _WORDS, "neither", ratios.length_ratio, ratios.ratio),
+        Score("repetition", "repetition[case:lc|space:one]", "lower", ratios.repetition, ratios.ratio),
+        Score("turn_end_rate", "turn_end_rate[]", "higher", ratios.turn_end, ratios.ratio),
+        Score("distinct1", _DIVERSITY, "higher", whole=partial(diversity.distinct, order=1)),
+        Score("distinct2", _DIVERSITY, "higher", whole=partial(diversity.distinct, order=2)),
+        Score("entropy4", _DIVERSITY, "higher", whole=partial(diversity.entropy, order=4)),
+    )
 }
-SIGNATURE = f"bleu[{bleu_rule.SIGNATURE}] nist[{nist_rule.SIGNATURE}]"
 
 
-def text_scores(names: Iterable[str], replies: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """The scores of `names` that are made from text, of all replies as one corpus; `ppl`, made from the loss, is not."""
-    return {name: SCORES[name](replies, references) for name in names if name in SCORES}
+def signature(names: Iterable[str]) -> str:
+    """How the scores of `names` are made, each rule once; perplexities, made from the loss, have none here."""
+    return " ".join(dict.fromkeys(SCORES[name].signature for name in names if name not in PERPLEXITIES))
+
+
+def statistics(names: Iterable[str], replies: Sequence[Reply]) -> dict[str, np.ndarray]:
+    """The statistics `(n, K)` of those of `names` that are values of sums; one array for all scores that share them."""
+    made: dict[Callable, np.ndarray] = {}
+    found = {}
+    for name in names:
+        rule = None if name in PERPLEXITIES else SCORES[name].statistics
+        if rule is not None:
+            if rule not in made:
+                made[rule] = rule(replies)
+            found[name] = made[rule]
+    return found
+
+
+def text_scores(names: Iterable[str], replies: Sequence[Reply]) -> dict[str, float]:
+    """The scores of `names` that are made from text, of all replies as one corpus; perplexities, from the loss, are not.
+
+    Raises `KeyError` of a name that no score has.
+    """
+    names = [name for name in names if name not in PERPLEXITIES]
+    rows = statistics(names, replies)
+    return {
+        name: SCORES[name].value(rows[name].sum(0)) if name in rows else SCORES[name].whole(replies) for name in names
+    }
 
 
 def weighted(scores: Mapping[str, float], weights: Mapping[str, float]) -> float:

@@ -5,83 +5,111 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from transformers import PreTrainedModel, TextStreamer
+from transformers import LogitsProcessor, PreTrainedModel
 
 from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.model.cached import can_cache, chains, continued
+from dialog_trainer.model.choosing import Decoding, next_tokens, uniforms
 from dialog_trainer.model.packed import padded_attention
 
 
 @torch.no_grad()
-def greedy_replies(
+def replies(
     model: PreTrainedModel,
     vocabulary: Vocabulary,
     contexts: Sequence[Sequence[int]],
     *,
+    decoding: Decoding,
+    seeds: Sequence[int],
     max_new_tokens: int,
     batch_tokens: int,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[int, list[int], bool]]:
-    """Yields `(index, ids, ended)` for each context, batch by batch; contexts of like length share a batch.
+    """Yields `(index, ids, ended)` for each context, batch by batch, the longest first.
 
-    `ids` `(≤ max_new_tokens,)` are without the token that ended the reply; `ended` says whether one did.
-    `batch_tokens` bounds rows times (context + reply). Once `stopped()`, no further batch is started.
+    `ids` `(≤ max_new_tokens,)` are without the token that ended the reply; `ended` says whether one did. `seeds[i]`
+    alone (0 or more) decides what is drawn for `contexts[i]`; only sampling reads them. `batch_tokens` bounds rows (of
+    them `beams` for each context) times (context + reply). Once `stopped()`, no further batch is started.
+    Rounding apart, a reply depends on nothing else in its batch.
     """
     model.eval()
-    ends = {vocabulary.sep_id, vocabulary.end_id}
+    make = _generated if decoding.kind == "beam" or not can_cache(model) else _continued
+    copies = decoding.beams if decoding.kind == "beam" else 1
     with padded_attention(model):
-        for indices in _length_batches([len(context) for context in contexts], max_new_tokens, batch_tokens):
+        for indices in _batches(contexts, max_new_tokens, batch_tokens // copies):
             if stopped():
                 return
-            rows, real = _left_padded([contexts[index] for index in indices], vocabulary.pad_id, model.device)
-            output = model.generate(input_ids=rows, attention_mask=real, max_new_tokens=max_new_tokens, do_sample=False)
-            for index, row in zip(indices, output[:, rows.shape[1] :].tolist(), strict=True):
-                length = next((place for place, token in enumerate(row) if token in ends), len(row))
-                yield index, row[:length], length < len(row)
+            drawn = uniforms([seeds[i] for i in indices], max_new_tokens) if decoding.kind == "sample" else None
+            rows = [contexts[index] for index in indices]
+            for row, ids, ended in make(model, vocabulary, rows, decoding, drawn, max_new_tokens):
+                yield indices[row], ids, ended
 
 
-@torch.no_grad()
-def stream_reply(
+def _continued(
     model: PreTrainedModel,
     vocabulary: Vocabulary,
-    context: Sequence[int],
-    *,
+    contexts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    drawn: torch.Tensor | None,
     max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    on_text: Callable[[str], None],
-) -> str:
-    """One reply, its text given to `on_text` in pieces as it comes. `temperature` 0 is greedy."""
-    model.eval()
-    rows, real = _left_padded([context], vocabulary.pad_id, model.device)
-    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
-    with padded_attention(model):
-        output = model.generate(
-            input_ids=rows,
-            attention_mask=real,
-            max_new_tokens=max_new_tokens,
-            streamer=_Streamer(vocabulary, on_text),
-            **(sampling or {"do_sample": False}),
-        )
-    return vocabulary.decode(output[0, rows.shape[1] :].tolist()).strip()
+) -> Iterator[tuple[int, list[int], bool]]:
+    def choose(logits: torch.Tensor, rows: list[int], step: int) -> torch.Tensor:
+        logits[:, [vocabulary.cls_id, vocabulary.pad_id]] = -torch.inf
+        return next_tokens(logits, decoding, None if drawn is None else drawn[rows, step])
+
+    ends = (vocabulary.sep_id, vocabulary.end_id)
+    return continued(model, contexts, choose=choose, ends=ends, max_new_tokens=max_new_tokens)
 
 
-class _Streamer(TextStreamer):
-    def __init__(self, vocabulary: Vocabulary, on_text: Callable[[str], None]):
-        super().__init__(vocabulary.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.on_text = on_text
+def _generated(
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    contexts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    drawn: torch.Tensor | None,
+    max_new_tokens: int,
+) -> Iterator[tuple[int, list[int], bool]]:
+    """By transformers' `generate`: beams, and models whose cache has no plain rows."""
+    rows, real = _left_padded(contexts, vocabulary.pad_id, model.device)
+    output = model.generate(
+        input_ids=rows,
+        attention_mask=real,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=decoding.beams if decoding.kind == "beam" else 1,
+        eos_token_id=[vocabulary.sep_id, vocabulary.end_id],
+        pad_token_id=vocabulary.pad_id,
+        suppress_tokens=[vocabulary.cls_id, vocabulary.pad_id],
+        logits_processor=[] if drawn is None else [_Drawn(decoding, drawn, rows.shape[1])],
+    )
+    for row, ids in enumerate(output[:, rows.shape[1] :].tolist()):
+        ends = (place for place, token in enumerate(ids) if token in (vocabulary.sep_id, vocabulary.end_id))
+        length = next(ends, len(ids))
+        yield row, ids[:length], length < len(ids)
 
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        self.on_text(text)
+
+class _Drawn(LogitsProcessor):
+    """Leaves `generate` no choice but the token that was drawn."""
+
+    def __init__(self, decoding: Decoding, drawn: torch.Tensor, width: int):
+        self.decoding, self.drawn, self.width = decoding, drawn, width
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        tokens = next_tokens(scores, self.decoding, self.drawn[:, input_ids.shape[1] - self.width])
+        return torch.full_like(scores, -torch.inf).scatter(-1, tokens.unsqueeze(-1), 0.0)
 
 
-def _length_batches(lengths: Sequence[int], max_new_tokens: int, batch_tokens: int) -> Iterator[list[int]]:
-    """Indices by falling length, so that the first batch is the largest and memory trouble shows at once."""
+def _batches(contexts: Sequence[Sequence[int]], max_new_tokens: int, batch_tokens: int) -> Iterator[list[int]]:
+    """Indices, contexts that begin alike together, by falling length of the longest of them: the first batch is the
+    largest, so that memory trouble shows at once."""
+    alike = sorted(chains(contexts), key=lambda chain: (-len(contexts[chain[-1]]), chain))
     batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        row_tokens = lengths[batch[0] if batch else index] + max_new_tokens
-        if batch and (len(batch) + 1) * row_tokens > batch_tokens:
+    width = 0
+    for index in (index for chain in alike for index in reversed(chain)):
+        width = max(width, len(contexts[index]))
+        if batch and (len(batch) + 1) * (width + max_new_tokens) > batch_tokens:
             yield batch
-            batch = []
+            batch, width = [], len(contexts[index])
         batch.append(index)
     if batch:
         yield batch

@@ -1,4 +1,4 @@
-"""A packed batch -> `LossSum`. The one place where labels are shifted."""
+"""A packed batch -> its losses. The one place where labels are shifted."""
 
 from __future__ import annotations
 
@@ -11,19 +11,27 @@ from dialog_trainer.records import NUM_DEPTHS, Batch, LossSum, Role
 
 
 def loss_sum(model: PreTrainedModel, batch: Batch) -> LossSum:
-    """`Σ w·nll` in nats over the tokens of `batch` with a weight above 0.
+    """`Σ w·nll` in nats over the tokens of `batch` with a weight above 0, and their unweighted sums by role and turn.
 
-    Token `i` is predicted at index `i - 1`. Only those positions are projected to the vocabulary. A batch in which
-    nothing has weight gives a 0 that is still part of the graph.
+    A batch in which nothing has weight gives a 0 that is still part of the graph.
+    """
+    targets, nll = token_losses(model, batch)
+    return LossSum(
+        (nll * batch.weights[targets]).sum(), cells_of(nll.detach(), batch.roles[targets], batch.turns[targets])
+    )
+
+
+def token_losses(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices `(M,)` of the tokens of `batch` with a weight above 0, and the nats of each.
+
+    Token `i` is predicted at index `i - 1`. Only those positions are projected to the vocabulary.
     """
     targets = batch.weights.nonzero().squeeze(1)
     logits = packed_logits(model, batch.ids, batch.positions, batch.lengths, at=targets - 1)
-    nll = cross_entropy(logits.float(), batch.ids[targets], reduction="none")
-    cells = _cells(nll.detach(), batch.roles[targets], batch.turns[targets])
-    return LossSum((nll * batch.weights[targets]).sum(), batch.divisor, len(batch.ids), cells)
+    return targets, cross_entropy(logits.float(), batch.ids[targets], reduction="none")
 
 
-def _cells(nll: torch.Tensor, roles: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+def cells_of(nll: torch.Tensor, roles: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     """The sum and the number of `nll` `(M,)` by role and by turn index: `(2, 5, NUM_DEPTHS)`."""
     places = roles * NUM_DEPTHS + turns.clamp(max=NUM_DEPTHS - 1)
     cells = nll.new_zeros(2, len(Role) * NUM_DEPTHS)

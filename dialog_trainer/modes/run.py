@@ -13,13 +13,13 @@ from dialog_trainer import experiment
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.evaluation.alignment import alignment
 from dialog_trainer.evaluation.by_role import by_role, by_turn
-from dialog_trainer.evaluation.validation import validate
 from dialog_trainer.experiment import Plan, Split
 from dialog_trainer.masking.contract import Kept
 from dialog_trainer.masking.mask import Mask
 from dialog_trainer.masking.outline import Outline
 from dialog_trainer.metrics.scores import weighted
 from dialog_trainer.modes.exactness import surroundings
+from dialog_trainer.modes.scoring import signature, validated
 from dialog_trainer.options import Settings
 from dialog_trainer.records import Batch
 from dialog_trainer.reports.figures import draw_curves
@@ -116,12 +116,11 @@ class Run:
 
     def validate(self) -> None:
         """Scores the model, notes what is best so far, and saves; does nothing of it where a stop is asked for."""
-        result = validate(
+        result = validated(
+            self._settings,
             self.parts.model,
             self.parts.vocabulary,
-            self.parts.validation.dialogues,
-            self.parts.validation.tokens,
-            experiment.validation_settings(self._settings),
+            self.parts.validation,
             stage=self._progress.stage,
             stopped=self._stop.requested,
         )
@@ -133,7 +132,8 @@ class Run:
         better_loss, better_score = state.best.update(state.step, result.loss, score, counts=state.step > self._switch)
         state.validated_step = state.step
         values = {"validation_loss": result.loss, **result.losses, **result.scores, "best_metric_score": score}
-        self._row("validation", state.step, values | {"protocol": result.protocol})
+        how = signature(self._settings, self.parts.validation, result)
+        self._row("validation", state.step, values | {"signature": how})
         samples = result.samples(self._settings["prediction_print_n"])
         head = {"step": state.step, "attempt": state.attempt, "split": "validation"}
         self._replies.append(head | reply_row(reply) for reply in samples)

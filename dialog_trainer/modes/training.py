@@ -38,7 +38,7 @@ def start(settings: Settings, console: Console, claim: Callable[[], Path], hydra
     validation = experiment.dialogues(settings, "validation", say)
     vocabulary = experiment.vocabulary(settings, training, say)
     model = experiment.model(settings, vocabulary, device, say)
-    parts = _parts(settings, device, vocabulary, model, training, validation)
+    parts = _parts(settings, device, vocabulary, model, training, validation, say)
     with StopSignal() as stop:
         folder = claim()
         with run_folder.locked(folder):
@@ -65,7 +65,7 @@ def _resume(folder: Path, changed: Changed, console: Console) -> int:
     model, vocabulary = experiment.saved_model(weights, settings, device, say)
     training = experiment.dialogues(settings, "train", say)
     validation = experiment.dialogues(settings, "validation", say)
-    parts = _parts(settings, device, vocabulary, model, training, validation)
+    parts = _parts(settings, device, vocabulary, model, training, validation, say)
     checkpoint.load_optimizer(weights, model, parts.optimizer)
     for line in differences(saved, parts.surroundings()):
         say(line)
@@ -96,13 +96,15 @@ def _parts(
     model: PreTrainedModel,
     training: DialogueTable,
     validation: DialogueTable,
+    say: experiment.Say,
 ) -> Parts:
     optimizer = experiment.optimizer(settings, model)
     train_split = experiment.with_tokens(settings, training, vocabulary, settings["data"]["truncation"])
     validation_split = experiment.with_tokens(settings, validation, vocabulary)
     mask = experiment.mask(settings)
     whole = outline(mask, settings["schedule_steps"])
-    kept = experiment.checked_mask(settings, train_split, vocabulary, mask, whole, points=(whole.final,))
+    left_out = experiment.leaked(settings, training, validation, say)
+    kept = experiment.checked_mask(settings, train_split, vocabulary, mask, whole, (whole.final,), left_out)
     plan = experiment.plan(settings, train_split.tokens, kept.indices, mask, device)
     digest = experiment.mask_digest(settings, train_split, vocabulary)
     return Parts(

@@ -1,80 +1,231 @@
-"""mode=validate: loss, replies and scores of a checkpoint on one split, written into its run folder."""
+"""mode=validate: losses, replies and scores of a checkpoint on one split, with what is needed to read them."""
 
 from __future__ import annotations
 
-import json
-import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from dialog_trainer import __version__, experiment
-from dialog_trainer.evaluation.validation import PROTOCOL, Validation, validate
-from dialog_trainer.reports.lines import losses_text, reply_row, sample_lines, scores_text, speaker
+from dialog_trainer.data.tables import DialogueTable
+from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.errors import CheckpointError, DataError
+from dialog_trainer.evaluation.assessment import (
+    Statistics,
+    compared,
+    depths,
+    part,
+    scores_of_parts,
+    statistics_of,
+    with_intervals,
+)
+from dialog_trainer.evaluation.baselines import BASELINES, FROM_TRAINING, against_the_others, baselines
+from dialog_trainer.evaluation.protocols import gold_contexts
+from dialog_trainer.evaluation.replies import drawn
+from dialog_trainer.evaluation.validation import Validation
+from dialog_trainer.experiment import Say, Split
+from dialog_trainer.metrics.loss import PERPLEXITIES
+from dialog_trainer.modes import scored_files
+from dialog_trainer.modes.scoring import replying, signature, validated
+from dialog_trainer.options import Settings
+from dialog_trainer.records import Context, Dialogue, Reply
+from dialog_trainer.reports.lines import losses_text, sample_lines, speaker
+from dialog_trainer.reports.mask_text import print_tables
 from dialog_trainer.reports.progress import RunProgress
+from dialog_trainer.reports.score_report import depth_table, difference_table, draw_by_depth, markdown, score_table
 from dialog_trainer.saved_run import Changed
 from dialog_trainer.training import checkpoint
 from dialog_trainer.training.stop_signal import StopSignal
 
 
 def run(changed: Changed, console: Console) -> int:
-    say = speaker(console)
-    settings = changed.settings
+    say, settings = speaker(console), changed.settings
     folder, split = Path(settings["resume_model_dir"]), settings["split"]
     weights = checkpoint.find(folder, settings["load_model_type"])
     state = checkpoint.read_state(weights)
-    step = state["step"]
-    say(f"validating {folder}/weights/{checkpoint.LINKS[settings['load_model_type']]} (step {step:,}) on split {split}")
+    say(
+        f"validating {folder}/weights/{checkpoint.LINKS[settings['load_model_type']]} (step {state['step']:,}) on split {split}"
+    )
     for key, before, after in changed.changes:
         say(f"  {key}: {before} -> {after}")
     dialogues = experiment.dialogues(settings, split, say)
+    other = _other(settings, dialogues)
+    training = _training(settings, say)
     on = experiment.device(settings)
     experiment.set_up_torch(settings["deterministic"])
     model, vocabulary = experiment.saved_model(weights, settings, on, say)
     data = experiment.with_tokens(settings, dialogues, vocabulary)
     with StopSignal() as stop, RunProgress(console, start=0, steps=0) as progress:
-        result = validate(
-            model,
-            vocabulary,
-            data.dialogues,
-            data.tokens,
-            experiment.validation_settings(settings),
-            stage=progress.stage,
-            stopped=stop.requested,
-        )
+        result = validated(settings, model, vocabulary, data, stage=progress.stage, stopped=stop.requested)
     if result is None:
         say("interrupted: no scores were written")
         return stop.exit_code
     for line in sample_lines(result.samples(settings["prediction_print_n"])):
         say(line)
-    say(f"loss {result.loss:.4f}  {scores_text(result.scores)}")
-    say(losses_text(result.losses))
-    say(f"how: {result.protocol}")
-    if len(data.dialogues) > (settings["metrics"]["max_dialogues"] or len(data.dialogues)):
-        say("     metrics.max_dialogues=null scores replies to every dialogue")
-    place = folder / "validation" / split / PROTOCOL
-    origin = {"checkpoint": weights.name, "step": step, "split": split, "data": data.tokens.digest}
-    _write(place, result, origin | {"mask_digest": state.get("digest")})
-    say(f"written to {place}")
+    origin = {"checkpoint": f"{folder.name}/weights/{weights.name}", "step": state["step"], "split": split}
+    scored = origin | _scored(settings, data, training, result, vocabulary, say) | {"mask_digest": state.get("digest")}
+    statistics = statistics_of(_sums(settings), result.replies, dialogues.rows["id"], result.loss_sums)
+    if other:
+        scored["compared"] = _compared(settings, scored, statistics, other)
+    place = folder / "validation" / split / settings["metrics"]["protocol"]
+    _tell(console, scored, result, statistics, place, settings)
     return 0
 
 
-def _write(place: Path, result: Validation, origin: dict) -> None:
-    place.mkdir(parents=True, exist_ok=True)
-    scores = {
-        **origin,
+def _training(settings: Settings, say: Say) -> DialogueTable | None:
+    """The training split, from which baselines and leaks come; without it there are none of them."""
+    if settings["split"] == "train":
+        return None
+    try:
+        return experiment.dialogues(settings, "train", say)
+    except DataError as error:
+        say(f"note: no baselines from training replies and no look for leaks: {error}")
+        return None
+
+
+def _sums(settings: Settings) -> list[str]:
+    """The scores that have statistics by dialogue under the protocol."""
+    names = settings["metrics"]["names"]
+    return [n for n in names if n in PERPLEXITIES] if settings["metrics"]["protocol"] == "original" else names
+
+
+def _scored(
+    settings: Settings,
+    data: Split,
+    training: DialogueTable | None,
+    result: Validation,
+    vocabulary: Vocabulary,
+    say: Say,
+) -> dict:
+    """What `scores.json` holds beside its origin."""
+    names, original = settings["metrics"]["names"], settings["metrics"]["protocol"] == "original"
+    statistics = statistics_of(_sums(settings), result.replies, data.dialogues.rows["id"], result.loss_sums)
+    ids = set(data.dialogues.rows["id"])
+    clean_ids = ids
+    if training is not None:
+        found = experiment.leaks_between(settings, training, data.dialogues)
+        say(found.summary(settings["split"]))
+        clean_ids = ids - {data.dialogues.rows[index]["id"] for index in found.widest().held_out}
+    beside = {} if original else _baselines(settings, data, training, result, vocabulary, clean_ids)
+    clean = None
+    if clean_ids != ids and not original:
+        clean = part(names, result.replies, statistics, clean_ids)
+        clean["baselines"] = {name: scores["clean"] for name, scores in beside.items()}
+    return {
+        "protocol": settings["metrics"]["protocol"],
+        "signature": signature(settings, data, result),
+        "version": __version__,
+        "data": data.dialogues.digest,
         "validation_loss": result.loss,
         "losses": result.losses,
-        "scores": result.scores,
-        "protocol": result.protocol,
-        "version": __version__,
+        "dialogues": result.num_replied,
+        "replies": len(result.replies),
+        "scores": with_intervals(result.scores, statistics),
+        "baselines": {name: scores["all"] for name, scores in beside.items()},
+        "clean": clean,
+        "by_depth": [] if original else depths(names, result.replies),
     }
-    _replace(place / "scores.json", json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
-    lines = (json.dumps(reply_row(reply), ensure_ascii=False) + "\n" for reply in result.replies)
-    _replace(place / "replies.jsonl", "".join(lines))
 
 
-def _replace(path: Path, content: str) -> None:
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(content, encoding="utf-8")
-    os.replace(aside, path)
+def _baselines(
+    settings: Settings,
+    data: Split,
+    training: DialogueTable | None,
+    result: Validation,
+    vocabulary: Vocabulary,
+    clean_ids: Collection[str],
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Scores, over `all` dialogues that were replied to and over the `clean` ones, of replies that no model made: to the
+    gold contexts of the same dialogues."""
+    replied = [data.dialogues[index] for index in drawn(data.dialogues, settings["metrics"]["max_dialogues"])]
+    contexts = gold_contexts(replied, replying(settings), vocabulary)
+    if not contexts:
+        return {}
+    several = all(len(context.references) > 1 for context in contexts)
+    left_out = (set(FROM_TRAINING) if training is None else set()) | (set() if several else {"human"})
+    wanted = [name for name in BASELINES if name not in left_out]
+    made: dict[str, Sequence[Reply]] = baselines(wanted, contexts, _roles(replied, contexts), _each(training))
+    if several:  # what `human` is to be read against
+        made["model (as human)"] = against_the_others(result.replies)
+    found = {}
+    for name, replies in made.items():
+        clean = [index for index, reply in enumerate(replies) if reply.dialogue_id in clean_ids]
+        parts = {"all": range(len(replies)), "clean": clean}
+        found[name] = scores_of_parts(settings["metrics"]["names"], replies, parts)
+    return found
+
+
+def _roles(dialogues: Sequence[Dialogue], contexts: Sequence[Context]) -> list:
+    turns = {dialogue.id: dialogue.turns for dialogue in dialogues}
+    return [turns[context.dialogue_id][context.turn_index].role for context in contexts]
+
+
+def _each(table: DialogueTable | None):
+    return () if table is None else (table[index] for index in range(len(table)))
+
+
+def _other(settings: Settings, dialogues: DialogueTable) -> tuple[dict, Statistics] | None:
+    """The scores of the run to compare with. Raises `CheckpointError` where they are of other dialogues, or not there."""
+    if settings["compare_with"] is None:
+        return None
+    protocol = settings["metrics"]["protocol"]
+    place = Path(settings["compare_with"])
+    if not (place / scored_files.SCORES).is_file():
+        place = place / "validation" / settings["split"] / protocol
+    other, statistics = scored_files.read(place)
+    if (other["split"], other["protocol"], other["data"]) != (settings["split"], protocol, dialogues.digest):
+        raise CheckpointError(
+            f"compare_with={place}: those scores are of split {other['split']} by protocol {other['protocol']}, of data "
+            f"{other['data'][:12]}; these would be of {settings['split']}, {protocol}, {dialogues.digest[:12]}"
+        )
+    ours = len(drawn(dialogues, settings["metrics"]["max_dialogues"]))
+    if other["dialogues"] != ours:
+        raise CheckpointError(
+            f"compare_with={place}: those scores are of {other['dialogues']:,} dialogues; these would be of {ours:,}: "
+            f"pass metrics.max_dialogues={other['dialogues']}"
+        )
+    return other, statistics
+
+
+def _compared(settings: Settings, scored: dict, ours: Statistics, other: tuple[dict, Statistics]) -> dict:
+    theirs, statistics = other
+    return {
+        "with": theirs["checkpoint"],
+        "signature": theirs["signature"],
+        "same_signature": theirs["signature"] == scored["signature"],
+        "differences": compared(settings["metrics"]["names"], ours, statistics),
+    }
+
+
+def _tell(
+    console: Console, scored: dict, result: Validation, statistics: Statistics, place: Path, settings: Settings
+) -> None:
+    """Prints what was found and writes it into the run."""
+    say = speaker(console)
+    tables = [score_table("Scores", scored)]
+    if scored["clean"]:
+        clean = scored["clean"]
+        title = (
+            f"Without the dialogues that also stand in the training split ({clean['dialogues']:,} dialogues are left)"
+        )
+        tables.append(score_table(title, clean))
+    if scored["by_depth"]:
+        tables.append(depth_table(scored))
+    notes = [
+        f"{scored['replies']:,} replies in {scored['dialogues']:,} dialogues.",
+        f"Loss {result.loss:.4f}: {losses_text(result.losses)}.",
+        f"How: {scored['signature']}",
+    ]
+    if "compared" in scored:
+        tables.append(difference_table(scored["compared"]))
+        if not scored["compared"]["same_signature"]:
+            notes.append(f"Compared with scores that were made in another way: {scored['compared']['signature']}")
+    print_tables(console, tables)
+    for note in notes:
+        say(note)
+    place.mkdir(parents=True, exist_ok=True)
+    scored_files.write(place, scored, result.replies, statistics, markdown(scored, notes, tables))
+    if scored["by_depth"]:
+        draw_by_depth(place / "by_depth.png", scored, settings["metrics"]["names"])
+    say(f"written to {place}")

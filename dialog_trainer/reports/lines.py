@@ -60,7 +60,7 @@ def sample_lines(samples: Iterable[Reply]) -> list[str]:
     lines = []
     for reply in samples:
         lines += [
-            f"  user  {_short(reply.history[-1])}",
+            f"  given {_short(reply.history[-1])}",
             f"  model {_short(reply.text) or '(nothing)'}",
             f"  gold  {_short(reply.reference)}",
             "",
@@ -124,7 +124,7 @@ def reply_row(reply: Reply) -> dict:
         "reply": reply.text,
         "reference": reply.reference,
         "ended": reply.ended,
-    }
+    } | ({"references": list(reply.references)} if reply.references else {})
 
 
 def _short(text: str) -> str:

@@ -85,8 +85,10 @@ def draw_loss_by_turn(path: Path, metrics: Path) -> None:
         "Validation loss by turn", "turn of the dialogue (0, 2, 4 ...: user, where roles alternate)"
     )
     for place, index in enumerate(chosen):
-        points = [(turn, rows[index].get(name)) for turn, name in enumerate(TURN_NAMES)]
-        xs, ys = zip(*[point for point in points if point[1] is not None], strict=True)
+        points = [
+            (turn, rows[index][name]) for turn, name in enumerate(TURN_NAMES) if rows[index].get(name) is not None
+        ]
+        xs, ys = zip(*points, strict=True) if points else ((), ())
         shade = colormaps["viridis_r"](0.15 + 0.75 * (place + 1) / len(chosen))
         axes.plot(xs, ys, color=shade, marker="o", ms=4, lw=1.3, label=f"after {rows[index]['step']:,} updates")
     axes.set_ylabel("nats a token")

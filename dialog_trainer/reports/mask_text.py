@@ -54,15 +54,14 @@ def print_sequence(console: Console, title: str, runs: Sequence[ShownRun], progr
 
 
 def print_tables(console: Console, tables: Sequence[TextTable]) -> None:
-    for made in tables:
-        table = Table(
-            title=made.title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2)
-        )
-        for index, name in enumerate(made.head):
-            table.add_column(name, justify="left" if index == 0 else "right")
-        for row in made.rows:
-            table.add_row(*map(Text, row))
-        console.print(table)
+    """Lines of any length: rather lines that the terminal breaks than numbers that are cut."""
+    for table in tables:
+        console.print(Text(table.title, style="bold"))
+        widths = [max(map(len, column)) for column in zip(table.head, *table.rows, strict=True)]
+        for row in (table.head, *table.rows):
+            first, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            line = "  ".join([row[0].ljust(len(first)), *rest]).rstrip()
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         console.print()
 
 

@@ -1,6 +1,8 @@
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from dialog_trainer.data.rows import RowError, Tally, cleaned, turns_of_row
+from dialog_trainer.data.rows import MAX_WEIGHT, RowError, Tally, alternating, cleaned, turns_of_row
 from dialog_trainer.records import Dialogue, Role, Turn
 
 U, A, S = Role.USER, Role.ASSISTANT, Role.SYSTEM
@@ -19,7 +21,53 @@ def test_three_forms(row, turns):
     assert turns_of_row(row) == [Turn(role, text) for role, text in turns]
 
 
+def test_roles_by_parity_and_weight_1_without_a_word_of_it():
+    assert alternating(["a", "b", "c"]) == [Turn(U, "a", 1.0), Turn(A, "b", 1.0), Turn(U, "c", 1.0)]
+
+
+# What an item of a row may say of its weight, and the weight.
+SAID = [
+    ({"weight": 0.5}, 0.5), ({"weight": 0}, 0.0), ({"weight": 1}, 1.0), ({"weight": MAX_WEIGHT}, 1000.0),
+    ({"train": False}, 0.0), ({"train": True}, 1.0), ({"note": 3}, 1.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "weight"), SAID)
+def test_an_item_of_each_form_may_weigh_its_turn(said, weight):
+    rows = [
+        {"turns": [{"text": "a", **said}, "b"]},
+        {"messages": [{"role": "user", "content": "a", **said}, {"role": "assistant", "content": "b"}]},
+        {"conversations": [{"from": "human", "value": "a", **said}, {"from": "gpt", "value": "b"}]},
+    ]
+    for row in rows:
+        turns = turns_of_row(row)
+        assert turns == [Turn(U, "a", weight), Turn(A, "b", 1.0)]
+        assert type(turns[0].weight) is float
+
+
+def test_turns_may_be_texts_and_objects_side_by_side_with_roles_by_parity():
+    row = {"turns": ["a", {"text": "b", "train": False}, {"text": "c"}, {"text": "d", "weight": 2}]}
+    assert turns_of_row(row) == [Turn(U, "a"), Turn(A, "b", 0.0), Turn(U, "c"), Turn(A, "d", 2.0)]
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.none(), st.booleans(), st.floats(0, MAX_WEIGHT), st.integers(0, MAX_WEIGHT)), max_size=6))
+def test_every_weight_within_the_bound_is_kept(given):
+    """A truth value stands under `train`, a number under `weight`, None is a turn that says nothing."""
+    said = [{} if w is None else {"train" if isinstance(w, bool) else "weight": w} for w in given]
+    turns = turns_of_row({"turns": [{"text": "a", **item} for item in said]})
+    assert [turn.weight for turn in turns] == [1.0 if w is None else float(w) for w in given]
+
+
+@pytest.mark.parametrize("said", [{}, {"weight": 0}, {"weight": 0.0}, {"train": False}])
+def test_a_system_turn_may_say_that_it_is_not_trained(said):
+    (turn,) = turns_of_row({"messages": [{"role": "system", "content": "s", **said}]})
+    assert (turn.role, turn.text) == (S, "s")
+
+
 FORMS = "turns, messages, conversations"
+RANGE = "it should be a number from 0 to 1,000"
+SYSTEM = "gives a loss weight to a system turn, which is never trained; leave it out"
 ROLES = "system, user, human, assistant, gpt"
 
 
@@ -49,6 +97,27 @@ ROLES = "system, user, human, assistant, gpt"
             {"turns": ["a", "ab\ud83d"]},
             "turns[1] holds half of a character ('\\ud83d', a lone surrogate) at position 2; write the whole character",
         ),
+        ({"turns": [{"txt": "a"}]}, "turns[0] should be an object with 'text'; found an object"),
+        ({"turns": [{"text": 3}]}, "turns[0].text should be a string; found a number"),
+        ({"turns": ["a", {"text": "b", "weight": -0.5}]}, f"turns[1].weight is -0.5; {RANGE}"),
+        ({"turns": ["a", {"text": "b", "weight": -1}]}, f"turns[1].weight is -1; {RANGE}"),
+        ({"turns": ["a", {"text": "b", "weight": float("nan")}]}, f"turns[1].weight is nan; {RANGE}"),
+        ({"turns": ["a", {"text": "b", "weight": float("inf")}]}, f"turns[1].weight is inf; {RANGE}"),
+        ({"turns": ["a", {"text": "b", "weight": 1000.1}]}, f"turns[1].weight is 1000.1; {RANGE}"),
+        ({"turns": ["a", {"text": "b", "weight": 1001}]}, f"turns[1].weight is 1001; {RANGE}"),
+        ({"turns": ["a", {"text": "b", "weight": "0.5"}]}, f"turns[1].weight is '0.5'; {RANGE}"),
+        ({"turns": ["a", {"text": "b", "weight": True}]}, f"turns[1].weight is True; {RANGE}"),
+        ({"turns": ["a", {"text": "b", "weight": None}]}, f"turns[1].weight is None; {RANGE}"),
+        ({"turns": ["a", {"text": "b", "weight": [1]}]}, f"turns[1].weight is [1]; {RANGE}"),
+        ({"turns": ["a", {"text": "b", "train": 0}]}, "turns[1].train should be true or false; found 0"),
+        ({"turns": ["a", {"text": "b", "train": None}]}, "turns[1].train should be true or false; found None"),
+        ({"turns": ["a", {"text": "b", "train": "false"}]}, "turns[1].train should be true or false; found 'false'"),
+        ({"turns": [{"text": "a", "train": True, "weight": 1}]}, "turns[0] has both 'train' and 'weight'; keep one"),
+        ({"messages": [{"role": "user", "content": "a", "weight": -1}]}, f"messages[0].weight is -1; {RANGE}"),
+        ({"messages": [{"role": "system", "content": "s", "weight": 0.5}]}, f"messages[0] {SYSTEM}"),
+        ({"messages": [{"role": "system", "content": "s", "train": True}]}, f"messages[0] {SYSTEM}"),
+        ({"conversations": [{"from": "gpt", "value": "b", "weight": "1"}]}, f"conversations[0].weight is '1'; {RANGE}"),
+        ({"conversations": [{"from": "system", "value": "s", "weight": 1}]}, f"conversations[0] {SYSTEM}"),
     ],
 )
 def test_what_is_no_dialogue_is_named(row, reason):
@@ -59,14 +128,15 @@ def test_what_is_no_dialogue_is_named(row, reason):
 
 def test_empty_turns_and_short_dialogues_are_dropped_and_counted():
     raw = [
-        ("0", [Turn(U, " a "), Turn(A, "\n"), Turn(U, "c")]),
+        ("0", [Turn(U, " a ", 0.25), Turn(A, "\n", 3.0), Turn(U, "c", 0.0)]),
         ("1", [Turn(U, "a"), Turn(A, "  ")]),
         ("2", [Turn(U, "a")]),
         ("3", [Turn(U, "a"), Turn(A, "b")]),
     ]
     tally = Tally()
     kept = list(cleaned(raw, tally))
-    assert kept == [Dialogue("0", (Turn(U, "a"), Turn(U, "c"))), Dialogue("3", (Turn(U, "a"), Turn(A, "b")))]
+    weighed = (Turn(U, "a", 0.25), Turn(U, "c", 0.0))
+    assert kept == [Dialogue("0", weighed), Dialogue("3", (Turn(U, "a"), Turn(A, "b")))]
     assert tally == Tally(dialogues=2, turns=4, empty_turns=2, short_dialogues=2)
     assert str(Tally(dialogues=1000, turns=2000)) == "1,000 dialogues, 2,000 turns"
     assert str(tally) == "2 dialogues, 4 turns (dropped: 2 dialogues of fewer than two turns, 2 empty turns)"

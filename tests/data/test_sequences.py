@@ -1,13 +1,16 @@
 import json
+from functools import partial
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dialog_trainer.data.sequences import TRUNCATIONS, Marks, context_ids, split, turn_tokens, whole
+from dialog_trainer.data.sequences import TRUNCATIONS, Marks, Run, context_ids, runs_of, split, turn_tokens, whole
+from dialog_trainer.masking.mask import Mask
 from dialog_trainer.masking.schedules import step
-from dialog_trainer.records import Role
+from dialog_trainer.records import Role, Runs
 
 MARKS = Marks(start=1, separator=2, end=3)
 U, A, S = Role.USER, Role.ASSISTANT, Role.SYSTEM
@@ -26,19 +29,22 @@ LONG = [50257, 23722, 314, 423, 616, 2855, 837, 3387, 5633, 50258, 36001, 837, 1
         50258, 50256]  # fmt: skip
 
 
-def original_labels(sequence, progress, pad):
+def original_labels(sequence, turns, progress, pad):
     """Labels of the original program: the id where it is trained, else the padding id."""
-    weights = step(progress, train_user_turn_mask_step=0.5)
-    return [
-        token if weights.get(Role(role), 0) else pad for token, role in zip(sequence.ids, sequence.roles, strict=True)
-    ]
+    (runs,) = runs_of([sequence], turns)
+    columns = (np.array([getattr(run, name) for run in runs]) for name in ("role", "turn", "length", "lost"))
+    whole = Runs(*columns, np.ones(len(runs), dtype=np.float32), np.array([len(runs)]), np.array([0]))
+    mask = Mask(partial(step, train_user_turn_mask_step=0.5))
+    weights, _ = mask.tokens(whole, mask.at(progress))
+    return [token if weight else pad for token, weight in zip(sequence.ids, weights, strict=True)]
 
 
 def original_sequence(vocabulary, texts, max_len):
+    """The sequence of the original program, and the turns that it is made of."""
     roles = [A if index % 2 else U for index in range(len(texts))]
     marks = Marks(vocabulary.cls_id, vocabulary.sep_id, vocabulary.end_id)
     turns = turn_tokens(vocabulary.encode_batch(texts), roles, vocabulary.sep_id)
-    return TRUNCATIONS["keep_start"](turns, marks, max_len)[0]
+    return TRUNCATIONS["keep_start"](turns, marks, max_len)[0], turns
 
 
 @pytest.mark.parametrize(
@@ -55,12 +61,12 @@ def original_sequence(vocabulary, texts, max_len):
 def test_golden_sequence_and_labels(gpt2_vocabulary, full, max_len, length, trained):
     texts = " ".join(map(str, full[1:-2])).split(" 50258 ")
     texts = [gpt2_vocabulary.decode(map(int, text.split())) for text in texts]
-    sequence = original_sequence(gpt2_vocabulary, texts, max_len)
+    sequence, turns = original_sequence(gpt2_vocabulary, texts, max_len)
     assert sequence.ids == full[:length]
-    labels = original_labels(sequence, 0.5, gpt2_vocabulary.pad_id)
+    labels = original_labels(sequence, turns, 0.5, gpt2_vocabulary.pad_id)
     assert [place for place, label in enumerate(labels) if label != gpt2_vocabulary.pad_id] == trained
     # In the first phase all is a label; that of [CLS] predicts nothing, for nothing stands before it.
-    assert original_labels(sequence, 0.49, gpt2_vocabulary.pad_id)[1:] == full[1:length]
+    assert original_labels(sequence, turns, 0.49, gpt2_vocabulary.pad_id)[1:] == full[1:length]
 
 
 def test_all_golden_sequences(gpt2_vocabulary, real_data):
@@ -70,10 +76,10 @@ def test_all_golden_sequences(gpt2_vocabulary, real_data):
     pad = gpt2_vocabulary.pad_id
     for max_len, rows in golden["max_len"].items():
         for row in rows:
-            sequence = original_sequence(gpt2_vocabulary, dialogues[row["dialogue"]], int(max_len))
+            sequence, turns = original_sequence(gpt2_vocabulary, dialogues[row["dialogue"]], int(max_len))
             padding = [pad] * (int(max_len) - len(sequence.ids))
             assert sequence.ids + padding == row["input_ids"]
-            assert original_labels(sequence, 0.5, pad) + padding == row["labels"]
+            assert original_labels(sequence, turns, 0.5, pad) + padding == row["labels"]
 
 
 @st.composite
@@ -234,3 +240,74 @@ def test_a_context_is_the_end_of_the_dialogue_in_whole_turns(turns, room):
     lengths = [length for rest in rests if (length := sum(len(turn.ids) for turn in rest)) < room]
     # The longest part that fits and starts at a user turn; else the last turn, or its end.
     assert len(ids) - 1 == max(lengths, default=min(room - 1, len(turns[-1].ids)))
+
+
+@settings(deadline=None, max_examples=200)
+@given(dialogues(), st.integers(2, 40), st.sampled_from(sorted(TRUNCATIONS)))
+def test_of_a_dialogue_no_turn_and_no_token_goes_missing_in_its_runs(turns, max_len, policy):
+    sequences = TRUNCATIONS[policy](turns, MARKS, max_len)
+    found = runs_of(sequences, turns)
+    assert len(found) == len(sequences)
+    for sequence, runs in zip(sequences, found, strict=True):
+        assert [run.role for run in runs for _ in range(run.length)] == sequence.roles
+        assert [run.turn for run in runs for _ in range(run.length)] == sequence.turns
+        assert (runs[0].role, runs[0].length, runs[0].lost) == (Role.START, 1, 0)
+        # A turn of which nothing is left stands before the one that follows it.
+        order = [run.turn for run in runs[1:]]
+        assert order == sorted(order)
+    spoken = [run for runs in found for run in runs if run.role not in (Role.START, Role.END)]
+    # Each turn once, in order, with as many tokens in all as it has.
+    assert [(run.turn, run.role) for run in spoken] == [(turn.index, turn.role) for turn in turns]
+    assert [run.length + run.lost for run in spoken] == [len(turn.ids) for turn in turns]
+    assert all(run.length >= 0 and run.lost >= 0 for run in spoken)
+    # Counted the slow way: the tokens of each turn that stand in some sequence.
+    kept = [
+        turn
+        for sequence in sequences
+        for turn, role in zip(sequence.turns, sequence.roles, strict=True)
+        if role in (U, A, S)
+    ]
+    assert [run.length for run in spoken] == [kept.count(turn.index) for turn in turns]
+
+
+@settings(deadline=None, max_examples=150)
+@given(dialogues(), st.integers(2, 40), st.sampled_from(sorted(TRUNCATIONS)))
+def test_the_end_of_a_dialogue_is_one_run_at_its_very_end_kept_or_lost(turns, max_len, policy):
+    sequences = TRUNCATIONS[policy](turns, MARKS, max_len)
+    found = runs_of(sequences, turns)
+    ends = [
+        (number, place) for number, runs in enumerate(found) for place, run in enumerate(runs) if run.role == Role.END
+    ]
+    assert ends == [(len(found) - 1, len(found[-1]) - 1)]
+    is_kept = sequences[-1].ids[-1] == MARKS.end
+    assert found[-1][-1] == Run(Role.END, turns[-1].index, int(is_kept), int(not is_kept))
+
+
+@pytest.mark.parametrize(
+    ("policy", "lengths", "max_len", "expected"),
+    [
+        # [CLS] u u [SEP] a [SEP] <end>, whole.
+        ("keep_start", (2, 1), 7, [[(Role.START, 0, 1, 0), (U, 0, 3, 0), (A, 1, 2, 0), (Role.END, 1, 1, 0)]]),
+        ("keep_start", (2, 1), 6, [[(Role.START, 0, 1, 0), (U, 0, 3, 0), (A, 1, 2, 0), (Role.END, 1, 0, 1)]]),
+        ("keep_start", (2, 1), 5, [[(Role.START, 0, 1, 0), (U, 0, 3, 0), (A, 1, 1, 1), (Role.END, 1, 0, 1)]]),
+        ("keep_start", (2, 1), 3, [[(Role.START, 0, 1, 0), (U, 0, 2, 1), (A, 1, 0, 2), (Role.END, 1, 0, 1)]]),
+        ("keep_end", (2, 1), 6, [[(Role.START, 0, 1, 0), (U, 0, 2, 1), (A, 1, 2, 0), (Role.END, 1, 1, 0)]]),
+        ("keep_end", (2, 1), 3, [[(Role.START, 1, 1, 0), (U, 0, 0, 3), (A, 1, 1, 1), (Role.END, 1, 1, 0)]]),
+        ("keep_end", (2, 1), 2, [[(Role.START, 1, 1, 0), (U, 0, 0, 3), (A, 1, 0, 2), (Role.END, 1, 1, 0)]]),
+        # A dialogue of two sequences, its end in the second; and one whose last turns are lost.
+        ("split", (2, 1, 1, 1), 10, [
+            [(Role.START, 0, 1, 0), (U, 0, 3, 0), (A, 1, 2, 0)],
+            [(Role.START, 2, 1, 0), (U, 2, 2, 0), (A, 3, 2, 0), (Role.END, 3, 1, 0)],
+        ]),
+        ("split", (3, 3), 2, [[(Role.START, 0, 1, 0), (U, 0, 1, 3), (A, 1, 0, 4), (Role.END, 1, 0, 1)]]),
+        # Of the first exchange the answer is lost: it stands before what follows, in the next sequence.
+        ("split", (3, 3, 0, 0), 2, [
+            [(Role.START, 0, 1, 0), (U, 0, 1, 3)],
+            [(Role.START, 2, 1, 0), (A, 1, 0, 4), (U, 2, 1, 0), (A, 3, 0, 1), (Role.END, 3, 0, 1)],
+        ]),
+    ],
+)  # fmt: skip
+def test_the_runs_of_what_truncation_left(policy, lengths, max_len, expected):
+    turns = exchange(*lengths)
+    found = runs_of(TRUNCATIONS[policy](turns, MARKS, max_len), turns)
+    assert [[(run.role, run.turn, run.length, run.lost) for run in runs] for runs in found] == expected

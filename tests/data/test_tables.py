@@ -1,13 +1,17 @@
 import errno
 import json
+from itertools import chain
 
 import numpy as np
 import pytest
 
 from dialog_trainer.data import tables
-from dialog_trainer.data.sources import DailyDialog
+from dialog_trainer.data.sequences import TRUNCATIONS, Marks, turn_tokens
+from dialog_trainer.data.sources import DailyDialog, Jsonl
 from dialog_trainer.errors import DataError
-from dialog_trainer.records import Role
+from dialog_trainer.records import Role, Runs
+
+OF_RUNS = ("roles", "turns", "lengths", "lost", "weights")
 
 
 class Counting(DailyDialog):
@@ -36,6 +40,11 @@ def open_tokens(table, vocabulary, cache, *, max_len=24, truncation="split", wor
     )
 
 
+def lists(ids: np.ndarray, runs: Runs) -> list[list]:
+    """All that `TokenTable.columns` gives."""
+    return [ids.tolist(), *(getattr(runs, name).tolist() for name in (*OF_RUNS, "counts", "dialogues"))]
+
+
 def test_dialogues_are_read_once_and_said_each_time(source, dialogue_turns, tmp_path):
     said = []
     for _ in range(2):
@@ -55,20 +64,97 @@ def test_tokens_are_made_once(source, vocabulary, tmp_path, monkeypatch):
     again = open_tokens(table, vocabulary, tmp_path)
     assert again.digest == first.digest
     everything = np.arange(len(first))
-    for one, other in zip(first.columns(everything), again.columns(everything), strict=True):
-        assert one.tolist() == other.tolist()
+    assert lists(*first.columns(everything)) == lists(*again.columns(everything))
+    assert (first.lengths.tolist(), first.dialogues.tolist()) == (again.lengths.tolist(), again.dialogues.tolist())
 
 
 def test_columns_follow_the_asked_order(source, vocabulary, tmp_path):
     table = open_tokens(open_dialogues(source, tmp_path), vocabulary, tmp_path)
     short, long = int(table.lengths.argmin()), int(table.lengths.argmax())
-    ids, roles, turns, lengths = table.columns([long, short, long])
-    alone = [table.columns([index])[0].tolist() for index in (long, short)]
-    assert len(alone[0]) > len(alone[1])
-    assert ids.tolist() == [*alone[0], *alone[1], *alone[0]]
-    assert lengths.tolist() == [len(alone[0]), len(alone[1]), len(alone[0])]
-    assert len(ids) == len(roles) == len(turns)
-    assert table.lengths[long] == len(alone[0])
+    alone = {index: lists(*table.columns([index])) for index in (long, short)}
+    assert len(alone[long][0]) > len(alone[short][0])
+    found = lists(*table.columns([long, short, long]))
+    assert found == [a + b + a for a, b in zip(alone[long], alone[short], strict=True)]
+    for index in (long, short):
+        ids, _, _, lengths, _, _, counts, dialogues = alone[index]
+        assert table.lengths[index] == len(ids) == sum(lengths)
+        assert (counts, dialogues) == ([len(lengths)], [table.dialogues[index]])
+
+
+@pytest.mark.parametrize("truncation", ["split", "keep_start", "keep_end"])
+def test_ids_and_runs_are_those_of_the_sequences_of_every_dialogue(source, vocabulary, tmp_path, truncation):
+    table = open_dialogues(source, tmp_path)
+    tokens = open_tokens(table, vocabulary, tmp_path, truncation=truncation)
+    marks = Marks(vocabulary.cls_id, vocabulary.sep_id, vocabulary.end_id)
+    expected, spoken = [], []
+    for index in range(len(table)):
+        turns = table[index].turns
+        texts = vocabulary.encode_batch([turn.text for turn in turns])
+        whole = turn_tokens(texts, [turn.role for turn in turns], marks.separator)
+        expected += [(index, sequence) for sequence in TRUNCATIONS[truncation](whole, marks, 24)]
+        spoken += [(index, turn.index, turn.role, len(turn.ids)) for turn in whole]
+    assert tokens.dialogues.tolist() == [index for index, _ in expected]
+    assert tokens.lengths.tolist() == [len(sequence.ids) for _, sequence in expected]
+    ids, runs = tokens.columns(range(len(tokens)))
+    assert ids.tolist() == [token for _, sequence in expected for token in sequence.ids]
+    assert np.repeat(runs.roles, runs.lengths).tolist() == [role for _, one in expected for role in one.roles]
+    assert np.repeat(runs.turns, runs.lengths).tolist() == [turn for _, one in expected for turn in one.turns]
+    # Each turn once, with all its tokens, kept or lost.
+    of_run = np.repeat(runs.dialogues, runs.counts).tolist()
+    columns = (runs.turns.tolist(), runs.roles.tolist(), (runs.lengths + runs.lost).tolist())
+    assert [run for run in zip(of_run, *columns, strict=True) if run[2] not in (Role.START, Role.END)] == spoken
+    assert (runs.lost.sum() > 0) == (truncation != "split" or tokens.lengths.max() == 24)
+    assert runs.weights.tolist() == [1.0] * len(runs.roles)
+    kinds = {name: getattr(runs, name).dtype for name in (*OF_RUNS, "counts", "dialogues")}
+    assert kinds == dict.fromkeys(kinds, np.int64) | {"weights": np.float32}
+
+
+@pytest.mark.parametrize("size", [1, 5, 7, 1000])
+def test_chunks_are_all_sequences_in_order(source, vocabulary, tmp_path, size):
+    table = open_tokens(open_dialogues(source, tmp_path), vocabulary, tmp_path)
+    chunks = list(table.chunks(size))
+    assert [first for first, _, _ in chunks] == list(range(0, len(table), size))
+    assert all(len(runs.counts) == size for _, _, runs in chunks[:-1])
+    parts = [lists(ids, runs) for _, ids, runs in chunks]
+    assert [list(chain(*column)) for column in zip(*parts, strict=True)] == lists(*table.columns(range(len(table))))
+
+
+WEIGHED = [
+    {"turns": ["I heard that", {"text": "Yes .", "weight": 0.25}, {"text": "the sea", "train": False}]},
+    {"messages": [
+        {"role": "system", "content": "be brief", "weight": 0}, {"role": "user", "content": "  "},
+        {"role": "user", "content": "long walks " * 12, "weight": 3}, {"role": "assistant", "content": "No ."},
+    ]},
+    {"conversations": [{"from": "human", "value": "the cat", "train": True}, {"from": "gpt", "value": "a hat"}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("truncation", ["split", "keep_start", "keep_end"])
+def test_weights_of_turns_go_through_the_tables_to_each_of_their_runs(vocabulary, tmp_path, truncation):
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in WEIGHED))
+    own = Jsonl(str(tmp_path / "own.jsonl"), None, None, 0.0)
+    table = tables.open_dialogues(own, "train", tmp_path / "cache", lambda line: None)
+    given = [[1, 0.25, 0], [0, 3, 1], [1, 1]]  # of the second row the empty turn is gone
+    assert [[turn.weight for turn in table[index].turns] for index in range(3)] == given
+    tokens = open_tokens(table, vocabulary, tmp_path / "cache", truncation=truncation, max_len=16)
+    _, runs = tokens.columns(range(len(tokens)))
+    of_run = zip(np.repeat(runs.dialogues, runs.counts), runs.turns, runs.roles, runs.weights, strict=True)
+    turns = [(dialogue, turn, weight) for dialogue, turn, role, weight in of_run if role not in (Role.START, Role.END)]
+    assert turns == [(number, turn, weight) for number, row in enumerate(given) for turn, weight in enumerate(row)]
+    assert (runs.lost > 0).any()
+
+
+def test_a_weight_of_a_turn_is_part_of_what_tokens_are_made_of(vocabulary, tmp_path):
+    digests = []
+    for weight in (1, 0.5):
+        (tmp_path / "own.jsonl").write_text(json.dumps({"turns": ["a", {"text": "b", "weight": weight}]}))
+        own = Jsonl(str(tmp_path / "own.jsonl"), None, None, 0.0)
+        table = tables.open_dialogues(own, "train", tmp_path / "cache", lambda line: None)
+        tokens = open_tokens(table, vocabulary, tmp_path / "cache")
+        assert tokens.columns([0])[1].weights.tolist()[2] == weight
+        digests.append((table.digest, tokens.digest))
+    assert digests[0][0] != digests[1][0]
+    assert digests[0][1] != digests[1][1]
 
 
 def test_what_tokens_are_made_of_is_their_key(source, vocabulary, gpt2_vocabulary, tmp_path, jsonl_folder):
@@ -99,8 +185,7 @@ def test_the_number_of_workers_changes_nothing(source, vocabulary, tmp_path, mon
     table = open_dialogues(source, tmp_path)
     one, two = (open_tokens(table, vocabulary, tmp_path / str(count), workers=count) for count in (1, 2))
     everything = np.arange(len(one))
-    for first, second in zip(one.columns(everything), two.columns(everything), strict=True):
-        assert first.tolist() == second.tolist()
+    assert lists(*one.columns(everything)) == lists(*two.columns(everything))
     assert parts == [1, 2]
 
 
@@ -159,7 +244,12 @@ def test_a_very_long_dialogue_keeps_its_turn_numbers(vocabulary, tmp_path):
     (tmp_path / "train.jsonl").write_text(json.dumps({"turns": ["a"] * count}))
     table = open_dialogues(DailyDialog(str(tmp_path), "", None, ""), tmp_path / "cache")
     tokens = open_tokens(table, vocabulary, tmp_path / "cache", max_len=4, truncation="keep_end")
-    assert tokens.columns([0])[2].tolist() == [count - 1] * 4
+    ids, runs = tokens.columns([0])
+    assert len(ids) == 4
+    assert np.repeat(runs.turns, runs.lengths).tolist() == [count - 1] * 4
+    # [CLS], the turns of which nothing is left, the last one, and the end.
+    assert runs.turns.tolist() == [count - 1, *range(count), count - 1]
+    assert (len(runs.roles), int(runs.lost.sum())) == (count + 2, 2 * (count - 1))
 
 
 def test_no_dialogue_left_is_named(tmp_path):

@@ -5,19 +5,19 @@ import torch
 
 from dialog_trainer.data import tables
 from dialog_trainer.data.order import seed_of
-from dialog_trainer.data.rows import alternating
+from dialog_trainer.data.rows import turns_of_row
 from dialog_trainer.evaluation import held_out
-from dialog_trainer.evaluation.held_out import held_out_loss
+from dialog_trainer.evaluation.held_out import every_turn, held_out_losses
 from dialog_trainer.model.packed import padded_attention
-from dialog_trainer.records import Role
+from dialog_trainer.records import NUM_DEPTHS, Role
 
 MAX_LEN = 48
 
 
 class Made:
-    """A source of dialogues that are in memory; roles by parity."""
+    """A source of rows `{"turns": ...}` that are in memory; roles by parity."""
 
-    def __init__(self, turns: list[list[str]]):
+    def __init__(self, turns: list[list]):
         self.turns = turns
 
     def digest(self, split: str) -> str:
@@ -28,7 +28,7 @@ class Made:
 
     def dialogues(self, split: str):
         for number, texts in enumerate(self.turns):
-            yield str(number), alternating(texts)
+            yield str(number), turns_of_row({"turns": texts})
 
 
 @pytest.fixture
@@ -42,19 +42,22 @@ def tokens_of(vocabulary, tmp_path):
     return make
 
 
-def slow_loss(model, table: tables.TokenTable) -> tuple[float, int]:
-    """Nats and number of the assistant's and the end's tokens, a sequence and a token at a time."""
-    nats, count = 0.0, 0
+def slow_cells(model, table: tables.TokenTable) -> torch.Tensor:
+    """Nats and number of all tokens of turns and ends by role and turn, a sequence and a token at a time."""
+    cells = torch.zeros(2, len(Role), NUM_DEPTHS, dtype=torch.float64)
     model.eval()
     for row in table.rows.with_format(None):
         ids = torch.tensor([row["ids"]])
+        runs = zip(row["roles"], row["turns"], row["lengths"], strict=True)
+        of_token = [(role, turn) for role, turn, length in runs for _ in range(length)]
         with torch.no_grad(), padded_attention(model):
             logs = model(input_ids=ids).logits[0].double().log_softmax(-1)
         for t in range(1, len(row["ids"])):
-            if row["roles"][t] in (Role.ASSISTANT, Role.END):
-                nats -= float(logs[t - 1, row["ids"][t]])
-                count += 1
-    return nats, count
+            role, turn = of_token[t]
+            if role in (Role.USER, Role.ASSISTANT, Role.END):
+                cells[0, role, min(turn, NUM_DEPTHS - 1)] -= logs[t - 1, row["ids"][t]]
+                cells[1, role, min(turn, NUM_DEPTHS - 1)] += 1
+    return cells
 
 
 @pytest.mark.parametrize("max_tokens", [1, 100, 100_000])
@@ -62,37 +65,74 @@ def test_the_loss_is_that_of_the_slow_reference_however_it_is_batched(
     tiny_model, tokens_of, dialogue_turns, max_tokens, monkeypatch
 ):
     monkeypatch.setattr(held_out, "CHUNK", 5)  # several chunks, the last one shorter
-    table = tokens_of(dialogue_turns[:13])
-    nats, count = slow_loss(tiny_model, table)
-    found = held_out_loss(tiny_model, table, max_tokens=max_tokens)
-    assert float(found.nats) == pytest.approx(nats, rel=1e-6)
-    assert (found.weight, found.trained_tokens, found.tokens) == (count, count, int(table.lengths.sum()))
+    table = tokens_of([*dialogue_turns[:12], dialogue_turns[12] * 3])  # the last of 18 turns
+    expected = slow_cells(tiny_model, table)
+    found = held_out_losses(tiny_model, table, max_tokens=max_tokens)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
     assert len(table) > 13  # long dialogues are several sequences
-    assert not found.nats.requires_grad
+    assert found[1].sum() == table.lengths.sum() - len(table)  # all but the [CLS] of each
+    assert found[1, Role.END].sum() == 13
+    assert (found[1, [Role.USER, Role.ASSISTANT]].sum(0) > 0).all()
+    assert not found.requires_grad
 
 
-def test_the_users_words_have_no_part_as_targets(tiny_model, tokens_of, vocabulary):
-    """In a model that attends to nothing but the token before, only what the assistant says counts."""
+def test_weights_of_the_data_have_no_part(tiny_model, tokens_of):
+    texts = ["my brother", "Yes , the sea .", "long walks", "No ."]
+    said = [
+        {"text": texts[0], "weight": 7},
+        {"text": texts[1], "train": False},
+        texts[2],
+        {"text": texts[3], "weight": 0.1},
+    ]
+    plain, weighed = tokens_of([texts]), tokens_of([said])
+    assert weighed.columns([0])[1].weights.tolist() == pytest.approx([7, 7, 0, 1, 0.1, 0.1])
+    losses = [held_out_losses(tiny_model, table, max_tokens=1000) for table in (plain, weighed)]
+    assert torch.equal(*losses)
+
+
+def test_every_turn_weighs_1_but_what_is_never_a_target(tokens_of):
+    table = tokens_of([["my brother", {"text": "Yes .", "weight": 0}]])
+    _, runs = table.columns([0])
+    weights, divisor = every_turn(runs)
+    lengths = runs.lengths.tolist()
+    assert runs.roles.tolist() == [Role.START, Role.USER, Role.ASSISTANT, Role.END]
+    assert weights.tolist() == [0.0, *[1.0] * (sum(lengths) - 1)]
+    assert divisor == sum(lengths) - 1
+    runs.roles[1] = Role.SYSTEM
+    weights, divisor = every_turn(runs)
+    assert weights.tolist() == [*[0.0] * (1 + lengths[1]), *[1.0] * (lengths[2] + 1)]
+    assert divisor == lengths[2] + 1
+
+
+@pytest.mark.parametrize("role", [Role.USER, Role.ASSISTANT])
+def test_the_others_words_have_no_part_as_targets(tiny_model, tokens_of, vocabulary, role):
+    """In a model that attends to nothing but the token before, only what the role says counts for it."""
     for parameter in tiny_model.transformer.h.parameters():
         parameter.data.zero_()
     tiny_model.transformer.wpe.weight.data.zero_()
-    quiet, loud = (tokens_of([[user, "Yes , the sea ."]]) for user in ("my brother", "a teacher wants a new hat"))
-    losses = [held_out_loss(tiny_model, table, max_tokens=1000) for table in (quiet, loud)]
-    assert float(losses[0].nats) == pytest.approx(float(losses[1].nats), rel=1e-6)
-    assert losses[0].weight == losses[1].weight == len(vocabulary.encode_batch(["Yes , the sea ."])[0]) + 2
-    assert losses[0].tokens < losses[1].tokens
+    same, quiet, loud = "Yes , the sea .", "my brother", "a teacher wants a new hat"
+    pairs = [[same, other] if role == Role.USER else [other, same] for other in (quiet, loud)]
+    cells = [held_out_losses(tiny_model, tokens_of([pair]), max_tokens=1000) for pair in pairs]
+    of_role = [one[:, role].sum(1).tolist() for one in cells]
+    assert of_role[0] == pytest.approx(of_role[1], rel=1e-6)
+    assert of_role[0][1] == len(vocabulary.encode_batch([same])[0]) + 1
+    other = Role.ASSISTANT if role == Role.USER else Role.USER
+    assert [int(one[1, other].sum()) for one in cells] == [
+        len(vocabulary.encode_batch([t])[0]) + 1 for t in (quiet, loud)
+    ]
 
 
 def test_it_says_how_far_it_is_and_evaluates_without_dropout(tiny_model, tokens_of, dialogue_turns):
     table, done = tokens_of(dialogue_turns[:9]), []
     tiny_model.transformer.drop.p = 0.5
-    first = held_out_loss(tiny_model.train(), table, max_tokens=60, advance=done.append)
+    first = held_out_losses(tiny_model.train(), table, max_tokens=60, advance=done.append)
     assert sum(done) == len(table)
     assert len(done) > 3
-    assert torch.equal(first.nats, held_out_loss(tiny_model.train(), table, max_tokens=60).nats)
+    assert torch.equal(first, held_out_losses(tiny_model.train(), table, max_tokens=60))
 
 
 def test_once_stopped_it_gives_none(tiny_model, tokens_of, dialogue_turns):
     table, done = tokens_of(dialogue_turns[:9]), []
-    assert held_out_loss(tiny_model, table, max_tokens=60, advance=done.append, stopped=lambda: len(done) == 2) is None
+    found = held_out_losses(tiny_model, table, max_tokens=60, advance=done.append, stopped=lambda: len(done) == 2)
+    assert found is None
     assert len(done) == 2

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dialog_trainer.evaluation.replies import contexts_of, drawn, replies_to
-from dialog_trainer.model.decoding import greedy_replies
+from dialog_trainer.model.choosing import GREEDY
+from dialog_trainer.model.decoding import replies as decoded
 from dialog_trainer.records import Dialogue, Role, Turn
 
 USER, ASSISTANT, SYSTEM = Role.USER, Role.ASSISTANT, Role.SYSTEM
@@ -29,20 +30,26 @@ def table_of(identifiers) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize(
-    ("roles", "expected"),
+    ("role", "roles", "expected"),
     [
-        ((USER, ASSISTANT), [1]),
-        ((USER, ASSISTANT, USER, ASSISTANT, USER), [1, 3]),
-        ((ASSISTANT, USER, ASSISTANT), [2]),
-        ((SYSTEM, USER, ASSISTANT), [2]),
-        ((USER, ASSISTANT, ASSISTANT), [1, 2]),
-        ((USER, USER), []),
-        ((ASSISTANT, USER), []),
+        (ASSISTANT, (USER, ASSISTANT), [1]),
+        (ASSISTANT, (USER, ASSISTANT, USER, ASSISTANT, USER), [1, 3]),
+        (ASSISTANT, (ASSISTANT, USER, ASSISTANT), [2]),
+        (ASSISTANT, (SYSTEM, USER, ASSISTANT), [2]),
+        (ASSISTANT, (USER, ASSISTANT, ASSISTANT), [1, 2]),
+        (ASSISTANT, (USER, USER), []),
+        (ASSISTANT, (ASSISTANT, USER), []),
+        (USER, (USER, ASSISTANT), []),
+        (USER, (USER, ASSISTANT, USER, ASSISTANT, USER), [2, 4]),
+        (USER, (ASSISTANT, USER, ASSISTANT), [1]),
+        (USER, (SYSTEM, USER, ASSISTANT), [1]),
+        (USER, (USER, USER, ASSISTANT, USER), [1, 3]),
+        (USER, (ASSISTANT, ASSISTANT), []),
     ],
 )
-def test_a_context_stands_before_each_assistant_turn_but_a_first_one(vocabulary, roles, expected):
+def test_a_context_stands_before_each_turn_of_the_role_but_a_first_one(vocabulary, role, roles, expected):
     material = dialogue(*roles)
-    contexts = contexts_of(material, vocabulary, room=500)
+    contexts = contexts_of(material, vocabulary, room=500, role=role)
     assert [context.turn_index for context in contexts] == expected
     for context in contexts:
         texts = [turn.text for turn in material.turns]
@@ -57,7 +64,7 @@ def test_a_context_stands_before_each_assistant_turn_but_a_first_one(vocabulary,
 @given(st.integers(2, 80), st.integers(2, 9), st.integers(1, 12))
 def test_a_context_fits_the_room_and_loses_whole_turns_from_the_left(vocabulary, room, turns, words):
     material = dialogue(*([USER, ASSISTANT] * 5)[:turns], text=" ".join(["sea"] * words))
-    for context in contexts_of(material, vocabulary, room):
+    for context in contexts_of(material, vocabulary, room, ASSISTANT):
         assert len(context.ids) <= room
         assert context.ids[0] == vocabulary.cls_id
         assert context.ids[-1] == vocabulary.sep_id
@@ -98,7 +105,7 @@ def test_replies_keep_the_order_of_their_contexts(tiny_model, vocabulary, dialog
     material = [
         dialogue(USER, ASSISTANT, text=turns[0] * (1 + index % 3)) for index, turns in enumerate(dialogue_turns[:8])
     ]
-    contexts = [context for one in material for context in contexts_of(one, vocabulary, room=50)]
+    contexts = [context for one in material for context in contexts_of(one, vocabulary, room=50, role=ASSISTANT)]
     lengths = [len(context.ids) for context in contexts]
     assert lengths != sorted(lengths, reverse=True)
     done = []
@@ -106,14 +113,28 @@ def test_replies_keep_the_order_of_their_contexts(tiny_model, vocabulary, dialog
     assert sum(done) == len(contexts)
     assert len({reply.text for reply in replies}) > 1
     for context, reply in zip(contexts, replies, strict=True):
-        ((_, ids, ended),) = greedy_replies(tiny_model, vocabulary, [context.ids], max_new_tokens=6, batch_tokens=1)
+        ((_, ids, ended),) = decoded(
+            tiny_model, vocabulary, [context.ids], decoding=GREEDY, seeds=[0], max_new_tokens=6, batch_tokens=1
+        )
         assert reply.text == vocabulary.decode(ids).strip()
         assert (reply.ended, reply.reference, reply.history) == (ended, context.reference, context.history)
         assert (reply.dialogue_id, reply.turn_index) == (context.dialogue_id, context.turn_index)
 
 
+def test_a_reply_in_the_place_of_the_user_is_that_to_the_turns_before_it(tiny_model, vocabulary):
+    contexts = contexts_of(dialogue(USER, ASSISTANT, USER, ASSISTANT, USER), vocabulary, room=60, role=USER)
+    replies = replies_to(contexts, tiny_model, vocabulary, max_new_tokens=4, batch_tokens=200)
+    assert [(reply.turn_index, reply.reference) for reply in replies] == [(2, "words 2"), (4, "words 4")]
+    assert [reply.history for reply in replies] == [
+        ("words 0", "words 1"),
+        ("words 0", "words 1", "words 2", "words 3"),
+    ]
+    alone = [replies_to([one], tiny_model, vocabulary, max_new_tokens=4, batch_tokens=1)[0] for one in contexts]
+    assert replies == alone
+
+
 def test_once_stopped_there_are_no_replies(tiny_model, vocabulary):
-    contexts = contexts_of(dialogue(USER, ASSISTANT, USER, ASSISTANT), vocabulary, room=50)
+    contexts = contexts_of(dialogue(USER, ASSISTANT, USER, ASSISTANT), vocabulary, room=50, role=ASSISTANT)
     done = []
     options = {"max_new_tokens": 4, "batch_tokens": 1, "advance": done.append}
     assert replies_to(contexts, tiny_model, vocabulary, stopped=lambda: len(done) == 1, **options) is None

@@ -8,11 +8,13 @@ import torch
 from dialog_trainer.data import tables
 from dialog_trainer.data.sources import Jsonl
 from dialog_trainer.errors import TrainingError
-from dialog_trainer.evaluation.held_out import held_out_loss
-from dialog_trainer.evaluation.replies import drawn
+from dialog_trainer.evaluation import validation
+from dialog_trainer.evaluation.by_role import by_role, by_turn
+from dialog_trainer.evaluation.held_out import held_out_losses
+from dialog_trainer.evaluation.replies import drawn, replies_to
 from dialog_trainer.evaluation.validation import Validation, ValidationSettings, validate
 from dialog_trainer.metrics.scores import SIGNATURE, text_scores
-from dialog_trainer.records import Reply
+from dialog_trainer.records import NUM_DEPTHS, Reply, Role
 
 NAMES = ("nist2", "ppl", "bleu2")
 WINDOW, NEW = 48, 5
@@ -31,8 +33,8 @@ def split(jsonl_folder, vocabulary, tmp_path_factory):
 
 
 def settings(**changes) -> ValidationSettings:
-    values = {"names": NAMES, "max_dialogues": 4, "max_new_tokens": NEW, "window": WINDOW, "batch_tokens": 300}
-    return ValidationSettings(**(values | {"max_tokens": 200} | changes))
+    values = {"names": NAMES, "role": Role.ASSISTANT, "max_dialogues": 4, "max_new_tokens": NEW, "window": WINDOW}
+    return ValidationSettings(**(values | {"batch_tokens": 300, "max_tokens": 200} | changes))
 
 
 def no_stage(name: str, total: int):
@@ -43,36 +45,43 @@ def validated(model, vocabulary, split, **changes) -> Validation | None:
     return validate(model, vocabulary, *split, settings(**changes), stage=no_stage)
 
 
-def test_loss_and_scores_are_those_of_the_split(tiny_model, vocabulary, split):
-    result = validated(tiny_model, vocabulary, split)
-    held_out = held_out_loss(tiny_model, split[1], max_tokens=10_000)
-    assert result.loss == pytest.approx(float(held_out.nats) / held_out.weight, rel=1e-6)
+@pytest.mark.parametrize("role", [Role.ASSISTANT, Role.USER])
+def test_loss_and_scores_are_those_of_the_split(tiny_model, vocabulary, split, role):
+    result = validated(tiny_model, vocabulary, split, role=role)
+    cells = held_out_losses(tiny_model, split[1], max_tokens=10_000)
+    nats, tokens = (cells[:, role] + cells[:, Role.END]).sum(1).tolist()
+    assert result.loss == pytest.approx(nats / tokens, rel=1e-6)
+    cells = held_out_losses(tiny_model, split[1], max_tokens=settings().max_tokens)
+    assert result.losses == by_role(cells) | by_turn(cells)
+    assert len(result.losses) == 6 + 11
     texts, references = [reply.text for reply in result.replies], [[reply.reference] for reply in result.replies]
     assert result.scores == text_scores(NAMES, texts, references) | {"ppl": math.exp(result.loss)}
     assert list(result.scores) == list(NAMES)
 
 
 @pytest.mark.parametrize("max_dialogues", [1, 4, 36, 1000, None])
-def test_replies_are_to_every_assistant_turn_of_the_drawn_dialogues(tiny_model, vocabulary, split, max_dialogues):
-    result = validated(tiny_model, vocabulary, split, max_dialogues=max_dialogues)
+@pytest.mark.parametrize(("role", "first"), [(Role.ASSISTANT, 1), (Role.USER, 2)])
+def test_replies_are_to_every_turn_of_the_role_in_the_drawn_dialogues(
+    tiny_model, vocabulary, split, max_dialogues, role, first
+):
+    result = validated(tiny_model, vocabulary, split, max_dialogues=max_dialogues, role=role)
     indices = drawn(split[0], max_dialogues)
-    expected = [(split[0][i].id, turn) for i in indices for turn in range(1, len(split[0][i].turns), 2)]
+    expected = [(split[0][i].id, turn) for i in indices for turn in range(first, len(split[0][i].turns), 2)]
     assert [(reply.dialogue_id, reply.turn_index) for reply in result.replies] == expected
     assert result.protocol == (
-        f"response: {len(expected)} replies in {len(indices)} of 36 dialogues, gold context, greedy, "
-        f"at most {NEW} tokens, 1 reference, one corpus; {SIGNATURE}"
+        f"response: {len(expected)} replies of the {role.name.lower()} in {len(indices)} of 36 dialogues, gold context, "
+        f"greedy, at most {NEW} tokens, 1 reference, one corpus; {SIGNATURE}"
     )
 
 
 def test_context_and_reply_fit_the_window_and_use_it(tiny_model, vocabulary, split, monkeypatch):
     widths = []
-    generate = tiny_model.generate
 
-    def watched(**options):
-        widths.append(options["input_ids"].shape[1] + options["max_new_tokens"])
-        return generate(**options)
+    def watched(contexts, *arguments, max_new_tokens, **options):
+        widths.extend(len(context.ids) + max_new_tokens for context in contexts)
+        return replies_to(contexts, *arguments, max_new_tokens=max_new_tokens, **options)
 
-    monkeypatch.setattr(tiny_model, "generate", watched)
+    monkeypatch.setattr(validation, "replies_to", watched)
     unused = []
     for window in (20, 30, 40, 50, 60):
         widths.clear()
@@ -112,7 +121,15 @@ def test_once_stopped_it_gives_none(tiny_model, vocabulary, split, within):
 def test_a_loss_that_is_not_finite_is_an_error_that_says_where_it_comes_from(tiny_model, vocabulary, split):
     with torch.no_grad():
         tiny_model.get_input_embeddings().weight[5] = math.nan
-    with pytest.raises(TrainingError, match=r"validation loss is nan over [\d,]+ assistant tokens: the weights hold"):
+    with pytest.raises(TrainingError, match=r"the validation loss is nan: the weights hold values that are not finite"):
+        validated(tiny_model, vocabulary, split)
+
+
+def test_a_split_without_a_turn_of_the_role_and_without_an_end_is_an_error(tiny_model, vocabulary, split, monkeypatch):
+    nothing = torch.zeros(2, len(Role), NUM_DEPTHS, dtype=torch.float64)
+    nothing[:, Role.USER] = 1.0
+    monkeypatch.setattr(validation, "held_out_losses", lambda *arguments, **keys: nothing)
+    with pytest.raises(TrainingError, match=r"the validation loss is None: this split has no turn of that role"):
         validated(tiny_model, vocabulary, split)
 
 
@@ -122,7 +139,7 @@ def replies(turns: int) -> list[Reply]:
 
 def test_samples_are_the_same_contexts_whatever_was_said_and_in_which_order():
     def contexts(of: list[Reply], count: int) -> list[int]:
-        return [reply.turn_index for reply in Validation(0.0, {}, of, "").samples(count)]
+        return [reply.turn_index for reply in Validation(0.0, {}, {}, of, "").samples(count)]
 
     said = replies(30)
     unsaid = [Reply("d", reply.turn_index, ("a",), "b", "", False) for reply in reversed(said)]

@@ -5,10 +5,10 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up import replies_of
 from nltk.translate.nist_score import corpus_nist
 
 from dialog_trainer.metrics import nist as nist_module
-from dialog_trainer.metrics.nist import nist
 
 # The example of nltk's documentation, and so of many others.
 REFERENCES = [
@@ -22,6 +22,10 @@ TROOPS = "It is to insure the troops forever hearing the activity guidebook that
 PENALTY_OF_HALF = math.exp(math.log(0.5) / math.log(1.5) ** 2 * math.log(0.5) ** 2)
 
 WORD = st.sampled_from(["the", "a", "cat", "dog", "sat", "ran", "on", "mat"])
+
+
+def nist(texts, references, order: int) -> float:
+    return nist_module.value(nist_module.statistics(replies_of(texts, references)).sum(0), order)
 
 
 @pytest.mark.parametrize(("reply", "expected"), [(GUIDE, 5.0379), (TROOPS, 2.1139)])
@@ -48,9 +52,9 @@ def test_punctuation_is_a_word_of_its_own():
     st.integers(1, 4),
 )
 def test_with_one_reference_nist_is_nltks(pairs, order):
-    replies, references = [reply for reply, _ in pairs], [[text] for _, text in pairs]
-    expected = corpus_nist([[text.split()] for _, text in pairs], [reply.split() for reply, _ in pairs], n=order)
-    assert nist(replies, references, order) == pytest.approx(expected, abs=1e-9)
+    texts, references = [text for text, _ in pairs], [[text] for _, text in pairs]
+    expected = corpus_nist([[text.split()] for _, text in pairs], [text.split() for text, _ in pairs], n=order)
+    assert nist(texts, references, order) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -97,3 +101,20 @@ def test_nothing_to_compare_scores_0(replies, references, order):
 def test_an_empty_reply_among_others_costs_length_alone():
     with_empty = nist(["a b c", ""], [["a b c"], ["d e f"]], 1)
     assert with_empty == pytest.approx(math.log2(6) * PENALTY_OF_HALF)
+
+
+def test_the_statistics_of_a_reply():
+    # `a` is 3 of 6 words and `b` 1 of them; "a b" is 1 of the 3 pairs that `a` could begin.
+    rows = nist_module.statistics(replies_of(["a b b", "z"], [["a b", "a"], ["c a d"]]))
+    a, b, pair = math.log2(6 / 3), math.log2(6 / 1), math.log2(3 / 1)
+    assert rows[0].tolist() == pytest.approx([1.5, a + b, pair, 0, 0, 0, 3, 2, 1, 0, 0])
+    assert rows[1].tolist() == [3, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]
+    assert nist_module.statistics([]).shape == (0, 11)
+
+
+def test_the_information_of_a_part_is_that_of_all_references_of_the_call():
+    replies = replies_of(["a", "b"], [["a"], ["b"]])
+    rows = nist_module.statistics(replies)
+    assert nist_module.value(rows[0], 1) == 1.0
+    # Alone its only word would be certain.
+    assert nist_module.value(nist_module.statistics(replies[:1])[0], 1) == 0.0

@@ -1,35 +1,140 @@
-"""The scores by name."""
+"""The scores by name, as sums over replies."""
 
+import doctest
+
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_up import PAIRS, replies_of, reply
 
 from dialog_trainer import options
-from dialog_trainer.metrics.bleu import bleu
-from dialog_trainer.metrics.nist import nist
-from dialog_trainer.metrics.scores import SCORES, SIGNATURE, text_scores, weighted
+from dialog_trainer.metrics import bleu, chrf, diversity, nist, ratios, scores
+from dialog_trainer.metrics.loss import PERPLEXITIES
+from dialog_trainer.metrics.scores import SCORES, signature, statistics, text_scores, weighted
 from dialog_trainer.metrics.words import words
 
 # "mat" and "rug" are both likely after the same four words, so that every order of NIST finds information.
-REPLIES = ["the cat sat on the mat", "my cat sat on the rug ."]
-REFERENCES = [["the cat sat on the mat"], ["a cat sat on the rug ."]]
+REPLIES = [
+    reply("the cat sat on the mat", "the cat sat on the mat", history=("The cat sat on the mat",)),
+    reply("my cat sat on the rug .", "a cat sat on the rug .", ended=False),
+    reply("yes", "yes yes yes"),
+]
+SUMS = [name for name, score in SCORES.items() if score.statistics]
 
 
 def test_the_options_know_exactly_the_scores_there_are():
-    assert sorted(options.SCORE_NAMES) == sorted([*SCORES, "ppl"])
+    assert sorted(options.SCORE_NAMES) == sorted([*SCORES, *PERPLEXITIES])
+
+
+def value(module, *arguments) -> float:
+    return module.value(module.statistics(REPLIES).sum(0), *arguments)
 
 
 @pytest.mark.parametrize(
-    ("name", "rule", "order"),
-    [*((f"bleu{n}", bleu, n) for n in range(1, 5)), *((f"nist{n}", nist, n) for n in range(1, 6))],
+    ("name", "expected"),
+    [
+        *((f"bleu{n}", value(bleu, n)) for n in range(1, 5)),
+        *((f"nist{n}", value(nist, n)) for n in range(1, 6)),
+        ("chrf", value(chrf)),
+        ("length", (6 + 7 + 1) / 3),
+        ("length_ratio", 14 / 16),
+        ("repetition", 1 / 3),
+        ("turn_end_rate", 2 / 3),
+        ("distinct1", diversity.distinct(REPLIES, 1)),
+        ("distinct2", diversity.distinct(REPLIES, 2)),
+        ("entropy4", diversity.entropy(REPLIES, 4)),
+    ],
 )
-def test_a_name_means_its_rule_and_order(name, rule, order):
-    expected = rule(REPLIES, REFERENCES, order)
-    assert text_scores([name], REPLIES, REFERENCES) == {name: expected}
-    # The material tells the orders apart.
-    assert all(expected != rule(REPLIES, REFERENCES, other) for other in range(1, 5) if other != order)
+def test_a_name_means_its_rule_and_order(name, expected):
+    every = text_scores(SCORES, REPLIES)
+    assert text_scores([name], REPLIES) == {name: pytest.approx(expected, abs=1e-12)}
+    assert SCORES[name].name == name
+    # The material tells the scores apart.
+    assert [other for other, found in every.items() if found == pytest.approx(expected, abs=1e-9)] == [name]
 
 
-def test_scores_come_in_the_asked_order_without_what_is_not_made_from_text():
-    assert list(text_scores(["nist2", "ppl", "bleu4", "bleu2"], REPLIES, REFERENCES)) == ["nist2", "bleu4", "bleu2"]
+def test_scores_come_in_the_asked_order_without_perplexities():
+    asked = ["nist2", "ppl", "bleu4", "distinct1", "ppl_word", "bleu2"]
+    assert list(text_scores(asked, REPLIES)) == ["nist2", "bleu4", "distinct1", "bleu2"]
+    assert list(statistics(asked, REPLIES)) == ["nist2", "bleu4", "bleu2"]
+
+
+def test_a_name_that_no_score_has_is_an_error():
+    for function in (lambda names: text_scores(names, REPLIES), lambda names: statistics(names, REPLIES), signature):
+        with pytest.raises(KeyError, match="blue2"):
+            function(["bleu2", "blue2"])
+
+
+def test_what_scores_share_is_counted_once(monkeypatch):
+    calls = []
+
+    def counted(replies):
+        calls.append(len(replies))
+        return ratios.length(replies)
+
+    for name in ("one", "two"):
+        monkeypatch.setitem(SCORES, name, scores.Score(name, "", "neither", counted, ratios.ratio))
+    rows = statistics(["one", "bleu1", "two"], REPLIES)
+    assert calls == [3]
+    assert rows["one"] is rows["two"]
+    assert len({id(SCORES[f"bleu{n}"].statistics) for n in range(1, 5)}) == 1
+    assert len({id(SCORES[f"nist{n}"].statistics) for n in range(1, 6)}) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(PAIRS, st.data())
+def test_statistics_add_over_any_partition_and_order_of_the_dialogues(pairs, data):
+    replies = replies_of(*zip(*pairs, strict=True))
+    parts = data.draw(st.lists(st.integers(0, 2), min_size=len(replies), max_size=len(replies)))
+    for name, rows in statistics(SUMS, replies).items():
+        assert rows.dtype == np.float64
+        assert len(rows) == len(replies)
+        sums = [rows[np.equal(parts, part)].sum(0) for part in range(3)]
+        assert SCORES[name].value(sum(sums)) == pytest.approx(text_scores([name], replies)[name], abs=1e-9)
+        backwards = text_scores([name], replies[::-1])[name]
+        assert SCORES[name].value(sum(sums)) == pytest.approx(backwards, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize(
+    "replies",
+    [[], [reply("", "a b", ended=False)], [reply("", "", "", ended=False)], [reply(" \n", ended=False)]],
+)
+def test_of_no_replies_and_of_empty_ones_a_score_is_0(name, replies):
+    assert text_scores([name], replies) == {name: 0.0}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_replies_of_one_word_have_every_score(name):
+    assert 0 <= text_scores([name], [reply("yes", "yes sir", "no"), reply("no", "no")])[name] < 10
+
+
+def test_a_score_is_either_a_value_of_sums_or_of_the_whole():
+    for score in SCORES.values():
+        assert (score.statistics is None) == (score.value is None) == (score.whole is not None)
+    assert [name for name in SCORES if name not in SUMS] == ["distinct1", "distinct2", "entropy4"]
+
+
+def test_which_way_is_better():
+    ways = {way: {name for name, score in SCORES.items() if score.better == way} for way in ("lower", "neither")}
+    assert ways == {"lower": {"repetition"}, "neither": {"length", "length_ratio"}}
+    assert {score.better for score in SCORES.values()} == {"higher", "lower", "neither"}
+
+
+def test_the_signature_names_each_rule_once():
+    assert signature(["bleu4", "ppl", "nist2", "bleu2", "chrf"]) == (
+        "bleu[case:lc|tok:13a|smooth:exp] nist[case:lc|tok:13a|rule:mteval] chrf[case:mixed|eff:yes|nc:6|nw:0|space:no]"
+    )
+    assert signature(["ppl_byte"]) == ""
+
+
+def test_the_documented_way_to_add_a_score_works(monkeypatch):
+    monkeypatch.setattr(scores, "SCORES", dict(SCORES))
+    [example] = [found for found in doctest.DocTestFinder().find(scores) if found.name == scores.__name__]
+    assert doctest.DocTestRunner().run(example).failed == 0
+    assert len(example.examples) > 5
+    assert scores.__doc__[scores.__doc__.index(">>>") :].count("\n") < 30
 
 
 @pytest.mark.parametrize(
@@ -41,17 +146,13 @@ def test_scores_come_in_the_asked_order_without_what_is_not_made_from_text():
     ],
 )
 def test_the_best_score_is_the_weighted_sum(weights, expected):
-    scores = {"bleu2": 0.5, "bleu4": 0.25, "nist2": 2.0, "nist4": 3.0, "ppl": 10.0}
-    assert weighted(scores, weights) == pytest.approx(expected)
+    made = {"bleu2": 0.5, "bleu4": 0.25, "nist2": 2.0, "nist4": 3.0, "ppl": 10.0}
+    assert weighted(made, weights) == pytest.approx(expected)
 
 
 def test_a_weight_for_a_score_that_was_not_made_is_an_error():
     with pytest.raises(KeyError):
         weighted({"bleu2": 0.5}, {"bleu4": 1})
-
-
-def test_the_signature_names_both_rules():
-    assert SIGNATURE == "bleu[case:lc|tok:13a|smooth:exp] nist[case:lc|tok:13a|rule:mteval]"
 
 
 @pytest.mark.parametrize(

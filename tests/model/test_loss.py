@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dialog_trainer.model import causal_lm
 from dialog_trainer.model.loss import loss_sum
 from dialog_trainer.model.packed import packed_logits, use_packed_attention
-from dialog_trainer.records import Batch, LossSum
+from dialog_trainer.records import NUM_DEPTHS, Batch, LossSum, Role
 
 VOCABULARY = 303
 
@@ -25,33 +25,48 @@ def model(vocabulary):
 
 
 def pieces(lengths: list[int], seed: int) -> list[Batch]:
-    """One batch a sequence; weights 0, 0.25 and 1."""
+    """One batch a sequence; weights 0, 0.25 and 1, roles and turns at random, and a divisor that is no sum of them."""
     draw = torch.Generator().manual_seed(seed)
     made = []
     for length in lengths:
         ids = torch.randint(0, VOCABULARY, (length,), generator=draw)
         weights = torch.tensor([0.0, 0.25, 1.0])[torch.randint(0, 3, (length,), generator=draw)]
         weights[0] = 0.0
-        made.append(Batch(ids, torch.zeros_like(ids), torch.arange(length), weights, (length,)))
+        roles, turns = (torch.randint(0, high, (length,), generator=draw) for high in (len(Role), NUM_DEPTHS + 3))
+        made.append(Batch(ids, roles, turns, torch.arange(length), weights, (length,), 0.75 * length))
     return made
 
 
 def joined(batches: list[Batch]) -> Batch:
-    columns = [torch.cat([getattr(b, name) for b in batches]) for name in ("ids", "roles", "positions", "weights")]
-    return Batch(*columns, lengths=tuple(length for batch in batches for length in batch.lengths))
+    names = ("ids", "roles", "turns", "positions", "weights")
+    columns = [torch.cat([getattr(batch, name) for batch in batches]) for name in names]
+    lengths = tuple(length for batch in batches for length in batch.lengths)
+    return Batch(*columns, lengths=lengths, divisor=sum(batch.divisor for batch in batches))
 
 
-def slow_nats(model, batch: Batch) -> float:
-    """One token at a time, each predicted from the tokens before it in its own sequence."""
-    nats = 0.0
-    for ids, weights in zip(batch.ids.split(batch.lengths), batch.weights.split(batch.lengths), strict=True):
+def slow_nlls(model, batch: Batch) -> list[tuple[float, float, int, int]]:
+    """`(nll, weight, role, turn)` of one token after the other, each predicted from those before it in its sequence."""
+    found = []
+    columns = (getattr(batch, name).split(batch.lengths) for name in ("ids", "weights", "roles", "turns"))
+    for ids, weights, roles, turns in zip(*columns, strict=True):
         for t in range(1, len(ids)):
             positions = torch.arange(t).unsqueeze(0)
             logits = model(
                 input_ids=ids[:t].unsqueeze(0), position_ids=positions, sequence_lengths=(t,), use_cache=False
             ).logits[0, -1]
-            nats -= float(weights[t]) * float(logits.double().log_softmax(0)[ids[t]])
-    return nats
+            nll = -float(logits.double().log_softmax(0)[ids[t]])
+            found.append((nll, float(weights[t]), int(roles[t]), int(turns[t])))
+    return found
+
+
+def slow_cells(tokens: list[tuple[float, float, int, int]]) -> torch.Tensor:
+    """Sum and number of the nlls of what has weight, whatever the weight, by role and turn."""
+    cells = torch.zeros(2, len(Role), NUM_DEPTHS)
+    for nll, weight, role, turn in tokens:
+        if weight > 0:
+            cells[0, role, min(turn, NUM_DEPTHS - 1)] += nll
+            cells[1, role, min(turn, NUM_DEPTHS - 1)] += 1
+    return cells
 
 
 @settings(max_examples=20, deadline=None)
@@ -60,10 +75,34 @@ def test_the_sum_is_that_of_the_slow_reference(model, lengths, seed):
     batch = joined(pieces(lengths, seed))
     with torch.no_grad():
         found = loss_sum(model, batch)
-        assert float(found.nats) == pytest.approx(slow_nats(model, batch), rel=1e-5, abs=1e-5)
-    assert found.weight == float(batch.weights.sum())
-    assert found.trained_tokens == int((batch.weights > 0).sum())
+        tokens = slow_nlls(model, batch)
+    assert float(found.nats) == pytest.approx(sum(nll * weight for nll, weight, *_ in tokens), rel=1e-5, abs=1e-5)
+    torch.testing.assert_close(found.cells, slow_cells(tokens), rtol=1e-5, atol=1e-5)
+    assert found.divisor == batch.divisor
     assert found.tokens == sum(lengths)
+    assert int(found.cells[1].sum()) == int((batch.weights > 0).sum())
+
+
+def test_cells_hold_whole_nats_of_each_role_and_turn_whatever_the_weights(model):
+    """The last place is that of all turns from the eleventh on."""
+    (batch,) = pieces([9], 5)
+    roles = torch.tensor([Role.START, *[Role.USER] * 3, *[Role.ASSISTANT] * 3, Role.END, Role.SYSTEM])
+    turns = torch.tensor([0, 0, 0, 9, 10, 11, 12, 5000, 3])
+    weights = torch.tensor([0, 1, 0.5, 0.001, 1, 1000, 0.25, 1, 0])
+    with torch.no_grad():
+        whole = loss_sum(model, dataclasses.replace(batch, roles=roles, turns=turns, weights=(weights > 0).float()))
+        found = loss_sum(model, dataclasses.replace(batch, roles=roles, turns=turns, weights=weights)).cells
+    torch.testing.assert_close(found, whole.cells, rtol=1e-5, atol=0)
+    places = {(Role.USER, 0): 2, (Role.USER, 9): 1, (Role.ASSISTANT, 10): 1, (Role.ASSISTANT, 11): 2, (Role.END, 11): 1}
+    assert {tuple(place): int(found[1, *place]) for place in found[1].nonzero().tolist()} == places
+    assert torch.equal(found[0] > 0, found[1] > 0)
+    assert found[0].sum().item() == pytest.approx(whole.nats.item(), rel=1e-5)
+
+
+def test_cells_are_outside_the_graph(model):
+    found = loss_sum(model, joined(pieces([4, 6], 0)))
+    assert found.nats.requires_grad
+    assert not found.cells.requires_grad
 
 
 @pytest.mark.parametrize("token", range(1, 6))
@@ -100,7 +139,9 @@ def test_sums_and_gradients_add_over_any_partition(model, lengths, data):
 
     whole, gradient = sum_and_gradient([joined(parts)])
     total, added = sum_and_gradient([joined(group) for group in groups])
-    assert (total.weight, total.trained_tokens, total.tokens) == (whole.weight, whole.trained_tokens, whole.tokens)
+    assert (total.divisor, total.tokens) == (whole.divisor, whole.tokens)
+    assert torch.equal(total.cells[1], whole.cells[1])
+    torch.testing.assert_close(total.cells[0], whole.cells[0], rtol=1e-5, atol=1e-5)
     assert total.nats.item() == pytest.approx(whole.nats.item(), rel=1e-5)
     torch.testing.assert_close(added, gradient, rtol=0, atol=1e-5)
 
@@ -109,7 +150,8 @@ def test_a_batch_without_weight_gives_a_zero_in_the_graph(model):
     batch = joined(pieces([4, 1, 7], 0))
     batch = dataclasses.replace(batch, weights=torch.zeros_like(batch.weights))
     found = loss_sum(model, batch)
-    assert (found.nats.item(), found.weight, found.trained_tokens, found.tokens) == (0.0, 0.0, 0, 12)
+    assert (found.nats.item(), found.divisor, found.tokens) == (0.0, batch.divisor, 12)
+    assert (tuple(found.cells.shape), bool(found.cells.any())) == ((2, len(Role), NUM_DEPTHS), False)
     model.zero_grad()
     found.nats.backward()
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
@@ -124,4 +166,7 @@ def test_the_loss_of_logits_of_a_shorter_precision_is_computed_in_float32(model)
         assert logits.dtype == torch.bfloat16
         nats = -logits.double().log_softmax(-1)[torch.arange(len(places)), batch.ids[places]]
         expected = float((nats * batch.weights[places]).sum())
-        assert float(loss_sum(short, batch).nats) == pytest.approx(expected, rel=1e-6)
+        found = loss_sum(short, batch)
+        assert float(found.nats) == pytest.approx(expected, rel=1e-6)
+        assert found.cells.dtype == torch.float32
+        assert float(found.cells[0].sum()) == pytest.approx(float(nats.sum()), rel=1e-6)

@@ -50,7 +50,8 @@ def batch_of(lengths: tuple[int, ...], seed: int = 1) -> Batch:
     positions = torch.cat([torch.arange(length) for length in lengths])
     ids = torch.randint(3, 64, (sum(lengths),), generator=draw)
     weights = torch.rand(len(ids), generator=draw) * (torch.rand(len(ids), generator=draw) > 1 / 3) * (positions > 0)
-    return Batch(ids, torch.zeros_like(ids), positions, weights, lengths)
+    roles = turns = torch.zeros_like(ids)
+    return Batch(ids, roles, turns, positions, weights, lengths, divisor=float(weights.sum()))
 
 
 def all_logits(model, batch: Batch) -> torch.Tensor:
@@ -80,7 +81,7 @@ def test_packed_gradients_equal_the_padded_models(kind):
     batch = batch_of(LENGTHS)
     for model in (plain, packed):
         part = loss_sum(model, batch)
-        (part.nats / part.weight).backward()
+        (part.nats / part.divisor).backward()
     gradients = {name: parameter.grad for name, parameter in plain.named_parameters()}
     assert max(float(gradient.abs().max()) for gradient in gradients.values()) > 0.01
     for name, parameter in packed.named_parameters():

@@ -37,7 +37,8 @@ def state(run: Path, link: str = "last") -> dict:
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch):
     """They take most of the time of so small a run."""
-    monkeypatch.setattr("dialog_trainer.modes.run.draw_curves", lambda *arguments, **keys: None)
+    for name in ("draw_curves", "draw_loss_by_role", "draw_loss_by_turn", "draw_alignment"):
+        monkeypatch.setattr(f"dialog_trainer.modes.run.{name}", lambda *arguments, **keys: None)
     monkeypatch.setattr("dialog_trainer.modes.training.draw_schedule", lambda *arguments, **keys: None)
 
 
@@ -94,7 +95,8 @@ def test_stopped_and_resumed_equals_straight(train, resume, steps, stop, options
     assert code == 0, err
     assert digests(stopped) == digests(straight)
     assert training_rows(stopped) == training_rows(straight)
-    for key in ("step", "epoch", "validated_step", "tokens_seen", "trained_tokens_seen", "mask_final_from_step"):
+    counted = ("tokens_seen", "user_tokens_seen", "assistant_tokens_seen")
+    for key in ("step", "epoch", "validated_step", *counted, "mask_final_from_step", "digest"):
         assert state(stopped)[key] == state(straight)[key]
     assert f"steps: {stop} -> {steps}" in out
 
@@ -173,11 +175,15 @@ def test_what_is_typed_is_laid_on_what_was_saved(train, resume, options, changed
     untouched = (
         set(before)
         - {key.split(".")[0] for key in changed}
-        - {"steps"}
+        - {"steps", "digest"}
         - {o.split("=")[0].split(".")[0] for o in options}
     )
     assert {key: after[key] for key in untouched} == {key: before[key] for key in untouched}
     assert yaml.safe_load((run / "args.0.yaml").read_text()) == before
+    cut = {"data.truncation", "model.max_len"} & {option.split("=")[0] for option in options}
+    parts = {name for name, digest in after["digest"].items() if digest != before["digest"][name]}
+    assert parts == ({"truncation", "whole"} if cut else set())
+    assert state(run)["digest"] == after["digest"]
 
 
 @pytest.mark.parametrize(

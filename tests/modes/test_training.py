@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,9 @@ WEIGHTS = {
     "trainer/optimizer.safetensors",
 }
 HEAD = {"step", "epoch", "attempt", "split", "time_seconds"}
+BY_ROLE = {f"{role}_{what}" for role in ("assistant", "user", "end") for what in ("nll", "tokens")}
+BY_TURN = {f"nll_turn_{turn:02d}" for turn in range(11)}
+DIGEST = {"data", "vocabulary", "format", "truncation", "schedule", "whole"}
 
 
 def rows(run: Path, split: str) -> list[dict]:
@@ -38,7 +42,8 @@ def timeless(rows: list[dict]) -> list[dict]:
 @pytest.fixture
 def _no_figures(monkeypatch):
     """They take most of the time of so small a run."""
-    monkeypatch.setattr("dialog_trainer.modes.run.draw_curves", lambda *arguments, **keys: None)
+    for name in ("draw_curves", "draw_loss_by_role", "draw_loss_by_turn", "draw_alignment"):
+        monkeypatch.setattr(f"dialog_trainer.modes.run.{name}", lambda *arguments, **keys: None)
     monkeypatch.setattr("dialog_trainer.modes.training.draw_schedule", lambda *arguments, **keys: None)
 
 
@@ -54,14 +59,17 @@ def train(dialog_trainer, tiny_options, tmp_path, _no_figures):
     return run
 
 
-def test_exact_files_of_a_run(dialog_trainer, tiny_options, tmp_path):
-    assert dialog_trainer(*tiny_options, "steps=4")[0] == 0
+@pytest.mark.parametrize(
+    ("options", "figures"), [((), set()), (("mask_schedule.alignment_every_n_steps=3",), {"alignment"})]
+)
+def test_exact_files_of_a_run(dialog_trainer, tiny_options, tmp_path, options, figures):
+    assert dialog_trainer(*tiny_options, "steps=4", *options)[0] == 0
+    figures = figures | {"lr_schedule", "loss", "lr", "scores", "loss_by_role", "loss_by_turn"}
     run = tmp_path / "runs/run"
     found = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file() and not path.is_symlink()}
     expected = {
         "args.yaml", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "metrics.jsonl",
-        "replies.jsonl", "vis_outputs/lr_schedule.png", "vis_outputs/loss.png", "vis_outputs/lr.png",
-        "vis_outputs/scores.png", *(f"weights/step-00000004/{name}" for name in WEIGHTS),
+        "replies.jsonl", *(f"vis_outputs/{name}.png" for name in figures), *(f"weights/step-00000004/{name}" for name in WEIGHTS),
     }  # fmt: skip
     assert found == expected
     links = {path.name: path.readlink().as_posix() for path in (run / "weights").iterdir() if path.is_symlink()}
@@ -77,6 +85,10 @@ def test_saved_settings_are_whole_and_resolved(train, jsonl_folder):
         "_target_": "torch.optim.AdamW", "lr0": 0.01, "weight_decay": 0.01, "betas": [0.9, 0.999], "eps": 1e-8,
     }  # fmt: skip
     assert "steps=4" in yaml.safe_load((run / ".hydra/overrides.yaml").read_text())
+    state = checkpoint.read_state(checkpoint.find(run, "last"))
+    assert set(saved["digest"]) == DIGEST
+    assert saved["digest"] == state["digest"]
+    assert all(re.fullmatch("[0-9a-f]{16}", digest) for digest in saved["digest"].values())
 
 
 def test_rows(train):
@@ -85,16 +97,58 @@ def test_rows(train):
     assert [row["step"] for row in training] == [0, 1, 2, 3, 4]
     assert [row["step"] for row in validation] == [2, 4, 5]
     values = {"train_loss", "lr", "grad_norm", "tokens_per_second", "trained_token_share", "user_weight"}
-    assert all(set(row) == HEAD | values and row["attempt"] == 0 for row in training)
+    values |= {"assistant_weight", "assistant_nll", "assistant_tokens", "assistant_tokens_seen", "user_tokens_seen"}
+    # What else is there has tokens with weight in the batch: a role, a turn, an end.
+    assert all(HEAD | values <= set(row) <= HEAD | values | BY_ROLE | BY_TURN for row in training)
+    assert all(row["attempt"] == 0 for row in training)
     scores = {"validation_loss", "ppl", "bleu2", "bleu4", "nist2", "nist4", "best_metric_score", "protocol"}
-    assert all(set(row) == HEAD | scores for row in validation)
+    assert all(set(row) == HEAD | scores | BY_ROLE | BY_TURN for row in validation)
     assert training[0]["lr"] == 0
     assert training[2]["lr"] > 0
     assert [row["user_weight"] for row in training] == [1, 1, 1, 0, 0]
+    assert [row["assistant_weight"] for row in training] == [1] * 5
     assert training[0]["trained_token_share"] > training[4]["trained_token_share"]
+    for row, users in zip(training, (True, True, True, False, False), strict=True):
+        assert {"user_nll", "user_tokens"} & set(row) == ({"user_nll", "user_tokens"} if users else set())
+        assert "nll_turn_01" in row
+        assert ("nll_turn_00" in row) == ("nll_turn_02" in row) == users
     replies = [json.loads(line) for line in (run / "replies.jsonl").read_text().splitlines()]
     assert [row["step"] for row in replies] == [2, 4, 5]
     assert len({(row["dialogue_id"], row["turn_index"]) for row in replies}) == 1
+
+
+def test_the_parts_of_a_row_add_up(train):
+    _, run = train("steps=5", "validate_every_n_steps=2")
+    training, validation = rows(run, "train"), rows(run, "validation")
+    seen = {"assistant": 0, "user": 0}
+    for row in training:
+        tokens = {role: row.get(f"{role}_tokens", 0) for role in ("assistant", "user", "end")}
+        nats = sum(row[f"{role}_nll"] * count for role, count in tokens.items() if count)
+        assert nats == pytest.approx(row["train_loss"] * sum(tokens.values()), rel=1e-6)
+        for role in seen:
+            seen[role] += tokens[role]
+            assert row[f"{role}_tokens_seen"] == seen[role]
+    state = checkpoint.read_state(checkpoint.find(run, "last"))
+    assert (state["assistant_tokens_seen"], state["user_tokens_seen"]) == (seen["assistant"], seen["user"])
+    assert state["tokens_seen"] > sum(seen.values()) > seen["assistant"] > 0
+    for row in validation:
+        of_loss = [(row[f"{role}_nll"], row[f"{role}_tokens"]) for role in ("assistant", "end")]
+        loss = sum(nll * count for nll, count in of_loss) / sum(count for _, count in of_loss)
+        assert row["validation_loss"] == pytest.approx(loss, rel=1e-9)
+        assert row["end_tokens"] == 8
+    held_out = [{name: row[name] for name in BY_ROLE if name.endswith("tokens")} for row in validation]
+    assert held_out[0] == held_out[1] == held_out[2]
+
+
+def test_probes_have_rows_of_their_own(train):
+    _, run = train("steps=5", "mask_schedule.alignment_every_n_steps=2")
+    probes = rows(run, "probe")
+    groups = ("", "_embeddings", "_block_00", "_head")
+    names = {f"alignment_{what}{group}" for group in groups for what in ("cosine", "user_norm", "assistant_norm")}
+    assert [row["step"] for row in probes] == [0, 2, 4]
+    assert all(set(row) == HEAD | names for row in probes)
+    assert all(-1 <= row[f"alignment_cosine{group}"] <= 1 for row in probes for group in groups)
+    assert not names & set(rows(run, "train")[0])
 
 
 def test_log_every_n_steps(train):
@@ -189,7 +243,8 @@ def test_the_log_says_what_is_done(train):
     for line in (
         "train: 36 dialogues, ",
         f"run folder {run}: ",
-        "mask: final weights from step 2 (progress 0.50); see vis_outputs/lr_schedule.png",
+        "mask: all turns, assistant turns from step 2 (progress 0.50); ",
+        " tokens trained after it (digest ",
         "step 1/4  loss ",
         "step 4  validation_loss ",
         "  gold  ",

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import yaml
 
 pytestmark = pytest.mark.slow
 
@@ -8,7 +9,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch):
     """They take most of the time of so small a run."""
-    monkeypatch.setattr("dialog_trainer.modes.run.draw_curves", lambda *arguments, **keys: None)
+    for name in ("draw_curves", "draw_loss_by_role", "draw_loss_by_turn", "draw_alignment"):
+        monkeypatch.setattr(f"dialog_trainer.modes.run.{name}", lambda *arguments, **keys: None)
     monkeypatch.setattr("dialog_trainer.modes.training.draw_schedule", lambda *arguments, **keys: None)
 
 
@@ -27,10 +29,16 @@ def test_scores_of_another_split_are_written_into_the_run(dialog_trainer, run):
     replies = [json.loads(line) for line in (place / "replies.jsonl").read_text().splitlines()]
     assert set(scores["scores"]) == {"ppl", "bleu2", "bleu4", "nist2", "nist4"}
     assert (scores["split"], scores["step"], scores["checkpoint"]) == ("test", 4, "step-00000004")
-    assert f"response: {len(replies)} replies in 2 of 4 dialogues" in scores["protocol"]
+    assert f"response: {len(replies)} replies of the assistant in 2 of 4 dialogues" in scores["protocol"]
     assert scores["protocol"] in out
     assert "metrics.max_dialogues=null scores replies to every dialogue" in out
     assert f"ppl {scores['scores']['ppl']:.4f}" in out
+    kept = yaml.safe_load((run / "args.yaml").read_text())["digest"]
+    assert scores["mask_digest"] == kept
+    assert set(kept) == {"data", "vocabulary", "format", "truncation", "schedule", "whole"}
+    losses = scores["losses"]
+    assert f"assistant_nll {losses['assistant_nll']:.4f} ({losses['assistant_tokens']:,} tokens)" in out
+    assert f"user_nll {losses['user_nll']:.4f} ({losses['user_tokens']:,} tokens)" in out
 
 
 def test_the_validation_of_training_is_repeated_exactly(dialog_trainer, run):
@@ -40,6 +48,8 @@ def test_the_validation_of_training_is_repeated_exactly(dialog_trainer, run):
     scores = json.loads((run / "validation/validation/response/scores.json").read_text())
     assert scores["validation_loss"] == row["validation_loss"]
     assert scores["scores"] == {name: row[name] for name in scores["scores"]}
+    assert scores["losses"] == {name: row[name] for name in scores["losses"]}
+    assert {"assistant_nll", "user_nll", "end_nll", "user_tokens", "nll_turn_00", "nll_turn_10"} < set(scores["losses"])
 
 
 def test_typed_options_count(dialog_trainer, run):

@@ -8,7 +8,7 @@ from dialog_trainer.data.batches import pack
 from dialog_trainer.errors import TrainingError
 from dialog_trainer.model import causal_lm
 from dialog_trainer.model.packed import use_packed_attention
-from dialog_trainer.records import Role
+from dialog_trainer.records import NUM_DEPTHS, Role, Runs
 from dialog_trainer.training.early_stopping import Best
 from dialog_trainer.training.loop import TrainingState, train, train_step
 
@@ -16,13 +16,18 @@ ALL_TURNS = {Role.USER: 1.0, Role.ASSISTANT: 1.0, Role.END: 1.0}
 LENGTHS = (9, 3, 14, 6)
 
 
-def batch_of(lengths, weights=ALL_TURNS, seed=0):
-    """Sequences of random ids and alternating roles; the same for the same arguments."""
-    draw = np.random.default_rng(seed)
+def batch_of(lengths, weights=ALL_TURNS, divisor=None):
+    """Sequences of random ids, each `[CLS]` and turns of one token, the first of them the assistant's; the same for the
+    same arguments. Without `divisor`, that is the sum of the weights."""
+    draw = np.random.default_rng(0)
     parts = [draw.integers(0, 300, length) for length in LENGTHS]
-    chosen = [parts[LENGTHS.index(length)] for length in lengths]
-    roles = [np.arange(length) % 2 + 1 for length in lengths]
-    return pack(np.concatenate(chosen), np.concatenate(roles), np.array(lengths), weights)
+    ids = np.concatenate([parts[LENGTHS.index(length)] for length in lengths])
+    turns = np.concatenate([np.arange(length) for length in lengths])
+    roles = np.where(turns == 0, Role.START, turns % 2 + 1)
+    ones = np.ones(len(ids), dtype=np.int64)
+    runs = Runs(roles, turns, ones, 0 * ones, ones.astype(np.float32), np.array(lengths), np.arange(len(lengths)))
+    of_token = np.array([weights.get(role, 0.0) for role in roles], dtype=np.float32)
+    return pack(ids, runs, lambda runs: (of_token, float(of_token.sum()) if divisor is None else divisor(lengths)))
 
 
 def step_with(model, optimizer, batches, max_grad_norm=None):
@@ -37,24 +42,58 @@ def copies(model):
 
 @pytest.mark.parametrize("parts", [[(9, 3), (14, 6)], [(9,), (3,), (14,), (6,)], [(9, 3, 14), (6,)]])
 @pytest.mark.parametrize("weights", [ALL_TURNS, {Role.ASSISTANT: 1.0}, {Role.USER: 0.25, Role.ASSISTANT: 1.0}])
-def test_micro_batches_give_the_gradient_of_the_whole_batch(tiny_model, parts, weights):
+@pytest.mark.parametrize("divisor", [None, sum])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(tiny_model, parts, weights, divisor):
+    """`sum`: divided by the number of tokens."""
     optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.1)
     before = copies(tiny_model)
-    whole = step_with(tiny_model, optimizer, [batch_of(LENGTHS, weights)])
+    whole = step_with(tiny_model, optimizer, [batch_of(LENGTHS, weights, divisor)])
     expected = {name: parameter.grad.clone() for name, parameter in tiny_model.named_parameters()}
     tiny_model.load_state_dict(before, strict=False)
-    split = step_with(tiny_model, optimizer, [batch_of(part, weights) for part in parts])
+    split = step_with(tiny_model, optimizer, [batch_of(part, weights, divisor) for part in parts])
     assert split.loss == pytest.approx(whole.loss, rel=1e-6)
     assert split.grad_norm == pytest.approx(whole.grad_norm, rel=1e-5)
     for name, parameter in tiny_model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(split.cells, whole.cells, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("weights", "weigh"), [(ALL_TURNS, 1.0), ({Role.USER: 0.25, Role.ASSISTANT: 0.25}, 0.25)])
+def test_the_loss_is_the_weighted_nats_over_the_divisors_and_the_cells_are_whole_nats(tiny_model, weights, weigh):
+    optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.0)
+    parts = [batch_of((9, 3), weights, lambda lengths: 5.0), batch_of((14, 6), weights, lambda lengths: 11.0)]
+    report = step_with(tiny_model, optimizer, parts)
+    nats, tokens = report.cells.sum((1, 2)).tolist()
+    assert tokens == 28
+    assert report.loss == pytest.approx(weigh * nats / 16.0, rel=1e-6)
+    assert report.cells.dtype == torch.float64
+    assert not report.cells.requires_grad
+    norm = torch.cat([parameter.grad.flatten() for parameter in tiny_model.parameters()]).norm()
+    assert report.grad_norm == pytest.approx(float(norm), rel=1e-6)
 
 
 def test_report_counts_tokens_and_weights(tiny_model):
     optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.1)
     report = step_with(tiny_model, optimizer, [batch_of(LENGTHS, {Role.ASSISTANT: 1.0})])
     # Odd positions are the assistant's: 4 of 9, 1 of 3, 7 of 14, 3 of 6.
-    assert (report.step, report.lr, report.tokens, report.trained_tokens) == (3, 0.1, 32, 15)
+    assert (report.step, report.lr, report.tokens, report.trained_tokens()) == (3, 0.1, 32, 15)
+    assert [report.trained_tokens(role) for role in (Role.USER, Role.ASSISTANT)] == [0, 15]
+    assert report.seconds > 0
+
+
+def test_report_counts_trained_tokens_by_role_and_turn(tiny_model):
+    optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.1)
+    weights = {Role.USER: 0.125, Role.ASSISTANT: 1.0}
+    report = step_with(tiny_model, optimizer, [batch_of((9, 3), weights), batch_of((14, 6), weights)])
+    expected = torch.zeros(len(Role), NUM_DEPTHS)
+    for length in LENGTHS:
+        for turn in range(1, length):
+            expected[Role.ASSISTANT if turn % 2 else Role.USER, min(turn, NUM_DEPTHS - 1)] += 1
+    assert report.cells[1].tolist() == expected.tolist()
+    assert torch.equal(report.cells[0] > 0, expected > 0)
+    assert [report.trained_tokens(role) for role in Role] == [0, 13, 15, 0, 0]
+    assert report.trained_tokens() == 28
+    assert all(type(report.trained_tokens(role)) is int for role in (None, Role.USER))
 
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
@@ -89,14 +128,23 @@ def test_a_batch_without_weight_changes_nothing(tiny_model):
     before = copies(tiny_model)
     report = step_with(tiny_model, optimizer, [batch_of(LENGTHS, {})])
     assert report.loss is None
-    assert report.trained_tokens == 0
+    assert report.trained_tokens() == 0
+    assert all(torch.equal(parameter, before[name]) for name, parameter in tiny_model.named_parameters())
+
+
+def test_a_share_without_a_sequence_changes_nothing(tiny_model):
+    """As that of a process beside others, of fewer sequences than processes."""
+    optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=0.1)
+    before = copies(tiny_model)
+    report = step_with(tiny_model, optimizer, [])
+    assert (report.loss, report.tokens, report.grad_norm, report.trained_tokens()) == (None, 0, 0.0, 0)
     assert all(torch.equal(parameter, before[name]) for name, parameter in tiny_model.named_parameters())
 
 
 def run_loop(
     tiny_model, *, steps=6, validate_at=(), save_at=(), stop_at=None, state=None, patience=3, bad_at=(), cut_at=()
 ):
-    """The events of a run of the loop, as `t<step>`, `v<step>`, `s<step>`, and how it ended."""
+    """The events of a run of the loop, as `b<step>` (before), `t<step>`, `v<step>`, `s<step>`, and how it ended."""
     state = state or TrainingState()
     events = []
 
@@ -111,6 +159,7 @@ def run_loop(
         state, tiny_model, torch.optim.SGD(tiny_model.parameters(), lr=0.1), steps=steps, seed=0, rank=0,
         batches=lambda step: [batch_of((3, 6))], learning_rate=lambda step: 0.0, max_grad_norm=None,
         autocast=contextlib.nullcontext, track=lambda report: events.append(f"t{report.step}"),
+        before_step=lambda step: events.append(f"b{step}"),
         validation_due=lambda step: step in validate_at, validate=validate, save_due=lambda step: step in save_at,
         save=lambda: events.append(f"s{state.step}"), patience=patience,
         stopped=lambda: stop_at is not None and state.step >= stop_at,
@@ -121,39 +170,85 @@ def run_loop(
 @pytest.mark.parametrize(
     ("arguments", "events", "outcome"),
     [
-        ({"steps": 2}, "t0 t1 s2", "finished"),
-        ({"steps": 3, "validate_at": (2, 3)}, "t0 t1 v2 t2 v3", "finished"),
-        ({"steps": 3, "validate_at": (2,), "save_at": (1, 2, 3)}, "t0 s1 t1 v2 t2 s3", "finished"),
-        ({"steps": 5, "stop_at": 2}, "t0 t1 s2", "interrupted"),
-        ({"steps": 5, "stop_at": 0}, "s0", "interrupted"),
-        ({"steps": 6, "validate_at": (1, 2, 3, 4), "bad_at": (2, 3, 4), "patience": 2}, "t0 v1 t1 v2 t2 v3", "stopped early"),
-        ({"steps": 5, "stop_at": 2, "validate_at": (2,)}, "t0 t1 v2", "interrupted"),
-        ({"steps": 5, "stop_at": 2, "validate_at": (2,), "cut_at": (2,)}, "t0 t1 v2 s2", "interrupted"),
-        ({"steps": 2, "stop_at": 2}, "t0 t1 s2", "interrupted"),
-        ({"steps": 5, "stop_at": 3, "state": TrainingState(step=3)}, "", "interrupted"),
-        ({"steps": 4, "state": TrainingState(step=2)}, "t2 t3 s4", "finished"),
-        ({"steps": 2, "validate_at": (2,), "state": TrainingState(step=2)}, "v2", "finished"),
-        ({"steps": 3, "validate_at": (2,), "state": TrainingState(step=2)}, "v2 t2 s3", "finished"),
-        ({"steps": 3, "validate_at": (2,), "state": TrainingState(step=2, validated_step=2)}, "t2 s3", "finished"),
-        ({"steps": 9, "state": TrainingState(step=2, best=Best(bad_validations=3))}, "", "stopped early"),
+        ({"steps": 2}, "b0 t0 b1 t1 b2 s2", "finished"),
+        ({"steps": 3, "validate_at": (2, 3)}, "b0 t0 b1 t1 b2 v2 t2 b3 v3", "finished"),
+        ({"steps": 3, "validate_at": (2,), "save_at": (1, 2, 3)}, "b0 t0 b1 s1 t1 b2 v2 t2 b3 s3", "finished"),
+        ({"steps": 5, "stop_at": 2}, "b0 t0 b1 t1 b2 s2", "interrupted"),
+        ({"steps": 5, "stop_at": 0}, "b0 s0", "interrupted"),
+        ({"steps": 6, "validate_at": (1, 2, 3, 4), "bad_at": (2, 3, 4), "patience": 2}, "b0 t0 b1 v1 t1 b2 v2 t2 b3 v3", "stopped early"),
+        ({"steps": 5, "stop_at": 2, "validate_at": (2,)}, "b0 t0 b1 t1 b2 v2", "interrupted"),
+        ({"steps": 5, "stop_at": 2, "validate_at": (2,), "cut_at": (2,)}, "b0 t0 b1 t1 b2 v2 s2", "interrupted"),
+        ({"steps": 2, "stop_at": 2}, "b0 t0 b1 t1 b2 s2", "interrupted"),
+        ({"steps": 5, "stop_at": 3, "state": TrainingState(step=3)}, "b3", "interrupted"),
+        ({"steps": 4, "state": TrainingState(step=2)}, "b2 t2 b3 t3 b4 s4", "finished"),
+        ({"steps": 2, "validate_at": (2,), "state": TrainingState(step=2)}, "b2 v2", "finished"),
+        ({"steps": 3, "validate_at": (2,), "state": TrainingState(step=2)}, "b2 v2 t2 b3 s3", "finished"),
+        ({"steps": 3, "validate_at": (2,), "state": TrainingState(step=2, validated_step=2)}, "b2 t2 b3 s3", "finished"),
+        ({"steps": 9, "state": TrainingState(step=2, best=Best(bad_validations=3))}, "b2", "stopped early"),
     ],
 )  # fmt: skip
 def test_what_happens_when(tiny_model, arguments, events, outcome):
     assert run_loop(tiny_model, **arguments) == (events, outcome)
 
 
+def trained(model, *, before_step, **changes) -> TrainingState:
+    """Steps 5 and 6."""
+    state = TrainingState(step=5)
+    keys = {"batches": lambda step: [batch_of((3, 6)), batch_of((9,))], "track": lambda report: None} | changes
+    train(
+        state, model, torch.optim.SGD(model.parameters(), lr=0.1), steps=7, seed=4, rank=0,
+        learning_rate=lambda step: 0.1, max_grad_norm=None, autocast=contextlib.nullcontext, before_step=before_step,
+        validation_due=lambda step: False, validate=lambda: None, save_due=lambda step: False, save=lambda: None,
+        patience=1, stopped=lambda: False, **keys,
+    )  # fmt: skip
+    return state
+
+
 def test_a_step_depends_on_its_number_and_not_on_what_was_drawn_before(vocabulary):
+    """Nor on what is looked at before it: that may draw, and leave the model without dropout."""
     weights = []
-    for drawn_before in (0, 17):
+    for drawn_before, drawn_at_step, training in ((0, 0, True), (17, 0, True), (0, 5, False)):
         model = causal_lm.from_scratch(vocabulary, layers=1, heads=2, width=16, positions=64, dropout=0.3, seed=1)
         use_packed_attention(model)
         torch.rand(drawn_before)
-        state = TrainingState(step=5)
-        train(
-            state, model, torch.optim.SGD(model.parameters(), lr=0.1), steps=7, seed=4, rank=0,
-            batches=lambda step: [batch_of((3, 6))], learning_rate=lambda step: 0.1, max_grad_norm=None,
-            autocast=contextlib.nullcontext, track=lambda report: None, validation_due=lambda step: False,
-            validate=lambda: None, save_due=lambda step: False, save=lambda: None, patience=1, stopped=lambda: False,
-        )  # fmt: skip
+
+        def look(step, model=model, count=drawn_at_step, training=training):
+            torch.rand(count)
+            model.train(training)
+
+        trained(model, before_step=look)
         weights.append(copies(model))
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    for other in weights[1:]:
+        assert all(torch.equal(weights[0][name], other[name]) for name in weights[0])
+
+
+def test_before_a_step_the_weights_are_those_of_the_updates_done(tiny_model):
+    seen = []
+    norm = tiny_model.transformer.ln_f.weight
+    before = norm.detach().clone()
+    trained(
+        tiny_model,
+        before_step=lambda step: seen.append((step, norm.detach().clone())),
+        track=lambda report: seen.append((f"after {report.step}", norm.detach().clone())),
+    )
+    assert [step for step, _ in seen] == [5, "after 5", 6, "after 6", 7]
+    assert torch.equal(seen[0][1], before)
+    assert torch.equal(seen[1][1], seen[2][1])
+    assert torch.equal(seen[3][1], seen[4][1])
+    assert not torch.equal(seen[0][1], seen[1][1])
+    assert not torch.equal(seen[2][1], seen[3][1])
+
+
+def test_seen_tokens_are_summed_over_the_steps_by_role(tiny_model):
+    weights = [{Role.USER: 0.5, Role.ASSISTANT: 1.0}, {Role.ASSISTANT: 1.0}]
+    sequences = [(9, 3), (14,)]
+    seen = []
+    state = trained(
+        tiny_model,
+        before_step=lambda step: None,
+        batches=lambda step: [batch_of(sequences[step - 5], weights[step - 5])],
+        track=lambda report: seen.append(report.step),
+    )
+    # Of 9, 3 and 14 tokens, the assistant has 4, 1 and 7, the user 4, 1 and (in step 6, without weight) 6.
+    assert (state.tokens_seen, state.assistant_tokens_seen, state.user_tokens_seen) == (26, 12, 5)
+    assert (state.step, seen) == (7, [5, 6])

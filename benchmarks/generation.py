@@ -1,0 +1,214 @@
+"""Measures generation: replies a second against transformers' `generate`, and a dialogue against the original's way.
+
+    OMP_NUM_THREADS=2 python benchmarks/generation.py
+
+The contexts are DailyDialog's test (where DIALOG_TRAINER_TEST_DATA is set) or chitchat's. `generate` gets the same
+contexts in the order of the dialogues, as many to a batch as `batch_tokens` holds of the longest. All ways take turns;
+nothing is asserted. Seconds are given by the clock and by the processor: the second does not count other programs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import random_gpt2
+import torch
+from end_to_end import command
+from transformers.utils import logging
+
+from dialog_trainer.data.sources import ChitChat, DailyDialog
+from dialog_trainer.data.tables import open_dialogues
+from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.evaluation.replies import contexts_of, drawn
+from dialog_trainer.model import causal_lm
+from dialog_trainer.model.cached import chains
+from dialog_trainer.model.choosing import GREEDY, Decoding
+from dialog_trainer.model.decoding import replies
+from dialog_trainer.model.packed import padded_attention, use_packed_attention
+from dialog_trainer.records import Role
+
+MAX_LEN, NEW, BATCH_TOKENS = 128, 40, 8192
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dialogues", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--checkpoint", type=Path, help="of a trained model; default: gpt2_tiny is trained for 300 steps"
+    )
+    arguments = parser.parse_args()
+    logging.set_verbosity_error()
+    print(f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}, {_products():.0f} GFLOP/s in products")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        random_gpt2.write(folder / "gpt2", layers=12, heads=12, width=768)
+        model, vocabulary = _model(folder / "gpt2")
+        contexts, first_turns = _contexts(folder, vocabulary, arguments.dialogues)
+        _against_generate("124 M, replies never end", model, vocabulary, contexts, GREEDY, arguments.rounds)
+        _against_original(model, vocabulary, contexts, first_turns, arguments.rounds)
+        _let_replies_end(model, vocabulary, one_in=12)
+        sampled = Decoding("sample")
+        _against_generate("124 M, 1 token in 12 ends", model, vocabulary, contexts, sampled, arguments.rounds)
+        model, vocabulary = _model(arguments.checkpoint or _trained(folder))
+        contexts, _ = _contexts(folder, vocabulary, arguments.dialogues)
+        for decoding in (GREEDY, sampled):
+            _against_generate(f"trained, {decoding.kind}", model, vocabulary, contexts, decoding, arguments.rounds)
+
+
+def _model(folder: Path):
+    vocabulary = Vocabulary.pretrained(str(folder))
+    model = causal_lm.load(str(folder), vocabulary, dropout=None).eval()
+    use_packed_attention(model, MAX_LEN)
+    return model, vocabulary
+
+
+def _contexts(folder: Path, vocabulary: Vocabulary, dialogues: int) -> tuple[list[list[int]], list[list[int]]]:
+    """The contexts of all assistant turns of the drawn dialogues, and of each dialogue its first turn."""
+    data = os.environ.get("DIALOG_TRAINER_TEST_DATA")
+    source = DailyDialog(str(Path(data) / "dailydialog"), "", None, "") if data else ChitChat()
+    table = open_dialogues(source, "test", folder / "cache", say=lambda line: None)
+    chosen = [table[index] for index in drawn(table, dialogues)]
+    found = [context for one in chosen for context in contexts_of(one, vocabulary, MAX_LEN - NEW, {Role.ASSISTANT})]
+    firsts = [[vocabulary.cls_id, *vocabulary.encode_batch([d.turns[0].text])[0], vocabulary.sep_id] for d in chosen]
+    return [context.ids for context in found], firsts
+
+
+def _let_replies_end(model, vocabulary: Vocabulary, one_in: int) -> None:
+    """Adds to the logit of `[SEP]` what makes it one token in `one_in` by chance."""
+    with torch.no_grad():
+        model.transformer.ln_f.bias.fill_(0.1)
+        wte = model.get_input_embeddings().weight
+        wte -= wte.mean(1, keepdim=True)
+        wanted = torch.tensor(len(vocabulary) / (one_in - 1)).log()
+        wte[vocabulary.sep_id] = wanted / (0.1 * wte.shape[1])
+
+
+def _trained(folder: Path) -> Path:
+    data = os.environ.get("DIALOG_TRAINER_TEST_DATA")
+    named = ["data=dailydialog", f"data.path='{data}/dailydialog'"] if data else ["data=chitchat"]
+    options = ["steps=300", "scheduler.warmup_steps=50", "optim.lr0=2e-3", "device=cpu", "metrics.max_dialogues=2"]
+    folders = [f"project='{folder}/runs'", "name=trained", f"data.cache_dir='{folder}/cache'"]
+    subprocess.run(command("model=gpt2_tiny", *named, *options, *folders), check=True, stdout=sys.stderr)
+    return (folder / "runs" / "trained" / "weights" / "last").resolve()
+
+
+def _against_generate(title: str, model, vocabulary, contexts, decoding: Decoding, rounds: int) -> None:
+    size = max(1, BATCH_TOKENS // (max(map(len, contexts)) + NEW))
+    lengths: list[int] = []
+
+    def ours() -> None:
+        made = replies(
+            model, vocabulary, contexts, decoding=decoding, seeds=range(len(contexts)), max_new_tokens=NEW,
+            batch_tokens=BATCH_TOKENS,
+        )  # fmt: skip
+        lengths[:] = [len(ids) + ended for _, ids, ended in made]
+
+    sampling = {"do_sample": True, "top_k": 0} if decoding.kind == "sample" else {"do_sample": False}
+
+    def generated() -> None:
+        with padded_attention(model):
+            for first in range(0, len(contexts), size):
+                batch = vocabulary.tokenizer.pad({"input_ids": contexts[first : first + size]}, return_tensors="pt")
+                model.generate(**batch, max_new_tokens=NEW, **sampling)
+
+    ways = _taking_turns({"ours": ours, "generate": generated}, rounds)
+    print(f"{title}: {len(contexts)} replies, {statistics.mean(lengths):.1f} tokens each")
+    for name, (clock, processor) in ways.items():
+        print(
+            f"  {name:9} {_rates(clock, len(contexts))} by the clock, {_rates(processor, len(contexts))} by the processor"
+        )
+    print(f"  ours / generate: {_ratios(ways['generate'], ways['ours'])}", flush=True)
+
+
+def _against_original(model, vocabulary, contexts, first_turns: list[list[int]], rounds: int) -> None:
+    turns = iter(first_turns * rounds)
+
+    def ours() -> None:
+        list(
+            replies(
+                model, vocabulary, contexts, decoding=GREEDY, seeds=range(len(contexts)), max_new_tokens=NEW,
+                batch_tokens=BATCH_TOKENS,
+            )
+        )  # fmt: skip
+
+    def original() -> None:
+        ids = list(next(turns))
+        with torch.no_grad(), padded_attention(model):
+            while len(ids) < MAX_LEN:
+                ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+
+    ways = _taking_turns({"ours": ours, "original": original}, rounds)
+    dialogues = len(first_turns)
+    each = tuple([seconds / dialogues for seconds in kind] for kind in ways["ours"])
+    body = sum(p.numel() for name, p in model.named_parameters() if ".h." in name)
+    head = model.get_output_embeddings().weight.numel()
+    read = sum(len(contexts[chain[-1]]) for chain in chains(contexts))
+    said = len(contexts) * NEW
+    first = sum(map(len, first_turns[:rounds])) / min(rounds, dialogues)
+    again = sum(range(round(first), MAX_LEN))
+    work = {
+        "ours": 2e-9 * (body * read + (body + head) * said) / dialogues,
+        "original": 2e-9 * (body + head) * again,
+    }
+    print(
+        f"a dialogue, {len(contexts) / dialogues:.1f} replies of {NEW} tokens, against one of the original to {MAX_LEN}:"
+    )
+    for name, (clock, processor) in {"ours": each, "original": ways["original"]}.items():
+        rate = work[name] / statistics.median(processor)
+        print(
+            f"  {name:9} {statistics.median(clock):.2f} s ({min(clock):.2f} to {max(clock):.2f}) by the clock, "
+            f"{statistics.median(processor):.2f} s by the processor; {work[name]:.0f} GFLOP in products, {rate:.0f} a second"
+        )
+    apart = sum(map(len, contexts))
+    print(
+        f"  read {read / dialogues:.0f} tokens a dialogue ({apart / dialogues:.0f} without sharing), said {said / dialogues:.0f}"
+    )
+    print(
+        f"  original / ours: {_ratios(ways['original'], each)}; by the operations {work['original'] / work['ours']:.0f}"
+    )
+
+
+def _taking_turns(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, tuple[list[float], list[float]]]:
+    """Seconds by the clock and by the processor of each way and round."""
+    found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            clock, processor = time.perf_counter(), time.process_time()
+            way()
+            found[name][0].append(time.perf_counter() - clock)
+            found[name][1].append(time.process_time() - processor)
+    return found
+
+
+def _rates(seconds: list[float], count: int) -> str:
+    rates = sorted(count / one for one in seconds)
+    return f"{statistics.median(rates):.1f}/s ({rates[0]:.1f} to {rates[-1]:.1f})"
+
+
+def _ratios(many: tuple[list[float], list[float]], few: tuple[list[float], list[float]]) -> str:
+    clock, processor = (statistics.median(many[kind]) / statistics.median(few[kind]) for kind in (0, 1))
+    return f"{clock:.1f} by the clock, {processor:.1f} by the processor"
+
+
+def _products(size: int = 1024, times: int = 10) -> float:
+    """GFLOP a second of square matrix products: what the machine gives at best."""
+    left, right = torch.rand(size, size), torch.rand(size, size)
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        left @ right
+        seconds.append(time.perf_counter() - start)
+    return 2e-9 * size**3 / min(seconds)
+
+
+if __name__ == "__main__":
+    main()

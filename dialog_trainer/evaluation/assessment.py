@@ -1,0 +1,118 @@
+"""What mode=validate says of replies beyond their scores: intervals, the clean part, depths, baselines, comparisons.
+
+Everything is made of the same statistics, summed by dialogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dialog_trainer.metrics import intervals
+from dialog_trainer.metrics import scores as score_rules
+from dialog_trainer.metrics.depth import by_depth
+from dialog_trainer.metrics.loss import PERPLEXITIES
+from dialog_trainer.records import Reply
+
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The sums of each score that has some: `rows[name]` `(D, K)`, a row for each of the dialogues `ids[name]`.
+
+    Perplexities are over every dialogue of the split, the other scores over those that were replied to.
+    """
+
+    ids: dict[str, list[str]]
+    rows: dict[str, np.ndarray]
+
+    def only(self, wanted: Collection[str]) -> Statistics:
+        """Of the dialogues `wanted` alone."""
+        places = {name: [i for i, one in enumerate(ids) if one in wanted] for name, ids in self.ids.items()}
+        return Statistics(
+            {name: [self.ids[name][i] for i in kept] for name, kept in places.items()},
+            {name: self.rows[name][kept] for name, kept in places.items()},
+        )
+
+
+def statistics_of(
+    names: Sequence[str], replies: Sequence[Reply], all_ids: Sequence[str], loss_sums: np.ndarray
+) -> Statistics:
+    """`loss_sums` `(D, 4)` are those of `Validation`, of the dialogues `all_ids`."""
+    ids, rows = {}, {}
+    for name, of_replies in score_rules.statistics(names, replies).items():
+        ids[name], rows[name] = intervals.sums_by_dialogue([reply.dialogue_id for reply in replies], of_replies)
+    for name in names:
+        if name in PERPLEXITIES:
+            ids[name], rows[name] = list(all_ids), loss_sums
+    return Statistics(ids, rows)
+
+
+def with_intervals(scores: Mapping[str, float], of: Statistics) -> dict[str, dict[str, float | None]]:
+    """Each score with the ends of its 95 % interval; None where it has none."""
+    found = {}
+    for name, value in scores.items():
+        ends = intervals.interval(of.rows[name], value_of(name), SEED) if name in of.rows else None
+        low, high = ends or (None, None)
+        found[name] = {"value": value, "low": low, "high": high}
+    return found
+
+
+def part(names: Sequence[str], replies: Sequence[Reply], of: Statistics, wanted: Collection[str]) -> dict:
+    """Scores with intervals of the dialogues `wanted` alone, and how many these are. The information of NIST's n-grams
+    stays that of all replies."""
+    own, kept = of.only(wanted), [reply for reply in replies if reply.dialogue_id in wanted]
+    scores = {
+        name: value_of(name)(own.rows[name].sum(0)) if name in own.rows else score_rules.SCORES[name].whole(kept)
+        for name in names
+    }
+    dialogues = len({reply.dialogue_id for reply in kept})
+    return {"dialogues": dialogues, "replies": len(kept), "scores": with_intervals(scores, own)}
+
+
+def scores_of_parts(
+    names: Sequence[str], replies: Sequence[Reply], parts: Mapping[str, Sequence[int]]
+) -> dict[str, dict[str, float]]:
+    """The scores of the replies at the indices of each part; as in `part`, without intervals."""
+    names = [name for name in names if name not in PERPLEXITIES]
+    rows = score_rules.statistics(names, replies)
+    return {
+        title: {
+            name: value_of(name)(rows[name][list(indices)].sum(0))
+            if name in rows
+            else score_rules.SCORES[name].whole([replies[index] for index in indices])
+            for name in names
+        }
+        for title, indices in parts.items()
+    }
+
+
+def depths(names: Sequence[str], replies: Sequence[Reply]) -> list[dict]:
+    """Scores by the depth of the turn, with the number of replies."""
+    parts = {depth: indices for depth, indices in by_depth(replies).items() if len(indices)}
+    scores = scores_of_parts(names, replies, parts)
+    return [{"depth": depth, "replies": len(indices), "scores": scores[depth]} for depth, indices in parts.items()]
+
+
+def compared(names: Sequence[str], ours: Statistics, others: Statistics) -> dict[str, dict[str, float]]:
+    """What we have more than the others, of each score that both have over the same dialogues."""
+    found = {}
+    for name in names:
+        if name not in ours.rows or ours.ids[name] != others.ids.get(name):
+            continue
+        difference = intervals.paired(ours.rows[name], others.rows[name], value_of(name), SEED)
+        if difference is not None:
+            found[name] = {
+                "difference": difference.value,
+                "low": difference.low,
+                "high": difference.high,
+                "p_value": difference.p_value,
+            }
+    return found
+
+
+def value_of(name: str):
+    return PERPLEXITIES[name] if name in PERPLEXITIES else score_rules.SCORES[name].value

@@ -1,0 +1,136 @@
+"""From held-out dialogues to replies, by a named protocol. Scores of different protocols cannot be compared.
+
+- `response`: a reply to every context that ends before a turn of one role, the assistant's unless the roles are swapped.
+  The context is what people said, not what the model said before. A reply ends at `[SEP]` or the end-of-text token.
+- `all_turns`: the same before every turn after the first, whoever's it is.
+- `rollout`: the model goes on from the first user turn and plays both roles (`rollout.py`).
+- `original`: whole rows of the original program's rule (`original_rows.py`), to reproduce its old tables alone.
+
+A context that is too long for the window loses whole turns from the left, so that the longest reply fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.evaluation.original_rows import predicted_rows, target_row
+from dialog_trainer.evaluation.replies import contexts_of, replies_to
+from dialog_trainer.evaluation.rollout import rolled_out
+from dialog_trainer.model.choosing import Decoding
+from dialog_trainer.records import Context, Dialogue, Reply, Role
+
+BOTH = (Role.USER, Role.ASSISTANT)
+
+
+@dataclass(frozen=True, slots=True)
+class Replying:
+    """How replies are made: `protocol`; `role`, who replies by `response`; `max_new_tokens` a reply; `window`: context and
+    reply together; `batch_tokens`: one batch of generation; `decoding`, and `seed` of what it draws."""
+
+    protocol: str
+    role: Role
+    max_new_tokens: int
+    window: int
+    batch_tokens: int
+    decoding: Decoding
+    seed: int
+
+    def room(self) -> int:
+        """The longest context."""
+        return self.window - self.max_new_tokens
+
+    def roles(self) -> tuple[Role, ...]:
+        """Who replies."""
+        return (self.role,) if self.protocol == "response" else BOTH
+
+    def signature(self) -> str:
+        """Of all that a protocol means but the data, as `protocol:response|role:assistant|context:gold|...`."""
+        if self.protocol == "original":
+            return f"protocol:original|context:first turn|decode:greedy|row:{self.window}|refs:1"
+        context = "own" if self.protocol == "rollout" else "gold"
+        who = "+".join(role.name.lower() for role in self.roles())
+        drawn = f"|seed:{self.seed}" if self.decoding.kind == "sample" else ""
+        return (
+            f"protocol:{self.protocol}|role:{who}|context:{context}|decode:{self.decoding.text()}{drawn}"
+            f"|max_new:{self.max_new_tokens}|window:{self.window}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Production:
+    """With what replies are made: `advance` is told how many dialogues were done; once `stopped()`, none is begun."""
+
+    model: PreTrainedModel
+    vocabulary: Vocabulary
+    stopped: Callable[[], bool]
+    advance: Callable[[int], None]
+
+
+def gold_contexts(dialogues: Sequence[Dialogue], how: Replying, vocabulary: Vocabulary) -> list[Context]:
+    """The contexts of `response` and `all_turns`, dialogue by dialogue."""
+    return [context for dialogue in dialogues for context in contexts_of(dialogue, vocabulary, how.room(), how.roles())]
+
+
+def produced(dialogues: Sequence[Dialogue], how: Replying, by: Production) -> list[Reply] | None:
+    """The replies to `dialogues`, in their order; None once stopped."""
+
+    def reply(contexts: list[Context], advance: Callable[[int], None]) -> list[Reply] | None:
+        return replies_to(
+            contexts,
+            by.model,
+            by.vocabulary,
+            max_new_tokens=how.max_new_tokens,
+            batch_tokens=how.batch_tokens,
+            decoding=how.decoding,
+            seed=how.seed,
+            advance=advance,
+            stopped=by.stopped,
+        )
+
+    if how.protocol == "original":
+        return _original(dialogues, how, by)
+    if how.protocol == "rollout":
+        return rolled_out(
+            dialogues, by.vocabulary, how.room(), lambda contexts: reply(contexts, lambda count: None), by.advance
+        )
+    contexts = gold_contexts(dialogues, how, by.vocabulary)
+    return reply(contexts, _as_dialogues(len(contexts), len(dialogues), by.advance))
+
+
+def _as_dialogues(replies: int, dialogues: int, advance: Callable[[int], None]) -> Callable[[int], None]:
+    """Replies come in the order of their contexts' lengths: so many of all are taken for as large a share of dialogues."""
+    done = told = 0
+
+    def on_replies(count: int) -> None:
+        nonlocal done, told
+        done += count
+        share = done * dialogues // replies
+        if share > told:
+            advance(share - told)
+            told = share
+
+    return on_replies
+
+
+def _original(dialogues: Sequence[Dialogue], how: Replying, by: Production) -> list[Reply] | None:
+    rows = predicted_rows(
+        dialogues,
+        by.model,
+        by.vocabulary,
+        max_len=how.window,
+        batch_tokens=how.batch_tokens,
+        advance=by.advance,
+        stopped=by.stopped,
+    )
+    if rows is None:
+        return None
+    return [
+        Reply(
+            dialogue.id, 1, (dialogue.turns[0].text,), target_row(dialogue, by.vocabulary, how.window), row, ended=False
+        )
+        for dialogue, row in zip(dialogues, rows, strict=True)
+    ]

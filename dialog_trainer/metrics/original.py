@@ -1,0 +1,54 @@
+"""Scores as the original program (ljm565/multi-turn-chatbot-GPT2, `tools/evaluator.py`) makes them, to compare with it alone.
+
+Whole rows are scored, with prompt, special tokens and padding, each as the tokens of the model's own tokenizer, with one
+reference: nltk's corpus BLEU without smoothing and corpus NIST, of batches of rows, whose scores are averaged with the
+number of their rows as weight (as its `TrainingLogger` does). They are no sums over dialogues and have no interval.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+from nltk.translate.bleu_score import corpus_bleu
+from nltk.translate.nist_score import corpus_nist
+
+SIGNATURE = "case:mixed|tok:model|rule:nltk|smooth:none|rows:whole"
+BATCH_SIZE = 60
+
+_Rows = Sequence[Sequence[str]]
+
+
+def original_scores(
+    predictions: Sequence[str],
+    targets: Sequence[str],
+    tokenize: Callable[[str], Sequence[str]],
+    batch_size: int = BATCH_SIZE,
+) -> dict[str, float]:
+    """`bleu2`, `bleu4`, `nist2` and `nist4` of rows of text; 0 of no rows.
+
+    Where nltk's NIST raises an error, an order of which no row of the batch has an n-gram adds 0, and a batch without
+    tokens on one of its sides scores 0.
+    """
+    said, gold = [tokenize(text) for text in predictions], [tokenize(text) for text in targets]
+    totals = dict.fromkeys(("bleu2", "bleu4", "nist2", "nist4"), 0.0)
+    for start in range(0, len(said), batch_size):
+        rows, references = said[start : start + batch_size], gold[start : start + batch_size]
+        for order in (2, 4):
+            totals[f"bleu{order}"] += len(rows) * _bleu(rows, references, order)
+            totals[f"nist{order}"] += len(rows) * _nist(rows, references, order)
+    return {name: total / max(1, len(said)) for name, total in totals.items()}
+
+
+def _bleu(rows: _Rows, references: _Rows, order: int) -> float:
+    with warnings.catch_warnings():
+        # An order without a match makes the score all but 0, as it did; the advice to smooth is of no use here.
+        warnings.simplefilter("ignore")
+        return float(corpus_bleu([[row] for row in references], rows, weights=(1 / order,) * order))
+
+
+def _nist(rows: _Rows, references: _Rows, order: int) -> float:
+    longest = max(map(len, rows))
+    if not longest or not any(references):
+        return 0.0
+    return float(corpus_nist([[row] for row in references], rows, n=min(order, longest)))

@@ -1,0 +1,75 @@
+"""What mode=validate leaves: `scores.json`, `scores.md`, `replies.jsonl`, and `dialogues.jsonl` to compare with later."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dialog_trainer.errors import CheckpointError
+from dialog_trainer.evaluation.assessment import Statistics
+from dialog_trainer.metrics import scores as score_rules
+from dialog_trainer.records import Reply
+from dialog_trainer.reports.lines import reply_row
+from dialog_trainer.tracking import rows
+
+SCORES, DIALOGUES = "scores.json", "dialogues.jsonl"
+# What later comparisons ask of `scores.json`.
+_NEEDED = ("checkpoint", "split", "protocol", "data", "dialogues", "signature")
+
+
+def write(place: Path, scored: dict, replies: Sequence[Reply], statistics: Statistics, table: str) -> None:
+    """Each file is written aside and renamed, `scores.json` last."""
+    names = list(statistics.rows)
+    by_dialogue: dict[str, dict[str, list[float]]] = {}
+    for name in names:
+        for identifier, row in zip(statistics.ids[name], statistics.rows[name].tolist(), strict=True):
+            by_dialogue.setdefault(identifier, {})[name] = row
+    of_replies = score_rules.statistics([n for n in names if n in score_rules.SCORES], replies)
+    _replace(
+        place / "replies.jsonl",
+        _lines(
+            reply_row(reply) | {"statistics": {name: found[index].tolist() for name, found in of_replies.items()}}
+            for index, reply in enumerate(replies)
+        ),
+    )
+    _replace(
+        place / DIALOGUES,
+        _lines({"dialogue_id": identifier, "statistics": found} for identifier, found in by_dialogue.items()),
+    )
+    _replace(place / "scores.md", table)
+    _replace(place / SCORES, json.dumps(scored, indent=2, ensure_ascii=False) + "\n")
+
+
+def read(place: Path) -> tuple[dict, Statistics]:
+    """The scores in a folder and their statistics by dialogue. Raises `CheckpointError`."""
+    try:
+        scored = json.loads((place / SCORES).read_text(encoding="utf-8"))
+        missing = [key for key in _NEEDED if key not in scored]
+        if missing:
+            raise ValueError(f"{SCORES} has no {', '.join(missing)}")
+        ids: dict[str, list[str]] = {}
+        sums: dict[str, list[list[float]]] = {}
+        for row in rows(place / DIALOGUES):
+            for name, found in row["statistics"].items():
+                ids.setdefault(name, []).append(row["dialogue_id"])
+                sums.setdefault(name, []).append(found)
+        return scored, Statistics(ids, {name: np.array(found, dtype=np.float64) for name, found in sums.items()})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"compare_with={place}: holds no scores of this version ({error}); run mode=validate on that run first, with "
+            "the same split and metrics"
+        ) from None
+
+
+def _lines(made) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made)
+
+
+def _replace(path: Path, content: str) -> None:
+    aside = path.with_name(f".{path.name}")
+    aside.write_text(content, encoding="utf-8")
+    os.replace(aside, path)
