@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from dialog_trainer.data import tables
 from dialog_trainer.data.batches import micro_batches, to_device
-from dialog_trainer.data.leaks import Leaks, Overlap, leaks
+from dialog_trainer.data.leaks import GRAM_WORDS, MIN_JACCARD, Leaks, Overlap, leaks
 from dialog_trainer.data.order import batch_indices, seed_of, steps_per_epoch
 from dialog_trainer.data.tables import DialogueTable, TokenTable
 from dialog_trainer.data.vocabulary import Vocabulary
@@ -171,7 +171,8 @@ def leaked(settings: Settings, training: DialogueTable, validation: DialogueTabl
 
 def leaks_between(settings: Settings, training: DialogueTable, held_out: DialogueTable) -> Leaks:
     """The held-out dialogues that also stand in the training split; looked for once for the same two splits."""
-    folder = _cache_dir(settings) / f"leaks-{training.digest}-{held_out.digest}"
+    key = tables.key_of(training.digest, held_out.digest, MIN_JACCARD, GRAM_WORDS)
+    folder = _cache_dir(settings) / f"leaks-{key}"
     if not folder.exists():
         with tables.published(folder) as aside:
             (aside / "leaks.json").write_text(json.dumps(asdict(leaks(training, held_out))), encoding="utf-8")

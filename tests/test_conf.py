@@ -26,7 +26,8 @@ def test_every_file_is_seen():
             "config.yaml", "data/chitchat.yaml", "data/dailydialog.yaml", "data/jsonl.yaml", "experiment/demo.yaml",
             "experiment/original.yaml", "hydra/default.yaml", "mask_schedule/constant.yaml", "mask_schedule/cosine.yaml",
             "mask_schedule/linear.yaml", "mask_schedule/piecewise.yaml", "mask_schedule/random_turns.yaml",
-            "mask_schedule/reverse_step.yaml", "mask_schedule/step.yaml", "metrics/default.yaml", "model/gpt2.yaml", "model/gpt2_tiny.yaml", "optim/adam.yaml", "optim/adamw.yaml", "optim/sgd.yaml",
+            "mask_schedule/reverse_step.yaml", "mask_schedule/step.yaml", "metrics/default.yaml",
+            "model/gpt2.yaml", "model/gpt2_tiny.yaml", "optim/adam.yaml", "optim/adamw.yaml", "optim/sgd.yaml",
             "scheduler/constant.yaml", "scheduler/cosine.yaml", "scheduler/linear.yaml",
         ]
     )  # fmt: skip

@@ -112,7 +112,7 @@ def _columns(table: pa.Table) -> tuple[np.ndarray, Runs]:
 
 def open_dialogues(source, split: str, cache_dir: Path, say: Callable[[str], None]) -> DialogueTable:
     """The cleaned dialogues of `split`, read from `source` the first time. Raises `DataError` if none is left."""
-    folder = cache_dir / f"dialogues-{_key(FORMAT, source.digest(split), split)}"
+    folder = cache_dir / f"dialogues-{key_of(FORMAT, source.digest(split), split)}"
     if not folder.exists():
         with published(folder) as aside:
             _write_dialogues(source, split, aside)
@@ -141,7 +141,7 @@ def _write_dialogues(source, split: str, folder: Path) -> None:
 
 
 def vocabulary_folder(cache_dir: Path, training: DialogueTable, size: int) -> Path:
-    return cache_dir / f"vocabulary-{_key(FORMAT, training.digest, size)}"
+    return cache_dir / f"vocabulary-{key_of(FORMAT, training.digest, size)}"
 
 
 def open_tokens(
@@ -154,7 +154,7 @@ def open_tokens(
     cache_dir: Path,
 ) -> TokenTable:
     """The token sequences of `dialogues`, tokenised the first time by up to `workers` processes."""
-    key = _key(FORMAT, dialogues.digest, vocabulary.digest(), max_len, truncation)
+    key = key_of(FORMAT, dialogues.digest, vocabulary.digest(), max_len, truncation)
     folder = cache_dir / f"tokens-{key}"
     if not folder.exists():
         marks = Marks(vocabulary.cls_id, vocabulary.sep_id, vocabulary.end_id)
@@ -259,5 +259,5 @@ class published:
             ) from None
 
 
-def _key(*parts: object) -> str:
+def key_of(*parts: object) -> str:
     return hashlib.sha256(json.dumps(list(map(str, parts))).encode("utf-8")).hexdigest()[:24]

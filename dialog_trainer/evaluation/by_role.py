@@ -23,11 +23,5 @@ def by_turn(cells: torch.Tensor) -> dict[str, float | None]:
     return {name: _mean(nats[turn], tokens[turn]) for turn, name in enumerate(TURN_NAMES)}
 
 
-def mean_over(cells: torch.Tensor, roles: tuple[Role, ...]) -> float | None:
-    """Nats a token over all tokens of `roles`, None without one."""
-    nats, tokens = cells[:, list(roles)].double().sum((1, 2)).tolist()
-    return _mean(nats, tokens)
-
-
 def _mean(nats: float, tokens: float) -> float | None:
     return nats / tokens if tokens else None

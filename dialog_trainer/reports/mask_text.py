@@ -56,7 +56,7 @@ def print_sequence(console: Console, title: str, runs: Sequence[ShownRun], progr
 def print_tables(console: Console, tables: Sequence[TextTable]) -> None:
     """Lines of any length: rather lines that the terminal breaks than numbers that are cut."""
     for table in tables:
-        console.print(Text(table.title, style="bold"))
+        console.print(Text(table.title, style="bold"), soft_wrap=True)
         widths = [max(map(len, column)) for column in zip(table.head, *table.rows, strict=True)]
         for row in (table.head, *table.rows):
             first, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))

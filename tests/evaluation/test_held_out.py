@@ -42,11 +42,13 @@ def tokens_of(vocabulary, tmp_path):
     return make
 
 
-def slow_cells(model, table: tables.TokenTable) -> torch.Tensor:
-    """Nats and number of all tokens of turns and ends by role and turn, a sequence and a token at a time."""
+def slow_cells(model, table: tables.TokenTable, only: int | None = None) -> torch.Tensor:
+    """Nats and number of all tokens of turns and ends by role and turn, a sequence and a token at a time; of one dialogue."""
     cells = torch.zeros(2, len(Role), NUM_DEPTHS, dtype=torch.float64)
     model.eval()
     for row in table.rows.with_format(None):
+        if only is not None and row["dialogue"] != only:
+            continue
         ids = torch.tensor([row["ids"]])
         runs = zip(row["roles"], row["turns"], row["lengths"], strict=True)
         of_token = [(role, turn) for role, turn, length in runs for _ in range(length)]
@@ -67,8 +69,14 @@ def test_the_loss_is_that_of_the_slow_reference_however_it_is_batched(
     monkeypatch.setattr(held_out, "CHUNK", 5)  # several chunks, the last one shorter
     table = tokens_of([*dialogue_turns[:12], dialogue_turns[12] * 3])  # the last of 18 turns
     expected = slow_cells(tiny_model, table)
-    found = held_out_losses(tiny_model, table, max_tokens=max_tokens)
+    losses = held_out_losses(tiny_model, table, max_tokens=max_tokens)
+    found = losses.cells
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    for dialogue, (own,) in enumerate(zip(losses.by_dialogue, strict=True)):
+        alone = slow_cells(tiny_model, table, only=dialogue).sum(2).T
+        torch.testing.assert_close(torch.from_numpy(own), alone, rtol=1e-5, atol=0)
+    of_two = losses.of((Role.USER, Role.END))
+    assert of_two.tolist() == losses.by_dialogue[:, [Role.USER, Role.END]].sum(1).tolist()
     assert len(table) > 13  # long dialogues are several sequences
     assert found[1].sum() == table.lengths.sum() - len(table)  # all but the [CLS] of each
     assert found[1, Role.END].sum() == 13
@@ -87,7 +95,8 @@ def test_weights_of_the_data_have_no_part(tiny_model, tokens_of):
     plain, weighed = tokens_of([texts]), tokens_of([said])
     assert weighed.columns([0])[1].weights.tolist() == pytest.approx([7, 7, 0, 1, 0.1, 0.1])
     losses = [held_out_losses(tiny_model, table, max_tokens=1000) for table in (plain, weighed)]
-    assert torch.equal(*losses)
+    assert torch.equal(*(one.cells for one in losses))
+    assert losses[0].by_dialogue.tolist() == losses[1].by_dialogue.tolist()
 
 
 def test_every_turn_weighs_1_but_what_is_never_a_target(tokens_of):
@@ -112,7 +121,7 @@ def test_the_others_words_have_no_part_as_targets(tiny_model, tokens_of, vocabul
     tiny_model.transformer.wpe.weight.data.zero_()
     same, quiet, loud = "Yes , the sea .", "my brother", "a teacher wants a new hat"
     pairs = [[same, other] if role == Role.USER else [other, same] for other in (quiet, loud)]
-    cells = [held_out_losses(tiny_model, tokens_of([pair]), max_tokens=1000) for pair in pairs]
+    cells = [held_out_losses(tiny_model, tokens_of([pair]), max_tokens=1000).cells for pair in pairs]
     of_role = [one[:, role].sum(1).tolist() for one in cells]
     assert of_role[0] == pytest.approx(of_role[1], rel=1e-6)
     assert of_role[0][1] == len(vocabulary.encode_batch([same])[0]) + 1
@@ -128,7 +137,9 @@ def test_it_says_how_far_it_is_and_evaluates_without_dropout(tiny_model, tokens_
     first = held_out_losses(tiny_model.train(), table, max_tokens=60, advance=done.append)
     assert sum(done) == len(table)
     assert len(done) > 3
-    assert torch.equal(first, held_out_losses(tiny_model.train(), table, max_tokens=60))
+    again = held_out_losses(tiny_model.train(), table, max_tokens=60)
+    assert torch.equal(first.cells, again.cells)
+    assert first.by_dialogue.tolist() == again.by_dialogue.tolist()
 
 
 def test_once_stopped_it_gives_none(tiny_model, tokens_of, dialogue_turns):

@@ -49,7 +49,7 @@ def table_of(identifiers) -> SimpleNamespace:
 )
 def test_a_context_stands_before_each_turn_of_the_role_but_a_first_one(vocabulary, role, roles, expected):
     material = dialogue(*roles)
-    contexts = contexts_of(material, vocabulary, room=500, role=role)
+    contexts = contexts_of(material, vocabulary, room=500, roles=[role])
     assert [context.turn_index for context in contexts] == expected
     for context in contexts:
         texts = [turn.text for turn in material.turns]
@@ -64,7 +64,7 @@ def test_a_context_stands_before_each_turn_of_the_role_but_a_first_one(vocabular
 @given(st.integers(2, 80), st.integers(2, 9), st.integers(1, 12))
 def test_a_context_fits_the_room_and_loses_whole_turns_from_the_left(vocabulary, room, turns, words):
     material = dialogue(*([USER, ASSISTANT] * 5)[:turns], text=" ".join(["sea"] * words))
-    for context in contexts_of(material, vocabulary, room, ASSISTANT):
+    for context in contexts_of(material, vocabulary, room, [ASSISTANT]):
         assert len(context.ids) <= room
         assert context.ids[0] == vocabulary.cls_id
         assert context.ids[-1] == vocabulary.sep_id
@@ -105,7 +105,7 @@ def test_replies_keep_the_order_of_their_contexts(tiny_model, vocabulary, dialog
     material = [
         dialogue(USER, ASSISTANT, text=turns[0] * (1 + index % 3)) for index, turns in enumerate(dialogue_turns[:8])
     ]
-    contexts = [context for one in material for context in contexts_of(one, vocabulary, room=50, role=ASSISTANT)]
+    contexts = [context for one in material for context in contexts_of(one, vocabulary, room=50, roles=[ASSISTANT])]
     lengths = [len(context.ids) for context in contexts]
     assert lengths != sorted(lengths, reverse=True)
     done = []
@@ -122,7 +122,7 @@ def test_replies_keep_the_order_of_their_contexts(tiny_model, vocabulary, dialog
 
 
 def test_a_reply_in_the_place_of_the_user_is_that_to_the_turns_before_it(tiny_model, vocabulary):
-    contexts = contexts_of(dialogue(USER, ASSISTANT, USER, ASSISTANT, USER), vocabulary, room=60, role=USER)
+    contexts = contexts_of(dialogue(USER, ASSISTANT, USER, ASSISTANT, USER), vocabulary, room=60, roles=[USER])
     replies = replies_to(contexts, tiny_model, vocabulary, max_new_tokens=4, batch_tokens=200)
     assert [(reply.turn_index, reply.reference) for reply in replies] == [(2, "words 2"), (4, "words 4")]
     assert [reply.history for reply in replies] == [
@@ -134,7 +134,7 @@ def test_a_reply_in_the_place_of_the_user_is_that_to_the_turns_before_it(tiny_mo
 
 
 def test_once_stopped_there_are_no_replies(tiny_model, vocabulary):
-    contexts = contexts_of(dialogue(USER, ASSISTANT, USER, ASSISTANT), vocabulary, room=50, role=ASSISTANT)
+    contexts = contexts_of(dialogue(USER, ASSISTANT, USER, ASSISTANT), vocabulary, room=50, roles=[ASSISTANT])
     done = []
     options = {"max_new_tokens": 4, "batch_tokens": 1, "advance": done.append}
     assert replies_to(contexts, tiny_model, vocabulary, stopped=lambda: len(done) == 1, **options) is None
