@@ -9,6 +9,7 @@ import yaml
 
 from dialog_trainer import checks, composition, experiment, options
 from dialog_trainer.model import causal_lm
+from dialog_trainer.modes.scoring import replying
 from dialog_trainer.records import Role
 
 CONF = composition.CONF
@@ -26,7 +27,8 @@ def test_every_file_is_seen():
             "config.yaml", "data/chitchat.yaml", "data/dailydialog.yaml", "data/jsonl.yaml", "experiment/demo.yaml",
             "experiment/original.yaml", "hydra/default.yaml", "mask_schedule/constant.yaml", "mask_schedule/cosine.yaml",
             "mask_schedule/linear.yaml", "mask_schedule/piecewise.yaml", "mask_schedule/random_turns.yaml",
-            "mask_schedule/reverse_step.yaml", "mask_schedule/step.yaml", "metrics/default.yaml",
+            "mask_schedule/reverse_step.yaml", "mask_schedule/step.yaml", "metrics/all_turns.yaml",
+            "metrics/original.yaml", "metrics/response.yaml", "metrics/rollout.yaml",
             "model/gpt2.yaml", "model/gpt2_tiny.yaml", "optim/adam.yaml", "optim/adamw.yaml", "optim/sgd.yaml",
             "scheduler/constant.yaml", "scheduler/cosine.yaml", "scheduler/linear.yaml",
         ]
@@ -146,12 +148,11 @@ def test_sources_are_built_and_read(name, jsonl_folder, tmp_path):
 
 @pytest.mark.parametrize("name", CHOICES["metrics"])
 def test_scores_are_built(name):
-    settings = experiment.validation_settings(composed(f"metrics={name}"))
-    assert settings.window == 128
-    assert settings.role == Role.ASSISTANT
-    swapped = experiment.validation_settings(composed(f"metrics={name}", "mask_schedule.trained_role=user"))
-    assert swapped.role == Role.USER
-    assert set(settings.names) <= set(options.SCORE_NAMES)
+    settings = composed(f"metrics={name}")
+    how = replying(settings)
+    assert (how.protocol, how.window, how.role) == (name, 128, Role.ASSISTANT)
+    assert replying(composed(f"metrics={name}", "mask_schedule.trained_role=user")).role == Role.USER
+    assert set(settings["metrics"]["names"]) <= set(options.SCORE_NAMES)
 
 
 def test_models_are_built(vocabulary, tmp_path):

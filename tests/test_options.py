@@ -105,6 +105,14 @@ VALUES = {
     "metrics.max_dialogues": COUNT_OR_NULL,
     "metrics.max_new_tokens": COUNT,
     "metrics.batch_tokens": LENGTH,
+    "metrics.protocol": (["response", "all_turns", "rollout", "original"], ["default", "", None, 1]),
+    "metrics.decoding": (["greedy", "sample", "beam"], ["beams", None, True]),
+    "metrics.temperature": ([0.01, 1, 10], [0, 0.009, 10.1, "1", None, float("nan")]),
+    "metrics.top_p": ([0.01, 1], [0, 1.1, -1, None, float("nan")]),
+    "metrics.beams": ([2, 64], [1, 65, 2.0, True, None]),
+    "metrics.max_seconds": ([0.5, 600, None], [0, -1, "10", float("inf"), float("nan")]),
+    "data.drop_leaks": ([True, False], [None, 0, "true"]),
+    "compare_with": (["outputs/a", None], ["", " ", 3]),
 }  # fmt: skip
 
 

@@ -108,7 +108,7 @@ SCHEDULER = "scheduler._target_", "dialog_trainer.training.learning_rate.cosine"
         (["scheduler=constant"], [(*SCHEDULER, "dialog_trainer.training.learning_rate.constant"), ("scheduler.warmup_steps", "7", "200"), ("scheduler.lrf", "0.1", "(none)")]),
         (["scheduler.warmup_steps=7", "scheduler=linear"], [(*SCHEDULER, "dialog_trainer.training.learning_rate.linear")]),
         (["optim=adamw"], [("optim.lr0", "0.5", "0.0001")]),
-        (["metrics=default", "mask_schedule=step"], []),
+        (["metrics=response", "mask_schedule=step"], []),
         (["mask_schedule.normalize=turn"], [("mask_schedule.normalize", "token", "turn")]),
         (["+mask_schedule.speed=2"], [("mask_schedule.speed", "(none)", "2")]),
         (["mask_schedule=constant", "mask_schedule.alignment_every_n_steps=5"], [("mask_schedule._target_", "dialog_trainer.masking.schedules.step", "dialog_trainer.masking.schedules.constant"), ("mask_schedule.end_weight", "(none)", "0.1"), ("mask_schedule.alignment_every_n_steps", "null", "5")]),

@@ -47,17 +47,23 @@ def turns_of_row(row: object) -> list[Turn]:
 
 
 def _with_references(turns: list[Turn], references: object) -> list[Turn]:
-    """`references[i]` is the list of those of turn `i + 1`; an empty one, or none, leaves the turn its own text alone."""
-    if not isinstance(references, list) or not all(isinstance(texts, list) for texts in references):
+    """`references[i]` is the list of those of turn `i + 1`; an empty one, or none, leaves the turn its own text alone.
+    Empty texts are dropped, as empty turns are."""
+    if not isinstance(references, list):
         raise RowError(f"'references' should be a list of lists of strings; found {_kind(references)}")
-    if len(references) > len(turns):
-        raise RowError(f"'references' has {len(references)} lists for {len(turns) - 1} turns after the first")
-    found = [
-        tuple(_text(text, f"references[{index}][{place}]").strip() for place, text in enumerate(texts))
-        for index, texts in enumerate(references)
-    ]
+    after_first = max(0, len(turns) - 1)
+    if len(references) > after_first:
+        raise RowError(f"'references' has {len(references)} lists for {after_first} turns after the first")
+    found = [_references(texts, f"references[{index}]") for index, texts in enumerate(references)]
     given = [(), *found, *[()] * len(turns)]
     return [dataclasses.replace(turn, references=given[index]) for index, turn in enumerate(turns)]
+
+
+def _references(texts: object, place: str) -> tuple[str, ...]:
+    if not isinstance(texts, list):
+        raise RowError(f"{place} should be a list of strings; found {_kind(texts)}")
+    stripped = (_text(text, f"{place}[{index}]").strip() for index, text in enumerate(texts))
+    return tuple(text for text in stripped if text)
 
 
 def _turn(item: object, place: str, index: int, role_key: str | None, text_key: str) -> Turn:

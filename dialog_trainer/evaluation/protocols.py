@@ -50,13 +50,13 @@ class Replying:
     def signature(self) -> str:
         """Of all that a protocol means but the data, as `protocol:response|role:assistant|context:gold|...`."""
         if self.protocol == "original":
-            return f"protocol:original|context:first turn|decode:greedy|row:{self.window}|refs:1"
+            return f"protocol:original|context:first turn|decode:greedy|row:{self.window}|truncation:end of the row"
         context = "own" if self.protocol == "rollout" else "gold"
         who = "+".join(role.name.lower() for role in self.roles())
         drawn = f"|seed:{self.seed}" if self.decoding.kind == "sample" else ""
         return (
             f"protocol:{self.protocol}|role:{who}|context:{context}|decode:{self.decoding.text()}{drawn}"
-            f"|max_new:{self.max_new_tokens}|window:{self.window}"
+            f"|max_new:{self.max_new_tokens}|window:{self.window}|truncation:whole turns from the left"
         )
 
 

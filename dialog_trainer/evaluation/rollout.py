@@ -59,6 +59,7 @@ def rolled_out(
     """
     marks = Marks(vocabulary.cls_id, vocabulary.sep_id, vocabulary.end_id)
     played = [_Played(dialogue, vocabulary) for dialogue in dialogues]
+    advance(sum(one.over() for one in played))
     made: dict[int, list[Reply]] = {number: [] for number in range(len(played))}
     while going_on := [number for number, one in enumerate(played) if not one.over()]:
         replies = reply([played[number].context(marks, room) for number in going_on])

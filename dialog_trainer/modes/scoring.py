@@ -67,7 +67,7 @@ def signature(settings: Settings, split: Split, result: Validation) -> str:
     bounded = settings["metrics"]["max_seconds"] if settings["mode"] != "validate" else None
     rule = replying(settings).signature()
     return (
-        f"{rule}|truncation:whole turns from the left|refs:{references}|dialogues:{result.num_replied}/{len(split.dialogues)}"
+        f"{rule}|refs:{references}|dialogues:{result.num_replied}/{len(split.dialogues)}"
         + (f"|max_seconds:{bounded:g}" if bounded else "")
         + f"|data:{split.dialogues.digest[:12]}|version:{__version__} "
         + (ORIGINAL if settings["metrics"]["protocol"] == "original" else score_signature(settings["metrics"]["names"]))

@@ -2,18 +2,21 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from dialog_trainer.data import tables
 from dialog_trainer.data.sources import Jsonl
 from dialog_trainer.errors import TrainingError
-from dialog_trainer.evaluation import validation
+from dialog_trainer.evaluation import protocols, validation
 from dialog_trainer.evaluation.by_role import by_role, by_turn
-from dialog_trainer.evaluation.held_out import held_out_losses
+from dialog_trainer.evaluation.held_out import HeldOutLosses, held_out_losses
+from dialog_trainer.evaluation.protocols import Replying
 from dialog_trainer.evaluation.replies import drawn, replies_to
-from dialog_trainer.evaluation.validation import Validation, ValidationSettings, validate
-from dialog_trainer.metrics.scores import SIGNATURE, text_scores
+from dialog_trainer.evaluation.validation import Validation, validate
+from dialog_trainer.metrics.scores import text_scores
+from dialog_trainer.model.choosing import GREEDY
 from dialog_trainer.records import NUM_DEPTHS, Reply, Role
 
 NAMES = ("nist2", "ppl", "bleu2")
@@ -32,31 +35,50 @@ def split(jsonl_folder, vocabulary, tmp_path_factory):
     )
 
 
-def settings(**changes) -> ValidationSettings:
-    values = {"names": NAMES, "role": Role.ASSISTANT, "max_dialogues": 4, "max_new_tokens": NEW, "window": WINDOW}
-    return ValidationSettings(**(values | {"batch_tokens": 300, "max_tokens": 200} | changes))
+def replying(**changes) -> Replying:
+    values = {"protocol": "response", "role": Role.ASSISTANT, "max_new_tokens": NEW, "window": WINDOW}
+    return Replying(**(values | {"batch_tokens": 300, "decoding": GREEDY, "seed": 0} | changes))
 
 
 def no_stage(name: str, total: int):
     return lambda count: None
 
 
-def validated(model, vocabulary, split, **changes) -> Validation | None:
-    return validate(model, vocabulary, *split, settings(**changes), stage=no_stage)
+def validated(model, vocabulary, split, *, stage=no_stage, stopped=lambda: False, **changes) -> Validation | None:
+    own = {"names": NAMES, "max_dialogues": 4, "max_seconds": None, "max_tokens": 200}
+    own |= {key: changes.pop(key) for key in own.keys() & changes.keys()}
+    return validate(model, vocabulary, *split, replying(**changes), **own, stage=stage, stopped=stopped)
 
 
 @pytest.mark.parametrize("role", [Role.ASSISTANT, Role.USER])
 def test_loss_and_scores_are_those_of_the_split(tiny_model, vocabulary, split, role):
     result = validated(tiny_model, vocabulary, split, role=role)
-    cells = held_out_losses(tiny_model, split[1], max_tokens=10_000)
-    nats, tokens = (cells[:, role] + cells[:, Role.END]).sum(1).tolist()
+    losses = held_out_losses(tiny_model, split[1], max_tokens=10_000)
+    nats, tokens = losses.of((role, Role.END)).sum(0)
     assert result.loss == pytest.approx(nats / tokens, rel=1e-6)
-    cells = held_out_losses(tiny_model, split[1], max_tokens=settings().max_tokens)
+    assert result.loss_sums[:, :2] == pytest.approx(losses.of((role, Role.END)), rel=1e-5)
+    assert not result.loss_sums[:, 2:].any()  # no score asks for words and bytes
+    cells = held_out_losses(tiny_model, split[1], max_tokens=200).cells
     assert result.losses == by_role(cells) | by_turn(cells)
     assert len(result.losses) == 6 + 11
-    texts, references = [reply.text for reply in result.replies], [[reply.reference] for reply in result.replies]
-    assert result.scores == text_scores(NAMES, texts, references) | {"ppl": math.exp(result.loss)}
+    assert result.scores == text_scores(NAMES, result.replies) | {"ppl": math.exp(result.loss)}
     assert list(result.scores) == list(NAMES)
+
+
+@pytest.mark.parametrize("role", [Role.ASSISTANT, Role.USER])
+def test_words_and_bytes_are_those_of_the_tokens_that_gave_the_nats(tiny_model, vocabulary, split, role):
+    result = validated(tiny_model, vocabulary, split, role=role, names=["ppl_word", "ppl_byte"])
+    nats, _, words, size = result.loss_sums.sum(0)
+    assert result.scores["ppl_word"] == pytest.approx(math.exp(nats / words))
+    assert result.scores["ppl_byte"] == pytest.approx(math.exp(nats / size))
+    rows = split[1].rows.with_format(None)
+    cut = {row["dialogue"] for row in rows if any(row["lost"])}
+    for index in range(36):
+        texts = [turn.text for turn in split[0][index].turns if turn.role == role]
+        known = [sum(len(text.split()) for text in texts), sum(map(len, texts))]
+        found = result.loss_sums[index, 2:].tolist()
+        assert found == known if index not in cut else found <= known
+    assert 0 < len(cut) < 18
 
 
 @pytest.mark.parametrize("max_dialogues", [1, 4, 36, 1000, None])
@@ -68,10 +90,7 @@ def test_replies_are_to_every_turn_of_the_role_in_the_drawn_dialogues(
     indices = drawn(split[0], max_dialogues)
     expected = [(split[0][i].id, turn) for i in indices for turn in range(first, len(split[0][i].turns), 2)]
     assert [(reply.dialogue_id, reply.turn_index) for reply in result.replies] == expected
-    assert result.protocol == (
-        f"response: {len(expected)} replies of the {role.name.lower()} in {len(indices)} of 36 dialogues, gold context, "
-        f"greedy, at most {NEW} tokens, 1 reference, one corpus; {SIGNATURE}"
-    )
+    assert result.num_replied == len(indices)
 
 
 def test_context_and_reply_fit_the_window_and_use_it(tiny_model, vocabulary, split, monkeypatch):
@@ -81,7 +100,7 @@ def test_context_and_reply_fit_the_window_and_use_it(tiny_model, vocabulary, spl
         widths.extend(len(context.ids) + max_new_tokens for context in contexts)
         return replies_to(contexts, *arguments, max_new_tokens=max_new_tokens, **options)
 
-    monkeypatch.setattr(validation, "replies_to", watched)
+    monkeypatch.setattr(protocols, "replies_to", watched)
     unused = []
     for window in (20, 30, 40, 50, 60):
         widths.clear()
@@ -91,7 +110,7 @@ def test_context_and_reply_fit_the_window_and_use_it(tiny_model, vocabulary, spl
 
 
 def test_the_stages_are_opened_with_their_totals_and_advanced_to_them(tiny_model, vocabulary, split):
-    opened, done = [], {"loss": 0, "replies": 0}
+    opened, done = [], {"loss": 0, "dialogues replied to": 0}
 
     def stage(name: str, total: int):
         opened.append((name, total))
@@ -101,20 +120,21 @@ def test_the_stages_are_opened_with_their_totals_and_advanced_to_them(tiny_model
 
         return advance
 
-    result = validate(tiny_model, vocabulary, *split, settings(), stage=stage)
-    assert opened == [("loss", len(split[1])), ("replies", len(result.replies))]
+    validated(tiny_model, vocabulary, split, stage=stage)
+    assert opened == [("loss", len(split[1])), ("dialogues replied to", 4)]
     assert done == dict(opened)
 
 
-@pytest.mark.parametrize("within", ["loss", "replies"])
+@pytest.mark.parametrize("within", ["loss", "dialogues replied to"])
 def test_once_stopped_it_gives_none(tiny_model, vocabulary, split, within):
     reached = []
 
     def stage(name: str, total: int):
         return lambda count: reached.append(name)
 
-    small = settings(max_tokens=50, batch_tokens=1)
-    assert validate(tiny_model, vocabulary, *split, small, stage=stage, stopped=lambda: within in reached) is None
+    small = {"max_tokens": 50, "batch_tokens": 1}
+    stopped = lambda: within in reached  # noqa: E731
+    assert validated(tiny_model, vocabulary, split, stage=stage, stopped=stopped, **small) is None
     assert reached.count(within) == 1
 
 
@@ -126,10 +146,10 @@ def test_a_loss_that_is_not_finite_is_an_error_that_says_where_it_comes_from(tin
 
 
 def test_a_split_without_a_turn_of_the_role_and_without_an_end_is_an_error(tiny_model, vocabulary, split, monkeypatch):
-    nothing = torch.zeros(2, len(Role), NUM_DEPTHS, dtype=torch.float64)
-    nothing[:, Role.USER] = 1.0
+    nothing = HeldOutLosses(torch.zeros(2, len(Role), NUM_DEPTHS), np.zeros((36, len(Role), 2)))
+    nothing.by_dialogue[:, Role.USER] = 1.0
     monkeypatch.setattr(validation, "held_out_losses", lambda *arguments, **keys: nothing)
-    with pytest.raises(TrainingError, match=r"the validation loss is None: this split has no turn of that role"):
+    with pytest.raises(TrainingError, match=r"the validation loss is nan: this split has no turn of that role"):
         validated(tiny_model, vocabulary, split)
 
 
@@ -139,7 +159,7 @@ def replies(turns: int) -> list[Reply]:
 
 def test_samples_are_the_same_contexts_whatever_was_said_and_in_which_order():
     def contexts(of: list[Reply], count: int) -> list[int]:
-        return [reply.turn_index for reply in Validation(0.0, {}, {}, of, "").samples(count)]
+        return [reply.turn_index for reply in Validation(0.0, {}, np.zeros((1, 4)), {}, of, 1).samples(count)]
 
     said = replies(30)
     unsaid = [Reply("d", reply.turn_index, ("a",), "b", "", False) for reply in reversed(said)]
