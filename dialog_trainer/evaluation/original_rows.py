@@ -41,7 +41,8 @@ def predicted_rows(
     advance: Callable[[int], None] = lambda rows: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> list[str] | None:
-    """Greedy, without a stop at any token; None once `stopped()`. Prompts of one length share a batch: nothing is padded."""
+    """Greedy, no token stops a row and none is held back; None once `stopped()`. Prompts of one length share a batch:
+    nothing is padded."""
     by_length: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
     for index, dialogue in enumerate(dialogues):
         ids = prompt_ids(dialogue, vocabulary, max_len)
@@ -62,6 +63,7 @@ def predicted_rows(
                     max_new_tokens=max_len - length,
                     do_sample=False,
                     eos_token_id=None,
+                    suppress_tokens=None,
                 )
                 for index, row in zip(indices, output.tolist(), strict=True):
                     rows[index] = _text(row + [vocabulary.pad_id] * (max_len - len(row)), vocabulary)

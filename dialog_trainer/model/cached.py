@@ -64,7 +64,6 @@ def continued(
             position_ids=(lengths + step).unsqueeze(1),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
         ).logits[:, -1]
         tokens = choose(logits, rows, step)
         for row, token in zip(rows, tokens.tolist(), strict=True):

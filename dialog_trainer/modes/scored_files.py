@@ -12,20 +12,21 @@ import numpy as np
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.evaluation.assessment import Statistics
 from dialog_trainer.metrics import scores as score_rules
+from dialog_trainer.metrics.loss import PERPLEXITIES
 from dialog_trainer.records import Reply
 from dialog_trainer.reports.lines import reply_row
-from dialog_trainer.tracking import rows
 
 SCORES, DIALOGUES = "scores.json", "dialogues.jsonl"
 # What later comparisons ask of `scores.json`.
-_NEEDED = ("checkpoint", "split", "protocol", "data", "dialogues", "signature")
+_NEEDED = {"checkpoint": str, "split": str, "protocol": str, "data": str, "dialogues": int, "signature": str}
 
 
 def write(place: Path, scored: dict, replies: Sequence[Reply], statistics: Statistics, table: str) -> None:
     """Each file is written aside and renamed, `scores.json` last."""
     names = list(statistics.rows)
     by_dialogue: dict[str, dict[str, list[float]]] = {}
-    for name in names:
+    # Perplexities, which have every dialogue, first: so each score finds its dialogues in their own order again.
+    for name in sorted(names, key=lambda name: -len(statistics.ids[name])):
         for identifier, row in zip(statistics.ids[name], statistics.rows[name].tolist(), strict=True):
             by_dialogue.setdefault(identifier, {})[name] = row
     of_replies = score_rules.statistics([n for n in names if n in score_rules.SCORES], replies)
@@ -48,21 +49,31 @@ def read(place: Path) -> tuple[dict, Statistics]:
     """The scores in a folder and their statistics by dialogue. Raises `CheckpointError`."""
     try:
         scored = json.loads((place / SCORES).read_text(encoding="utf-8"))
-        missing = [key for key in _NEEDED if key not in scored]
+        missing = [key for key, kind in _NEEDED.items() if not isinstance(scored.get(key), kind)]
         if missing:
             raise ValueError(f"{SCORES} has no {', '.join(missing)}")
-        ids: dict[str, list[str]] = {}
-        sums: dict[str, list[list[float]]] = {}
-        for row in rows(place / DIALOGUES):
-            for name, found in row["statistics"].items():
-                ids.setdefault(name, []).append(row["dialogue_id"])
-                sums.setdefault(name, []).append(found)
-        return scored, Statistics(ids, {name: np.array(found, dtype=np.float64) for name, found in sums.items()})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return scored, _statistics(place / DIALOGUES)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"compare_with={place}: holds no scores of this version ({error}); run mode=validate on that run first, with "
             "the same split and metrics"
         ) from None
+
+
+def _statistics(path: Path) -> Statistics:
+    ids: dict[str, list[str]] = {}
+    sums: dict[str, list[list[float]]] = {}
+    with path.open(encoding="utf-8") as file:
+        for row in map(json.loads, file):
+            for name, found in row["statistics"].items():
+                ids.setdefault(name, []).append(row["dialogue_id"])
+                sums.setdefault(name, []).append(found)
+    rows = {name: np.array(found, dtype=np.float64) for name, found in sums.items()}
+    for name, found in rows.items():
+        width = 4 if name in PERPLEXITIES else score_rules.statistics([name], ())[name].shape[1]
+        if found.shape[1:] != (width,):
+            raise ValueError(f"{path.name}: {name} has not {width} numbers a dialogue")
+    return Statistics(ids, rows)
 
 
 def _lines(made) -> str:

@@ -12,6 +12,7 @@ from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.evaluation.protocols import Replying
 from dialog_trainer.evaluation.validation import Validation, validate
 from dialog_trainer.experiment import Split
+from dialog_trainer.metrics.loss import PERPLEXITIES
 from dialog_trainer.metrics.original import SIGNATURE as ORIGINAL
 from dialog_trainer.metrics.scores import signature as score_signature
 from dialog_trainer.model.choosing import Decoding
@@ -65,10 +66,13 @@ def signature(settings: Settings, split: Split, result: Validation) -> str:
     counts = Counter(len(reply.targets()) for reply in result.replies) or Counter([1])
     references = "-".join(str(count) for count in sorted({min(counts), max(counts)}))
     bounded = settings["metrics"]["max_seconds"] if settings["mode"] != "validate" else None
-    rule = replying(settings).signature()
+    how, names = replying(settings), settings["metrics"]["names"]
+    rules = [ORIGINAL if how.protocol == "original" else score_signature(names)]
+    if PERPLEXITIES.keys() & set(names):
+        rules.insert(0, f"ppl[of:{how.role.name.lower()}+end|tok:model]")
     return (
-        f"{rule}|refs:{references}|dialogues:{result.num_replied}/{len(split.dialogues)}"
+        f"{how.signature()}|refs:{references}|dialogues:{result.num_replied}/{len(split.dialogues)}"
         + (f"|max_seconds:{bounded:g}" if bounded else "")
         + f"|data:{split.dialogues.digest[:12]}|version:{__version__} "
-        + (ORIGINAL if settings["metrics"]["protocol"] == "original" else score_signature(settings["metrics"]["names"]))
+        + " ".join(rules)
     )

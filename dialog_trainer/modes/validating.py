@@ -107,7 +107,7 @@ def _scored(
         found = experiment.leaks_between(settings, training, data.dialogues)
         say(found.summary(settings["split"]))
         clean_ids = ids - {data.dialogues.rows[index]["id"] for index in found.widest().held_out}
-    beside = {} if original else _baselines(settings, data, training, result, vocabulary, clean_ids)
+    beside = {} if original else _baselines(settings, data, training, result, vocabulary, clean_ids, say)
     clean = None
     if clean_ids != ids and not original:
         clean = part(names, result.replies, statistics, clean_ids)
@@ -135,17 +135,26 @@ def _baselines(
     result: Validation,
     vocabulary: Vocabulary,
     clean_ids: Collection[str],
+    say: Say,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Scores, over `all` dialogues that were replied to and over the `clean` ones, of replies that no model made: to the
     gold contexts of the same dialogues."""
-    replied = [data.dialogues[index] for index in drawn(data.dialogues, settings["metrics"]["max_dialogues"])]
-    contexts = gold_contexts(replied, replying(settings), vocabulary)
+    dialogues = [data.dialogues[index] for index in drawn(data.dialogues, settings["metrics"]["max_dialogues"])]
+    replied = {(reply.dialogue_id, reply.turn_index) for reply in result.replies}
+    contexts = gold_contexts(dialogues, replying(settings), vocabulary)
+    contexts = [context for context in contexts if (context.dialogue_id, context.turn_index) in replied]
     if not contexts:
         return {}
     several = all(len(context.references) > 1 for context in contexts)
     left_out = (set(FROM_TRAINING) if training is None else set()) | (set() if several else {"human"})
     wanted = [name for name in BASELINES if name not in left_out]
-    made: dict[str, Sequence[Reply]] = baselines(wanted, contexts, _roles(replied, contexts), _each(training))
+    roles = _roles(dialogues, contexts)
+    made: dict[str, Sequence[Reply]]
+    try:
+        made = baselines(wanted, contexts, roles, _each(training))
+    except DataError as error:
+        say(f"note: no baselines from training replies: {error}")
+        made = baselines([name for name in wanted if name not in FROM_TRAINING], contexts, roles, ())
     if several:  # what `human` is to be read against
         made["model (as human)"] = against_the_others(result.replies)
     found = {}
@@ -212,8 +221,10 @@ def _tell(
         tables.append(score_table(title, clean))
     if scored["by_depth"]:
         tables.append(depth_table(scored))
+    size = len(result.loss_sums)
     notes = [
-        f"{scored['replies']:,} replies in {scored['dialogues']:,} dialogues.",
+        f"{scored['replies']:,} replies in {scored['dialogues']:,} dialogues"
+        + (f" (metrics.max_dialogues=null: in all {size:,})." if scored["dialogues"] < size else "."),
         f"Loss {result.loss:.4f}: {losses_text(result.losses)}.",
         f"How: {scored['signature']}",
     ]

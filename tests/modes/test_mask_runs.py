@@ -299,7 +299,7 @@ def test_mode_validate_gives_the_losses_of_the_last_row_whatever_the_mask_and_th
         # Only who replies decides what is scored.
         same = own != SCHEDULES["user"]
         assert (found["validation_loss"] == first["validation_loss"]) == same
-        assert (found["protocol"] == first["protocol"]) == same
+        assert (found["signature"] == first["signature"]) == (same and "validation_data_path" not in own[0])
 
 
 def test_a_simulator_of_users_is_trained_and_scored_on_what_the_user_says(train, folder):
@@ -307,7 +307,9 @@ def test_a_simulator_of_users_is_trained_and_scored_on_what_the_user_says(train,
     weights = [(row["user_weight"], row["assistant_weight"]) for row in run.rows("train")]
     assert weights == [(1, 1)] * 4 + [(1, 0)] * 4
     assert "all turns, user turns from step 4 (progress 0.50)" in run.out
-    assert "replies of the user in 8 of 8 dialogues" in run.rows("validation")[0]["protocol"]
+    how = run.rows("validation")[0]["signature"]
+    assert "protocol:response|role:user|context:gold|" in how
+    assert "|dialogues:8/8|" in how
     dialogues = [json.loads(line)["messages"] for line in (folder / "validation.jsonl").read_text().splitlines()]
     said = [
         ([turn["content"] for turn in turns[:index]], turn["content"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dialog_trainer.evaluation.validation import validate
+from dialog_trainer.modes.scoring import validated
 from dialog_trainer.reports.progress import RunProgress
 
 pytestmark = pytest.mark.slow
@@ -292,10 +292,10 @@ def test_a_stop_before_the_first_step_leaves_a_checkpoint_to_go_on_from(
 def test_a_stop_in_the_last_validation_leaves_it_to_the_resume(dialog_trainer, tiny_options, resume, tmp_path, train):
     def stopped_in(*arguments, **keys):
         signal.raise_signal(signal.SIGTERM)
-        return validate(*arguments, **keys)
+        return validated(*arguments, **keys)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dialog_trainer.modes.run.validate", stopped_in)
+        patch.setattr("dialog_trainer.modes.run.validated", stopped_in)
         code, out, _ = dialog_trainer(*tiny_options, "name=stopped", "steps=3")
     assert code == 75
     assert "interrupted at step 3" in out

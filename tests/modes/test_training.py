@@ -101,7 +101,7 @@ def test_rows(train):
     # What else is there has tokens with weight in the batch: a role, a turn, an end.
     assert all(HEAD | values <= set(row) <= HEAD | values | BY_ROLE | BY_TURN for row in training)
     assert all(row["attempt"] == 0 for row in training)
-    scores = {"validation_loss", "ppl", "bleu2", "bleu4", "nist2", "nist4", "best_metric_score", "protocol"}
+    scores = {"validation_loss", "ppl", "bleu2", "bleu4", "nist2", "nist4", "best_metric_score", "signature"}
     assert all(set(row) == HEAD | scores | BY_ROLE | BY_TURN for row in validation)
     assert training[0]["lr"] == 0
     assert training[2]["lr"] > 0

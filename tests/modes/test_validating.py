@@ -28,11 +28,13 @@ def test_scores_of_another_split_are_written_into_the_run(dialog_trainer, run):
     scores = json.loads((place / "scores.json").read_text())
     replies = [json.loads(line) for line in (place / "replies.jsonl").read_text().splitlines()]
     assert set(scores["scores"]) == {"ppl", "bleu2", "bleu4", "nist2", "nist4"}
-    assert (scores["split"], scores["step"], scores["checkpoint"]) == ("test", 4, "step-00000004")
-    assert f"response: {len(replies)} replies of the assistant in 2 of 4 dialogues" in scores["protocol"]
-    assert scores["protocol"] in out
-    assert "metrics.max_dialogues=null scores replies to every dialogue" in out
-    assert f"ppl {scores['scores']['ppl']:.4f}" in out
+    assert (scores["split"], scores["step"], scores["checkpoint"]) == ("test", 4, "run/weights/step-00000004")
+    assert (scores["protocol"], scores["dialogues"], scores["replies"]) == ("response", 2, len(replies))
+    assert "protocol:response|role:assistant|context:gold|" in scores["signature"]
+    assert "|dialogues:2/4|" in scores["signature"]
+    assert scores["signature"] in out
+    assert f"{len(replies)} replies in 2 dialogues (metrics.max_dialogues=null: in all 4)." in out
+    assert f"{scores['scores']['ppl']['value']:.1f}" in out
     kept = yaml.safe_load((run / "args.yaml").read_text())["digest"]
     assert scores["mask_digest"] == kept
     assert set(kept) == {"data", "vocabulary", "format", "truncation", "schedule", "whole"}
@@ -47,7 +49,11 @@ def test_the_validation_of_training_is_repeated_exactly(dialog_trainer, run):
     assert dialog_trainer("mode=validate", f"resume_model_dir='{run}'", "load_model_type=last")[0] == 0
     scores = json.loads((run / "validation/validation/response/scores.json").read_text())
     assert scores["validation_loss"] == row["validation_loss"]
-    assert scores["scores"] == {name: row[name] for name in scores["scores"]}
+    assert {name: found["value"] for name, found in scores["scores"].items()} == {
+        name: row[name] for name in ("ppl", "bleu2", "bleu4", "nist2", "nist4")
+    }
+    assert all(found["low"] <= found["value"] <= found["high"] for found in scores["scores"].values())
+    assert scores["signature"] == row["signature"]
     assert scores["losses"] == {name: row[name] for name in scores["losses"]}
     assert {"assistant_nll", "user_nll", "end_nll", "user_tokens", "nll_turn_00", "nll_turn_10"} < set(scores["losses"])
 
@@ -57,7 +63,7 @@ def test_typed_options_count(dialog_trainer, run):
         "mode=validate", f"resume_model_dir='{run}'", "metrics.max_dialogues=null", "metrics.names=[bleu1,bleu2]"
     )
     assert code == 0
-    assert "in 8 of 8 dialogues" in out
+    assert "replies in 8 dialogues." in out
     assert "metrics.max_dialogues: 2 -> null" in out
     scores = json.loads((run / "validation/validation/response/scores.json").read_text())["scores"]
     assert set(scores) == {"bleu1", "bleu2"}

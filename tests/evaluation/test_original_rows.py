@@ -1,0 +1,167 @@
+"""Whole rows of the original program's rule: prompt, what the model writes behind it, the dialogue beside it."""
+
+import functools
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nltk.translate.bleu_score import corpus_bleu
+
+from dialog_trainer.evaluation import original_rows
+from dialog_trainer.evaluation.original_rows import predicted_rows, prompt_ids, target_row
+from dialog_trainer.metrics.original import original_scores
+from dialog_trainer.model.packed import padded_attention
+from dialog_trainer.records import Dialogue, Role, Turn
+
+
+def dialogue(*texts: str, identifier: str = "d") -> Dialogue:
+    return Dialogue(identifier, tuple(Turn(Role(1 + place % 2), text) for place, text in enumerate(texts)))
+
+
+@pytest.fixture
+def dialogues(dialogue_turns) -> list[Dialogue]:
+    of_some = [dialogue(*turns[:4], identifier=str(number)) for number, turns in enumerate(dialogue_turns[:9])]
+    return [*of_some, dialogue("the sea " * 60, "yes"), dialogue("a", "b")]
+
+
+@pytest.fixture
+def as_ids(monkeypatch):
+    """Rows as lists of ids instead of text."""
+    monkeypatch.setattr(original_rows, "_text", lambda ids, vocabulary: list(ids))
+
+
+@pytest.fixture
+def wishes(tiny_model):
+    """`wishes(token)`: the model finds that token the likeliest, always."""
+    forward = tiny_model.forward
+
+    def wish(token: int):
+        @functools.wraps(forward)
+        def forced(*arguments, **keys):
+            output = forward(*arguments, **keys)
+            output.logits[..., token] = 1e4
+            return output
+
+        tiny_model.forward = forced
+        return tiny_model
+
+    return wish
+
+
+def test_a_prompt_is_the_first_turn_between_its_marks(vocabulary):
+    (ids,) = vocabulary.encode_batch(["the old car"])
+    of = dialogue("the old car", "yes")
+    assert prompt_ids(of, vocabulary, 60) == [vocabulary.cls_id, *ids, vocabulary.sep_id]
+    assert prompt_ids(of, vocabulary, len(ids) + 3) == [vocabulary.cls_id, *ids, vocabulary.sep_id]
+    assert prompt_ids(of, vocabulary, len(ids) + 2) == [vocabulary.cls_id, *ids]
+    assert prompt_ids(of, vocabulary, 3) == [vocabulary.cls_id, ids[0]]
+
+
+def test_a_target_is_the_dialogue_padded_or_cut(vocabulary, as_ids):
+    first, second = vocabulary.encode_batch(["the old car", "needs green tea"])
+    whole = [vocabulary.cls_id, *first, vocabulary.sep_id, *second, vocabulary.sep_id, vocabulary.end_id]
+    of = dialogue("the old car", "needs green tea")
+    for max_len in range(8, 60):
+        row = target_row(of, vocabulary, max_len)
+        assert len(row) == max_len
+        assert row[: len(whole)] == whole[:max_len]
+        assert set(row[len(whole) :]) <= {vocabulary.pad_id}
+
+
+def test_a_target_as_text_has_its_marks(vocabulary):
+    of, whole = dialogue("hi", "ho"), "[CLS]hi[SEP]ho[SEP]<|endoftext|>"
+    length = len(vocabulary.tokenizer(whole, add_special_tokens=False).input_ids)
+    assert target_row(of, vocabulary, length + 3) == whole + "[PAD]" * 3
+    assert target_row(of, vocabulary, length) == whole
+    assert target_row(of, vocabulary, length - 1) == "[CLS]hi[SEP]ho[SEP]"
+
+
+def test_what_looks_like_a_mark_in_a_text_is_no_mark(vocabulary, as_ids):
+    assert target_row(dialogue("[SEP]", "b"), vocabulary, 40).count(vocabulary.sep_id) == 2
+    assert prompt_ids(dialogue("[SEP]", "b"), vocabulary, 40).count(vocabulary.sep_id) == 1
+
+
+@pytest.mark.parametrize("max_len", [8, 20, 64])
+def test_a_row_is_the_prompt_and_the_likeliest_tokens_to_the_window(tiny_model, vocabulary, as_ids, max_len, dialogues):
+    rows = predicted_rows(dialogues, tiny_model, vocabulary, max_len=max_len, batch_tokens=3 * max_len)
+    for one, row in zip(dialogues, rows, strict=True):
+        ids = prompt_ids(one, vocabulary, max_len)
+        while len(ids) < max_len:
+            with torch.no_grad(), padded_attention(tiny_model):
+                logits = tiny_model(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids))).logits[0, -1]
+            ids.append(int(logits.argmax()))
+        assert row == ids
+
+
+@pytest.mark.parametrize("name", ["end_id", "sep_id", "pad_id", "cls_id"])
+def test_no_token_ends_a_row_and_none_is_held_back(wishes, vocabulary, as_ids, name, dialogues):
+    token = getattr(vocabulary, name)
+    model = wishes(token)
+    rows = predicted_rows(dialogues, model, vocabulary, max_len=40, batch_tokens=200)
+    for one, row in zip(dialogues, rows, strict=True):
+        prompt = prompt_ids(one, vocabulary, 40)
+        assert row == [*prompt, *[token] * (40 - len(prompt))]
+
+
+def test_batches_change_no_row(tiny_model, vocabulary, dialogues):
+    batches = [
+        predicted_rows(dialogues, tiny_model, vocabulary, max_len=48, batch_tokens=size) for size in (1, 100, 10_000)
+    ]
+    assert batches[0] == batches[1] == batches[2]
+    backwards = predicted_rows(dialogues[::-1], tiny_model, vocabulary, max_len=48, batch_tokens=10_000)
+    assert backwards[::-1] == batches[0]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 400))
+def test_a_batch_holds_no_more_tokens_than_allowed_but_one_row(batch_tokens):
+    sizes = []
+
+    class Model:
+        device = torch.device("cpu")
+
+        def eval(self):
+            return self
+
+        def generate(self, input_ids, max_new_tokens, **_):
+            sizes.append(len(input_ids))
+            return torch.cat([input_ids, torch.zeros(len(input_ids), max_new_tokens, dtype=torch.int64)], dim=1)
+
+    done = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(original_rows, "padded_attention", lambda model: torch.no_grad())
+        patch.setattr(original_rows, "prompt_ids", lambda of, *_: [int(of.id), *[0] * (int(of.id) % 3)])
+        patch.setattr(original_rows, "_text", lambda ids, _: ids[0])
+        many = [dialogue("a", "b", identifier=str(number)) for number in range(20)]
+        rows = predicted_rows(
+            many, Model(), SimpleNamespace(pad_id=0), max_len=30, batch_tokens=batch_tokens, advance=done.append
+        )
+    assert rows == list(range(20))
+    assert max(sizes) == max(1, min(7, batch_tokens // 30))
+    assert done == sizes
+    assert sum(done) == 20
+
+
+@pytest.mark.parametrize("batches", [0, 1, 2])
+def test_once_stopped_there_are_no_rows(tiny_model, vocabulary, batches, dialogues):
+    done = []
+    stopped = lambda: len(done) >= batches  # noqa: E731
+    arguments = {"max_len": 48, "batch_tokens": 1, "advance": done.append, "stopped": stopped}
+    assert predicted_rows(dialogues, tiny_model, vocabulary, **arguments) is None
+    assert len(done) == batches
+
+
+def test_scores_of_rows_are_the_originals(wishes, vocabulary):
+    """Where the model writes [PAD] alone and the dialogue is short, nearly all is right: what that rule counts."""
+    short = [dialogue("hi there", "ho"), dialogue("good books", "I know")]
+    model = wishes(vocabulary.pad_id)
+    rows = predicted_rows(short, model, vocabulary, max_len=48, batch_tokens=100)
+    assert rows[0] == "[CLS]hi there[SEP]" + "[PAD]" * rows[0].count("[PAD]")
+    targets = [target_row(one, vocabulary, 48) for one in short]
+    tokens = [[vocabulary.tokenizer.tokenize(text) for text in texts] for texts in (rows, targets)]
+    assert {len(row) for rows in tokens for row in rows} == {48}
+    scores = original_scores(rows, targets, vocabulary.tokenizer.tokenize)
+    assert scores["bleu4"] == pytest.approx(corpus_bleu([[row] for row in tokens[1]], tokens[0]))
+    assert scores["bleu4"] > 0.7

@@ -1,0 +1,200 @@
+"""By which protocol whom is replied to, and what a signature says of it."""
+
+import dataclasses
+from collections import Counter
+
+import pytest
+
+from dialog_trainer.data import tables
+from dialog_trainer.data.sources import DailyDialog
+from dialog_trainer.evaluation import protocols
+from dialog_trainer.evaluation.original_rows import predicted_rows, target_row
+from dialog_trainer.evaluation.protocols import Production, Replying, gold_contexts, produced
+from dialog_trainer.evaluation.replies import contexts_of, replies_to
+from dialog_trainer.evaluation.rollout import rolled_out
+from dialog_trainer.model.choosing import GREEDY, Decoding
+from dialog_trainer.options import PROTOCOLS
+from dialog_trainer.records import Dialogue, Role, Turn
+
+S, U, A = Role.SYSTEM, Role.USER, Role.ASSISTANT
+SAMPLE, BEAM = Decoding("sample", 0.7, 0.9), Decoding("beam", beams=2)
+MIXED = (
+    Dialogue("a", tuple(Turn(r, f"turn {p}", references=("x", "y")) for p, r in enumerate((U, A, U, A)))),
+    Dialogue("b", tuple(Turn(r, f"words {p} of it") for p, r in enumerate((S, U, A, S, U)))),
+    Dialogue("c", tuple(Turn(r, f"said {p}") for p, r in enumerate((A, U, A, A, U)))),
+    Dialogue("d", tuple(Turn(r, f"so {p}") for p, r in enumerate((U, S)))),
+)
+TURNS = {
+    ("response", A): {"a": [1, 3], "b": [2], "c": [2, 3]},
+    ("response", U): {"a": [2], "b": [1, 4], "c": [1, 4]},
+    ("all_turns", A): {"a": [1, 2, 3], "b": [1, 2, 4], "c": [1, 2, 3, 4]},
+    ("rollout", A): {"a": [1, 2, 3], "b": [2, 4], "c": [2, 3, 4]},
+    ("original", A): {"a": [1], "b": [1], "c": [1], "d": [1]},
+}
+
+
+def how(**changes) -> Replying:
+    return dataclasses.replace(Replying("response", A, 4, 48, 100, GREEDY, 0), **changes)
+
+
+def production(model, vocabulary, stopped=lambda: False, advance=lambda count: None) -> Production:
+    return Production(model, vocabulary, stopped, advance)
+
+
+@pytest.mark.parametrize(("protocol", "role"), TURNS)
+def test_whom_a_protocol_replies_to_in_the_order_of_the_dialogues(tiny_model, vocabulary, protocol, role):
+    replies = produced(MIXED, how(protocol=protocol, role=role), production(tiny_model, vocabulary))
+    expected = [(name, turn) for name, turns in TURNS[protocol, role].items() for turn in turns]
+    assert [(reply.dialogue_id, reply.turn_index) for reply in replies] == expected
+    texts = {dialogue.id: [turn.text for turn in dialogue.turns] for dialogue in MIXED}
+    for reply in replies:
+        if protocol != "original":
+            assert reply.reference == texts[reply.dialogue_id][reply.turn_index]
+            assert reply.references == (("x", "y") if reply.dialogue_id == "a" else ())
+        if protocol in ("response", "all_turns"):
+            assert reply.history == tuple(texts[reply.dialogue_id][: reply.turn_index])
+
+
+@pytest.mark.parametrize("protocol", ["response", "all_turns"])
+@pytest.mark.parametrize("decoding", [GREEDY, SAMPLE, BEAM])
+def test_replies_to_gold_contexts_are_made_as_asked(tiny_model, vocabulary, protocol, decoding):
+    asked = how(protocol=protocol, decoding=decoding, seed=3, window=20, max_new_tokens=5)
+    roles = (A,) if protocol == "response" else (U, A)
+    contexts = [context for dialogue in MIXED for context in contexts_of(dialogue, vocabulary, 15, roles)]
+    assert gold_contexts(MIXED, asked, vocabulary) == contexts
+    made = {"max_new_tokens": 5, "batch_tokens": 100, "decoding": decoding, "seed": 3}
+    assert produced(MIXED, asked, production(tiny_model, vocabulary)) == replies_to(
+        contexts, tiny_model, vocabulary, **made
+    )
+
+
+@pytest.mark.parametrize("decoding", [GREEDY, SAMPLE])
+def test_a_rollout_is_made_as_asked(tiny_model, vocabulary, decoding):
+    asked = how(protocol="rollout", decoding=decoding, seed=3, window=30, max_new_tokens=5)
+    made = {"max_new_tokens": 5, "batch_tokens": 100, "decoding": decoding, "seed": 3}
+    alone = [
+        reply
+        for dialogue in MIXED
+        for reply in rolled_out(
+            [dialogue], vocabulary, 25, lambda contexts: replies_to(contexts, tiny_model, vocabulary, **made)
+        )
+    ]
+    assert produced(MIXED, asked, production(tiny_model, vocabulary)) == alone
+
+
+def test_the_original_compares_whole_rows(tiny_model, vocabulary):
+    replies = produced(MIXED, how(protocol="original", window=30), production(tiny_model, vocabulary))
+    rows = predicted_rows(MIXED, tiny_model, vocabulary, max_len=30, batch_tokens=100)
+    assert [reply.text for reply in replies] == rows
+    assert [reply.targets() for reply in replies] == [(target_row(one, vocabulary, 30),) for one in MIXED]
+    assert [reply.history for reply in replies] == [(one.turns[0].text,) for one in MIXED]
+    assert not any(reply.ended for reply in replies)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("batch_tokens", [1, 10_000])
+def test_the_dialogues_done_add_up_to_all(tiny_model, vocabulary, protocol, batch_tokens):
+    done = []
+    asked = how(protocol=protocol, batch_tokens=batch_tokens)
+    produced(MIXED, asked, production(tiny_model, vocabulary, advance=done.append))
+    assert sum(done) == len(MIXED)
+    assert all(count >= 0 for count in done)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_once_stopped_there_are_no_replies(tiny_model, vocabulary, protocol):
+    looks = iter([False] + [True] * 100)
+    asked = how(protocol=protocol, batch_tokens=1)
+    assert produced(MIXED, asked, production(tiny_model, vocabulary, stopped=lambda: next(looks))) is None
+    assert next(looks) is True  # neither at once nor after all
+
+
+@pytest.mark.parametrize("protocol", ["response", "all_turns", "rollout"])
+def test_without_a_turn_to_reply_to_there_is_no_reply(tiny_model, vocabulary, protocol):
+    alone = [MIXED[3], Dialogue("e", (Turn(U, "a"), Turn(S, "b"), Turn(S, "c")))]
+    assert produced(alone, how(protocol=protocol), production(tiny_model, vocabulary)) == []
+
+
+def test_batches_change_no_reply(tiny_model, vocabulary):
+    for protocol in PROTOCOLS:
+        small, large = (
+            produced(MIXED, how(protocol=protocol, batch_tokens=size), production(tiny_model, vocabulary))
+            for size in (1, 10_000)
+        )
+        assert small == large
+
+
+# What each protocol's numbers depend on, beside the data and the scores; a change of anything else changes nothing.
+NAMED = {
+    "response": {"protocol", "role", "max_new_tokens", "window", "decoding"},
+    "all_turns": {"protocol", "max_new_tokens", "window", "decoding"},
+    "rollout": {"protocol", "max_new_tokens", "window", "decoding"},
+    "original": {"protocol", "window"},
+}
+CHANGES = {"role": U, "max_new_tokens": 5, "window": 49, "batch_tokens": 101, "decoding": SAMPLE, "seed": 1}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_signature_changes_with_what_it_names_and_with_nothing_else(protocol):
+    before = how(protocol=protocol).signature()
+    changed = {key for key, value in CHANGES.items() if how(protocol=protocol, **{key: value}).signature() != before}
+    others = [how(protocol=other).signature() for other in PROTOCOLS if other != protocol]
+    assert changed | {"protocol"} == NAMED[protocol]
+    assert before not in others
+
+
+def test_a_signature_names_the_seed_of_what_is_drawn_alone():
+    for decoding, names in ((GREEDY, False), (BEAM, False), (SAMPLE, True)):
+        signatures = {how(decoding=decoding, seed=seed).signature() for seed in (0, 1)}
+        assert len(signatures) == 1 + names
+    other = [Decoding("sample", 0.8, 0.9), Decoding("sample", 0.7, 0.8), Decoding("beam", beams=3), BEAM, GREEDY]
+    assert len({how(decoding=decoding).signature() for decoding in [SAMPLE, *other]}) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {},
+            "protocol:response|role:assistant|context:gold|decode:greedy|max_new:4|window:48"
+            "|truncation:whole turns from the left",
+        ),
+        (
+            {"protocol": "rollout", "decoding": SAMPLE, "seed": 7},
+            "protocol:rollout|role:user+assistant|context:own|decode:sample(temperature 0.7, top_p 0.9)|seed:7|max_new:4"
+            "|window:48|truncation:whole turns from the left",
+        ),
+        (
+            {"protocol": "original"},
+            "protocol:original|context:first turn|decode:greedy|row:48|truncation:end of the row",
+        ),
+    ],
+)
+def test_signatures_in_full(changes, text):
+    assert how(**changes).signature() == text
+
+
+def test_contexts_of_dailydialog(real_data, gpt2_vocabulary, tmp_path, monkeypatch):
+    source = DailyDialog(str(real_data / "dailydialog"), "", None, "")
+    table = tables.open_dialogues(source, "test", tmp_path, lambda line: None)
+    dialogues = [table[index] for index in range(len(table))]
+    for protocol, role, count in (("all_turns", A, 6740), ("response", A, 3700), ("response", U, 3040)):
+        asked = how(protocol=protocol, role=role, max_new_tokens=40, window=128)
+        contexts = gold_contexts(dialogues, asked, gpt2_vocabulary)
+        assert len(contexts) == count
+        assert max(len(context.ids) for context in contexts) <= 88
+    monkeypatch.setattr(protocols, "replies_to", lambda contexts, *_, **__: contexts_as_replies(contexts))
+    replies = produced(
+        dialogues,
+        how(protocol="rollout", max_new_tokens=40, window=128),
+        production(None, gpt2_vocabulary),
+    )
+    assert len(replies) == 6740
+    assert Counter(reply.turn_index for reply in replies)[1] == 1000
+
+
+def contexts_as_replies(contexts):
+    return [
+        protocols.Reply(c.dialogue_id, c.turn_index, c.history, c.reference, c.reference, True, c.references)
+        for c in contexts
+    ]

@@ -1,0 +1,151 @@
+"""The model plays both roles: against one dialogue at a time, with made-up replies."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dialog_trainer.data.order import seed_of
+from dialog_trainer.evaluation.rollout import rolled_out
+from dialog_trainer.records import Context, Dialogue, Reply, Role, Turn
+
+S, U, A = Role.SYSTEM, Role.USER, Role.ASSISTANT
+ROOM = 40
+# The last takes most of the room.
+SAID = ("", "yes", "the sea", "I heard that my brother needs green tea , and cold weather , and long walks .")
+
+
+def dialogue(identifier: str, *roles: Role) -> Dialogue:
+    return Dialogue(
+        identifier,
+        tuple(Turn(role, f"turn {place}", references=(f"reference {place}",)) for place, role in enumerate(roles)),
+    )
+
+
+def made_up(context: Context) -> Reply:
+    """A reply that depends on all of its context."""
+    said = SAID[seed_of(context.dialogue_id, context.turn_index, *context.ids) % len(SAID)]
+    return Reply(
+        context.dialogue_id,
+        context.turn_index,
+        context.history,
+        context.reference,
+        said,
+        bool(said),
+        context.references,
+    )
+
+
+def played(of: Dialogue, vocabulary, room: int = ROOM) -> list[Reply]:
+    """One dialogue alone, its contexts written out turn by turn."""
+    roles = [turn.role for turn in of.turns]
+    start = roles.index(U) + 1 if U in roles else 1
+    said = [turn.text for turn in of.turns[:start]]
+    replies = []
+    for place in range(start, len(roles)):
+        gold = of.turns[place]
+        if gold.role == S:
+            said.append(gold.text)
+            continue
+        ids = [[*vocabulary.encode_batch([text])[0], vocabulary.sep_id] for text in said]
+        starts = [0, *(index for index in range(1, place) if roles[index] == U)]
+        fitting = [first for first in starts if 1 + sum(map(len, ids[first:])) <= room]
+        # Where not even the last user's turn and what follows it fit, the end of the last turn.
+        kept = [token for turn in ids[min(fitting) :] for token in turn] if fitting else ids[-1]
+        context = Context(
+            of.id, place, [vocabulary.cls_id, *kept[-(room - 1) :]], tuple(said), gold.text, gold.references
+        )
+        replies.append(made_up(context))
+        said.append(replies[-1].text)
+    return replies
+
+
+def all_at_once(dialogues, vocabulary, room: int = ROOM, advance=lambda count: None) -> list[Reply]:
+    return rolled_out(dialogues, vocabulary, room, lambda contexts: list(map(made_up, contexts)), advance)
+
+
+ROLES = [
+    (U, A, U, A, U, A), (U, A), (A, U, A, U), (A, U), (A, A, U, A, A), (S, U, A, U), (U, S, A, S, S, U, S), (S, A, U, A),
+    (U, U, U, U), (U, S, S), (S, U), (A, A, A), (S, S, A, A), (U, S),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("roles", ROLES)
+def test_a_dialogue_alone(vocabulary, roles):
+    of = dialogue("d", *roles)
+    assert all_at_once([of], vocabulary) == played(of, vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("roles", "replied"),
+    [
+        ((U, A, U, A), [1, 2, 3]),
+        ((A, U, A), [2]),  # what comes before the first user turn is given
+        ((S, U, S, A, S, U), [3, 5]),
+        ((A, U), []),
+        ((U, S, S), []),
+        ((S, U), []),
+        ((S, A, A), [1, 2]),  # nobody is the user: from the first turn
+        ((A, A), [1]),
+    ],
+)
+def test_which_turns_are_replied_to(vocabulary, roles, replied):
+    assert [reply.turn_index for reply in all_at_once([dialogue("d", *roles)], vocabulary)] == replied
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.lists(st.sampled_from((S, U, A)), min_size=2, max_size=8), max_size=6), st.integers(8, 60))
+def test_many_at_once_are_as_each_alone_in_their_order(vocabulary, roles, room):
+    dialogues = [dialogue(str(number), *one) for number, one in enumerate(roles)]
+    ended = []
+    replies = all_at_once(dialogues, vocabulary, room, ended.append)
+    assert replies == [reply for one in dialogues for reply in played(one, vocabulary, room)]
+    assert sum(ended) == len(dialogues)
+
+
+def test_what_the_model_said_is_the_context_of_what_it_says_next(vocabulary):
+    contexts = []
+
+    def reply(asked):
+        contexts.extend(asked)
+        return [
+            Reply(c.dialogue_id, c.turn_index, c.history, c.reference, f"answer {c.turn_index}", True, c.references)
+            for c in asked
+        ]
+
+    replies = rolled_out([dialogue("d", U, A, S, U)], vocabulary, 100, reply)
+    assert [context.history for context in contexts] == [("turn 0",), ("turn 0", "answer 1", "turn 2")]
+    assert [(reply.reference, reply.references) for reply in replies] == [
+        ("turn 1", ("reference 1",)), ("turn 3", ("reference 3",)),
+    ]  # fmt: skip
+    said = vocabulary.encode_batch(["turn 0", "answer 1", "turn 2"])
+    assert contexts[1].ids == [vocabulary.cls_id, *(token for ids in said for token in (*ids, vocabulary.sep_id))]
+
+
+def test_all_dialogues_that_go_on_are_asked_for_together_and_told_when_they_end(vocabulary):
+    asked, ended = [], []
+
+    def reply(contexts):
+        asked.append([(context.dialogue_id, context.turn_index) for context in contexts])
+        return list(map(made_up, contexts))
+
+    dialogues = [dialogue("a", U, A, U), dialogue("b", U, A, S), dialogue("c", U, S), dialogue("d", S, U, A, U, A)]
+    rolled_out(dialogues, vocabulary, ROOM, reply, ended.append)
+    assert asked == [[("a", 1), ("b", 1), ("d", 2)], [("a", 2), ("d", 3)], [("d", 4)]]
+    assert ended == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 2])
+def test_once_the_replies_stop_there_are_none_and_nothing_more_is_asked_for(vocabulary, rounds):
+    calls = []
+
+    def reply(contexts):
+        calls.append(len(contexts))
+        return list(map(made_up, contexts)) if len(calls) <= rounds else None
+
+    assert rolled_out([dialogue("a", U, A, U, A, U), dialogue("b", U, A)], vocabulary, ROOM, reply) is None
+    assert calls == [2, 1, 1][: rounds + 1]
+
+
+def test_of_no_dialogues_and_of_none_that_goes_on_nothing_is_asked(vocabulary):
+    assert rolled_out([], vocabulary, ROOM, lambda contexts: None) == []
+    assert rolled_out([dialogue("a", U, S), dialogue("b", S, U)], vocabulary, ROOM, lambda contexts: None) == []
