@@ -230,11 +230,11 @@ NEEDED = ("model.pretrained_model", "model.max_len", "model.dropout", "optim.lr0
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to values; `DICTS` stay whole, and so does an empty dict in the place of a value."""
+    """Dotted keys to values; a dict in the place of a value stays whole, right or wrong there."""
     items: dict[str, Any] = {}
     for key, value in settings.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and name not in DICTS and (value or name not in RULES):
+        if isinstance(value, Mapping) and name not in RULES:
             items |= flat(value, f"{name}.")
         else:
             items[name] = value

@@ -299,7 +299,7 @@ def test_mode_validate_gives_the_losses_of_the_last_row_whatever_the_mask_and_th
         # Only who replies decides what is scored.
         same = own != SCHEDULES["user"]
         assert (found["validation_loss"] == first["validation_loss"]) == same
-        assert (found["signature"] == first["signature"]) == (same and "validation_data_path" not in own[0])
+        assert (found["signature"] == first["signature"]) == (same and "validation_data_path" not in str(own))
 
 
 def test_a_simulator_of_users_is_trained_and_scored_on_what_the_user_says(train, folder):
