@@ -39,7 +39,10 @@ def run(settings: Settings, console: Console) -> int:
     dialogues = experiment.dialogues(settings, "train", say)
     words = experiment.vocabulary(settings, dialogues, say)
     split = experiment.with_tokens(settings, dialogues, words, settings["data"]["truncation"])
-    kept = experiment.checked_mask(settings, split, words, mask, whole, (whole.final,))
+    left_out = set()
+    if settings["data"]["drop_leaks"]:
+        left_out = experiment.leaked(settings, dialogues, experiment.dialogues(settings, "validation", say), say)
+    kept = experiment.checked_mask(settings, split, words, mask, whole, (whole.final,), left_out)
     digest = experiment.mask_digest(settings, split, words)
     progress = _progress(settings, whole)
     found = survey(split.tokens.chunks(50_000), mask, tuple(map(mask.at, progress)), len(dialogues))

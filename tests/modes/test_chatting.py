@@ -3,15 +3,7 @@ import re
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch):
-    """They take most of the time of so small a run."""
-    for name in ("draw_curves", "draw_loss_by_role", "draw_loss_by_turn", "draw_alignment"):
-        monkeypatch.setattr(f"dialog_trainer.modes.run.{name}", lambda *arguments, **keys: None)
-    monkeypatch.setattr("dialog_trainer.modes.training.draw_schedule", lambda *arguments, **keys: None)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_no_figures")]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import yaml
 
 from dialog_trainer.training.loop import train_step
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_no_figures")]
 
 DIGEST = {"data", "vocabulary", "format", "truncation", "schedule", "whole"}
 OWN = """
@@ -33,14 +33,6 @@ def number(progress):
 
 not_a_function = 3
 """
-
-
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch):
-    """They take most of the time of so small a run."""
-    for name in ("draw_curves", "draw_loss_by_role", "draw_loss_by_turn", "draw_alignment"):
-        monkeypatch.setattr(f"dialog_trainer.modes.run.{name}", lambda *arguments, **keys: None)
-    monkeypatch.setattr("dialog_trainer.modes.training.draw_schedule", lambda *arguments, **keys: None)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import yaml
 from dialog_trainer.modes.scoring import validated
 from dialog_trainer.reports.progress import RunProgress
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_no_figures")]
 
 
 def digests(run: Path, link: str = "last") -> list[str]:
@@ -32,14 +32,6 @@ def training_rows(run: Path) -> list[dict]:
 
 def state(run: Path, link: str = "last") -> dict:
     return json.loads((run / "weights" / link / "trainer/state.json").read_text())
-
-
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch):
-    """They take most of the time of so small a run."""
-    for name in ("draw_curves", "draw_loss_by_role", "draw_loss_by_turn", "draw_alignment"):
-        monkeypatch.setattr(f"dialog_trainer.modes.run.{name}", lambda *arguments, **keys: None)
-    monkeypatch.setattr("dialog_trainer.modes.training.draw_schedule", lambda *arguments, **keys: None)
 
 
 @pytest.fixture(scope="module")

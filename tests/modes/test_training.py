@@ -40,14 +40,6 @@ def timeless(rows: list[dict]) -> list[dict]:
 
 
 @pytest.fixture
-def _no_figures(monkeypatch):
-    """They take most of the time of so small a run."""
-    for name in ("draw_curves", "draw_loss_by_role", "draw_loss_by_turn", "draw_alignment"):
-        monkeypatch.setattr(f"dialog_trainer.modes.run.{name}", lambda *arguments, **keys: None)
-    monkeypatch.setattr("dialog_trainer.modes.training.draw_schedule", lambda *arguments, **keys: None)
-
-
-@pytest.fixture
 def train(dialog_trainer, tiny_options, tmp_path, _no_figures):
     """`train(*options)` returns the output and the folder of the first run."""
 
