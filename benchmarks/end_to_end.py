@@ -93,7 +93,7 @@ def measure_validation(folder: Path, dialogues: int = 32, rounds: int = 3) -> No
     source, name = _source()
     table = open_dialogues(source, "validation", folder / "cache", say=lambda line: None)
     drawn_dialogues = [table[index] for index in drawn(table, dialogues)]
-    contexts = [c for one in drawn_dialogues for c in contexts_of(one, vocabulary, MAX_LEN - 40, Role.ASSISTANT)]
+    contexts = [c for one in drawn_dialogues for c in contexts_of(one, vocabulary, MAX_LEN - 40, {Role.ASSISTANT})]
     ours, original = [], []
     for round_number in range(rounds):
         start = time.perf_counter()

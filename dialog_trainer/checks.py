@@ -196,12 +196,15 @@ def _home(values: Mapping[str, Any]) -> list[str]:
 def _data_files(values: Mapping[str, Any]) -> list[str]:
     found = []
     target = values.get("data._target_", "")
+    # A validation on a split of its own does without the training data, and says what it then lacks.
+    apart = values.get("split") == "test" or values.get("data.validation_data_path") is not None
+    spared = values.get("mode") == "validate" and values.get("split") != "train" and apart
     for key in ("data.train_data_path", "data.validation_data_path", "data.test_data_path"):
         path = values.get(key)
-        if path is not None and not os.path.isfile(path):
+        if path is not None and not os.path.isfile(path) and not (spared and key == "data.train_data_path"):
             kind = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
             found.append(f"{key}={path}: {kind}; pass the path of a JSONL file")
-    if target.endswith(".Jsonl") and values.get("data.train_data_path", "-") is None:
+    if target.endswith(".Jsonl") and values.get("data.train_data_path", "-") is None and not spared:
         found.append("data=jsonl needs data.train_data_path=<file.jsonl>")
     if values.get("data.path") is not None and not os.path.isdir(values["data.path"]):
         kind = "is a file, not a folder" if os.path.exists(values["data.path"]) else "does not exist"

@@ -48,13 +48,13 @@ def turns_of_row(row: object) -> list[Turn]:
 
 def _with_references(turns: list[Turn], references: object) -> list[Turn]:
     """`references[i]` is the list of those of turn `i + 1`; an empty one, or none, leaves the turn its own text alone.
-    Empty texts are dropped, as empty turns are."""
+    An empty text is a reference as any: silence is accepted (DailyDialog's have one)."""
     if not isinstance(references, list):
         raise RowError(f"'references' should be a list of lists of strings; found {_kind(references)}")
-    after_first = max(0, len(turns) - 1)
-    if len(references) > after_first:
-        raise RowError(f"'references' has {len(references)} lists for {after_first} turns after the first")
     found = [_references(texts, f"references[{index}]") for index, texts in enumerate(references)]
+    after_first = max(0, len(turns) - 1)
+    if any(found[after_first:]):  # empty ones may stand there: DailyDialog's have one for what follows the last turn
+        raise RowError(f"'references' has {len(references)} lists for {after_first} turns after the first")
     given = [(), *found, *[()] * len(turns)]
     return [dataclasses.replace(turn, references=given[index]) for index, turn in enumerate(turns)]
 
@@ -62,8 +62,7 @@ def _with_references(turns: list[Turn], references: object) -> list[Turn]:
 def _references(texts: object, place: str) -> tuple[str, ...]:
     if not isinstance(texts, list):
         raise RowError(f"{place} should be a list of strings; found {_kind(texts)}")
-    stripped = (_text(text, f"{place}[{index}]").strip() for index, text in enumerate(texts))
-    return tuple(text for text in stripped if text)
+    return tuple(_text(text, f"{place}[{index}]").strip() for index, text in enumerate(texts))
 
 
 def _turn(item: object, place: str, index: int, role_key: str | None, text_key: str) -> Turn:

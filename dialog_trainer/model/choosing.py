@@ -55,6 +55,7 @@ def next_tokens(logits: torch.Tensor, decoding: Decoding, uniform: torch.Tensor 
         probabilities = _nucleus(probabilities, decoding.top_p)
     sums = probabilities.cumsum(dim=-1)
     total = sums[:, -1]
+    # In float32 a number may have become 1, where no token is left.
     target = torch.minimum(uniform.to(total) * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(sums, target.unsqueeze(-1), right=True).squeeze(-1)
 

@@ -14,6 +14,7 @@ from dialog_trainer.evaluation.validation import Validation, validate
 from dialog_trainer.experiment import Split
 from dialog_trainer.metrics.loss import PERPLEXITIES
 from dialog_trainer.metrics.original import SIGNATURE as ORIGINAL
+from dialog_trainer.metrics.scores import SCORES
 from dialog_trainer.metrics.scores import signature as score_signature
 from dialog_trainer.model.choosing import Decoding
 from dialog_trainer.options import Settings
@@ -67,7 +68,7 @@ def signature(settings: Settings, split: Split, result: Validation) -> str:
     references = "-".join(str(count) for count in sorted({min(counts), max(counts)}))
     bounded = settings["metrics"]["max_seconds"] if settings["mode"] != "validate" else None
     how, names = replying(settings), settings["metrics"]["names"]
-    rules = [ORIGINAL if how.protocol == "original" else score_signature(names)]
+    rules = [ORIGINAL if how.protocol == "original" else score_signature(n for n in SCORES if n in names)]
     if PERPLEXITIES.keys() & set(names):
         rules.insert(0, f"ppl[of:{how.role.name.lower()}+end|tok:model]")
     return (

@@ -79,7 +79,7 @@ def _training(settings: Settings, say: Say) -> DialogueTable | None:
         return None
     try:
         return experiment.dialogues(settings, "train", say)
-    except DataError as error:
+    except (DataError, OSError) as error:
         say(f"note: no baselines from training replies and no look for leaks: {error}")
         return None
 
@@ -232,6 +232,9 @@ def _tell(
         tables.append(difference_table(scored["compared"]))
         if not scored["compared"]["same_signature"]:
             notes.append(f"Compared with scores that were made in another way: {scored['compared']['signature']}")
+        missing = [name for name in scored["scores"] if name not in scored["compared"]["differences"]]
+        if missing:
+            notes.append(f"Not compared, having no sums over the same dialogues (two or more): {', '.join(missing)}")
     print_tables(console, tables)
     for note in notes:
         say(note)

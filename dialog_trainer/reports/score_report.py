@@ -85,4 +85,6 @@ def _interval(found: Mapping, sign: str = "") -> str:
 def _number(value: float | None, sign: str = "") -> str:
     if value is None:
         return "-"
+    if abs(value) >= 1e9:  # a perplexity without bounds
+        return f"{value:{sign}.1e}"
     return f"{value:{sign},.1f}" if abs(value) >= 100 else f"{value:{sign}.4f}"

@@ -140,3 +140,69 @@ def test_empty_turns_and_short_dialogues_are_dropped_and_counted():
     assert tally == Tally(dialogues=2, turns=4, empty_turns=2, short_dialogues=2)
     assert str(Tally(dialogues=1000, turns=2000)) == "1,000 dialogues, 2,000 turns"
     assert str(tally) == "2 dialogues, 4 turns (dropped: 2 dialogues of fewer than two turns, 2 empty turns)"
+
+
+# One list for each turn after the first; of fewer lists, or an empty one, a turn has none.
+REFERENCES = [
+    ([["x", "y"], ["z"]], [(), ("x", "y"), ("z",)]),
+    ([["x"]], [(), ("x",), ()]),
+    ([[], ["z"]], [(), (), ("z",)]),
+    ([[], []], [(), (), ()]),
+    ([], [(), (), ()]),
+    ([[" x ", "\t"], [""]], [(), ("x", ""), ("",)]),  # stripped, and an empty text is one
+    ([["x", "x"], ["b"]], [(), ("x", "x"), ("b",)]),
+    ([["x"], ["b"], [], []], [(), ("x",), ("b",)]),  # for turns that are not there, empty ones
+]
+
+
+@pytest.mark.parametrize(("references", "expected"), REFERENCES)
+def test_a_row_of_each_form_may_name_the_references_of_its_turns(references, expected):
+    rows = [
+        {"turns": ["a", {"text": "b", "weight": 0.5}, "c"]},
+        {"messages": [{"role": r, "content": t} for r, t in (("system", "a"), ("user", "b"), ("assistant", "c"))]},
+        {"conversations": [{"from": r, "value": t} for r, t in (("gpt", "a"), ("human", "b"), ("gpt", "c"))]},
+    ]
+    for row in rows:
+        plain = turns_of_row(row)
+        assert all(turn.references == () for turn in plain)
+        turns = turns_of_row(row | {"references": references})
+        assert [turn.references for turn in turns] == expected
+        assert [(t.role, t.text, t.weight) for t in turns] == [(t.role, t.text, t.weight) for t in plain]
+
+
+LISTS = "'references' should be a list of lists of strings"
+
+
+@pytest.mark.parametrize(
+    ("turns", "references", "reason"),
+    [
+        (3, None, f"{LISTS}; found null"),
+        (3, "x", f"{LISTS}; found a string"),
+        (3, {"0": ["x"]}, f"{LISTS}; found an object"),
+        (3, ["x"], "references[0] should be a list of strings; found a string"),
+        (3, [["x"], None], "references[1] should be a list of strings; found null"),
+        (3, [[["x"]]], "references[0][0] should be a string; found a list"),
+        (3, [["x", 3]], "references[0][1] should be a string; found a number"),
+        (3, [[], ["a\ud83d"]], "references[1][0] holds half of a character ('\\ud83d', a lone surrogate) at position 1; "
+                               "write the whole character"),
+        (3, [[], [], ["x"]], "'references' has 3 lists for 2 turns after the first"),
+        (3, [["x"]] * 4, "'references' has 4 lists for 2 turns after the first"),
+        (1, [["x"]], "'references' has 1 lists for 0 turns after the first"),
+        (0, [["x"]], "'references' has 1 lists for 0 turns after the first"),
+    ],
+)  # fmt: skip
+def test_what_are_no_references_is_named(turns, references, reason):
+    with pytest.raises(RowError) as error:
+        turns_of_row({"turns": ["a"] * turns, "references": references})
+    assert str(error.value) == reason
+
+
+def test_a_row_without_turns_may_have_no_references():
+    assert turns_of_row({"turns": [], "references": []}) == []
+    assert turns_of_row({"turns": ["a"], "references": [[]]}) == [Turn(U, "a")]
+
+
+def test_references_stay_with_their_turn_when_an_empty_one_is_dropped():
+    turns = turns_of_row({"turns": ["a", "", " c "], "references": [["x"], ["y"]]})
+    (dialogue,) = cleaned([("0", turns)], Tally())
+    assert dialogue.turns == (Turn(U, "a"), Turn(U, "c", 1.0, ("y",)))

@@ -32,13 +32,13 @@ ALL = (*REPLIED, "d5", "d6")  # two were not replied to, and have a loss all the
 
 
 def replies(seed: int, dialogues=REPLIED) -> list[Reply]:
-    """1 to 6 for each dialogue, the contexts the same whatever the seed; some are empty."""
+    """1 to 9 for each dialogue, the contexts the same whatever the seed; some are empty."""
     draw, said = random.Random(0), random.Random(seed)
     text = lambda of, low: " ".join(of.choice(WORDS) for _ in range(of.randint(low, 6)))  # noqa: E731
     return [
         Reply(name, 1 + 2 * turn, ("yes",), text(draw, 1), text(said, 0), said.random() < 0.5)
         for name in dialogues
-        for turn in range(draw.randint(1, 6))
+        for turn in range(draw.randint(1, 9))
     ]
 
 

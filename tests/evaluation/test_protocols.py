@@ -6,15 +6,16 @@ from collections import Counter
 import pytest
 
 from dialog_trainer.data import tables
-from dialog_trainer.data.sources import DailyDialog
-from dialog_trainer.evaluation import protocols
+from dialog_trainer.data.order import seed_of
+from dialog_trainer.data.sources import DailyDialog, Jsonl
+from dialog_trainer.evaluation import protocols, validation
 from dialog_trainer.evaluation.original_rows import predicted_rows, target_row
 from dialog_trainer.evaluation.protocols import Production, Replying, gold_contexts, produced
 from dialog_trainer.evaluation.replies import contexts_of, replies_to
 from dialog_trainer.evaluation.rollout import rolled_out
 from dialog_trainer.model.choosing import GREEDY, Decoding
 from dialog_trainer.options import PROTOCOLS
-from dialog_trainer.records import Dialogue, Role, Turn
+from dialog_trainer.records import Dialogue, Reply, Role, Turn
 
 S, U, A = Role.SYSTEM, Role.USER, Role.ASSISTANT
 SAMPLE, BEAM = Decoding("sample", 0.7, 0.9), Decoding("beam", beams=2)
@@ -183,6 +184,12 @@ def test_contexts_of_dailydialog(real_data, gpt2_vocabulary, tmp_path, monkeypat
         contexts = gold_contexts(dialogues, asked, gpt2_vocabulary)
         assert len(contexts) == count
         assert max(len(context.ids) for context in contexts) <= 88
+    several = tables.open_dialogues(
+        Jsonl("", None, str(real_data / "dailydialog/test_multiref.jsonl"), 0.0), "test", tmp_path, lambda line: None
+    )
+    asked = how(protocol="all_turns", max_new_tokens=40, window=128)
+    contexts = gold_contexts([several[index] for index in range(len(several))], asked, gpt2_vocabulary)
+    assert Counter(len(context.references) for context in contexts) == {5: 6740}
     monkeypatch.setattr(protocols, "replies_to", lambda contexts, *_, **__: contexts_as_replies(contexts))
     replies = produced(
         dialogues,
@@ -198,3 +205,45 @@ def contexts_as_replies(contexts):
         protocols.Reply(c.dialogue_id, c.turn_index, c.history, c.reference, c.reference, True, c.references)
         for c in contexts
     ]
+
+
+class Table:
+    """As much of a `DialogueTable` as replying reads."""
+
+    def __init__(self, size: int):
+        self.rows = [{"id": f"d{index}"} for index in range(size)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Dialogue:
+        return Dialogue(self.rows[index]["id"], (Turn(U, "a"), Turn(A, "b"), Turn(A, "c")))
+
+
+@pytest.mark.parametrize(("seconds", "looks"), [(None, 4), (0.5, 1), (1.0, 1), (1.5, 2), (2.5, 3), (3.5, 4), (99.0, 4)])
+def test_when_the_time_is_up_whole_dialogues_are_done_by_their_hash(monkeypatch, seconds, looks):
+    """Each part of 16 dialogues takes a second; the last has 2 of the 50."""
+    clock = [0.0]
+    asked: list[list[str]] = []
+
+    def replied(dialogues, how, by):
+        clock[0] += 1.0
+        asked.append([dialogue.id for dialogue in dialogues])
+        return [Reply(one.id, turn, (), "b", "c", True) for one in dialogues for turn in (1, 2)]
+
+    monkeypatch.setattr(validation, "produced", replied)
+    monkeypatch.setattr(validation.time, "monotonic", lambda: clock[0])
+    table = Table(50)
+    replies, count = validation._replied(
+        None, None, table, how(), None, seconds, lambda *_: lambda n: None, lambda: False
+    )
+    by_hash = sorted(range(50), key=lambda index: seed_of("draw", f"d{index}"))
+    done = sorted(by_hash[: 16 * looks])
+    assert [(reply.dialogue_id, reply.turn_index) for reply in replies] == [
+        (f"d{index}", turn) for index in done for turn in (1, 2)
+    ]
+    assert count == len(done)
+    if seconds is None:
+        assert asked == [[f"d{index}" for index in range(50)]]
+    else:
+        assert [one for part in asked for one in part] == [f"d{index}" for index in by_hash[: 16 * looks]]

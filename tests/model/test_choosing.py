@@ -32,6 +32,10 @@ def test_by_hand(uniform, top_p, token):
     assert drawn(logits, 1.0, top_p, [uniform]) == [token]
 
 
+def test_a_nucleus_with_just_the_mass_wanted_takes_no_further_token():
+    assert drawn(torch.tensor([0.0, 0.0]), 1.0, 0.5, [0.0, 1 - 2**-53]) == [0, 0]
+
+
 def test_temperature_divides_the_logits():
     logits = torch.tensor([1.0, 4.0]).log()  # at 1/2: 1 and 16; at 2: 1 and 2
     assert drawn(logits, 0.5, 1.0, [0.058, 0.060]) == [0, 1]

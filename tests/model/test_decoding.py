@@ -148,6 +148,31 @@ def test_replies_are_those_of_generate(kind, decoding):
         assert ended or len(ids) == NEW
 
 
+@pytest.mark.parametrize("decoding", [GREEDY, SAMPLE], ids=lambda decoding: decoding.kind)
+def test_by_generate_a_model_says_the_same(model, vocabulary, decoding, monkeypatch):
+    contexts = contexts_of([1, 4, 9, 30, 9, 17], vocabulary.cls_id, 300)
+    expected = made(model, vocabulary, contexts, 1000, decoding)
+    calls = []
+    monkeypatch.setattr("dialog_trainer.model.decoding.can_cache", lambda model: calls.append(0))
+    assert made(model, vocabulary, contexts, 1000, decoding) == expected
+    assert calls
+
+
+def test_beams_count_as_rows(model, vocabulary, monkeypatch):
+    sizes = []
+    generate = model.generate
+
+    def watched(**options):
+        sizes.append(tuple(options["input_ids"].shape))
+        return generate(**options)
+
+    monkeypatch.setattr(model, "generate", watched)
+    made(model, vocabulary, contexts_of([20, 4, 11, 7, 20, 30], vocabulary.cls_id, 300), 250, BEAM)
+    assert all(BEAM.beams * rows * (width + NEW) <= 250 for rows, width in sizes)
+    assert sum(rows for rows, _ in sizes) == 6
+    assert len(sizes) < 6
+
+
 def test_one_beam_is_greedy(model, vocabulary):
     contexts = contexts_of([1, 4, 9, 30], vocabulary.cls_id, 300)
     assert made(model, vocabulary, contexts, 1000, Decoding("beam")) == made(model, vocabulary, contexts, 1000)

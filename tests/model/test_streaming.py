@@ -57,6 +57,13 @@ def test_sampling_repeats_with_the_seed_and_varies_without(model, vocabulary):
     assert len({sampled(seed) for seed in range(5)}) > 1
 
 
+def test_a_sample_may_be_any_token(model, vocabulary, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(vocabulary, "decode", str)
+    said = {streamed(model, vocabulary, [9], temperature=1e4, max_new_tokens=1)[0] for _ in range(120)}
+    assert len(said) > 55  # transformers draws from 50 unless told
+
+
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1e-6), (1e-4, 1.0)])
 def test_a_narrow_top_p_and_a_low_temperature_are_greedy(model, vocabulary, temperature, top_p):
     for context in contexts_of([4, 9, 16], vocabulary.cls_id, 300):

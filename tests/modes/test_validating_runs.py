@@ -7,13 +7,15 @@ import signal
 import pytest
 import torch
 
-from dialog_trainer import cli, experiment
+from dialog_trainer import cli, composition, experiment
+from dialog_trainer.data.sequences import Marks, split, turn_tokens
+from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.evaluation import protocols
 from dialog_trainer.evaluation.assessment import statistics_of
 from dialog_trainer.metrics.scores import text_scores
 from dialog_trainer.modes import scored_files, validating
 from dialog_trainer.records import Reply
 from dialog_trainer.training.loop import train_step
-from dialog_trainer.training.stop_signal import StopSignal
 
 pytestmark = pytest.mark.slow
 
@@ -53,18 +55,18 @@ def write(path, rows: list[dict]) -> None:
 def data(jsonl_folder, tmp_path_factory):
     """The made-up dialogues, some of them also in training, one begun by a system turn, one by the assistant."""
     folder = tmp_path_factory.mktemp("data")
-    rows = {split: rows_of(jsonl_folder / f"{split}.jsonl") for split in ("train", "validation", "test")}
-    for place, (split, other) in LEAKED.items():
-        turns = rows[split][other]["turns"]
+    rows = {of: rows_of(jsonl_folder / f"{of}.jsonl") for of in ("train", "validation", "test")}
+    for place, (of, other) in LEAKED.items():
+        turns = rows[of][other]["turns"]
         rows["train"][place] = {"turns": [text.upper() for text in turns] if place == 5 else turns}
-    for split in ("validation", "test"):
+    for of in ("validation", "test"):
         for place, role in ((0, "system"), (2, "assistant")):
-            texts = rows[split][place]["turns"]
+            texts = rows[of][place]["turns"]
             turns = [{"role": ROLES[(i + 1) % 2], "content": text} for i, text in enumerate(texts)]
             turns[0]["role"] = role
-            rows[split][place] = {"messages": turns}
-    for split, found in rows.items():
-        write(folder / f"{split}.jsonl", found)
+            rows[of][place] = {"messages": turns}
+    for of, found in rows.items():
+        write(folder / f"{of}.jsonl", found)
     for row in rows["test"]:
         turns = row.get("turns") or [turn["content"] for turn in row["messages"]]
         row["references"] = [[text, "Yes , the sea .", "I heard that ."] for text in turns[1:]]
@@ -120,7 +122,9 @@ def scores_in(place) -> dict:
 
 @pytest.mark.parametrize("protocol", ["response", "all_turns", "rollout", "original"])
 def test_the_files_of_each_protocol(validate, runs, protocol):
-    typed = [] if protocol == "response" else [f"metrics={protocol}", "metrics.max_new_tokens=6", "metrics.max_dialogues=3"]
+    typed = (
+        [] if protocol == "response" else [f"metrics={protocol}", "metrics.max_new_tokens=6", "metrics.max_dialogues=3"]
+    )
     typed += [] if protocol in ("response", "original") else [f"metrics.names=[{','.join(NAMES)}]"]
     out = validate(*typed)
     place = runs / "one/validation/validation" / protocol
@@ -155,7 +159,9 @@ def test_the_files_of_each_protocol(validate, runs, protocol):
 
 
 @pytest.mark.parametrize("protocol", ["response", "all_turns", "rollout"])
-def test_what_is_written_gives_the_scores_again_and_baselines_are_of_the_same_turns(validate, runs, monkeypatch, protocol):
+def test_what_is_written_gives_the_scores_again_and_baselines_are_of_the_same_turns(
+    validate, runs, monkeypatch, protocol
+):
     made = {}
     baselines = validating.baselines
     monkeypatch.setattr(validating, "baselines", lambda *given: made.update(baselines(*given)) or dict(made))
@@ -165,7 +171,8 @@ def test_what_is_written_gives_the_scores_again_and_baselines_are_of_the_same_tu
     scored, statistics = scored_files.read(place)
     rows = rows_of(place / "replies.jsonl")
     replies = [
-        Reply(r["dialogue_id"], r["turn_index"], tuple(r["history"]), r["reference"], r["reply"], r["ended"]) for r in rows
+        Reply(r["dialogue_id"], r["turn_index"], tuple(r["history"]), r["reference"], r["reply"], r["ended"])
+        for r in rows
     ]
     texts = text_scores(NAMES, replies)
     assert {name: scored["scores"][name]["value"] for name in texts} == texts
@@ -188,7 +195,7 @@ def test_what_is_written_gives_the_scores_again_and_baselines_are_of_the_same_tu
 
 
 def dirty(statistics) -> set[str]:
-    return {statistics.ids["ppl"][place] for split, place in LEAKED.values() if split == "validation"}
+    return {statistics.ids["ppl"][place] for of, place in LEAKED.values() if of == "validation"}
 
 
 def test_with_several_references_people_are_scored_too(validate, runs, data):
@@ -203,17 +210,30 @@ def test_with_several_references_people_are_scored_too(validate, runs, data):
     assert list(scored["clean"]["baselines"]) == columns
 
 
-def test_without_the_training_data_there_are_scores_all_the_same(validate, runs, data, tmp_path):
+@pytest.mark.parametrize("form", ["a folder without it", "a file that is gone", "no path"])
+def test_without_the_training_data_there_are_scores_all_the_same(validate, runs, data, tmp_path, form):
     folder = tmp_path / "gone"
     shutil.copytree(data, folder)
     (folder / "train.jsonl").unlink()
-    out = validate("split=test", "data=dailydialog", f"data.path='{folder}'")
-    scored = scores_in(runs / "one/validation/test/response")
-    assert list(scored["baselines"]) == FROM_CONTEXT
-    assert scored["clean"] is None
-    assert list(scored["scores"]) == NAMES
-    (note,) = [line for line in out.splitlines() if line.startswith("note: ")]
-    assert note.startswith("note: no baselines from training replies and no look for leaks: ")
+    typed = {
+        "a folder without it": ["data=dailydialog", f"data.path='{folder}'"],
+        "a file that is gone": [f"data.train_data_path='{folder}/train.jsonl'"],
+        "no path": ["data.train_data_path=null"],
+    }[form]
+    for of in ("test", "validation"):
+        out = validate(f"split={of}", *typed)
+        scored = scores_in(runs / "one/validation" / of / "response")
+        assert list(scored["baselines"]) == FROM_CONTEXT
+        assert scored["clean"] is None
+        assert list(scored["scores"]) == NAMES
+        (note,) = [line for line in out.splitlines() if line.startswith("note: ")]
+        assert note.startswith("note: no baselines from training replies and no look for leaks: ")
+
+
+def test_training_data_that_are_needed_are_asked_for(validate, tmp_path):
+    gone = f"data.train_data_path='{tmp_path}/gone.jsonl'"
+    assert "gone.jsonl: does not exist" in validate("split=train", gone, code=2)
+    assert "gone.jsonl: does not exist" in validate(gone, "data.validation_data_path=null", code=2)
 
 
 def test_training_data_without_such_a_reply_take_no_scores_away(validate, runs, data, tmp_path):
@@ -258,7 +278,7 @@ def test_empty_replies_score_0(validate, runs, monkeypatch):
     def silent(contexts, *_, **__):
         return [Reply(c.dialogue_id, c.turn_index, c.history, c.reference, "", True, c.references) for c in contexts]
 
-    monkeypatch.setattr("dialog_trainer.evaluation.protocols.replies_to", silent)
+    monkeypatch.setattr(protocols, "replies_to", silent)
     for protocol in ("response", "rollout"):
         validate(f"metrics={protocol}", f"metrics.names=[{','.join(NAMES)}]")
         scored = scores_in(runs / "one/validation/validation" / protocol)
@@ -307,10 +327,15 @@ def test_scores_made_in_another_way_are_said_to_be(validate, runs):
         (["split=test"], "those scores are of split validation by protocol response"),
         (["metrics=rollout", "metrics.max_new_tokens=6"], "those scores are of split validation by protocol response"),
         (["DATA"], "of data "),
-        (["metrics.max_dialogues=4"], "those scores are of 3 dialogues; these would be of 4: pass metrics.max_dialogues=3"),
+        (
+            ["metrics.max_dialogues=4"],
+            "those scores are of 3 dialogues; these would be of 4: pass metrics.max_dialogues=3",
+        ),
     ],
 )
-def test_other_dialogues_are_refused_before_the_model_is_loaded(validate, runs, data, tmp_path, monkeypatch, change, reason):
+def test_other_dialogues_are_refused_before_the_model_is_loaded(
+    validate, runs, data, tmp_path, monkeypatch, change, reason
+):
     validate(of="two")
     write(tmp_path / "other.jsonl", rows_of(data / "validation.jsonl")[:-1])
     change = [f"data.validation_data_path='{tmp_path}/other.jsonl'" if text == "DATA" else text for text in change]
@@ -321,7 +346,9 @@ def test_other_dialogues_are_refused_before_the_model_is_loaded(validate, runs, 
     assert not (runs / "one/validation").exists()
 
 
-@pytest.mark.parametrize(("name", "content"), [("scores.json", "{"), ("dialogues.jsonl", '{"dialogue_id'), ("scores.json", None)])
+@pytest.mark.parametrize(
+    ("name", "content"), [("scores.json", "{"), ("dialogues.jsonl", '{"dialogue_id'), ("scores.json", None)]
+)
 def test_broken_and_missing_scores_are_refused_before_the_model_is_loaded(validate, runs, monkeypatch, name, content):
     validate(of="two")
     path = runs / "two/validation/validation/response" / name
@@ -336,7 +363,10 @@ def test_broken_and_missing_scores_are_refused_before_the_model_is_loaded(valida
     [
         (["compare_with='no/such'"], "compare_with=no/such: there is no such folder"),
         (["compare_with=''"], "compare_with=: must be a text that is not empty"),
-        (["metrics=original", "metrics.names=[chrf,bleu2]", "metrics.best={bleu2: 1}"], "chrf is no score of metrics=original"),
+        (
+            ["metrics=original", "metrics.names=[chrf,bleu2]", "metrics.best={bleu2: 1}"],
+            "chrf is no score of metrics=original",
+        ),
         (["metrics.best={chrf: 1}"], "metrics.best={'chrf': 1}: chrf is not computed; add it to metrics.names"),
         (["metrics.names=[blue2]"], "metrics.names=['blue2']: must be a list of ppl"),
         (["metrics.protocol=reply"], "metrics.protocol=reply: must be response or all_turns or rollout or original"),
@@ -346,13 +376,20 @@ def test_faults_in_the_options(validate, typed, reason):
     assert reason in validate(*typed, code=2)
 
 
-def test_ctrl_c_in_the_middle_writes_nothing(validate, runs, monkeypatch):
-    monkeypatch.setattr(StopSignal, "requested", lambda self: self._note(signal.SIGINT, None) or True)
-    monkeypatch.setattr(StopSignal, "_note", lambda self, number, frame: setattr(self, "received", number))
-    before = {path for path in runs.rglob("*")}
-    out = validate(code=130)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_in_the_middle_writes_nothing(dialog_trainer, runs, monkeypatch, number, code):
+    replies_to = protocols.replies_to
+
+    def interrupted(*arguments, **keys):
+        signal.raise_signal(number)
+        return replies_to(*arguments, **keys)
+
+    monkeypatch.setattr(protocols, "replies_to", interrupted)
+    before = set(runs.rglob("*"))
+    found, out, err = dialog_trainer("mode=validate", f"resume_model_dir='{runs}/one'")
+    assert (found, err) == (code, "")
+    assert out.endswith("interrupted: no scores were written\n")
     assert set(runs.rglob("*")) == before
-    assert out == ""
 
 
 @pytest.fixture
@@ -377,26 +414,95 @@ def trains(dialog_trainer, data, tmp_path, monkeypatch):
     return train
 
 
+def sequences_of(places, data, run) -> set[tuple[int, ...]]:
+    """The token sequences of the training dialogues at `places`."""
+    words = Vocabulary.pretrained(str(run / "weights/last"))
+    marks, rows = Marks(words.cls_id, words.sep_id, words.end_id), rows_of(data / "train.jsonl")
+    found = set()
+    for place in places:
+        ids = words.encode_batch(rows[place]["turns"])
+        turns = turn_tokens(ids, [1 + index % 2 for index in range(len(ids))], words.sep_id)
+        found |= {tuple(sequence.ids) for sequence in split(turns, marks, 48)}
+    return found
+
+
 def test_drop_leaks_takes_exactly_those_dialogues_from_training(trains, data, tmp_path):
-    base = [*options(data, tmp_path / "runs", "run"), "steps=5", "metrics.max_dialogues=1", "metrics.max_new_tokens=2"]
+    base = [
+        *options(data, tmp_path / "runs", "run"),
+        "steps=2",
+        "batch_size=500",
+        "metrics.max_dialogues=1",
+        "metrics.max_new_tokens=2",
+    ]
+    found = "1 of 8 validation dialogues stand in the training split exactly, 2 after normalisation, 2 nearly"
     out, everything = trains(*base)
-    assert "2 of 8 validation dialogues" not in out  # 1 exactly, 2 after normalisation
-    assert "1 of 8 validation dialogues stand in the training split exactly, 2 after normalisation" in out
+    assert found in out
     assert "left out" not in out
+    assert "test dialogues" not in out
+    run = tmp_path / "runs/run"
+    assert everything == sequences_of(range(36), data, run)
     out, kept = trains(*base, "data.drop_leaks=true")
-    assert "data.drop_leaks: 3 training dialogues are left out" in out
+    assert found in out
     assert "1 of 4 test dialogues stand in the training split exactly" in out
-    lost = {cls for cls in everything - kept}
-    assert kept < everything
-    words = cli_vocabulary(tmp_path / "runs/run")
-    turns = rows_of(data / "train.jsonl")
-    expected = {first_ids(turns[place]["turns"], words) for place in LEAKED}
-    assert {ids[: len(first)] for first in expected for ids in lost if ids[: len(first)] == first} == expected
-    assert all(any(ids[: len(first)] == first for first in expected) or "split" for ids in lost)
-    assert len(lost) == sum(len(parts(turns[place]["turns"], words)) for place in LEAKED)
+    assert "data.drop_leaks: 3 training dialogues are left out" in out
+    assert kept == sequences_of(set(range(36)) - set(LEAKED), data, run)
+    assert everything - kept == sequences_of(LEAKED, data, run)
 
 
-def cli_vocabulary(run):
-    from dialog_trainer.data.vocabulary import Vocabulary
+def test_without_a_test_split_the_validation_split_alone_is_looked_at(trains, data, tmp_path):
+    base = [option for option in options(data, tmp_path / "runs", "run") if "test_data_path" not in option]
+    out, kept = trains(*base, "steps=2", "batch_size=500", "metrics.max_dialogues=1", "data.drop_leaks=true")
+    assert "note: data.drop_leaks looks at the validation split alone: there is no test data" in out
+    assert "data.drop_leaks: 2 training dialogues are left out" in out
+    assert kept == sequences_of(set(range(36)) - {2, 5}, data, tmp_path / "runs/run")
 
-    return Vocabulary.pretrained(str(run / "weights/last"))
+
+def test_a_resume_that_drops_leaks_says_that_the_data_are_others(dialog_trainer, runs):
+    before = json.loads((runs / "one/weights/last/trainer/state.json").read_text())["digest"]
+    for option, said in (("data.drop_leaks=false", False), ("data.drop_leaks=true", True)):
+        steps = 4 + said
+        code, out, err = dialog_trainer("mode=resume", f"resume_model_dir='{runs}/one'", f"steps={steps}", option)
+        assert code == 0, out + err
+        after = json.loads((runs / "one/weights/last/trainer/state.json").read_text())["digest"]
+        assert {name for name in before if before[name] != after[name]} == ({"data", "whole"} if said else set())
+        assert ("the training data is not that of the checkpoint" in out) == said
+        assert ("with another data.drop_leaks training goes on, but not exactly" in out) == said
+
+
+def test_nothing_is_left_to_train_where_all_leaks(dialog_trainer, data, tmp_path):
+    typed = options(data, tmp_path / "runs", "run")
+    same = f"data.validation_data_path='{data}/train.jsonl'"
+    code, out, err = dialog_trainer(*typed, same, "data.drop_leaks=true")
+    assert code == 2, out
+    assert "Traceback" not in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_leaks_are_looked_for_once_for_the_same_splits_and_thresholds(data, tmp_path, monkeypatch):
+    looked = []
+    leaks = experiment.leaks
+    monkeypatch.setattr(experiment, "leaks", lambda *tables: looked.append(tables) or leaks(*tables))
+    settings = composition.composed(
+        ["data=jsonl", f"data.cache_dir='{tmp_path}/cache'"]
+        + [f"data.{name}_data_path='{data}/{name}.jsonl'" for name in ("train", "validation", "test")],
+        None,
+    )
+    training, validation, test = (
+        experiment.dialogues(settings, name, lambda line: None) for name in ("train", "validation", "test")
+    )
+    first = experiment.leaks_between(settings, training, validation)
+    assert first == leaks(training, validation) == experiment.leaks_between(settings, training, validation)
+    assert len(looked) == 1
+    experiment.leaks_between(settings, training, test)
+    assert len(looked) == 2
+    for name, other in (("MIN_JACCARD", 0.8), ("GRAM_WORDS", 3)):
+        monkeypatch.setattr(experiment, name, other)
+        experiment.leaks_between(settings, training, validation)
+    assert len(looked) == 4
+    monkeypatch.setattr("dialog_trainer.data.leaks.MAX_COMPARED", 10)
+    without = leaks(training, validation)
+    assert without.near is None
+    monkeypatch.setattr(experiment, "leaks", lambda *tables: without)
+    monkeypatch.setattr(experiment, "MIN_JACCARD", 0.9)
+    assert experiment.leaks_between(settings, training, validation) == without
+    assert experiment.leaks_between(settings, training, validation) == without
