@@ -16,8 +16,10 @@ from dialog_trainer.masking.outline import outline
 from dialog_trainer.masking.schedules import piecewise
 from dialog_trainer.options import (
     FREE_TEXTS,
+    LOWER_IS_BETTER,
     MODES_ON_A_RUN,
     NEEDED,
+    NO_BETTER,
     OPEN_GROUPS,
     ORIGINAL_NAMES,
     RULES,
@@ -48,11 +50,14 @@ def faults(settings: Settings) -> list[str]:
 def notes(settings: Settings) -> list[str]:
     """What is allowed but worth a line."""
     warmup, steps = settings["scheduler"]["warmup_steps"], settings["steps"]
+    found = []
+    if settings["mask_schedule"]["last_turn_only"]:
+        found.append("mask_schedule.last_turn_only=true: the schedule has no say over the other turns, which weigh 0")
     if warmup > steps:
-        return [
+        found.append(
             f"the warm-up (scheduler.warmup_steps={warmup:,}) is longer than the run (steps={steps:,}): the learning rate never reaches optim.lr0"
-        ]
-    return []
+        )
+    return found
 
 
 def needs_hub(settings: Settings) -> bool:
@@ -121,10 +126,15 @@ def _run_to_work_on(values: Mapping[str, Any]) -> list[str]:
 
 
 def _scores(values: Mapping[str, Any]) -> list[str]:
-    names, best = values.get("metrics.names", SCORE_NAMES), values.get("metrics.best", ())
+    names, best = values.get("metrics.names", SCORE_NAMES), values.get("metrics.best", {})
     found = [
         f"metrics.best={best}: {name} is not computed; add it to metrics.names" for name in best if name not in names
     ]
+    for name, weight in dict(best).items():
+        if name in NO_BETTER:
+            found.append(f"metrics.best={best}: no value of {name} is better than another; leave it out")
+        elif name in LOWER_IS_BETTER and weight > 0:
+            found.append(f"metrics.best={best}: a lower {name} is better; give it a weight below 0")
     if values.get("metrics.protocol") == "original":
         found += [
             f"metrics.names: {name} is no score of metrics=original; it has {', '.join(ORIGINAL_NAMES)}"

@@ -33,6 +33,9 @@ MASK_KEYS = ("trained_role", "last_turn_only", "normalize", "untrained", "alignm
 LATER = {("mode", "report"), ("ui", "web"), ("precision", "fp16")}
 SCORE_NAMES = ("ppl", "ppl_word", "ppl_byte", *(f"bleu{n}" for n in range(1, 5)), *(f"nist{n}" for n in range(1, 6)), "chrf",
                "distinct1", "distinct2", "entropy4", "length", "length_ratio", "repetition", "turn_end_rate")  # fmt: skip
+# Of these a smaller value is better; of the others in the second line none is.
+LOWER_IS_BETTER = ("ppl", "ppl_word", "ppl_byte", "repetition")
+NO_BETTER = ("length", "length_ratio")
 PROTOCOLS = ("response", "all_turns", "rollout", "original")
 # What the protocol `original` can score.
 ORIGINAL_NAMES = ("ppl", "ppl_word", "ppl_byte", "bleu2", "bleu4", "nist2", "nist4")
@@ -46,6 +49,8 @@ CURVE_NAMES = (
     "assistant_weight",
 )
 MIN_MAX_LEN = 8
+# The mask is looked at for every step before the first.
+MAX_STEPS = 10_000_000
 MODES_ON_A_RUN = ("resume", "validate", "chat")
 
 
@@ -138,8 +143,8 @@ RULES: dict[str, Rule] = {
     "port": whole(1024, 65535),
     "precision": choice("fp32", "bf16"),
     "compile": Rule("false: torch.compile is not in this version", lambda v: v is False),
-    "steps": whole(1),
-    "schedule_steps": whole(1, nullable=True),
+    "steps": whole(1, MAX_STEPS),
+    "schedule_steps": whole(1, MAX_STEPS, nullable=True),
     "batch_size": whole(1),
     "micro_batch_tokens": whole(MIN_MAX_LEN),
     "max_grad_norm": Rule(ABOVE_0.allows, ABOVE_0.holds, nullable=True),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dialog_trainer import checks, composition, options
 
-COUNT = ((1, 7, 10**12), (0, -1, 1.0, 1.5, True, "1", None, [1]))
+COUNT = ((1, 7, 10**7), (0, -1, 1.0, 1.5, True, "1", None, [1]))
 COUNT_OR_NULL = ((1, 7, None), (0, -1, 1.0, True, "1", [1]))
 LENGTH = ((8, 1024), (7, 0, 8.0, True, "8", None))
 TEXT = (("a", "한국 a=b 'c'"), ("", "  ", None, 3, True, ["a"], {}))
@@ -205,6 +205,9 @@ def test_all_faults_are_named_at_once(faults_with):
         ({"mode": "chat", "resume_model_dir": "x"}, []),
         ({"metrics.names": ["ppl"]}, ["metrics.best={'bleu2': 1.0}: bleu2 is not computed; add it to metrics.names"]),
         ({"metrics.best": {"bleu2": 1, "bleu4": 1, "nist5": 1}}, ["metrics.best={'bleu2': 1, 'bleu4': 1, 'nist5': 1}: nist5 is not computed; add it to metrics.names"]),
+        ({"metrics.best": {"ppl": 1, "bleu2": 1}}, ["metrics.best={'ppl': 1, 'bleu2': 1}: a lower ppl is better; give it a weight below 0"]),
+        ({"metrics.best": {"ppl": -1}}, []),
+        ({"metrics.names": ["length"], "metrics.best": {"length": 1}}, ["metrics.best={'length': 1}: no value of length is better than another; leave it out"]),
         ({"model.max_len": 300}, ["model.positions=256: must be at least model.max_len=300"]),
         ({"model.max_len": 256}, []),
         ({"micro_batch_tokens": 127}, ["micro_batch_tokens=127: must be at least model.max_len=128"]),

@@ -155,7 +155,7 @@ def test_what_continues_but_not_exactly(run, typed, keys):
         (["stepz=60"], "stepz=60: there is no option stepz; did you mean steps?"),
         (["optim.momentum=0.5"], "optim.momentum=0.5: there is no option optim.momentum; another choice of its group"),
         (["scheduler=nope"], "scheduler=nope: scheduler has no such choice; there are constant, cosine, linear"),
-        (["steps=0"], "steps=0: must be a whole number of at least 1"),
+        (["steps=0"], "steps=0: must be a whole number from 1 to 10,000,000"),
         (["model.max_len=512"], "model.positions=256: must be at least model.max_len=512"),
         (["steps=60,70"], "steps=60,70: several values need -m"),
         (["hydra.run.dir=x"], "hydra.run.dir=x: of Hydra's own, only"),
@@ -277,7 +277,7 @@ def test_no_key_that_every_choice_of_a_group_has_may_be_missing(run, kept, key):
     [
         ("optim._target_", "os.system", "optim._target_=os.system: not one of "),
         ("data._target_", "os.system", "data._target_=os.system: not one of "),
-        ("steps", "many", "steps=many: must be a whole number of at least 1"),
+        ("steps", "many", "steps=many: must be a whole number from 1 to 10,000,000"),
         ("optim.lr0", None, "optim.lr0=null: must be a number above 0"),
     ],
 )

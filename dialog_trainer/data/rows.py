@@ -72,7 +72,9 @@ def _turn(item: object, place: str, index: int, role_key: str | None, text_key: 
     keys = [key for key in (role_key, text_key) if key]
     if not isinstance(item, dict) or not set(keys) <= set(item):
         raise RowError(f"{place} should be an object with {' and '.join(map(repr, keys))}; found {_kind(item)}")
-    role = by_parity if role_key is None else _role(item[role_key], f"{place}.{role_key}")
+    _check_spelling(item, place)
+    named = role_key or "role"  # a turn may name its role, a message must
+    role = _role(item[named], f"{place}.{named}") if named in item else by_parity
     weight = _weight(item, place)
     if role == Role.SYSTEM and weight not in (None, 0):
         raise RowError(f"{place} gives a loss weight to a system turn, which is never trained; leave it out")
@@ -84,6 +86,14 @@ def _role(value: object, place: str) -> Role:
     if role is None:
         raise RowError(f"{place} is {value!r}; known roles: {', '.join(ROLE_NAMES)}")
     return role
+
+
+def _check_spelling(item: dict, place: str) -> None:
+    """A mask that is misspelt, in its case, its end or the order of its letters, would be off without a word."""
+    for key in item:
+        for name in ("train", "weight"):
+            if key != name and sorted(key.lower().removesuffix("s")) == sorted(name):
+                raise RowError(f"{place} has the key {key!r}; did you mean {name!r}? Rename it")
 
 
 def _weight(item: dict, place: str) -> float | None:

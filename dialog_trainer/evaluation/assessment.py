@@ -17,6 +17,7 @@ from dialog_trainer.metrics.loss import PERPLEXITIES
 from dialog_trainer.records import Reply
 
 SEED = 0
+LARGEST = 1e100
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,14 @@ def with_intervals(scores: Mapping[str, float], of: Statistics) -> dict[str, dic
     found = {}
     for name, value in scores.items():
         ends = intervals.interval(of.rows[name], value_of(name), SEED) if name in of.rows else None
-        low, high = ends or (None, None)
-        found[name] = {"value": value, "low": low, "high": high}
+        low, high = map(_finite, ends or (None, None))
+        found[name] = {"value": _finite(value), "low": low, "high": high}
     return found
+
+
+def _finite(value: float | None) -> float | None:
+    """None for the perplexity of nothing, or beyond all bounds."""
+    return None if value is None or value > LARGEST else value
 
 
 def part(names: Sequence[str], replies: Sequence[Reply], of: Statistics, wanted: Collection[str]) -> dict:

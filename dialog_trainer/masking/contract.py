@@ -73,7 +73,7 @@ def checked(
     if broken:
         raise DataError(_broken_text(broken, id_of))
     kept, total = np.concatenate(indices), reduce(add, counts)
-    faults = _untrained_faults(mask.trained_role.name.lower(), kept, untrained, total, drop, id_of)
+    faults = _untrained_faults(mask.trained_role.name.lower(), kept, untrained, total, drop, id_of, len(left_out))
     if faults:
         raise ConfigError(faults)
     return Kept(kept, len(untrained), total)
@@ -89,7 +89,13 @@ def _broken_text(broken: dict[str, list[int]], id_of: Callable[[int], str]) -> s
 
 
 def _untrained_faults(
-    role: str, kept: np.ndarray, untrained: list[int], total: MaskCounts, drop: bool, id_of: Callable[[int], str]
+    role: str,
+    kept: np.ndarray,
+    untrained: list[int],
+    total: MaskCounts,
+    drop: bool,
+    id_of: Callable[[int], str],
+    leaked: int,
 ) -> list[str]:
     faults = []
     if untrained and not drop:
@@ -103,7 +109,10 @@ def _untrained_faults(
             "schedule; pass mask_schedule.untrained=drop, which trains them at the others, or change the schedule"
         )
     if not len(kept):
-        faults.append(f"mask_schedule: no sequence of the training split is left that has a {role} turn to train")
+        faults.append(
+            f"mask_schedule: no sequence of the training split is left to train: {len(untrained):,} have no turn of the "
+            f"{role} and no end (or the data weigh it 0), {leaked:,} dialogues are left out by data.drop_leaks"
+        )
     return faults
 
 

@@ -42,7 +42,7 @@ def outline(mask: Mask, schedule_steps: int) -> Outline:
     wrong: list[int] = []
     empty: list[int] = []
     for step in range(schedule_steps + 1):
-        weights = mask.at(progress_of(step, schedule_steps))
+        weights = _weights(mask, step, schedule_steps)
         if weights != previous:
             if previous is not None:
                 count += 1
@@ -67,6 +67,21 @@ def outline(mask: Mask, schedule_steps: int) -> Outline:
     first, final = mask.at(0.0), mask.at(1.0)
     ends = (changed[0], changed[-1]) if changed else (0, 0)
     return Outline(schedule_steps, first, final, count, *ends, tuple(kinds.values()))
+
+
+def _weights(mask: Mask, step: int, schedule_steps: int) -> RoleWeights:
+    """Those of a step. A schedule may be the user's own: whatever it raises is a fault of that step."""
+    try:
+        weights = mask.at(progress_of(step, schedule_steps))
+        bool(weights.user >= 0), bool(weights.assistant >= 0)
+    except Exception as error:
+        raise ConfigError(
+            [
+                f"mask_schedule: the schedule fails at step {step:,} of {schedule_steps:,} ({type(error).__name__}: {error}); "
+                "mend it: it gives RoleWeights(user, assistant) of two numbers for every progress from 0 to 1"
+            ]
+        ) from None
+    return weights
 
 
 def in_words(mask: Mask, whole: Outline) -> str:

@@ -27,14 +27,19 @@ class Survey:
 
 
 def survey(
-    chunks: Iterable[tuple[int, np.ndarray, Runs]], mask: Mask, points: tuple[RoleWeights, ...], num_dialogues: int
+    chunks: Iterable[tuple[int, np.ndarray, Runs]],
+    mask: Mask,
+    points: tuple[RoleWeights, ...],
+    kept: np.ndarray,
+    num_dialogues: int,
 ) -> Survey:
-    """Goes once over `chunks` `(first index, ids, runs)` of all sequences."""
+    """Goes once over `chunks` `(first index, ids, runs)` of all sequences; those not `kept` `(S,)` train nothing."""
     tokens, lost = np.zeros(num_dialogues, dtype=np.int64), np.zeros(num_dialogues, dtype=np.int64)
     trained = np.zeros((len(points), num_dialogues), dtype=np.int64)
     counts = []
-    for _, _, runs in chunks:
-        weights = [mask.run_weights(runs, at) for at in points]
+    for first, _, runs in chunks:
+        trains = np.repeat(kept[first : first + len(runs.counts)], runs.counts)
+        weights = [mask.run_weights(runs, at) * trains for at in points]
         counts.append(counted(runs, weights))
         dialogues = np.repeat(runs.dialogues, runs.counts)
         in_sequence = np.ones(len(dialogues), dtype=bool)

@@ -13,6 +13,7 @@ from rich.console import Console
 from dialog_trainer import experiment
 from dialog_trainer.data.order import seed_of
 from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.errors import ConfigError
 from dialog_trainer.evaluation.replies import drawn
 from dialog_trainer.experiment import Split
 from dialog_trainer.masking.mask import Mask
@@ -34,6 +35,9 @@ OF_EACH_KIND = 50
 def run(settings: Settings, console: Console) -> int:
     say = speaker(console)
     settings = settings | {"schedule_steps": settings["schedule_steps"] or settings["steps"]}
+    folder = Path(settings["project"]) / f"{settings['name']}-inspect"
+    if (folder.exists() and not folder.is_dir()) or (folder / "mask.html").is_dir():
+        raise ConfigError([f"name={settings['name']}: {folder} is in the way of the page; choose another name"])
     mask = experiment.mask(settings)
     whole = outline(mask, settings["schedule_steps"])
     dialogues = experiment.dialogues(settings, "train", say)
@@ -45,16 +49,20 @@ def run(settings: Settings, console: Console) -> int:
     kept = experiment.checked_mask(settings, split, words, mask, whole, (whole.final,), left_out)
     digest = experiment.mask_digest(settings, split, words)
     progress = _progress(settings, whole)
-    found = survey(split.tokens.chunks(50_000), mask, tuple(map(mask.at, progress)), len(dialogues))
+    is_kept = np.zeros(len(split.tokens), dtype=bool)
+    is_kept[kept.indices] = True
+    found = survey(split.tokens.chunks(50_000), mask, tuple(map(mask.at, progress)), is_kept, len(dialogues))
     chosen = _chosen(split, found, settings["inspect_dialogues"])
-    sequences = _sequences(split, words, mask, whole, progress, chosen, set(_longest(found).tolist()))
-    for sequence in _sequences(split, words, mask, whole, progress, drawn(dialogues, IN_TERMINAL), ()):
+    longest = set(_longest(found).tolist())
+    sequences = _sequences(split, words, mask, whole, progress, chosen, longest, is_kept)
+    for sequence in _sequences(split, words, mask, whole, progress, drawn(dialogues, IN_TERMINAL), longest, is_kept):
         print_sequence(console, sequence.title(), sequence.runs, progress)
     tables = mask_tables(found, progress)
     print_tables(console, tables)
     say(mask_line(mask, whole, kept, digest["whole"]))
-    facts = _facts(settings, split, mask, whole, kept.dropped, digest, len(chosen))
-    page = _write(settings, split, mask, whole, facts, progress, sequences, tables)
+    dropped = len(split.tokens) - len(kept.indices)
+    facts = _facts(settings, split, mask, whole, dropped, digest, len(chosen))
+    page = _write(folder, settings, split, mask, whole, facts, progress, sequences, tables)
     say(f"written to {page}: open it in a browser; its slider moves through the training")
     return 0
 
@@ -86,6 +94,7 @@ def _sequences(
     progress: Sequence[float],
     chosen: Sequence[int],
     longest: Collection[int],
+    is_kept: np.ndarray,
 ) -> list[ShownSequence]:
     table, ids = split.tokens, split.dialogues.rows["id"]
     indices, names, is_longest = [], [], []
@@ -102,6 +111,7 @@ def _sequences(
             _Pieces(words).of,
             names=names,
             longest=is_longest,
+            kept=is_kept[indices],
             with_lots=any(weights.by_lot for _, weights in whole.kinds),
         )
     )
@@ -129,6 +139,7 @@ def _facts(
     shown: int,
 ) -> list[tuple[str, str]]:
     table, group = split.tokens, settings["mask_schedule"]
+    drop_leaks = ", or in a held-out split too" if settings["data"]["drop_leaks"] else ""
     return [
         (
             "data",
@@ -139,12 +150,13 @@ def _facts(
         ("mask", in_words(mask, whole)),
         ("schedule", f"{group['_target_'].rpartition('.')[2]} over {whole.schedule_steps:,} steps"),
         ("loss divided by", f"{group['normalize']} (mask_schedule.normalize); weights here are those before it"),
-        ("left out", f"{dropped:,} sequences with nothing to train"),
+        ("left out", f"{dropped:,} sequences: with nothing to train" + drop_leaks),
         ("digest", digest["whole"]),
     ]
 
 
 def _write(
+    folder: Path,
     settings: Settings,
     split: Split,
     mask: Mask,
@@ -154,7 +166,6 @@ def _write(
     sequences: Sequence[ShownSequence],
     tables: Sequence,
 ) -> Path:
-    folder = Path(settings["project"]) / f"{settings['name']}-inspect"
     folder.mkdir(parents=True, exist_ok=True)
     weights, lengths = folder / "mask_weights.png", folder / "lengths.png"
     draw_weights(

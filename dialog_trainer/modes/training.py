@@ -28,6 +28,9 @@ from dialog_trainer.training.early_stopping import Best
 from dialog_trainer.training.loop import TrainingState, train
 from dialog_trainer.training.stop_signal import StopSignal
 
+# What, beside its own group, decides the mask of a step.
+_MASK_OPTIONS = ("train_user_turn_mask_step", "schedule_steps")
+
 
 def start(settings: Settings, console: Console, claim: Callable[[], Path], hydra_files: dict[str, object]) -> int:
     """mode=train. `claim` makes the run folder, once everything is built; returns the exit code."""
@@ -58,6 +61,8 @@ def _resume(folder: Path, changed: Changed, console: Console) -> int:
     weights = checkpoint.find(folder, settings["load_model_type"])
     saved = checkpoint.read_state(weights)
     state = _state_of(saved, weights, next_attempt(folder / "metrics.jsonl"))
+    if any(key in _MASK_OPTIONS or key.startswith("mask_schedule.") for key, _, _ in changed.changes):
+        state.best.bad_validations = 0  # counted under another mask
     _check_there_is_more(settings, state)
     for line in _resume_lines(folder, weights, changed, state):
         say(line)
@@ -83,6 +88,7 @@ def _resume(folder: Path, changed: Changed, console: Console) -> int:
 
 def _begin(settings: Settings, say: experiment.Say) -> torch.device:
     device = experiment.device(settings)
+    outline(experiment.mask(settings), settings["schedule_steps"])  # its faults, before anything is read
     experiment.set_up_torch(settings["deterministic"])
     for note in checks.notes(settings):
         say(f"note: {note}")

@@ -228,6 +228,8 @@ def _tell(
         f"Loss {result.loss:.4f}: {losses_text(result.losses)}.",
         f"How: {scored['signature']}",
     ]
+    if not scored["replies"]:
+        notes.append("No reply was asked for: no dialogue has a later turn of the role that replies.")
     if "compared" in scored:
         tables.append(difference_table(scored["compared"]))
         if not scored["compared"]["same_signature"]:

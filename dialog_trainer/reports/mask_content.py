@@ -30,10 +30,12 @@ class ShownSequence:
     coefficients: list[list[float]]
     by_lot: list[list[float]] | None
     tags: list[str]
+    note: str
 
     def title(self) -> str:
         part = f", part {self.part} of {self.parts}" if self.parts > 1 else ""
-        return f"dialogue {self.id}{part}: {sum(len(run.ids) for run in self.runs):,} tokens"
+        note = f", {self.note}" if self.note else ""
+        return f"dialogue {self.id}{part}: {sum(len(run.ids) for run in self.runs):,} tokens{note}"
 
 
 def shown_sequences(
@@ -45,12 +47,15 @@ def shown_sequences(
     *,
     names: Sequence[tuple[str, int, int]],
     longest: Sequence[bool],
+    kept: np.ndarray,
     with_lots: bool,
 ) -> Iterator[ShownSequence]:
-    """Of `columns` of a table: each sequence, with its name `(id, part, parts)` and whether its dialogue is of the longest."""
-    weights = np.array([mask.run_weights(runs, at) for at in points])
-    plain = _coefficients(mask, runs, by_lot=False)
-    lots = _coefficients(mask, runs, by_lot=True) if with_lots else None
+    """Of `columns` of a table: each sequence, with its name `(id, part, parts)`, whether its dialogue is of the longest,
+    and whether it is `kept` for training: what is not weighs nothing."""
+    trains = np.repeat(kept, runs.counts)
+    weights = np.array([mask.run_weights(runs, at) for at in points]) * trains
+    plain = _coefficients(mask, runs, by_lot=False) * trains[:, None]
+    lots = _coefficients(mask, runs, by_lot=True) * trains[:, None] if with_lots else None
     ends = np.cumsum(runs.lengths)
     sequence_ends = np.cumsum(runs.counts)
     for number, last in enumerate(sequence_ends):
@@ -81,6 +86,7 @@ def shown_sequences(
             plain[first:last].tolist(),
             None if lots is None else lots[first:last].tolist(),
             [tag for tag, holds in tags.items() if holds],
+            "" if kept[number] else "left out of training",
         )
 
 
@@ -134,7 +140,7 @@ def _sequence(sequence: ShownSequence) -> Mapping:
         "tokens": sum(len(run.ids) for run in sequence.runs),
         "lost_tokens": sum(run.lost for run in turns),
         "lost_turns": sum(not run.ids for run in turns),
-        "note": "",
+        "note": sequence.note,
         "tags": sequence.tags,
         "runs": runs,
     }

@@ -31,6 +31,7 @@ def mask_page(content: Mapping) -> str:
                 "role": "system" | "user" | "assistant" | "end" | "start",
                 "turn": int, "position": int,          position of its first token in the sequence
                 "ids": [int, ...], "texts": [str, ...],
+                "lost": int,                           tokens that truncation took from it; may be absent
                 "weight": [a, b, c],                   a * user's weight + b * assistant's weight + c
                 "lot": [a, b, c] | None,               the same where by_lot holds; may be absent
             }, ...],

@@ -206,3 +206,28 @@ def test_references_stay_with_their_turn_when_an_empty_one_is_dropped():
     turns = turns_of_row({"turns": ["a", "", " c "], "references": [["x"], ["y"]]})
     (dialogue,) = cleaned([("0", turns)], Tally())
     assert dialogue.turns == (Turn(U, "a"), Turn(U, "c", 1.0, ("y",)))
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [("wieght", "weight"), ("Weight", "weight"), ("weights", "weight"), ("Train", "train"), ("trian", "train")],
+)
+def test_a_misspelt_mask_is_named_and_not_passed_over(key, meant):
+    for row in (
+        {"turns": ["a", {"text": "b", key: 0}]},
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", key: False}]},
+    ):
+        with pytest.raises(RowError, match=rf"\[1\] has the key '{key}'; did you mean '{meant}'\? Rename it"):
+            turns_of_row(row)
+
+
+def test_other_keys_of_a_message_are_nobodys_business():
+    message = {"role": "user", "content": "a", "name": "Jo", "time": 3, "tool_calls": [], "height": 2}
+    assert [turn.text for turn in turns_of_row({"messages": [message]})] == ["a"]
+
+
+def test_a_turn_that_names_its_role_has_it():
+    turns = turns_of_row({"turns": ["a", {"text": "b", "role": "user"}, {"text": "c"}, {"text": "d", "role": "gpt"}]})
+    assert [turn.role for turn in turns] == [U, U, U, A]
+    with pytest.raises(RowError, match=r"turns\[0\].role is 'bot'; known roles: "):
+        turns_of_row({"turns": [{"text": "a", "role": "bot"}]})

@@ -69,6 +69,22 @@ def test_replies_to_gold_contexts_are_made_as_asked(tiny_model, vocabulary, prot
     )
 
 
+@pytest.mark.parametrize("protocol", ["response", "all_turns", "rollout"])
+def test_contexts_use_the_window_that_the_longest_reply_leaves(vocabulary, monkeypatch, protocol):
+    """Of one turn that is too long for any window, just as much as there is room."""
+    long = Dialogue("a", (Turn(U, "the sea " * 50), Turn(A, "yes")))
+    asked = how(protocol=protocol, window=20, max_new_tokens=5)
+    lengths = []
+
+    def replied(contexts, *_, **__):
+        lengths.extend(len(context.ids) for context in contexts)
+        return contexts_as_replies(contexts)
+
+    monkeypatch.setattr(protocols, "replies_to", replied)
+    produced([long], asked, production(None, vocabulary))
+    assert lengths == [15]
+
+
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLE])
 def test_a_rollout_is_made_as_asked(tiny_model, vocabulary, decoding):
     asked = how(protocol="rollout", decoding=decoding, seed=3, window=30, max_new_tokens=5)

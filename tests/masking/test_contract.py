@@ -238,7 +238,10 @@ def test_at_least_one_sequence_must_be_left(role, name):
     cut_away = [C, system(9, 2), user(lost=3, turn=1), assistant(lost=3, turn=2), end(turn=2)]
     with pytest.raises(ConfigError) as error:
         check([cut_away] * 3, Mask(STEP.schedule, trained_role=role))
-    assert error.value.faults == [f"mask_schedule: no sequence of the training split has a {name} turn to train"]
+    assert error.value.faults == [
+        f"mask_schedule: no sequence of the training split is left to train: 3 have no turn of the {name} and no end (or "
+        "the data weigh it 0), 0 dialogues are left out by data.drop_leaks"
+    ]
 
 
 def test_a_breach_is_said_before_what_would_be_dropped():

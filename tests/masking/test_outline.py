@@ -170,3 +170,18 @@ LAST = {"last_turn_only": True}
 def test_masks_in_words(schedule, options, words):
     mask = Mask(schedule, **options)
     assert in_words(mask, outline(mask, 30_000)) == words
+
+
+@pytest.mark.parametrize("fault", ["raises", "gives text", "gives None"])
+def test_a_schedule_that_fails_is_named_with_its_step(fault):
+    def own(progress):
+        if progress < 0.5:
+            return RoleWeights(1.0)
+        if fault == "raises":
+            raise ZeroDivisionError("by zero")
+        return RoleWeights("1") if fault == "gives text" else None
+
+    with pytest.raises(
+        ConfigError, match=r"mask_schedule: the schedule fails at step 5 of 10 \(\w+Error: .*mend it: it gives"
+    ):
+        outline(Mask(own), 10)

@@ -123,3 +123,40 @@ def test_a_sweep_is_refused(dialog_trainer, tiny_options):
     code, _, errors = dialog_trainer("-m", "mode=inspect", *tiny_options, "seed=0,1")
     assert code == 2
     assert "-m: sweeps train; mode=inspect shows one mask at a time" in errors
+
+
+def test_what_is_left_out_of_training_weighs_nothing_and_says_so(inspect, jsonl_folder):
+    """The validation split is the training split itself: every dialogue of it is a leak but those that are changed."""
+    _, folder = inspect("model.max_len=16", "data.truncation=keep_start", "inspect_dialogues=1000")
+    sequences = content_of(folder)["dialogues"]
+    left_out = [s for s in sequences if s["note"] == "left out of training"]
+    without = [s for s in sequences if not any(run["ids"] for run in s["runs"] if run["role"] in ("assistant", "end"))]
+    assert left_out == without
+    assert 0 < len(left_out) < len(sequences)
+    assert all(run["weight"] == [0, 0, 0] for s in left_out for run in s["runs"])
+    assert all("untrained" in s["tags"] for s in left_out)
+    facts = dict(content_of(folder)["facts"])
+    assert facts["left out"] == f"{len(left_out)} sequences: with nothing to train"
+
+
+def test_leaks_that_training_drops_are_shown_as_left_out(inspect, jsonl_folder, tmp_path):
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for split in ("validation", "test"):
+        (copies / f"{split}.jsonl").write_bytes((jsonl_folder / f"{split}.jsonl").read_bytes())
+    lines = (jsonl_folder / "train.jsonl").read_text().splitlines(keepends=True)
+    copied = (jsonl_folder / "validation.jsonl").read_text().splitlines(keepends=True)[:3]
+    (copies / "train.jsonl").write_text("".join(lines + copied))
+    out, folder = inspect(f"data.path='{copies}'", "data.drop_leaks=true", "inspect_dialogues=1000")
+    assert "training dialogues are left out" in out
+    left_out = {s["id"] for s in content_of(folder)["dialogues"] if s["note"] == "left out of training"}
+    assert {"37", "38", "39"} <= left_out
+    assert len(left_out) < 39
+
+
+def test_what_is_in_the_way_of_the_page_is_told_before_anything_is_read(dialog_trainer, tiny_options, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/run-inspect").write_text("a file")
+    code, out, errors = dialog_trainer("mode=inspect", *tiny_options)
+    assert (code, out) == (2, "")
+    assert "run-inspect is in the way of the page; choose another name" in errors

@@ -146,3 +146,12 @@ def test_which_keys_are_missing_is_said(tmp_path):
     (place / "scores.json").write_text(json.dumps({"split": "test", "protocol": "response"}))
     with pytest.raises(CheckpointError, match=r"scores.json has no checkpoint, data, dialogues, signature"):
         scored_files.read(place)
+
+
+@pytest.mark.parametrize(("name", "numbers"), [("bleu2", 9), ("ppl", 3), ("length", 3), ("nist2", 0)])
+def test_statistics_of_another_rule_are_named(tmp_path, name, numbers):
+    place = written(tmp_path / "v", made(("bleu2",)))
+    lines = [json.dumps({"dialogue_id": one, "statistics": {name: [1.0] * numbers}}) for one in ALL]
+    (place / "dialogues.jsonl").write_text("\n".join(lines))
+    with pytest.raises(CheckpointError, match=rf"dialogues.jsonl: {name} has not \d+ numbers a dialogue"):
+        scored_files.read(place)

@@ -12,6 +12,7 @@ from dialog_trainer.data.sequences import Marks, split, turn_tokens
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.evaluation import protocols
 from dialog_trainer.evaluation.assessment import statistics_of
+from dialog_trainer.evaluation.baselines import against_the_others
 from dialog_trainer.metrics.scores import text_scores
 from dialog_trainer.modes import scored_files, validating
 from dialog_trainer.records import Reply
@@ -19,7 +20,7 @@ from dialog_trainer.training.loop import train_step
 
 pytestmark = pytest.mark.slow
 
-NAMES = ["bleu2", "ppl", "nist2", "distinct1", "length"]
+NAMES = ["bleu2", "ppl", "nist2", "distinct1", "length", "length_ratio", "chrf"]
 KEYS = [
     "checkpoint", "step", "split", "protocol", "signature", "version", "data", "validation_loss", "losses", "dialogues",
     "replies", "scores", "baselines", "clean", "by_depth", "mask_digest",
@@ -188,7 +189,7 @@ def test_what_is_written_gives_the_scores_again_and_baselines_are_of_the_same_tu
     kept = [reply for reply in replies if reply.dialogue_id not in dirty(statistics)]
     assert clean["replies"] == len(kept) < len(replies)
     assert clean["dialogues"] == len({reply.dialogue_id for reply in kept})
-    for name in ("bleu2", "distinct1", "length"):
+    for name in ("bleu2", "distinct1", "length_ratio", "chrf"):
         assert clean["scores"][name]["value"] == pytest.approx(text_scores(NAMES, kept)[name])
         of_echo = [reply for reply in made["echo"] if reply.dialogue_id not in dirty(statistics)]
         assert clean["baselines"]["echo"][name] == pytest.approx(text_scores(NAMES, of_echo)[name])
@@ -208,6 +209,15 @@ def test_with_several_references_people_are_scored_too(validate, runs, data):
     replies = rows_of(runs / "one/validation/test/response/replies.jsonl")
     assert all(len(row["references"]) == 3 for row in replies)
     assert list(scored["clean"]["baselines"]) == columns
+    made = [
+        Reply(
+            r["dialogue_id"], r["turn_index"], tuple(r["history"]), r["reference"], r["reply"], r["ended"],
+            tuple(r["references"]),
+        )
+        for r in replies
+    ]  # fmt: skip
+    assert scored["baselines"]["model (as human)"] == pytest.approx(text_scores(NAMES, against_the_others(made)))
+    assert {name: one["value"] for name, one in scored["scores"].items() if name != "ppl"} == text_scores(NAMES, made)
 
 
 @pytest.mark.parametrize("form", ["a folder without it", "a file that is gone", "no path"])
@@ -270,7 +280,7 @@ def test_one_dialogue_and_no_reply_are_scored_as_far_as_they_go(validate, runs, 
     assert (scored["scores"]["ppl"]["low"] is None) == (dialogues == 1)
     assert bool(scored["baselines"]) == bool(scored["by_depth"]) == bool(replies)
     out = validate(*few, f"compare_with='{place}'")
-    missing = "bleu2, ppl, nist2, distinct1, length" if dialogues == 1 else "distinct1"
+    missing = "bleu2, ppl, nist2, distinct1, length, length_ratio, chrf" if dialogues == 1 else "distinct1"
     assert f"Not compared, having no sums over the same dialogues (two or more): {missing}" in out or replies == 0
 
 
@@ -295,7 +305,7 @@ def test_compared_with_itself_nothing_differs(validate, runs):
         assert list(found) == ["with", "signature", "same_signature", "differences"]
         assert (found["with"], found["same_signature"]) == ("one/weights/step-00000003", True)
         same = {"difference": 0.0, "low": 0.0, "high": 0.0, "p_value": 1.0}
-        assert found["differences"] == dict.fromkeys(["bleu2", "ppl", "nist2", "length"], same)
+        assert found["differences"] == dict.fromkeys(["bleu2", "ppl", "nist2", "length", "length_ratio", "chrf"], same)
         assert "More than one/weights/step-00000003" in out
         assert "(two or more): distinct1" in out
         assert "in another way" not in out
@@ -367,7 +377,7 @@ def test_broken_and_missing_scores_are_refused_before_the_model_is_loaded(valida
             ["metrics=original", "metrics.names=[chrf,bleu2]", "metrics.best={bleu2: 1}"],
             "chrf is no score of metrics=original",
         ),
-        (["metrics.best={chrf: 1}"], "metrics.best={'chrf': 1}: chrf is not computed; add it to metrics.names"),
+        (["metrics.best={bleu4: 1}"], "metrics.best={'bleu4': 1}: bleu4 is not computed; add it to metrics.names"),
         (["metrics.names=[blue2]"], "metrics.names=['blue2']: must be a list of ppl"),
         (["metrics.protocol=reply"], "metrics.protocol=reply: must be response or all_turns or rollout or original"),
     ],

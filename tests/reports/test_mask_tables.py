@@ -31,7 +31,7 @@ def made_runs() -> Runs:
 @pytest.fixture
 def tables():
     points = (RoleWeights(1.0), RoleWeights(0.0))
-    found = survey([(0, np.zeros(0), made_runs())], Mask(schedule=None), points, len(SEQUENCES))
+    found = survey([(0, np.zeros(0), made_runs())], Mask(schedule=None), points, np.ones(3, dtype=bool), len(SEQUENCES))
     return {table.title: table for table in mask_tables(found, [0.0, 0.5])}
 
 
