@@ -20,6 +20,8 @@ from dialog_trainer.model.packed import padded_attention
 from dialog_trainer.records import NUM_DEPTHS, Role, Turn
 from dialog_trainer.training.loop import train_step
 
+pytestmark = pytest.mark.slow
+
 MAX_LEN = 48
 S, U, A = Role.SYSTEM, Role.USER, Role.ASSISTANT
 NAMES = {"assistant": Role.ASSISTANT, "user": Role.USER, "end": Role.END}

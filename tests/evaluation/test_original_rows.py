@@ -15,6 +15,8 @@ from dialog_trainer.metrics.original import original_scores
 from dialog_trainer.model.packed import padded_attention
 from dialog_trainer.records import Dialogue, Role, Turn
 
+pytestmark = pytest.mark.slow
+
 
 def dialogue(*texts: str, identifier: str = "d") -> Dialogue:
     return Dialogue(identifier, tuple(Turn(Role(1 + place % 2), text) for place, text in enumerate(texts)))

@@ -15,6 +15,8 @@ from dialog_trainer.model.choosing import GREEDY, Decoding, uniforms
 from dialog_trainer.model.decoding import replies
 from dialog_trainer.model.packed import ATTENTION, padded_attention
 
+pytestmark = pytest.mark.slow
+
 NEW = 8
 SAMPLE = Decoding("sample", temperature=1.3, top_p=0.9)
 BEAM = Decoding("beam", beams=3)

@@ -125,9 +125,8 @@ def test_a_sweep_is_refused(dialog_trainer, tiny_options):
     assert "-m: sweeps train; mode=inspect shows one mask at a time" in errors
 
 
-def test_what_is_left_out_of_training_weighs_nothing_and_says_so(inspect, jsonl_folder):
-    """The validation split is the training split itself: every dialogue of it is a leak but those that are changed."""
-    _, folder = inspect("model.max_len=16", "data.truncation=keep_start", "inspect_dialogues=1000")
+def test_what_is_left_out_of_training_weighs_nothing_and_says_so(inspect):
+    _, folder = inspect("model.max_len=20", "data.truncation=keep_start", "inspect_dialogues=1000")
     sequences = content_of(folder)["dialogues"]
     left_out = [s for s in sequences if s["note"] == "left out of training"]
     without = [s for s in sequences if not any(run["ids"] for run in s["runs"] if run["role"] in ("assistant", "end"))]

@@ -13,6 +13,8 @@ from dialog_trainer.modes import scoring
 from dialog_trainer.modes.scoring import replying, signature, validated
 from dialog_trainer.records import Reply, Role
 
+pytestmark = pytest.mark.slow
+
 PROTOCOLS = ("response", "all_turns", "rollout", "original")
 
 

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 
 from dialog_trainer.reports.mask_page import PLACE, TEMPLATE, mask_page
 
+pytestmark = pytest.mark.slow
+
 SCHEDULES = {
     "step": [[0.0, 1.0, 1.0, False], [0.5, 0.0, 1.0, False]],
     "linear": [[k / 1000, max(0.0, min(1.0, (0.75 - k / 1000) / 0.5)), 1.0, False] for k in range(1001)],
