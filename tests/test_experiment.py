@@ -224,6 +224,7 @@ def test_the_probe_is_the_same_whatever_the_run_and_about_as_large_as_said(setti
         assert all(torch.equal(batch.weights > 0, batch.positions > 0) for batch in batches)
 
 
+@pytest.mark.slow
 def test_a_class_of_the_user_runs_only_if_the_command_line_allows_it(
     dialog_trainer, tiny_options, tmp_path, monkeypatch
 ):

@@ -216,6 +216,7 @@ def test_a_hub_that_cannot_be_had_says_what_to_pass():
         list(DailyDialog(None, "nobody/nothing", "main", "dialog").dialogues("train"))
 
 
+@pytest.mark.slow
 def test_chitchat_is_split_for_good_between_two_speakers_who_alternate():
     source = ChitChat()
     found = {split: dict(source.dialogues(split)) for split in sources.SPLITS}

@@ -239,6 +239,7 @@ def test_the_first_of_two_that_publish_the_same_wins(tmp_path):
     assert list(folder.parent.iterdir()) == [folder]
 
 
+@pytest.mark.slow
 def test_a_very_long_dialogue_keeps_its_turn_numbers(vocabulary, tmp_path):
     count = 2**15 + 2
     (tmp_path / "train.jsonl").write_text(json.dumps({"turns": ["a"] * count}))

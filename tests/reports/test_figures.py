@@ -272,6 +272,7 @@ def test_the_switch_is_marked_where_it_lies_within_the_rows(tmp_path, drawn, met
     assert marked(drawn["loss.png"].axes[0]) == marked(drawn["lr.png"].axes[0]) == shown
 
 
+@pytest.mark.slow
 def test_the_files_are_pictures(tmp_path, metrics, by_role):
     folder = tmp_path / "vis outputs"
     draw_schedule(folder, partial(step, train_user_turn_mask_step=0.5), steps=5, schedule_steps=5)
