@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -56,11 +57,12 @@ MODES_ON_A_RUN = ("resume", "validate", "chat")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A test of one value and, for the message, what it allows."""
+    """A test of one value and, for the message, what it allows and the names that a list or dict may hold."""
 
     allows: str
     holds: Callable[[Any], bool]
     nullable: bool = False
+    names: tuple[str, ...] = ()
 
     def fault(self, key: str, value: Any) -> str | None:
         if (value is None and self.nullable) or (value is not None and self.holds(value)):
@@ -68,7 +70,14 @@ class Rule:
         shown = "null" if value is None else value
         if isinstance(value, str) and (key, value) in LATER:
             return f"{key}={shown}: is not in this version; use {self.allows}"
-        return f"{key}={shown}: must be {self.allows}" + (" or null" if self.nullable else "")
+        near = [
+            close
+            for name in (value if self.names and isinstance(value, (list, dict)) else ())
+            if isinstance(name, str) and name not in self.names
+            for close in difflib.get_close_matches(name, self.names, n=1)
+        ]
+        hint = f"; did you mean {' and '.join(near)}?" if near else ""
+        return f"{key}={shown}: must be {self.allows}" + (" or null" if self.nullable else "") + hint
 
 
 def whole(low: int, high: int | None = None, nullable: bool = False) -> Rule:
@@ -91,7 +100,8 @@ def text(nullable: bool = False) -> Rule:
 
 def names_of(known: Iterable[str]) -> Rule:
     known = tuple(known)
-    return Rule(f"a list of {', '.join(known)}", lambda v: isinstance(v, list) and all(item in known for item in v))
+    holds = lambda v: isinstance(v, list) and all(isinstance(item, str) and item in known for item in v)  # noqa: E731
+    return Rule(f"a list of {', '.join(known)}", holds, names=known)
 
 
 BOOLEAN = Rule("true or false", lambda v: isinstance(v, bool))
@@ -118,6 +128,7 @@ BEST = Rule(
             key in SCORE_NAMES and type(weight) in (int, float) and math.isfinite(weight) for key, weight in v.items()
         )
     ),
+    names=SCORE_NAMES,
 )
 POINTS = Rule(
     "a list of points, each [progress, user's weight] or [progress, user's, assistant's weight], as [[0,1],[0.5,0.1]]",

@@ -363,3 +363,18 @@ def test_the_hub_is_needed_for_what_is_not_on_this_machine(base, tmp_path):
         from_hub = model == "gpt2" or (path is None and hub_id == "owner/name")
         assert checks.needs_hub(settings) == from_hub, (model, path, hub_id)
     assert not checks.needs_hub(base)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "hint"),
+    [
+        ("metrics.names", ["ppl", "blue2"], "; did you mean bleu2?"),
+        ("metrics.names", ["nist", "lenght"], "; did you mean nist5 and length?"),
+        ("metrics.names", ["zzzz"], ""),
+        ("metrics.best", {"blue4": 1}, "; did you mean bleu4?"),
+    ],
+)
+def test_a_score_that_does_not_exist_is_told_with_the_nearest(key, value, hint):
+    fault = options.RULES[key].fault(key, value)
+    assert fault.endswith(hint or "turn_end_rate")
+    assert ("did you mean" in fault) == bool(hint)

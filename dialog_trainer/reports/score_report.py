@@ -68,6 +68,7 @@ def draw_by_depth(path: Path, scored: Mapping, names: Sequence[str]) -> None:
             panels[0].annotate(f"n = {bin_['replies']:,}", (place, bin_["scores"][names[0]]), xytext=(0, 6),
                                textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
     panels[-1].set_xlabel("turns before the reply")
+    figure.align_ylabels()
     figure.suptitle("Scores by depth of the turn", fontsize=11)
     save(figure, path)
 
