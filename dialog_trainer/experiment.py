@@ -222,12 +222,13 @@ def checked_mask(
     )
 
 
-def mask_digest(settings: Settings, split: Split, words: Vocabulary) -> dict[str, str]:
-    """What decides which token is trained when, part by part, and `whole` of them all."""
+def mask_digest(settings: Settings, split: Split, words: Vocabulary, left_out: Collection[int] = ()) -> dict[str, str]:
+    """What decides which token is trained when, part by part, and `whole` of them all; `left_out` are the training
+    dialogues that `data.drop_leaks` takes."""
     node = {key: value for key, value in settings["mask_schedule"].items() if key != "alignment_every_n_steps"}
     schedule = [node, settings["train_user_turn_mask_step"], settings["schedule_steps"]]
     parts = {
-        "data": f"{split.dialogues.digest} {settings['data']['drop_leaks']}",
+        "data": f"{split.dialogues.digest} {settings['data']['drop_leaks']} {sorted(left_out)}",
         "vocabulary": words.digest(),
         "format": str(tables.FORMAT),
         "truncation": f"{settings['data']['truncation']} {settings['model']['max_len']}",

@@ -251,3 +251,14 @@ def test_a_class_of_the_user_runs_only_if_the_command_line_allows_it(
     code, _, err = dialog_trainer("mode=validate", run, "load_model_type=last")
     assert code == 2
     assert "pass allow_targets=[own_optimizers.Slow]" in err
+
+
+def test_the_digest_of_the_data_knows_which_dialogues_are_left_out(settings, vocabulary):
+    class Table:
+        digest = "d"
+
+    split = experiment.Split(Table(), Table())
+    digests = [experiment.mask_digest(settings, split, vocabulary, out) for out in ((), {3, 1}, [1, 3], {1})]
+    assert digests[1] == digests[2]
+    assert len({digest["data"] for digest in digests}) == 3
+    assert len({digest["schedule"] for digest in digests}) == 1

@@ -47,7 +47,7 @@ def run(settings: Settings, console: Console) -> int:
     if settings["data"]["drop_leaks"]:
         left_out = experiment.leaked(settings, dialogues, experiment.dialogues(settings, "validation", say), say)
     kept = experiment.checked_mask(settings, split, words, mask, whole, (whole.final,), left_out)
-    digest = experiment.mask_digest(settings, split, words)
+    digest = experiment.mask_digest(settings, split, words, left_out)
     progress = _progress(settings, whole)
     is_kept = np.zeros(len(split.tokens), dtype=bool)
     is_kept[kept.indices] = True

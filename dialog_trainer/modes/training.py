@@ -112,7 +112,7 @@ def _parts(
     left_out = experiment.leaked(settings, training, validation, say)
     kept = experiment.checked_mask(settings, train_split, vocabulary, mask, whole, (whole.final,), left_out)
     plan = experiment.plan(settings, train_split.tokens, kept.indices, mask, device)
-    digest = experiment.mask_digest(settings, train_split, vocabulary)
+    digest = experiment.mask_digest(settings, train_split, vocabulary, left_out)
     return Parts(
         settings, device, vocabulary, model, optimizer, train_split, validation_split, mask, whole, kept, plan, digest
     )
