@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dialog_trainer.data.sequences import Marks, TurnTokens, context_ids, turn_tokens
+from dialog_trainer.data.sequences import TurnTokens, context_ids, turn_tokens
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.records import Role
 
@@ -16,7 +16,7 @@ class Conversation:
 
     def __init__(self, vocabulary: Vocabulary, *, window: int, max_new_tokens: int):
         self._vocabulary = vocabulary
-        self._marks = Marks(vocabulary.cls_id, vocabulary.sep_id, vocabulary.end_id)
+        self._marks = vocabulary.marks
         self._room = window - max_new_tokens
         self._texts: list[str] = []
 

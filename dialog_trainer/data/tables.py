@@ -157,7 +157,7 @@ def open_tokens(
     key = key_of(FORMAT, dialogues.digest, vocabulary.digest(), max_len, truncation)
     folder = cache_dir / f"tokens-{key}"
     if not folder.exists():
-        marks = Marks(vocabulary.cls_id, vocabulary.sep_id, vocabulary.end_id)
+        marks = vocabulary.marks
         policy = TRUNCATIONS[truncation]
 
         def tokenise(rows: dict[str, list], indices: list[int]) -> dict[str, list]:

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from dialog_trainer.data.sequences import Marks
 from dialog_trainer.errors import ModelError
 
 DIALOGUE_TOKENS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
@@ -26,6 +27,7 @@ class Vocabulary:
 
     Attributes:
         cls_id, sep_id, pad_id, end_id: ids of `[CLS]`, `[SEP]`, `[PAD]` and the end-of-text token.
+        marks: those of them that structure a dialogue.
         added_tokens: how many of the three were new to the tokenizer.
     """
 
@@ -40,6 +42,7 @@ class Vocabulary:
         self.added_tokens = len(tokenizer) - size
         self.cls_id, self.sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
         self.pad_id, self.end_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+        self.marks = Marks(self.cls_id, self.sep_id, self.end_id)
         # A copy that reads "[SEP]" or "<|endoftext|>" in a text as characters: a text must not end a turn.
         self._text_encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._text_encoder.encode_special_tokens = True

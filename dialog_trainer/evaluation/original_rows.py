@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from dialog_trainer.data.sequences import Marks, keep_start, turn_tokens, whole
+from dialog_trainer.data.sequences import keep_start, turn_tokens, whole
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.model.packed import padded_attention
 from dialog_trainer.records import Dialogue
@@ -19,14 +19,14 @@ from dialog_trainer.records import Dialogue
 def prompt_ids(dialogue: Dialogue, vocabulary: Vocabulary, max_len: int) -> list[int]:
     """`[CLS]`, the first turn and its separator, at most `max_len - 1` tokens."""
     turns = turn_tokens(vocabulary.encode_batch([dialogue.turns[0].text]), [dialogue.turns[0].role], vocabulary.sep_id)
-    return whole(turns, _marks(vocabulary), ends=False).ids[: max_len - 1]
+    return whole(turns, vocabulary.marks, ends=False).ids[: max_len - 1]
 
 
 def target_row(dialogue: Dialogue, vocabulary: Vocabulary, max_len: int) -> str:
     """The whole dialogue, cut at its end or padded to `max_len` tokens, as text."""
     texts, roles = [turn.text for turn in dialogue.turns], [turn.role for turn in dialogue.turns]
     turns = turn_tokens(vocabulary.encode_batch(texts), roles, vocabulary.sep_id)
-    ids = keep_start(turns, _marks(vocabulary), max_len)[0].ids
+    ids = keep_start(turns, vocabulary.marks, max_len)[0].ids
     return _text(ids + [vocabulary.pad_id] * (max_len - len(ids)), vocabulary)
 
 
@@ -73,7 +73,3 @@ def predicted_rows(
 
 def _text(ids: list[int], vocabulary: Vocabulary) -> str:
     return vocabulary.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-
-def _marks(vocabulary: Vocabulary) -> Marks:
-    return Marks(vocabulary.cls_id, vocabulary.sep_id, vocabulary.end_id)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from transformers import PreTrainedModel
 
 from dialog_trainer.data.order import seed_of
-from dialog_trainer.data.sequences import Marks, context_ids, turn_tokens
+from dialog_trainer.data.sequences import context_ids, turn_tokens
 from dialog_trainer.data.tables import DialogueTable
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.model.choosing import GREEDY, Decoding
@@ -28,7 +28,7 @@ def contexts_of(dialogue: Dialogue, vocabulary: Vocabulary, room: int, roles: Co
     """A context of at most `room` tokens before each turn of `roles` but a first one."""
     texts = [turn.text for turn in dialogue.turns]
     turns = turn_tokens(vocabulary.encode_batch(texts), [turn.role for turn in dialogue.turns], vocabulary.sep_id)
-    marks = Marks(vocabulary.cls_id, vocabulary.sep_id, vocabulary.end_id)
+    marks = vocabulary.marks
     return [
         Context(
             dialogue.id,

@@ -57,7 +57,7 @@ def rolled_out(
 
     `advance` is told how many dialogues were ended.
     """
-    marks = Marks(vocabulary.cls_id, vocabulary.sep_id, vocabulary.end_id)
+    marks = vocabulary.marks
     played = [_Played(dialogue, vocabulary) for dialogue in dialogues]
     advance(sum(one.over() for one in played))
     made: dict[int, list[Reply]] = {number: [] for number in range(len(played))}

@@ -55,18 +55,23 @@ def validated(
         how,
         names=metrics["names"],
         max_dialogues=metrics["max_dialogues"],
-        max_seconds=metrics["max_seconds"] if settings["mode"] != "validate" else None,
+        max_seconds=_max_seconds(settings),
         max_tokens=settings["micro_batch_tokens"],
         stage=stage,
         stopped=stopped,
     )
 
 
+def _max_seconds(settings: Settings) -> float | None:
+    """Only a validation in training is bounded."""
+    return None if settings["mode"] == "validate" else settings["metrics"]["max_seconds"]
+
+
 def signature(settings: Settings, split: Split, result: Validation) -> str:
     """How the scores of a validation were made, and of what."""
     counts = Counter(len(reply.targets()) for reply in result.replies) or Counter([1])
     references = "-".join(str(count) for count in sorted({min(counts), max(counts)}))
-    bounded = settings["metrics"]["max_seconds"] if settings["mode"] != "validate" else None
+    bounded = _max_seconds(settings)
     how, names = replying(settings), settings["metrics"]["names"]
     rules = [ORIGINAL if how.protocol == "original" else score_signature(n for n in SCORES if n in names)]
     if PERPLEXITIES.keys() & set(names):

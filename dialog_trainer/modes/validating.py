@@ -64,8 +64,9 @@ def run(changed: Changed, console: Console) -> int:
     for line in sample_lines(result.samples(settings["prediction_print_n"])):
         say(line)
     origin = {"checkpoint": f"{folder.name}/weights/{weights.name}", "step": state["step"], "split": split}
-    scored = origin | _scored(settings, data, training, result, vocabulary, say) | {"mask_digest": state.get("digest")}
     statistics = statistics_of(_sums(settings), result.replies, dialogues.rows["id"], result.loss_sums)
+    scored = origin | _scored(settings, data, training, result, statistics, vocabulary, say)
+    scored["mask_digest"] = state.get("digest")
     if other:
         scored["compared"] = _compared(settings, scored, statistics, other)
     place = folder / "validation" / split / settings["metrics"]["protocol"]
@@ -95,12 +96,12 @@ def _scored(
     data: Split,
     training: DialogueTable | None,
     result: Validation,
+    statistics: Statistics,
     vocabulary: Vocabulary,
     say: Say,
 ) -> dict:
     """What `scores.json` holds beside its origin."""
     names, original = settings["metrics"]["names"], settings["metrics"]["protocol"] == "original"
-    statistics = statistics_of(_sums(settings), result.replies, data.dialogues.rows["id"], result.loss_sums)
     ids = set(data.dialogues.rows["id"])
     clean_ids = ids
     if training is not None:
