@@ -60,6 +60,37 @@ def notes(settings: Settings) -> list[str]:
     return found
 
 
+def count_processes(settings: Settings) -> int:
+    """How many processes are to be started for a job; only training and validating can share their work."""
+    if settings["mode"] in ("inspect", "chat"):
+        return 1
+    device = settings["device"]
+    return len(device) if isinstance(device, list) else settings["processes"]
+
+
+def group_faults(settings: Settings, size: int, started: bool) -> list[str]:
+    """What does not go with `size` processes, which someone else has `started` or which are to be started."""
+    found, device, wanted = [], settings["device"], settings["processes"]
+    if started and settings["mode"] in ("inspect", "chat"):
+        found.append(f"mode={settings['mode']}: works in one process; start it without torchrun or srun")
+    if started and wanted not in (1, size):
+        found.append(f"processes={wanted}: {size} processes were started; leave it at 1")
+    if not started and wanted > 1 and size > 1 and device not in ("auto", "cpu"):
+        found.append(
+            f"processes={wanted}: are processes of the CPU; of device={device} there is one for each GPU named"
+        )
+    if settings["mode"] in ("train", "resume") and size > settings["batch_size"]:
+        found.append(
+            f"batch_size={settings['batch_size']}: {size} processes share a batch, so it must be at least {size}"
+        )
+    if size > 1 and settings["parallel"] == "fsdp" and settings["mode"] in ("train", "resume"):
+        if settings["precision"] == "fp16":
+            found.append("precision=fp16: not with parallel=fsdp; use precision=bf16")
+        if settings["mask_schedule"]["alignment_every_n_steps"]:
+            found.append("mask_schedule.alignment_every_n_steps: not with parallel=fsdp; use parallel=ddp")
+    return found
+
+
 def needs_hub(settings: Settings) -> bool:
     """Whether a new run names a model, or any but a chat a data set, that is not on this machine."""
     model, data = settings["model"]["pretrained_model"], settings["data"]
@@ -127,8 +158,11 @@ def _run_to_work_on(values: Mapping[str, Any]) -> list[str]:
 
 def _scores(values: Mapping[str, Any]) -> list[str]:
     names, best = values.get("metrics.names", SCORE_NAMES), values.get("metrics.best", {})
+    trains = values.get("mode") in ("train", "resume")  # only these choose a best checkpoint
     found = [
-        f"metrics.best={best}: {name} is not computed; add it to metrics.names" for name in best if name not in names
+        f"metrics.best={best}: {name} is not computed; add it to metrics.names"
+        for name in best
+        if trains and name not in names
     ]
     for name, weight in dict(best).items():
         if name in NO_BETTER:

@@ -16,12 +16,15 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
-from dialog_trainer import __version__, checks, composition, hub, run_folder, saved_run
+from dialog_trainer import __version__, composition, processes, run_folder, saved_run
+from dialog_trainer.distributed import environment
+from dialog_trainer.distributed.environment import Member
 from dialog_trainer.errors import ConfigError, DialogTrainerError
-from dialog_trainer.options import Settings
+from dialog_trainer.job import Job
 
+# What does a job and returns the exit code.
+Begin = Callable[[Job], int]
 SWEEPS = Path("multirun")
 # Hydra's own flags that only show something.
 SHOWING = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", "--resolve"}
@@ -41,7 +44,28 @@ def main(arguments: list[str]) -> int:
         return 0
     if any(argument.split("=", 1)[0] in SHOWING for argument in arguments):
         return _guarded(lambda: _show(arguments))
-    return _guarded(lambda: _start(_flags(arguments)))
+    member = environment.member()
+    return _guarded(lambda: _in_group(member, arguments) if member else _start(_flags(arguments), _begin_alone))
+
+
+def _begin_alone(job: Job) -> int:
+    return processes.begin(job, None, [])
+
+
+def _in_group(member: Member, arguments: list[str]) -> int:
+    """Of the processes that torchrun or Slurm has started the main one composes, and the others get what it composed."""
+    if {"-m", "--multirun"} & set(arguments):
+        fault = ConfigError(["-m: not under torchrun or Slurm, where every process would run the whole sweep"])
+        if member.rank:
+            return fault.exit_code
+        raise fault
+    board = processes.meet(member)
+    if member.rank:
+        return processes.follow(board, arguments)
+    code = _guarded(lambda: _start(_flags(arguments), lambda job: processes.begin(job, board, arguments)))
+    if code:
+        processes.failed(board, code)
+    return code
 
 
 def _guarded(action: Callable[[], int]) -> int:
@@ -60,15 +84,13 @@ def _guarded(action: Callable[[], int]) -> int:
         return 130
 
 
-def _start(flags: argparse.Namespace) -> int:
+def _start(flags: argparse.Namespace, begin: Begin) -> int:
     mode = saved_run.mode_of(flags.overrides)
-    if flags.multirun:
-        if mode:
-            raise ConfigError([f"-m: sweeps start new runs; mode={mode} works on one run at a time"])
-        if "RANK" in os.environ:
-            raise ConfigError(["-m: not under torchrun, where every process would run the whole sweep"])
+    if flags.multirun and mode:
+        raise ConfigError([f"-m: sweeps start new runs; mode={mode} works on one run at a time"])
     if mode:
-        return _work_on_run(mode, saved_run.changed(flags.overrides, flags.config_dir))
+        changed = saved_run.changed(flags.overrides, flags.config_dir)
+        return begin(Job(changed.settings, changed.changes))
     jobs = composition.jobs(flags.overrides, flags.config_dir, sweep=flags.multirun)
     if flags.multirun and any(settings["mode"] == "inspect" for settings in jobs):
         raise ConfigError(["-m: sweeps train; mode=inspect shows one mask at a time"])
@@ -77,7 +99,7 @@ def _start(flags: argparse.Namespace) -> int:
     if flags.multirun:
         leading.append("--multirun")
         overrides.append(f"hydra.sweep.dir={composition.text_of(run_folder.claim(SWEEPS, jobs[0]['name']))}")
-    return _through_hydra([*leading, *overrides])
+    return _through_hydra([*leading, *overrides], begin)
 
 
 def _show(arguments: list[str]) -> int:
@@ -88,7 +110,7 @@ def _show(arguments: list[str]) -> int:
         if overrides:
             composition.jobs(overrides, None, sweep=False)
         arguments = [*flags, *composition.for_hydra(overrides)]
-    return _through_hydra(arguments)
+    return _through_hydra(arguments, _begin_alone)
 
 
 def _flags(arguments: list[str]) -> argparse.Namespace:
@@ -109,17 +131,17 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
     return flags
 
 
-def _through_hydra(arguments: list[str]) -> int:
+def _through_hydra(arguments: list[str], begin: Begin) -> int:
     """Lets Hydra compose and start the job, or the jobs of a sweep; returns the worst exit code."""
     codes: list[int] = []
     sys.argv = ["dialog_trainer", *arguments]
     hydra.main(version_base="1.3", config_path=str(composition.CONF), config_name="config")(
-        lambda config: codes.append(_job(config))
+        lambda config: codes.append(_job(config, begin))
     )()
     return max(codes, default=0)
 
 
-def _job(config: DictConfig) -> int:
+def _job(config: DictConfig, begin: Begin) -> int:
     context = HydraConfig.get()
     overrides = list(context.overrides.task)
     settings = composition.settings_of(config, overrides)
@@ -128,46 +150,15 @@ def _job(config: DictConfig) -> int:
         "overrides": overrides,
     }
     if context.mode != RunMode.MULTIRUN:
-        project, name = Path(settings["project"]), settings["name"]
-        return _guarded(lambda: _train(settings, lambda: run_folder.claim(project, name), hydra_files))
+        job = Job(settings, parent=settings["project"], name=settings["name"], hydra_files=hydra_files)
+        return _guarded(lambda: begin(job))
     # Hydra has made the job's folder. A fault ends this job only; a signal ends the sweep.
     folder = Path(context.runtime.output_dir)
     print(f"== job {context.job.num}: {' '.join(overrides)}", flush=True)
-    code = _guarded(lambda: _train(settings, lambda: folder, hydra_files))
+    code = _guarded(lambda: begin(Job(settings, parent=str(folder), hydra_files=hydra_files)))
     row = {"job": context.job.num, "overrides": overrides, "exit_code": code}
     with (folder.parent / "jobs.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
     if code in (75, 130):
         raise SystemExit(code)
     return int(code != 0)
-
-
-def _train(settings: Settings, claim: Callable[[], Path], hydra_files: dict[str, object]) -> int:
-    console = _before_torch(settings)
-    from dialog_trainer.modes import inspecting, training
-
-    if settings["mode"] == "inspect":
-        return inspecting.run(settings, console)
-
-    return training.start(settings, console, claim, hydra_files)
-
-
-def _work_on_run(mode: str, changed: saved_run.Changed) -> int:
-    console = _before_torch(changed.settings)
-    # torch is imported here and not before: a fault in the options should be told at once.
-    from dialog_trainer.modes import chatting, training, validating
-
-    if mode == "chat":
-        return chatting.run(changed.settings)
-    return {"resume": training.resume, "validate": validating.run}[mode](changed, console)
-
-
-def _before_torch(settings: Settings) -> Console:
-    if checks.needs_hub(settings):
-        hub.offline_if_unreachable()
-    # Deterministic kernels of CUDA ask for it before torch is imported.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    from dialog_trainer.modes.quiet import hush_libraries
-
-    hush_libraries()
-    return Console()

@@ -5,6 +5,7 @@ DialogTrainerError            exit 1
 ├── DataError                 exit 2   a file of dialogues: names file, line and remedy
 ├── CheckpointError           exit 2   a checkpoint or run folder that is missing, broken or does not fit
 ├── ModelError                exit 2   a model or tokenizer that cannot be loaded
+├── DistributedError          exit 1   a group of processes that do not fit together
 └── TrainingError             exit 1   the run itself: a loss that is not finite, a disk that is full
 """
 
@@ -43,6 +44,10 @@ class ModelError(DialogTrainerError):
     """A model or tokenizer that cannot be loaded."""
 
     exit_code = 2
+
+
+class DistributedError(DialogTrainerError):
+    """Processes that cannot work as one."""
 
 
 class TrainingError(DialogTrainerError):

@@ -20,11 +20,12 @@ import torch
 from transformers import PreTrainedModel
 
 from dialog_trainer.data import tables
-from dialog_trainer.data.batches import micro_batches, to_device
+from dialog_trainer.data.batches import micro_batches, silent, to_device
 from dialog_trainer.data.leaks import GRAM_WORDS, MIN_JACCARD, Leaks, Overlap, leaks
-from dialog_trainer.data.order import batch_indices, seed_of, steps_per_epoch
+from dialog_trainer.data.order import batch_indices, seed_of, share, steps_per_epoch
 from dialog_trainer.data.tables import DialogueTable, TokenTable
 from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.distributed import group, parallel
 from dialog_trainer.errors import ConfigError, DataError
 from dialog_trainer.evaluation.held_out import every_turn
 from dialog_trainer.masking import contract
@@ -32,6 +33,7 @@ from dialog_trainer.masking.mask import Mask
 from dialog_trainer.masking.outline import Outline
 from dialog_trainer.masking.schedules import RoleWeights, progress_of
 from dialog_trainer.model import causal_lm
+from dialog_trainer.model.loss import Loss
 from dialog_trainer.model.packed import use_packed_attention
 from dialog_trainer.options import DATA_KEYS, MASK_KEYS, Settings
 from dialog_trainer.records import Batch, Role
@@ -70,20 +72,38 @@ def device(settings: Settings) -> torch.device:
     wanted = settings["device"]
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    name = f"cuda:{wanted[0]}" if isinstance(wanted, list) else wanted
+    if settings["device"] == "auto" and settings["processes"] > 1:
+        wanted = "cpu"  # what `processes` means
     count = torch.cuda.device_count()
-    if name.startswith("cuda") and ((isinstance(wanted, list) and wanted[0] >= count) or not count):
-        there = f"there are {count} CUDA devices" if count else "there is no CUDA device"
-        raise ConfigError([f"device={settings['device']}: {there}; use device=auto or device=cpu"])
+    if isinstance(wanted, list) or wanted == "cuda":
+        indices = wanted if isinstance(wanted, list) else range(group.local_size())
+        if max(indices) >= count or group.local_rank() >= len(indices):
+            there = f"there are {count} CUDA devices" if count else "there is no CUDA device"
+            here = f" for {group.local_size()} processes on this machine" if group.local_size() > 1 else ""
+            raise ConfigError([f"device={settings['device']}: {there}{here}; use device=auto or device=cpu"])
+        return torch.device("cuda", indices[group.local_rank()])
+    name = wanted
     if name == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(["device=mps: this machine has none; use device=auto or device=cpu"])
     return torch.device(name)
 
 
 def autocast(settings: Settings, on: torch.device) -> Callable[[], AbstractContextManager]:
-    if settings["precision"] == "bf16":
-        return partial(torch.autocast, on.type, dtype=torch.bfloat16)
-    return contextlib.nullcontext
+    if settings["precision"] == "fp32":
+        return contextlib.nullcontext
+    return partial(
+        torch.autocast, on.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[settings["precision"]]
+    )
+
+
+def scaler(settings: Settings, on: torch.device) -> torch.amp.GradScaler:
+    """Keeps the small gradients of fp16; of another precision it does nothing."""
+    return torch.amp.GradScaler(on.type, enabled=settings["precision"] == "fp16")
+
+
+def spread(settings: Settings, of: PreTrainedModel, on: torch.device) -> Loss:
+    """The loss of the model, on all processes of the group; the optimizer is made after it."""
+    return parallel.spread(Loss(of), settings["parallel"], of._no_split_modules or (), silent(on))
 
 
 def dialogues(settings: Settings, split: str, say: Say) -> DialogueTable:
@@ -140,6 +160,12 @@ def saved_model(folder: Path, settings: Settings, on: torch.device, say: Say) ->
     """Model and vocabulary of a checkpoint folder."""
     words = Vocabulary.pretrained(str(folder))
     return _ready(causal_lm.load(str(folder), words, settings["model"]["dropout"]), settings, on, say), words
+
+
+def weights_digest(of: PreTrainedModel) -> str:
+    """Nearly always another one for other weights: their sums, layer by layer."""
+    sums = [float(parameter.detach().double().sum()) for parameter in of.parameters()]
+    return hashlib.sha256(json.dumps(sums).encode("utf-8")).hexdigest()[:16]
 
 
 def optimizer(settings: Settings, of: PreTrainedModel) -> torch.optim.Optimizer:
@@ -251,6 +277,7 @@ def plan(settings: Settings, training: TokenTable, kept: np.ndarray, of: Mask, o
 
     def batches(step: int) -> Iterator[Batch]:
         indices = kept[batch_indices(seed, step, len(kept), batch_size)]
+        indices = indices[share(training.lengths[indices], group.size(), group.rank())]
         weigh = partial(of.tokens, at=role_weights(step))
         for batch in micro_batches(training, indices, weigh, settings["micro_batch_tokens"]):
             yield to_device(batch, on)

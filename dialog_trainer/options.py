@@ -31,7 +31,7 @@ TARGETS = {
 DATA_KEYS = ("drop_leaks", "truncation", "workers", "cache_dir")
 MASK_KEYS = ("trained_role", "last_turn_only", "normalize", "untrained", "alignment_every_n_steps")
 # Names that are kept free for what comes later.
-LATER = {("mode", "report"), ("ui", "web"), ("precision", "fp16")}
+LATER = {("mode", "report"), ("ui", "web")}
 SCORE_NAMES = ("ppl", "ppl_word", "ppl_byte", *(f"bleu{n}" for n in range(1, 5)), *(f"nist{n}" for n in range(1, 6)), "chrf",
                "distinct1", "distinct2", "entropy4", "length", "length_ratio", "repetition", "turn_end_rate")  # fmt: skip
 # Of these a smaller value is better; of the others in the second line none is.
@@ -110,9 +110,14 @@ SHARE = number("from 0 to 1", lambda v: 0 <= v <= 1)
 DECAY = number("of at least 0", lambda v: 0 <= v < float("inf"))
 BELOW_1 = number("from 0 to below 1", lambda v: 0 <= v < 1)
 DEVICE = Rule(
-    "auto, cpu, mps, cuda or a list of one CUDA device, as [0]",
+    "auto, cpu, mps, cuda or a list of CUDA devices, each once, as [0] or [0,1]",
     lambda v: (
-        v in ("auto", "cpu", "mps", "cuda") or (isinstance(v, list) and len(v) == 1 and type(v[0]) is int and v[0] >= 0)
+        v in ("auto", "cpu", "mps", "cuda")
+        or (
+            isinstance(v, list)
+            and all(type(index) is int and index >= 0 for index in v)
+            and 1 <= len(v) == len(set(map(str, v)))
+        )
     ),
 )
 BETAS = Rule(
@@ -150,9 +155,11 @@ RULES: dict[str, Rule] = {
     "seed": whole(0, 2**63 - 1),
     "deterministic": BOOLEAN,
     "device": DEVICE,
-    "processes": Rule("1: more than one process is not in this version", lambda v: type(v) is int and v == 1),
-    "port": whole(1024, 65535),
-    "precision": choice("fp32", "bf16"),
+    "processes": whole(1, 1024),
+    "port": whole(1024, 65535, nullable=True),
+    "parallel": choice("ddp", "fsdp"),
+    "distributed_timeout_seconds": ABOVE_0,
+    "precision": choice("fp32", "bf16", "fp16"),
     "compile": Rule("false: torch.compile is not in this version", lambda v: v is False),
     "steps": whole(1, MAX_STEPS),
     "schedule_steps": whole(1, MAX_STEPS, nullable=True),

@@ -19,11 +19,12 @@ from dialog_trainer.errors import CheckpointError, ConfigError
 from dialog_trainer.options import Settings
 
 # Options that say what to do with the run and are no part of it.
-_ASKED = ("mode", "resume_model_dir", "load_model_type", "split", "compare_with", "ui", "allow_targets", "chat")
+_ASKED = ("mode", "resume_model_dir", "load_model_type", "split", "compare_with", "ui", "allow_targets", "chat",
+          "port", "distributed_timeout_seconds")  # fmt: skip
 # What cannot change under trained weights, and what can but then continues another run than the one begun.
 _REFUSED = re.compile(r"model\.(?!max_len$|dropout$).*|optim\.(?!lr0$|weight_decay$|betas$|eps$|momentum$).*")
 _INEXACT = re.compile(
-    r"batch_size|seed|deterministic|device|precision|processes|compile|micro_batch_tokens"
+    r"batch_size|seed|deterministic|device|precision|processes|parallel|compile|micro_batch_tokens"
     r"|model\.(max_len|dropout)|data\.(?!workers$|cache_dir$).*"
 )
 

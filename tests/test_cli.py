@@ -53,9 +53,9 @@ def test_all_faults_are_told_together(dialog_trainer, empty_folder):
     [
         (["mode=report"], "mode=report: is not in this version; use train or resume or validate or chat"),
         (["ui=web"], "ui=web: is not in this version; use terminal"),
-        (["processes=2"], "processes=2: must be 1: more than one process is not in this version"),
+        (["processes=0"], "processes=0: must be a whole number from 1 to 1,024"),
         (["compile=true"], "must be false: torch.compile is not in this version"),
-        (["device=[0,1]"], "must be auto, cpu, mps, cuda or a list of one CUDA device"),
+        (["device=[0,0]"], "must be auto, cpu, mps, cuda or a list of CUDA devices, each once"),
         (["name=a:b"], "must not hold '..', ':' or control characters"),
         (["project=a/../../b"], "must not hold '..'"),
         (["name=" + "n" * 300], "at most 240 bytes"),
@@ -84,7 +84,8 @@ def test_a_wrong_command_is_one_message(dialog_trainer, empty_folder, arguments,
 
 
 def test_a_sweep_is_refused_under_torchrun(dialog_trainer, empty_folder, monkeypatch):
-    monkeypatch.setenv("RANK", "0")
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     code, _, err = dialog_trainer("-m", "seed=0,1")
     assert code == 2
     assert "not under torchrun" in err

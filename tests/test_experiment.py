@@ -37,13 +37,13 @@ def machine(monkeypatch):
 @pytest.mark.parametrize(
     ("wanted", "cuda", "mps", "expected"),
     [
-        ("auto", 0, False, "cpu"), ("auto", 0, True, "mps"), ("auto", 1, True, "cuda"), ("auto", 2, False, "cuda"),
-        ("cpu", 2, True, "cpu"), ("mps", 1, True, "mps"), ("cuda", 1, False, "cuda"), ([1], 2, False, "cuda:1"),
+        ("auto", 0, False, "cpu"), ("auto", 0, True, "mps"), ("auto", 1, True, "cuda:0"), ("auto", 2, False, "cuda:0"),
+        ("cpu", 2, True, "cpu"), ("mps", 1, True, "mps"), ("cuda", 1, False, "cuda:0"), ([1], 2, False, "cuda:1"),
     ],
 )  # fmt: skip
 def test_the_device_that_is_there(machine, wanted, cuda, mps, expected):
     machine(cuda, mps)
-    assert experiment.device({"device": wanted}) == torch.device(expected)
+    assert experiment.device({"device": wanted, "processes": 1}) == torch.device(expected)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_the_device_that_is_there(machine, wanted, cuda, mps, expected):
 def test_a_device_that_is_not_there_is_named_with_what_to_use(machine, wanted, cuda, reason):
     machine(cuda, mps=False)
     with pytest.raises(ConfigError) as caught:
-        experiment.device({"device": wanted})
+        experiment.device({"device": wanted, "processes": 1})
     assert caught.value.faults == [reason]
 
 

@@ -121,7 +121,7 @@ def test_what_is_typed_is_laid_on_the_saved_settings(run, kept, typed, changes):
     changed = resume(run, *typed)
     assert sorted(changed.changes) == sorted(changes)
     untouched = options.flat(kept).keys() - {key for key, _, _ in changes}
-    asked = ("mode", "resume_model_dir", "load_model_type", "split", "chat")
+    asked = ("mode", "resume_model_dir", "load_model_type", "split", "chat", "port")
     for key in untouched:
         if not key.startswith(asked):
             assert options.flat(changed.settings)[key] == options.flat(kept)[key], key

@@ -37,8 +37,16 @@ def pack(ids: np.ndarray, runs: Runs, weigh: Weigh) -> Batch:
     )
 
 
+def silent(device: torch.device) -> Batch:
+    """One token without weight: what a process computes that has nothing to do while others have."""
+    nothing = torch.zeros(1, dtype=torch.int64)
+    return to_device(Batch(nothing, nothing, nothing, nothing, torch.zeros(1), lengths=(1,), divisor=0.0), device)
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    tensors = (batch.ids, batch.roles, batch.turns, batch.positions, batch.weights)
+    tensors = [batch.ids, batch.roles, batch.turns, batch.positions, batch.weights]
+    if device.type == "cuda":  # only from pinned memory does a copy run beside the work
+        tensors = [tensor.pin_memory() for tensor in tensors]
     return Batch(
         *(tensor.to(device, non_blocking=True) for tensor in tensors), lengths=batch.lengths, divisor=batch.divisor
     )

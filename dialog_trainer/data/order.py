@@ -1,8 +1,10 @@
-"""The order of training: which sequences make the batch of a step. A pure function of (seed, step)."""
+"""The order of training: which sequences make the batch of a step, a pure function of (seed, step); and who takes which."""
 
 from __future__ import annotations
 
 import hashlib
+import heapq
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -31,3 +33,20 @@ def batch_indices(seed: int, step: int, num_sequences: int, batch_size: int) -> 
     """Indices of the sequences of the global batch of `step`."""
     epoch, position = divmod(step, steps_per_epoch(num_sequences, batch_size))
     return epoch_order(seed, epoch, num_sequences)[position * batch_size : (position + 1) * batch_size]
+
+
+def share(lengths: Sequence[int], size: int, rank: int) -> np.ndarray:
+    """The places, ascending, in `lengths` that process `rank` of `size` takes: about as many tokens for each.
+
+    The longest goes first, to the process that has least so far. Of few, some processes get none.
+    """
+    if size == 1:
+        return np.arange(len(lengths))
+    taken = [(0, process) for process in range(size)]
+    own = []
+    for place in np.argsort(-np.asarray(lengths), kind="stable").tolist():
+        tokens, process = heapq.heappop(taken)
+        if process == rank:
+            own.append(place)
+        heapq.heappush(taken, (tokens + int(lengths[place]), process))
+    return np.array(sorted(own), dtype=np.int64)

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.evaluation.original_rows import predicted_rows, target_row
+from dialog_trainer.evaluation.proportion import in_proportion
 from dialog_trainer.evaluation.replies import contexts_of, replies_to
 from dialog_trainer.evaluation.rollout import rolled_out
 from dialog_trainer.model.choosing import Decoding
@@ -98,22 +99,7 @@ def produced(dialogues: Sequence[Dialogue], how: Replying, by: Production) -> li
             dialogues, by.vocabulary, how.room(), lambda contexts: reply(contexts, lambda count: None), by.advance
         )
     contexts = gold_contexts(dialogues, how, by.vocabulary)
-    return reply(contexts, _as_dialogues(len(contexts), len(dialogues), by.advance))
-
-
-def _as_dialogues(replies: int, dialogues: int, advance: Callable[[int], None]) -> Callable[[int], None]:
-    """Replies come in the order of their contexts' lengths: so many of all are taken for as large a share of dialogues."""
-    done = told = 0
-
-    def on_replies(count: int) -> None:
-        nonlocal done, told
-        done += count
-        share = done * dialogues // replies
-        if share > told:
-            advance(share - told)
-            told = share
-
-    return on_replies
+    return reply(contexts, in_proportion(by.advance, len(contexts), len(dialogues)))
 
 
 def _original(dialogues: Sequence[Dialogue], how: Replying, by: Production) -> list[Reply] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -10,12 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedModel
 
-from dialog_trainer.data.order import seed_of
+from dialog_trainer.data.order import seed_of, share
 from dialog_trainer.data.tables import DialogueTable, TokenTable
 from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.distributed import group
 from dialog_trainer.errors import TrainingError
 from dialog_trainer.evaluation.by_role import by_role, by_turn
 from dialog_trainer.evaluation.held_out import HeldOutLosses, held_out_losses
+from dialog_trainer.evaluation.proportion import in_proportion
 from dialog_trainer.evaluation.protocols import Production, Replying, produced
 from dialog_trainer.evaluation.replies import drawn
 from dialog_trainer.metrics import scores as score_rules
@@ -76,7 +79,8 @@ def validate(
             f"the validation loss is {loss}: "
             + ("the weights hold values that are not finite" if count else "this split has no turn of that role")
         )
-    found = _replied(model, vocabulary, dialogues, how, max_dialogues, max_seconds, stage, stopped)
+    lengths = np.bincount(tokens.dialogues, weights=tokens.lengths)
+    found = _replied(model, vocabulary, dialogues, lengths, how, max_dialogues, max_seconds, stage, stopped)
     if found is None:
         return None
     replies, num_replied = found
@@ -94,29 +98,34 @@ def _replied(
     model: PreTrainedModel,
     vocabulary: Vocabulary,
     dialogues: DialogueTable,
+    lengths: np.ndarray,
     how: Replying,
     max_dialogues: int | None,
     max_seconds: float | None,
     stage: Callable[[str, int], Callable[[int], None]],
     stopped: Callable[[], bool],
 ) -> tuple[list[Reply], int] | None:
-    """The replies, in the order of the split, and the number of dialogues that they belong to."""
+    """The replies, in the order of the split, and the number of dialogues that they belong to.
+
+    Each process replies to its share of the dialogues, by their `lengths` in tokens.
+    """
     indices = drawn(dialogues, max_dialogues)
     size = len(indices)
     if max_seconds is not None:  # by the hash, so that what is done in time is itself a draw
         indices = sorted(indices, key=lambda index: seed_of("draw", dialogues.rows[index]["id"]))
-        size = DIALOGUES_A_LOOK
+        size = DIALOGUES_A_LOOK * group.size()
     advance = stage("dialogues replied to", len(indices))
     start, done = time.monotonic(), {}
     for first in range(0, len(indices), size):
-        part = indices[first : first + size]
-        production = Production(model, vocabulary, stopped, advance)
-        replies = produced([dialogues[index] for index in part], how, production)
-        if replies is None:
+        part = np.array(indices[first : first + size])
+        own = part[share(lengths[part], group.size(), group.rank())]
+        production = Production(model, vocabulary, stopped, in_proportion(advance, len(own), len(part)))
+        replies = produced([dialogues[index] for index in own.tolist()], how, production)
+        if group.any_process(replies is None):
             return None
-        for reply in replies:
+        for reply in itertools.chain(*group.gathered(replies)):
             done.setdefault(reply.dialogue_id, []).append(reply)
-        if max_seconds is not None and time.monotonic() - start >= max_seconds:
+        if max_seconds is not None and group.largest(time.monotonic() - start) >= max_seconds:
             indices = indices[: first + size]
             break
     order = [dialogues.rows[index]["id"] for index in sorted(indices)]

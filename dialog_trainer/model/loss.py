@@ -21,6 +21,18 @@ def loss_sum(model: PreTrainedModel, batch: Batch) -> LossSum:
     )
 
 
+class Loss(torch.nn.Module):
+    """`loss_sum` of a model as a module from a batch to `(nats, cells)`: what can be spread over processes."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        found = loss_sum(self.model, batch)
+        return found.nats, found.cells
+
+
 def token_losses(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Indices `(M,)` of the tokens of `batch` with a weight above 0, and the nats of each.
 

@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from dialog_trainer import __version__
+from dialog_trainer.distributed import group
 
 _PARTS = {
     "data": "the training data",
@@ -25,6 +26,7 @@ def surroundings(digest: dict[str, str], device: torch.device) -> dict:
         "digest": digest,
         "threads": torch.get_num_threads(),
         "device": device.type,
+        "processes": group.size(),
         "versions": {
             "dialog_trainer": __version__,
             "torch": torch.__version__,
@@ -42,7 +44,7 @@ def differences(saved: dict, today: dict) -> list[str]:
         for name, effect in _EFFECTS.items()
         if before.get(name) != after[name]
     ]
-    pairs = [(key, saved[key], today[key]) for key in ("threads", "device")]
+    pairs = [(key, saved[key], today[key]) for key in ("threads", "device", "processes")]
     pairs += [(name, saved["versions"].get(name), version) for name, version in today["versions"].items()]
     lines += [
         f"{name} {after} instead of {before}: sums may differ in their last bits"

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from dialog_trainer import experiment
 from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.distributed import group, parallel
 from dialog_trainer.evaluation.alignment import alignment
 from dialog_trainer.evaluation.by_role import by_role, by_turn
 from dialog_trainer.experiment import Plan, Split
@@ -34,13 +35,15 @@ from dialog_trainer.training.stop_signal import StopSignal
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a run is made of, built."""
+    """What a run is made of, built. `loss` is that of `model`, spread over the processes of the group."""
 
     settings: Settings
     device: torch.device
     vocabulary: Vocabulary
     model: PreTrainedModel
+    loss: torch.nn.Module
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
     training: Split
     validation: Split
     mask: Mask
@@ -54,7 +57,7 @@ class Parts:
 
 
 class Run:
-    """Tracks, validates and saves for the loop; writes into `folder` and nowhere else."""
+    """Tracks, validates and saves for the loop; the main process writes into `folder` and nowhere else."""
 
     def __init__(
         self,
@@ -71,8 +74,9 @@ class Run:
         self._switch = parts.outline.final_from_step
         self._surroundings = parts.surroundings()
         self._probe: list[Batch] | None = None
-        self._metrics = MetricLog(folder / "metrics.jsonl", state.attempt)
-        self._replies = RowLog(folder / "replies.jsonl")
+        if group.is_main():
+            self._metrics = MetricLog(folder / "metrics.jsonl", state.attempt)
+            self._replies = RowLog(folder / "replies.jsonl")
 
     def track(self, report: StepReport) -> None:
         self._progress.step(report)
@@ -99,8 +103,9 @@ class Run:
 
     def before_step(self, step: int) -> None:
         """Compares the gradients of the two roles where that is due."""
+        group.at(f"step {step:,}")
         every = self._settings["mask_schedule"]["alignment_every_n_steps"]
-        if every is None or step % every:
+        if every is None or step % every or not group.is_main():
             return
         if self._probe is None:
             self._probe = experiment.probe_batches(self._settings, self.parts.validation.tokens, self.parts.device)
@@ -116,32 +121,36 @@ class Run:
 
     def validate(self) -> None:
         """Scores the model, notes what is best so far, and saves; does nothing of it where a stop is asked for."""
-        result = validated(
-            self._settings,
-            self.parts.model,
-            self.parts.vocabulary,
-            self.parts.validation,
-            stage=self._progress.stage,
-            stopped=self._stop.requested,
-        )
+        with parallel.whole(self.parts.loss):
+            result = validated(
+                self._settings,
+                self.parts.model,
+                self.parts.vocabulary,
+                self.parts.validation,
+                stage=self._progress.stage,
+                stopped=lambda: group.stop_seen(self._stop.requested()),
+            )
         self._progress.close_stages()
         if result is None:
             return
         state, metrics = self.state, self._settings["metrics"]
-        score = weighted(result.scores, metrics["best"])
-        better_loss, better_score = state.best.update(state.step, result.loss, score, counts=state.step > self._switch)
+        # What decides how the run goes on is one number for all.
+        loss, score = group.from_main(lambda: (result.loss, weighted(result.scores, metrics["best"])))
+        better_loss, better_score = state.best.update(state.step, loss, score, counts=state.step > self._switch)
         state.validated_step = state.step
         values = {"validation_loss": result.loss, **result.losses, **result.scores, "best_metric_score": score}
         how = signature(self._settings, self.parts.validation, result)
         self._row("validation", state.step, values | {"signature": how})
         samples = result.samples(self._settings["prediction_print_n"])
         head = {"step": state.step, "attempt": state.attempt, "split": "validation"}
-        self._replies.append(head | reply_row(reply) for reply in samples)
+        if group.is_main():
+            self._replies.append(head | reply_row(reply) for reply in samples)
         self.save("last", *(("best_metric",) if better_score else ()), *(("best_loss",) if better_loss else ()))
         self._say(score_line(state.step, result, score, better_loss, better_score, state.best.bad_validations))
         for line in (f"  {losses_text(result.losses)}", *sample_lines(samples)):
             self._say(line)
-        self._draw()
+        if group.is_main():
+            self._draw()
 
     def _draw(self) -> None:
         folder, rows, metrics = self.folder / "vis_outputs", self.folder / "metrics.jsonl", self._settings["metrics"]
@@ -162,20 +171,26 @@ class Run:
             "schedule_steps": self._settings["schedule_steps"],
             "mask_final_from_step": self._switch,
             "kept": {"last": self.state.step, "best_metric": best.score_step, "best_loss": best.loss_step},
+            "loss_scale": self.parts.scaler.state_dict(),
             **self._surroundings,
         }
-        checkpoint.save(
-            self.folder / "weights",
-            links or ("last",),
-            model=self.parts.model,
-            vocabulary=self.parts.vocabulary,
-            optimizer=self.parts.optimizer,
-            state=state,
+        content = checkpoint.tensors(self.parts.model, self.parts.optimizer)
+        group.from_main(
+            lambda: checkpoint.save(
+                self.folder / "weights",
+                links or ("last",),
+                model=self.parts.model,
+                vocabulary=self.parts.vocabulary,
+                content=content,
+                state=state,
+            )
         )
 
     def close(self) -> None:
-        self._metrics.close()
-        self._replies.close()
+        if group.is_main():
+            self._metrics.close()
+            self._replies.close()
 
     def _row(self, split: str, step: int, values: dict) -> None:
-        self._metrics.add(step=step, epoch=step // self._plan.steps_per_epoch, split=split, values=values)
+        if group.is_main():
+            self._metrics.add(step=step, epoch=step // self._plan.steps_per_epoch, split=split, values=values)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+import os
+import platform
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from rich.console import Console
@@ -13,7 +16,9 @@ from transformers import PreTrainedModel
 from dialog_trainer import checks, experiment, run_folder
 from dialog_trainer.data.tables import DialogueTable
 from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.distributed import group
 from dialog_trainer.errors import CheckpointError, ConfigError
+from dialog_trainer.job import Job
 from dialog_trainer.masking.outline import outline
 from dialog_trainer.modes.exactness import differences
 from dialog_trainer.modes.run import Parts, Run
@@ -30,29 +35,43 @@ from dialog_trainer.training.stop_signal import StopSignal
 
 # What, beside its own group, decides the mask of a step.
 _MASK_OPTIONS = ("train_user_turn_mask_step", "schedule_steps")
+# What decides the meaning of the best score.
+_SCORE_OPTIONS = {"mask_schedule.trained_role", *(f"metrics.{name}" for name in ("best", "protocol", "max_dialogues",
+                  "max_new_tokens", "decoding", "temperature", "top_p", "beams"))}  # fmt: skip
 
 
-def start(settings: Settings, console: Console, claim: Callable[[], Path], hydra_files: dict[str, object]) -> int:
-    """mode=train. `claim` makes the run folder, once everything is built; returns the exit code."""
+def start(job: Job, console: Console) -> int:
+    """mode=train. The run folder is made once everything is built; returns the exit code."""
     say = speaker(console)
-    settings = settings | {"schedule_steps": settings["schedule_steps"] or settings["steps"]}
+    settings = job.settings | {"schedule_steps": job.settings["schedule_steps"] or job.settings["steps"]}
     device = _begin(settings, say)
-    training = experiment.dialogues(settings, "train", say)
-    validation = experiment.dialogues(settings, "validation", say)
-    vocabulary = experiment.vocabulary(settings, training, say)
+    with group.once_a_machine():
+        training = experiment.dialogues(settings, "train", say)
+        validation = experiment.dialogues(settings, "validation", say)
+        vocabulary = experiment.vocabulary(settings, training, say)
     model = experiment.model(settings, vocabulary, device, say)
     parts = _parts(settings, device, vocabulary, model, training, validation, say)
     with StopSignal() as stop:
-        folder = claim()
-        with run_folder.locked(folder):
-            run_folder.write_settings(folder, settings | {"digest": parts.digest}, hydra_files)
+        folder = Path(group.from_main(lambda: str(_claimed(job))))
+        with _held(folder):
+            if group.is_main():
+                run_folder.write_settings(folder, settings | {"digest": parts.digest}, job.hydra_files)
             return _train(folder, parts, TrainingState(), console, stop)
+
+
+def _claimed(job: Job) -> Path:
+    return Path(job.parent) if job.name is None else run_folder.claim(Path(job.parent), job.name)
+
+
+def _held(folder: Path) -> AbstractContextManager[None]:
+    """The folder, held for all processes by the main one."""
+    return run_folder.locked(folder) if group.is_main() else nullcontext()
 
 
 def resume(changed: Changed, console: Console) -> int:
     """mode=resume: goes on exactly from a checkpoint of the run, in its folder; returns the exit code."""
     folder = Path(changed.settings["resume_model_dir"])
-    with run_folder.locked(folder):
+    with _held(folder):
         return _resume(folder, changed, console)
 
 
@@ -63,27 +82,35 @@ def _resume(folder: Path, changed: Changed, console: Console) -> int:
     state = _state_of(saved, weights, next_attempt(folder / "metrics.jsonl"))
     if any(key in _MASK_OPTIONS or key.startswith("mask_schedule.") for key, _, _ in changed.changes):
         state.best.bad_validations = 0  # counted under another mask
+    anew = _best_anew(state.best, state.step, [key for key, _, _ in changed.changes])
     _check_there_is_more(settings, state)
-    for line in _resume_lines(folder, weights, changed, state):
+    for line in [*_resume_lines(folder, weights, changed, state), *anew]:
         say(line)
     device = _begin(settings, say)
     model, vocabulary = experiment.saved_model(weights, settings, device, say)
-    training = experiment.dialogues(settings, "train", say)
-    validation = experiment.dialogues(settings, "validation", say)
+    with group.once_a_machine():
+        training = experiment.dialogues(settings, "train", say)
+        validation = experiment.dialogues(settings, "validation", say)
     parts = _parts(settings, device, vocabulary, model, training, validation, say)
     checkpoint.load_optimizer(weights, model, parts.optimizer)
+    parts.scaler.load_state_dict(saved.get("loss_scale") or parts.scaler.state_dict())
     for line in differences(saved, parts.surroundings()):
         say(line)
     kept = settings | {"mode": "train", "resume_model_dir": None, "load_model_type": "metric"}
     with StopSignal() as stop:
-        run_folder.renew_settings(folder, kept | {"digest": parts.digest}, state.attempt)
-        for link, step in checkpoint.forget_later(folder / "weights", weights, state.step).items():
+        for link, step in group.from_main(lambda: _taken_over(folder, weights, kept, parts, state)).items():
             say(f"  weights/{link} was at step {step:,}, which is left behind: the next validation is the best anew")
             if link == "best_metric":
                 state.best.score, state.best.score_step = None, state.step
             else:
                 state.best.loss, state.best.loss_step = None, state.step
         return _train(folder, parts, state, console, stop)
+
+
+def _taken_over(folder: Path, weights: Path, settings: Settings, parts: Parts, state: TrainingState) -> dict[str, int]:
+    """Makes the run's folder that of this attempt; returns the best links that a later step held, with that step."""
+    run_folder.renew_settings(folder, settings | {"digest": parts.digest}, state.attempt)
+    return checkpoint.forget_later(folder / "weights", weights, state.step)
 
 
 def _begin(settings: Settings, say: experiment.Say) -> torch.device:
@@ -104,35 +131,44 @@ def _parts(
     validation: DialogueTable,
     say: experiment.Say,
 ) -> Parts:
-    optimizer = experiment.optimizer(settings, model)
-    train_split = experiment.with_tokens(settings, training, vocabulary, settings["data"]["truncation"])
-    validation_split = experiment.with_tokens(settings, validation, vocabulary)
+    with group.once_a_machine():
+        train_split = experiment.with_tokens(settings, training, vocabulary, settings["data"]["truncation"])
+        validation_split = experiment.with_tokens(settings, validation, vocabulary)
+        left_out = experiment.leaked(settings, training, validation, say)
     mask = experiment.mask(settings)
     whole = outline(mask, settings["schedule_steps"])
-    left_out = experiment.leaked(settings, training, validation, say)
     kept = experiment.checked_mask(settings, train_split, vocabulary, mask, whole, (whole.final,), left_out)
     plan = experiment.plan(settings, train_split.tokens, kept.indices, mask, device)
     digest = experiment.mask_digest(settings, train_split, vocabulary, left_out)
+    of_all = {"training data and mask": digest["whole"], "validation data": validation.digest}
+    group.check_alike(of_all | {"weights": experiment.weights_digest(model)}, "give all the same files")
+    loss = experiment.spread(settings, model, device)
+    optimizer, scaler = experiment.optimizer(settings, model), experiment.scaler(settings, device)
     return Parts(
-        settings, device, vocabulary, model, optimizer, train_split, validation_split, mask, whole, kept, plan, digest
-    )
+        settings, device, vocabulary, model, loss, optimizer, scaler,
+        train_split, validation_split, mask, whole, kept, plan, digest,
+    )  # fmt: skip
 
 
 def _train(folder: Path, parts: Parts, state: TrainingState, console: Console, stop: StopSignal) -> int:
     say, settings, plan = speaker(console), parts.settings, parts.plan
     steps = settings["steps"]
-    draw_schedule(
-        folder / "vis_outputs" / "lr_schedule.png",
-        steps=steps,
-        learning_rate=plan.learning_rate,
-        role_weights=plan.role_weights,
-        switch=parts.outline.final_from_step,
-    )
+    if group.is_main():
+        draw_schedule(
+            folder / "vis_outputs" / "lr_schedule.png",
+            steps=steps,
+            learning_rate=plan.learning_rate,
+            role_weights=plan.role_weights,
+            switch=parts.outline.final_from_step,
+        )
+    else:
+        console.file, console.quiet = _own_log(folder), False
     say(
         plan_line(
             folder,
             parameters=sum(parameter.numel() for parameter in parts.model.parameters()),
-            device=str(parts.device),
+            device=str(parts.device)
+            + (f" ({group.size()} processes, {settings['parallel']})" if group.size() > 1 else ""),
             sequences=len(parts.kept.indices),
             tokens=int(parts.kept.counts.tokens.sum()),
             steps_per_epoch=plan.steps_per_epoch,
@@ -147,11 +183,11 @@ def _train(folder: Path, parts: Parts, state: TrainingState, console: Console, s
     ):
         outcome = train(
             state,
-            parts.model,
+            parts.loss,
             parts.optimizer,
+            parts.scaler,
             steps=steps,
             seed=settings["seed"],
-            rank=0,
             batches=plan.batches,
             learning_rate=plan.learning_rate,
             max_grad_norm=settings["max_grad_norm"],
@@ -163,11 +199,20 @@ def _train(folder: Path, parts: Parts, state: TrainingState, console: Console, s
             save_due=run.save_due,
             save=run.save,
             patience=settings["patience"],
-            stopped=stop.requested,
+            stopped=lambda: group.any_process(stop.requested()),
         )
-    for line in end_lines(folder, outcome, state.step, state.best):
+    split = "validation" if settings["data"].get("test_data_path", "-") is None else "test"
+    for line in end_lines(folder, outcome, state.step, state.best, split):
         say(line)
-    return stop.exit_code if outcome == "interrupted" else 0
+    return int(group.largest(stop.exit_code)) if outcome == "interrupted" else 0
+
+
+def _own_log(folder: Path) -> TextIO:
+    """What a process that is not the main one says of its work."""
+    (folder / "logs").mkdir(exist_ok=True)
+    file = (folder / "logs" / f"rank-{group.rank()}.log").open("a", encoding="utf-8", buffering=1)
+    print(f"rank {group.rank()} of {group.size()}, process {os.getpid()} on {platform.node()}", file=file)
+    return file
 
 
 def _state_of(saved: dict, weights: Path, attempt: int) -> TrainingState:
@@ -179,6 +224,18 @@ def _state_of(saved: dict, weights: Path, attempt: int) -> TrainingState:
             f"from its weights, pass mode=train, the options of that run, and model.pretrained_model={weights}"
         )
     return TrainingState(**{key: saved[key] for key in keys}, attempt=attempt, best=Best(**saved["best"]))
+
+
+def _best_anew(best: Best, step: int, changed: Sequence[str]) -> list[str]:
+    """Forgets a best score or loss that means something else by now, and says so."""
+    lines = []
+    if best.score is not None and any(key in _SCORE_OPTIONS for key in changed):
+        best.score, best.score_step = None, step
+        lines.append("  best_metric was chosen by another score: the next validation is the best anew")
+    if best.loss is not None and "mask_schedule.trained_role" in changed:
+        best.loss, best.loss_step = None, step
+        lines.append("  best_loss was chosen by the loss of another role: the next validation is the best anew")
+    return lines
 
 
 def _check_there_is_more(settings: Settings, state: TrainingState) -> None:

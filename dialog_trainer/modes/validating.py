@@ -10,6 +10,7 @@ from rich.console import Console
 from dialog_trainer import __version__, experiment
 from dialog_trainer.data.tables import DialogueTable
 from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.distributed import group
 from dialog_trainer.errors import CheckpointError, DataError
 from dialog_trainer.evaluation.assessment import (
     Statistics,
@@ -49,18 +50,26 @@ def run(changed: Changed, console: Console) -> int:
     )
     for key, before, after in changed.changes:
         say(f"  {key}: {before} -> {after}")
-    dialogues = experiment.dialogues(settings, split, say)
+    with group.once_a_machine():
+        dialogues = experiment.dialogues(settings, split, say)
+        training = _training(settings, say)
     other = _other(settings, dialogues)
-    training = _training(settings, say)
     on = experiment.device(settings)
     experiment.set_up_torch(settings["deterministic"])
     model, vocabulary = experiment.saved_model(weights, settings, on, say)
-    data = experiment.with_tokens(settings, dialogues, vocabulary)
+    with group.once_a_machine():
+        data = experiment.with_tokens(settings, dialogues, vocabulary)
+    group.check_alike(
+        {"data": dialogues.digest, "weights": experiment.weights_digest(model)}, "give all the same files"
+    )
     with StopSignal() as stop, RunProgress(console, start=0, steps=0) as progress:
-        result = validated(settings, model, vocabulary, data, stage=progress.stage, stopped=stop.requested)
+        stopped = lambda: group.stop_seen(stop.requested())  # noqa: E731
+        result = validated(settings, model, vocabulary, data, stage=progress.stage, stopped=stopped)
     if result is None:
         say("interrupted: no scores were written")
-        return stop.exit_code
+        return int(group.largest(stop.exit_code))
+    if not group.is_main():
+        return 0
     for line in sample_lines(result.samples(settings["prediction_print_n"])):
         say(line)
     origin = {"checkpoint": f"{folder.name}/weights/{weights.name}", "step": state["step"], "split": split}
@@ -189,6 +198,12 @@ def _other(settings: Settings, dialogues: DialogueTable) -> tuple[dict, Statisti
             f"compare_with={place}: those scores are of split {other['split']} by protocol {other['protocol']}, of data "
             f"{other['data'][:12]}; these would be of {settings['split']}, {protocol}, {dialogues.digest[:12]}"
         )
+    asked, found = _who_replies(replying(settings).signature()), _who_replies(other["signature"])
+    if asked != found:
+        raise CheckpointError(
+            f"compare_with={place}: those replies are other turns of the dialogues ({found} instead of {asked}): pass "
+            "mask_schedule.trained_role as in that run"
+        )
     ours = len(drawn(dialogues, settings["metrics"]["max_dialogues"]))
     if other["dialogues"] != ours:
         raise CheckpointError(
@@ -196,6 +211,10 @@ def _other(settings: Settings, dialogues: DialogueTable) -> tuple[dict, Statisti
             f"pass metrics.max_dialogues={other['dialogues']}"
         )
     return other, statistics
+
+
+def _who_replies(signature: str) -> str:
+    return next((part for part in signature.split("|") if part.startswith("role:")), "role:all")
 
 
 def _compared(settings: Settings, scored: dict, ours: Statistics, other: tuple[dict, Statistics]) -> dict:

@@ -98,8 +98,8 @@ def mask_line(mask: Mask, whole: Outline, kept: Kept, digest: str) -> str:
     return f"mask: {'; '.join(parts)} (digest {digest})"
 
 
-def end_lines(folder: Path, outcome: str, step: int, best: Best) -> list[str]:
-    """How a run ended, and what to type next."""
+def end_lines(folder: Path, outcome: str, step: int, best: Best, split: str) -> list[str]:
+    """How a run ended, and what to type next; `split` is the one to score at the end."""
     lines = [f"{outcome} at step {step:,}; checkpoints in {folder / 'weights'}: last (step {step:,})"]
     if best.score is not None and best.loss is not None:
         lines.append(
@@ -111,7 +111,7 @@ def end_lines(folder: Path, outcome: str, step: int, best: Best) -> list[str]:
         return [*lines, f"go on:    python -m dialog_trainer mode=resume {of_run} load_model_type=last"]
     return [
         *lines,
-        f"validate: python -m dialog_trainer mode=validate {of_run} split=test",
+        f"validate: python -m dialog_trainer mode=validate {of_run} split={split}",
         f"talk:     python -m dialog_trainer mode=chat {of_run}",
     ]
 

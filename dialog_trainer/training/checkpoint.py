@@ -26,14 +26,22 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.distributed import parallel
 from dialog_trainer.errors import CheckpointError, TrainingError
 
 LINKS = {"last": "last", "metric": "best_metric", "loss": "best_loss"}
 MANIFEST = "manifest.json"
+Tensors = dict[str, torch.Tensor]
 # Without these a folder is no checkpoint, whatever its manifest says.
 REQUIRED = {"config.json", "trainer/state.json", "trainer/optimizer.safetensors"}
 # The folders that are made, and so removed, here; what a user puts beside them stays.
 _OURS = re.compile(r"step-\d{8,}(-\d+)?|\.(aside|gone)-.*")
+
+
+def tensors(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> tuple[Tensors, Tensors]:
+    """The weights of the model and the state of its optimizer, whole, by name. Called by all processes of a group."""
+    weights = model.state_dict(keep_vars=True)  # a weight that has two names stays one
+    return parallel.gathered_whole(weights), parallel.gathered_whole(_optimizer_tensors(model, optimizer))
 
 
 def save(
@@ -42,10 +50,10 @@ def save(
     *,
     model: PreTrainedModel,
     vocabulary: Vocabulary,
-    optimizer: torch.optim.Optimizer,
+    content: tuple[Tensors, Tensors],
     state: dict,
 ) -> None:
-    """Publishes a checkpoint of `state["step"]` under the links `names`. Raises `TrainingError` if it cannot be written.
+    """Publishes a checkpoint of `content`, as `tensors` gave it, of `state["step"]` under the links `names`. Raises `TrainingError` if it cannot be written.
 
     Whatever happens, the links point to whole checkpoints.
     """
@@ -54,9 +62,9 @@ def save(
         weights.mkdir(exist_ok=True)
         _remove_unlinked(weights)
         (aside / "trainer").mkdir(parents=True)
-        model.save_pretrained(aside, safe_serialization=True)
+        model.save_pretrained(aside, state_dict=content[0], safe_serialization=True)
         vocabulary.save(aside)
-        save_file(_optimizer_tensors(model, optimizer), aside / "trainer" / "optimizer.safetensors")
+        save_file(content[1], aside / "trainer" / "optimizer.safetensors")
         (aside / "trainer" / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
         _write_manifest(aside)
         folder = _free_name(weights, state["step"])
@@ -121,16 +129,21 @@ def read_state(folder: Path) -> dict:
 
 def load_optimizer(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
     """Puts the saved state into `optimizer`; its settings (decay, betas ...) stay those it was made with."""
-    tensors = load_file(folder / "trainer" / "optimizer.safetensors")
+    saved = load_file(folder / "trainer" / "optimizer.safetensors")
+    parameters = dict(model.named_parameters())
     state: dict[int, dict[str, torch.Tensor]] = {}
     for index, name in enumerate(_parameter_names(model, optimizer)):
-        slots = {key.split("/", 1)[0]: value for key, value in tensors.items() if key.split("/", 1)[1] == name}
+        slots = {
+            key.split("/", 1)[0]: parallel.part_of(value, parameters[name])
+            for key, value in saved.items()
+            if key.split("/", 1)[1] == name
+        }
         if slots:
             state[index] = slots
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _optimizer_tensors(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def _optimizer_tensors(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Tensors:
     names = _parameter_names(model, optimizer)
     return {
         f"{slot}/{names[index]}": value.contiguous()

@@ -11,12 +11,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
-from transformers import PreTrainedModel
 
+from dialog_trainer.data.batches import silent
 from dialog_trainer.data.order import seed_of
-from dialog_trainer.distributed import sum_gradients, sum_over_processes
+from dialog_trainer.distributed import group, parallel
 from dialog_trainer.errors import TrainingError
-from dialog_trainer.model.loss import loss_sum
 from dialog_trainer.records import NUM_DEPTHS, Batch, Role
 from dialog_trainer.training.early_stopping import Best
 
@@ -57,12 +56,12 @@ class StepReport:
 
 def train(
     state: TrainingState,
-    model: PreTrainedModel,
+    loss: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
     *,
     steps: int,
     seed: int,
-    rank: int,
     batches: Callable[[int], Iterable[Batch]],
     learning_rate: Callable[[int], float],
     max_grad_norm: float | None,
@@ -78,6 +77,7 @@ def train(
 ) -> str:
     """Trains until `state.step == steps`; returns `finished`, `stopped early` or `interrupted`.
 
+    `loss` is `Loss`, spread over the processes of the group; all of them call this function, and `stopped()` is agreed.
     `batches(step)` gives this process's share of the global batch of a step as micro-batches, weights included.
     `before_step(n)` is called after each number `n` of updates done, 0 and the last included; it changes nothing.
     `validate()` is called where `validation_due(state.step)`, at most once a step, and saves what it wants to keep;
@@ -95,10 +95,11 @@ def train(
             saved_step = state.step
         if outcome:
             return outcome
-        torch.manual_seed(seed_of("step", seed, state.step, rank))
+        torch.manual_seed(seed_of("step", seed, state.step, group.rank()))
         report = train_step(
-            model,
+            loss,
             optimizer,
+            scaler,
             list(batches(state.step)),
             step=state.step,
             lr=learning_rate(state.step),
@@ -123,8 +124,9 @@ def _outcome(state: TrainingState, steps: int, patience: int, stopped: Callable[
 
 
 def train_step(
-    model: PreTrainedModel,
+    loss: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
     batches: list[Batch],
     *,
     step: int,
@@ -134,33 +136,39 @@ def train_step(
 ) -> StepReport:
     """One update with the gradient of `Σ w·nll` over the whole global batch, divided by the sum of its divisors.
 
-    Raises `TrainingError`, before anything is changed, if the loss or the norm of the gradient is not finite.
+    `batches` are those of this process; each process computes as many, silent ones behind its own. A `scaler` that is
+    enabled (fp16) leaves out an update whose gradient is not finite, and scales less from then on. Otherwise raises
+    `TrainingError`, before anything is changed, if the loss or the norm of the gradient is not finite.
     """
     start = time.perf_counter()
-    model.train()
+    loss.train()
     optimizer.zero_grad(set_to_none=True)
-    own = torch.tensor([[batch.divisor, len(batch.ids)] for batch in batches], dtype=torch.float64)
-    divisor, tokens = sum_over_processes(own.view(-1, 2).sum(0)).tolist()
+    own = torch.tensor([[batch.divisor, len(batch.ids)] for batch in batches], dtype=torch.float64).view(-1, 2).sum(0)
+    sizes = group.rows_of_all(torch.cat([own, torch.tensor([float(len(batches))], dtype=torch.float64)]))
+    divisor, tokens, _ = sizes.sum(0).tolist()
+    rounds = max(1, int(sizes[:, 2].max()))
+    factor = parallel.gradient_factor()
     parts = []
-    for batch in batches:
-        with autocast():
-            part = loss_sum(model, batch)
-        (part.nats / max(divisor, 1e-12)).backward()
-        parts.append(torch.cat([part.nats.detach().view(1), part.cells.flatten()]))
-    sum_gradients(model.parameters())
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm or torch.inf)
+    for number in range(rounds):
+        batch = batches[number] if number < len(batches) else silent(next(loss.parameters()).device)
+        with parallel.exchange(loss, last=number == rounds - 1):
+            with autocast():
+                nats, cells = loss(batch)
+            scaler.scale(nats * factor / max(divisor, 1e-12)).backward()
+        parts.append(torch.cat([nats.detach().view(1), cells.flatten()]))
+    scaler.unscale_(optimizer)
+    norm = parallel.clip(loss.parameters(), max_grad_norm)
     # One wait for the device for all that is asked of it here.
     *sums, grad_norm = torch.cat([*parts, norm.view(1)]).cpu().double().split([*map(len, parts), 1])
-    sums = sum_over_processes(
-        torch.stack([torch.zeros(1 + 2 * len(Role) * NUM_DEPTHS, dtype=torch.float64), *sums]).sum(0)
-    )
+    sums = group.rows_of_all(torch.stack(sums).sum(0)).sum(0)
     nats, cells = float(sums[0]), sums[1:].view(2, len(Role), NUM_DEPTHS)
-    _check_finite(step, lr, nats, float(grad_norm))
+    _check_finite(step, lr, nats, 0.0 if scaler.is_enabled() else float(grad_norm))
     trains = bool(cells[1].any())
     if trains:
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.step()
+        for settings in optimizer.param_groups:
+            settings["lr"] = lr
+        scaler.step(optimizer)
+        scaler.update()
     return StepReport(
         step=step,
         loss=nats / divisor if trains else None,

@@ -16,6 +16,7 @@ from dialog_trainer.evaluation.by_role import by_role, by_turn
 from dialog_trainer.evaluation.held_out import held_out_losses
 from dialog_trainer.masking.mask import Mask
 from dialog_trainer.masking.schedules import RoleWeights, constant, linear, step
+from dialog_trainer.model.loss import Loss
 from dialog_trainer.model.packed import padded_attention
 from dialog_trainer.records import NUM_DEPTHS, Role, Turn
 from dialog_trainer.training.loop import train_step
@@ -119,7 +120,7 @@ def test_a_step_has_loss_and_gradient_of_the_slow_reference(
     assert len(batches) == {1: len(table), 10_000: 1}.get(max_tokens, len(batches))
     assert sum(batch.divisor for batch in batches) == pytest.approx(divisor, rel=1e-6)
     report = train_step(
-        tiny_model, torch.optim.SGD(tiny_model.parameters(), lr=0.1), batches,
+        Loss(tiny_model), torch.optim.SGD(tiny_model.parameters(), lr=0.1), torch.amp.GradScaler("cpu", enabled=False), batches,
         step=0, lr=0.1, max_grad_norm=None, autocast=contextlib.nullcontext,
     )  # fmt: skip
     assert report.loss == pytest.approx(loss.item(), rel=1e-5)

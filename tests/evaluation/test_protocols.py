@@ -3,6 +3,7 @@
 import dataclasses
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from dialog_trainer.data import tables
@@ -251,7 +252,7 @@ def test_when_the_time_is_up_whole_dialogues_are_done_by_their_hash(monkeypatch,
     monkeypatch.setattr(validation.time, "monotonic", lambda: clock[0])
     table = Table(50)
     replies, count = validation._replied(
-        None, None, table, how(), None, seconds, lambda *_: lambda n: None, lambda: False
+        None, None, table, np.ones(50), how(), None, seconds, lambda *_: lambda n: None, lambda: False
     )
     by_hash = sorted(range(50), key=lambda index: seed_of("draw", f"d{index}"))
     done = sorted(by_hash[: 16 * looks])

@@ -109,13 +109,13 @@ def watched(dialog_trainer, monkeypatch):
     monkeypatch.setattr("dialog_trainer.modes.training.draw_schedule", lambda *arguments, **keys: None)
 
     def command(trained: Trained, *arguments: str) -> Trained:
-        def noting(model, optimizer, batches, **keys):
+        def noting(model, optimizer, scaler, batches, **keys):
             weights = b"".join(parameter.detach().numpy().tobytes() for parameter in model.parameters())
             names = ("ids", "roles", "turns", "weights", "lengths", "divisor")
             columns = {name: [getattr(batch, name) for batch in batches] for name in names}
             columns |= {name: torch.cat(columns[name]).tolist() for name in names[:4]}
             trained.steps.append({"step": keys["step"], "model": hashlib.sha256(weights).hexdigest()} | columns)
-            return train_step(model, optimizer, batches, **keys)
+            return train_step(model, optimizer, scaler, batches, **keys)
 
         monkeypatch.setattr("dialog_trainer.training.loop.train_step", noting)
         code, out, err = dialog_trainer(*arguments)

@@ -388,6 +388,29 @@ def test_what_came_after_an_earlier_checkpoint_is_no_longer_the_best(train, dial
     assert kept == {link: state(run, link)["step"] for link in kept} == {"last": 3, "best_metric": 2, "best_loss": 3}
 
 
+@pytest.mark.parametrize(
+    ("change", "said", "at_three"),
+    [
+        ("metrics.best={bleu4: 0}", ["best_metric was chosen by another score"], ["best_metric"]),
+        (
+            "mask_schedule.trained_role=user",
+            ["best_metric was chosen by another score", "best_loss was chosen by the loss of another role"],
+            ["best_metric", "best_loss"],
+        ),
+        ("metrics.common=[lr]", [], []),
+    ],
+)
+def test_a_best_score_of_another_meaning_is_forgotten(train, dialog_trainer, change, said, at_three):
+    """The score is always 0, and the learning rate so large that the last step spoils the weights: nothing is better."""
+    run = train("run", "steps=2", "validate_every_n_steps=1", "metrics.best={bleu2: 0}")
+    command = ("mode=resume", f"resume_model_dir='{run}'", "load_model_type=last", "steps=3", "optim.lr0=10")
+    code, out, err = dialog_trainer(*command, change)
+    assert code == 0, err
+    assert [line for line in said if line in out] == said
+    assert out.count("was chosen by") == len(said)
+    assert [link for link in ("best_metric", "best_loss") if state(run, link)["step"] == 3] == at_three
+
+
 def test_an_optimizer_setting_that_its_state_does_not_know_is_refused(train, resume):
     run = train("run", "steps=2")
     before = (run / "args.yaml").read_bytes()

@@ -336,6 +336,7 @@ def test_scores_made_in_another_way_are_said_to_be(validate, runs):
     [
         (["split=test"], "those scores are of split validation by protocol response"),
         (["metrics=rollout", "metrics.max_new_tokens=6"], "those scores are of split validation by protocol response"),
+        (["mask_schedule.trained_role=user"], "(role:assistant instead of role:user)"),
         (["DATA"], "of data "),
         (
             ["metrics.max_dialogues=4"],
@@ -377,13 +378,16 @@ def test_broken_and_missing_scores_are_refused_before_the_model_is_loaded(valida
             ["metrics=original", "metrics.names=[chrf,bleu2]", "metrics.best={bleu2: 1}"],
             "chrf is no score of metrics=original",
         ),
-        (["metrics.best={bleu4: 1}"], "metrics.best={'bleu4': 1}: bleu4 is not computed; add it to metrics.names"),
         (["metrics.names=[blue2]"], "metrics.names=['blue2']: must be a list of ppl"),
         (["metrics.protocol=reply"], "metrics.protocol=reply: must be response or all_turns or rollout or original"),
     ],
 )
 def test_faults_in_the_options(validate, typed, reason):
     assert reason in validate(*typed, code=2)
+
+
+def test_what_chooses_the_best_checkpoint_of_training_has_no_say(validate):
+    validate("metrics.names=[chrf]")  # the run's metrics.best names another score
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
@@ -407,11 +411,11 @@ def trains(dialog_trainer, data, tmp_path, monkeypatch):
     """`trains(*options)` trains a run and returns its output and the ids of every sequence that it was trained on."""
     seen: set[tuple[int, ...]] = set()
 
-    def noting(model, optimizer, batches, **keys):
+    def noting(model, optimizer, scaler, batches, **keys):
         batches = list(batches)
         for batch in batches:
             seen.update(tuple(part.tolist()) for part in batch.ids.split(list(batch.lengths)))
-        return train_step(model, optimizer, batches, **keys)
+        return train_step(model, optimizer, scaler, batches, **keys)
 
     monkeypatch.setattr("dialog_trainer.training.loop.train_step", noting)
 

@@ -40,7 +40,7 @@ def saver(tiny_model, vocabulary, tmp_path):
             links or ("last",),
             model=tiny_model,
             vocabulary=vocabulary,
-            optimizer=optimizer,
+            content=checkpoint.tensors(tiny_model, optimizer),
             state={"step": step},
         )
 
@@ -280,7 +280,12 @@ def test_optimizer_state_comes_back_bit_for_bit(tiny_model, vocabulary, tmp_path
             tiny_model(input_ids=torch.arange(9)[None]).logits.pow(2).sum().backward()
         optimizer.step()
     checkpoint.save(
-        tmp_path / "w", ("last",), model=tiny_model, vocabulary=vocabulary, optimizer=optimizer, state={"step": 2}
+        tmp_path / "w",
+        ("last",),
+        model=tiny_model,
+        vocabulary=vocabulary,
+        content=checkpoint.tensors(tiny_model, optimizer),
+        state={"step": 2},
     )
     again = kind(tiny_model.parameters(), lr=0.5, **settings)
     checkpoint.load_optimizer(tmp_path / "w/last", tiny_model, again)

@@ -7,6 +7,7 @@ import torch
 from dialog_trainer.data.batches import pack
 from dialog_trainer.errors import TrainingError
 from dialog_trainer.model import causal_lm
+from dialog_trainer.model.loss import Loss
 from dialog_trainer.model.packed import use_packed_attention
 from dialog_trainer.records import NUM_DEPTHS, Role, Runs
 from dialog_trainer.training.early_stopping import Best
@@ -30,9 +31,20 @@ def batch_of(lengths, weights=ALL_TURNS, divisor=None):
     return pack(ids, runs, lambda runs: (of_token, float(of_token.sum()) if divisor is None else divisor(lengths)))
 
 
+def no_scaler():
+    return torch.amp.GradScaler("cpu", enabled=False)
+
+
 def step_with(model, optimizer, batches, max_grad_norm=None):
     return train_step(
-        model, optimizer, batches, step=3, lr=0.1, max_grad_norm=max_grad_norm, autocast=contextlib.nullcontext
+        Loss(model),
+        optimizer,
+        no_scaler(),
+        batches,
+        step=3,
+        lr=0.1,
+        max_grad_norm=max_grad_norm,
+        autocast=contextlib.nullcontext,
     )
 
 
@@ -156,7 +168,7 @@ def run_loop(
         state.best.bad_validations = state.best.bad_validations + 1 if state.step in bad_at else 0
 
     outcome = train(
-        state, tiny_model, torch.optim.SGD(tiny_model.parameters(), lr=0.1), steps=steps, seed=0, rank=0,
+        state, Loss(tiny_model), torch.optim.SGD(tiny_model.parameters(), lr=0.1), no_scaler(), steps=steps, seed=0,
         batches=lambda step: [batch_of((3, 6))], learning_rate=lambda step: 0.0, max_grad_norm=None,
         autocast=contextlib.nullcontext, track=lambda report: events.append(f"t{report.step}"),
         before_step=lambda step: events.append(f"b{step}"),
@@ -196,7 +208,7 @@ def trained(model, *, before_step, **changes) -> TrainingState:
     state = TrainingState(step=5)
     keys = {"batches": lambda step: [batch_of((3, 6)), batch_of((9,))], "track": lambda report: None} | changes
     train(
-        state, model, torch.optim.SGD(model.parameters(), lr=0.1), steps=7, seed=4, rank=0,
+        state, Loss(model), torch.optim.SGD(model.parameters(), lr=0.1), no_scaler(), steps=7, seed=4,
         learning_rate=lambda step: 0.1, max_grad_norm=None, autocast=contextlib.nullcontext, before_step=before_step,
         validation_due=lambda step: False, validate=lambda: None, save_due=lambda step: False, save=lambda: None,
         patience=1, stopped=lambda: False, **keys,

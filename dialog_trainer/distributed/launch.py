@@ -1,0 +1,134 @@
+"""Starts the processes of a run on this machine and ends with them: no child outlives its parent, no fault is told twice."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import torch.distributed as dist
+from torch.multiprocessing import ProcessExitedException, start_processes
+
+from dialog_trainer.distributed.environment import Member, meeting_point
+from dialog_trainer.distributed.faults import GO_ON, take_part
+from dialog_trainer.distributed.group import Board, read_fault
+from dialog_trainer.errors import ConfigError, DistributedError
+
+HOST = "127.0.0.1"
+# So long the others may take to end by themselves, and then to obey SIGTERM, once one has failed.
+GRACE_SECONDS = 2.0
+# A process that waits to be met waits as long as the others may need to load.
+MEETING_SECONDS = 600.0
+
+# The work of one process: its board, and the argument that all were given, to an exit code.
+Work = Callable[[Board, str], int]
+
+
+def locally(size: int, port: int | None, work: Work, argument: str) -> int:
+    """Runs `work` (a function of a module, not of a script) in `size` new processes; returns the exit code.
+
+    They meet through a file in a folder of their own, or, where `port` is given, through that port of this machine.
+    """
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # what it does is told below
+    with tempfile.TemporaryDirectory(prefix="dialog_trainer-") as folder:
+        store = _open(folder, port, hosts=True)
+        pids: list[int] = []
+        with _passed_on(pids) as received:
+            context = start_processes(_child, (size, folder, port, work, argument), nprocs=size, join=False)
+            pids += context.pids()
+            if received:  # it came while they were started
+                _send(pids, received[0])
+            try:
+                while not context.join(grace_period=GRACE_SECONDS):
+                    continue
+                return 0
+            except ProcessExitedException as error:
+                first = error
+        fault = read_fault(store)
+        ended = [
+            f"rank {rank} was ended by {signal.Signals(-process.exitcode).name}"
+            for rank, process in enumerate(context.processes)
+            if process.exitcode < 0 and (rank == first.error_index or (fault is not None and _names(fault.text, rank)))
+        ]
+        if fault is not None:
+            print("; ".join([fault.text, *ended]), file=sys.stderr)
+            return fault.exit_code
+        if first.exit_code < 0:
+            print(f"{'; '.join(ended)}. {GO_ON}", file=sys.stderr)
+        return first.exit_code if first.exit_code > 0 else 1
+
+
+def _names(text: str, rank: int) -> bool:
+    """Whether a fault is that this process is gone."""
+    return text.startswith(f"rank {rank} of ") and " is gone, " in text
+
+
+def _child(rank: int, size: int, folder: str, port: int | None, work: Work, argument: str) -> None:
+    # Ctrl-C in a terminal goes to its whole group of processes: out of it, as the parent passes it on.
+    os.setpgid(0, 0)
+    board = Board(_open(folder, port, hosts=False), Member(rank, size, rank, size))
+    sys.exit(take_part(board, lambda: work(board, argument), tells=False))
+
+
+def environment_board(member: Member) -> Board:
+    """The board of a group that torchrun or Slurm has started. Raises `DistributedError` if there is no meeting."""
+    host, port = meeting_point()
+    os.environ |= {
+        "RANK": str(member.rank),
+        "WORLD_SIZE": str(member.size),
+        "MASTER_ADDR": host,
+        "MASTER_PORT": str(port),
+    }
+    try:
+        store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=MEETING_SECONDS)))
+    except (dist.DistError, RuntimeError) as error:
+        raise DistributedError(
+            f"rank {member.rank} of {member.size} finds no meeting at {host}:{port} (MASTER_ADDR, MASTER_PORT): "
+            f"{str(error).splitlines()[0]}; start all processes within {MEETING_SECONDS:.0f} s, with a port that is free"
+        ) from None
+    return Board(dist.PrefixStore("dialog_trainer", store), member)
+
+
+def _open(folder: str, port: int | None, hosts: bool) -> dist.Store:
+    if port is None:
+        return dist.FileStore(str(Path(folder) / "meeting"), -1)
+    if hosts:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError as error:
+                raise ConfigError([f"port={port}: {error.strerror}; pass another, or port=null for none"]) from None
+    return dist.TCPStore(HOST, port, is_master=hosts, wait_for_workers=False)
+
+
+@contextmanager
+def _passed_on(pids: list[int]) -> Iterator[list[signal.Signals]]:
+    """Within the block SIGTERM and Ctrl-C go to the processes `pids`, who stop together; yields those that came."""
+    received: list[signal.Signals] = []
+
+    def note(number: int, _: object) -> None:
+        received.append(signal.Signals(number))
+        _send(pids, received[-1])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _send(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue

@@ -1,0 +1,109 @@
+"""In how many processes a job is done: here, in some that are started for it, or in a group that torchrun or Slurm made."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+
+from rich.console import Console
+
+from dialog_trainer import __version__, checks, hub
+from dialog_trainer.distributed.environment import Member
+from dialog_trainer.errors import ConfigError
+from dialog_trainer.job import Job
+from dialog_trainer.options import Settings
+from dialog_trainer.saved_run import Changed
+
+# torch and what needs it are imported in the functions: a fault in the options should be told at once.
+
+
+def meet(member: Member | None):
+    """The board of the group that this process was started in; None where it stands alone."""
+    if member is None:
+        return None
+    from dialog_trainer.distributed.launch import environment_board
+
+    return environment_board(member)
+
+
+def begin(job: Job, board, arguments: list[str]) -> int:
+    """Does a job and returns the exit code. `arguments` are those of the command line: alike in a group."""
+    size = board.member.size if board else checks.count_processes(job.settings)
+    faults = checks.group_faults(job.settings, size, started=board is not None)
+    if faults:
+        raise ConfigError(faults)
+    if board:
+        from dialog_trainer.distributed.faults import take_part
+
+        board.put("job", job.text())
+        return take_part(board, lambda: _in_group(board, job.text(), arguments), tells=True)
+    if size == 1:
+        return _work(job)
+    from dialog_trainer.distributed.launch import locally
+
+    return locally(size, job.settings["port"], _in_group, job.text())
+
+
+def follow(board, arguments: list[str]) -> int:
+    """The part of a process that is not the main one: it gets the job from there."""
+    from dialog_trainer.distributed.faults import take_part
+
+    return take_part(board, lambda: _in_group(board, board.wait("job"), arguments), tells=True)
+
+
+def failed(board, code: int) -> None:
+    """Tells the others that the main process, which has said why, has no job for them."""
+    from dialog_trainer.distributed.group import Fault
+
+    board.tell(Fault(0, "", code))
+
+
+def _in_group(board, text: str, arguments: list[str] | tuple[str, ...] = ()) -> int:
+    import torch
+    import transformers
+
+    from dialog_trainer.distributed import group
+
+    job = Job.of(text)
+    versions = {
+        "dialog_trainer": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    with group.joined(board, job.settings["distributed_timeout_seconds"]):
+        group.check_alike(versions | {"arguments": " ".join(arguments)}, "start all with the same program and options")
+        return _work(job)
+
+
+def _work(job: Job) -> int:
+    console = _before_torch(job.settings)
+    from dialog_trainer.distributed import group
+    from dialog_trainer.modes import chatting, inspecting, training, validating
+
+    if not group.is_main():
+        console.quiet = True
+    settings = job.settings
+    match settings["mode"]:
+        case "inspect":
+            return inspecting.run(settings, console)
+        case "train":
+            return training.start(job, console)
+        case "resume":
+            return training.resume(Changed(settings, job.changes), console)
+        case "validate":
+            return validating.run(Changed(settings, job.changes), console)
+        case _:
+            return chatting.run(settings)
+
+
+def _before_torch(settings: Settings) -> Console:
+    if checks.needs_hub(settings):
+        hub.offline_if_unreachable()
+    # Deterministic kernels of CUDA ask for it before torch is imported.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    from dialog_trainer.modes.quiet import hush_libraries
+
+    hush_libraries()
+    return Console(file=sys.stdout)
