@@ -61,7 +61,7 @@ def _in_group(member: Member, arguments: list[str]) -> int:
         raise fault
     board = processes.meet(member)
     if member.rank:
-        return processes.follow(board, arguments)
+        processes.follow(board, arguments)
     code = _guarded(lambda: _start(_flags(arguments), lambda job: processes.begin(job, board, arguments)))
     if code:
         processes.failed(board, code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -28,7 +29,7 @@ def meet(member: Member | None):
 
 
 def begin(job: Job, board, arguments: list[str]) -> int:
-    """Does a job and returns the exit code. `arguments` are those of the command line: alike in a group."""
+    """Does a job and returns the exit code; in a group that was started elsewhere, ends the process. `arguments` are those of the command line: alike in a group."""
     size = board.member.size if board else checks.count_processes(job.settings)
     faults = checks.group_faults(job.settings, size, started=board is not None)
     if faults:
@@ -37,7 +38,7 @@ def begin(job: Job, board, arguments: list[str]) -> int:
         from dialog_trainer.distributed.faults import take_part
 
         board.put("job", job.text())
-        return take_part(board, lambda: _in_group(board, job.text(), arguments), tells=True)
+        take_part(board, lambda: _in_group(board, job.text(), arguments), tells=True)
     if size == 1:
         return _work(job)
     from dialog_trainer.distributed.launch import locally
@@ -45,11 +46,11 @@ def begin(job: Job, board, arguments: list[str]) -> int:
     return locally(size, job.settings["port"], _in_group, job.text())
 
 
-def follow(board, arguments: list[str]) -> int:
+def follow(board, arguments: list[str]) -> NoReturn:
     """The part of a process that is not the main one: it gets the job from there."""
     from dialog_trainer.distributed.faults import take_part
 
-    return take_part(board, lambda: _in_group(board, board.wait("job"), arguments), tells=True)
+    take_part(board, lambda: _in_group(board, board.wait("job"), arguments), tells=True)
 
 
 def failed(board, code: int) -> None:

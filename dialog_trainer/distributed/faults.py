@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 import torch.distributed as dist
 
@@ -15,20 +17,21 @@ from dialog_trainer.errors import DialogTrainerError
 
 # So long others may take to notice that one is gone, before they count as gone too.
 NOTICE_SECONDS = 3.0
+GONE = "is gone"
 GO_ON = "What was saved is whole: go on with mode=resume load_model_type=last"
 
 
-def take_part(board: Board, work: Callable[[], int], *, tells: bool) -> int:
-    """Does `work` as a member of a group and returns the exit code: that of the main process, 0 of the others.
+def take_part(board: Board, work: Callable[[], int], *, tells: bool) -> NoReturn:
+    """Does `work` as a member of a group, and ends the process: with the exit code of the work in the main one, else 0.
 
-    The first fault is put on the board, and printed where `tells`; who only sees that others are gone, asks who. After a
-    fault the process ends at once: nothing that is left of the group could be waited for.
+    The first fault is put on the board, and printed where `tells`; who only sees that others are gone, asks who. Nothing
+    of the group is waited for at the end: after a fault there may be no one left to come.
     """
     try:
         code = work()
-        return code if board.member.rank == 0 else 0
+        _end(code if board.member.rank == 0 else 0)
     except OtherProcessFailed as other:
-        return _end(other.fault.exit_code)
+        _end(other.fault.exit_code)
     except BaseException as error:
         try:
             fault = board.told()
@@ -37,10 +40,10 @@ def take_part(board: Board, work: Callable[[], int], *, tells: bool) -> int:
                 if board.tell(fault) and tells:
                     print(fault.text, file=sys.stderr)
         except (dist.DistError, RuntimeError) as lost:  # the board was kept by a process that is gone
-            fault = Fault(board.member.rank, _lost([0], board, lost), 1)
+            fault = _lost([0], board, lost)
             if tells:
                 print(fault.text, file=sys.stderr)
-        return _end(fault.exit_code)
+        _end(fault.exit_code)
 
 
 def _fault_of(error: BaseException, board: Board) -> Fault:
@@ -55,7 +58,7 @@ def _fault_of(error: BaseException, board: Board) -> Fault:
     if isinstance(error, OSError) and error.filename is not None:
         return Fault(rank, f"{_where(board)}: {error.filename}: {error.strerror}", 1)
     if _is_of_the_group(error):
-        return Fault(rank, _lost(board.missing(NOTICE_SECONDS), board, error), 1)
+        return _lost(board.missing(NOTICE_SECONDS), board, error)
     return Fault(rank, f"{_where(board)}: {''.join(traceback.format_exception(error))}", 1)
 
 
@@ -71,15 +74,19 @@ def _is_of_the_group(error: BaseException) -> bool:
     )
 
 
-def _lost(missing: list[int], board: Board, error: BaseException) -> str:
-    size = board.member.size
+def _lost(missing: list[int], board: Board, error: BaseException) -> Fault:
+    rank, size = board.member.rank, board.member.size
     who = f"rank {', '.join(map(str, missing))} of {size}" if missing else f"one of {size} processes"
-    seen = str(error).strip().splitlines()
-    why = "did not answer in time" if "imed out" in str(error) or "imeout" in str(error) else "is gone"
-    return f"{who} {why}, {group.place()} (seen by rank {board.member.rank}: {seen[0] if seen else error}). {GO_ON}"
+    late = "imed out" in str(error) or "imeout" in str(error)
+    # The first sentence, without the file of gloo that it came from.
+    seen = re.split(r"(?<!\d)\. ", re.sub(r"^\[[^\]]*\] ", "", str(error).strip()), maxsplit=1)[0].splitlines()
+    text = (
+        f"{who} {'does not answer' if late else GONE}, {group.place()} (rank {rank} saw: {(seen or [''])[0]}). {GO_ON}"
+    )
+    return Fault(rank, text, 1, () if late else tuple(missing))
 
 
-def _end(code: int) -> int:
+def _end(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -27,11 +27,12 @@ LOOK_EVERY_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What ended the work of process `rank`; its text has the remedy in it."""
+    """What ended the work, told by process `rank`; its text has the remedy in it. `gone` are processes that ended before."""
 
     rank: int
     text: str
     exit_code: int
+    gone: tuple[int, ...] = ()
 
 
 class OtherProcessFailed(Exception):
@@ -118,7 +119,10 @@ def read_fault(store: dist.Store) -> Fault | None:
 
 @contextmanager
 def joined(board: Board, timeout_seconds: float) -> Iterator[None]:
-    """In the group of all processes of `board`, which must come within the timeout; no later exchange may take longer."""
+    """In the group of all processes of `board`, which must come within the timeout; no later exchange may take longer.
+
+    The group is not taken down: its processes end with it.
+    """
     global _board
     member = board.member
     if torch.cuda.is_available():
@@ -133,11 +137,7 @@ def joined(board: Board, timeout_seconds: float) -> Iterator[None]:
         timeout=timedelta(seconds=timeout_seconds),
     )
     _board = board
-    try:
-        yield
-    finally:
-        _board = None
-    dist.destroy_process_group()  # after a fault it could wait for those that are gone
+    yield
 
 
 def cores() -> int:

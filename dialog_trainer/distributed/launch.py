@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch.multiprocessing import ProcessExitedException, start_processes
 
 from dialog_trainer.distributed.environment import Member, meeting_point
-from dialog_trainer.distributed.faults import GO_ON, take_part
+from dialog_trainer.distributed.faults import GO_ON, GONE, take_part
 from dialog_trainer.distributed.group import Board, read_fault
 from dialog_trainer.errors import ConfigError, DistributedError
 
@@ -52,29 +52,24 @@ def locally(size: int, port: int | None, work: Work, argument: str) -> int:
             except ProcessExitedException as error:
                 first = error
         fault = read_fault(store)
-        ended = [
-            f"rank {rank} was ended by {signal.Signals(-process.exitcode).name}"
-            for rank, process in enumerate(context.processes)
-            if process.exitcode < 0 and (rank == first.error_index or (fault is not None and _names(fault.text, rank)))
-        ]
         if fault is not None:
-            print("; ".join([fault.text, *ended]), file=sys.stderr)
+            ends = {_end_of(context.processes[rank].exitcode) for rank in fault.gone}
+            print(fault.text.replace(GONE, ends.pop() if len(ends) == 1 else GONE, 1), file=sys.stderr)
             return fault.exit_code
         if first.exit_code < 0:
-            print(f"{'; '.join(ended)}. {GO_ON}", file=sys.stderr)
-        return first.exit_code if first.exit_code > 0 else 1
+            print(f"rank {first.error_index} of {size} {_end_of(first.exit_code)}. {GO_ON}", file=sys.stderr)
+        return max(first.exit_code, 1)
 
 
-def _names(text: str, rank: int) -> bool:
-    """Whether a fault is that this process is gone."""
-    return text.startswith(f"rank {rank} of ") and " is gone, " in text
+def _end_of(exit_code: int) -> str:
+    return f"was ended by {signal.Signals(-exit_code).name}" if exit_code < 0 else GONE
 
 
 def _child(rank: int, size: int, folder: str, port: int | None, work: Work, argument: str) -> None:
     # Ctrl-C in a terminal goes to its whole group of processes: out of it, as the parent passes it on.
     os.setpgid(0, 0)
     board = Board(_open(folder, port, hosts=False), Member(rank, size, rank, size))
-    sys.exit(take_part(board, lambda: work(board, argument), tells=False))
+    take_part(board, lambda: work(board, argument), tells=False)
 
 
 def environment_board(member: Member) -> Board:
