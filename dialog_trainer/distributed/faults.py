@@ -53,8 +53,8 @@ def _fault_of(error: BaseException, board: Board) -> Fault:
     if isinstance(error, SystemExit):
         return Fault(rank, f"{_where(board)}: ended at the third signal", int(error.code or 0))
     if isinstance(error, DialogTrainerError):
-        whose = f"{_where(board)}: " if error.exit_code == 1 else ""
-        return Fault(rank, f"{whose}{error}", error.exit_code)
+        # Options and files are at fault in all of them alike.
+        return Fault(rank, f"{_where(board)}: {error}" if error.exit_code == 1 else str(error), error.exit_code)
     if isinstance(error, OSError) and error.filename is not None:
         return Fault(rank, f"{_where(board)}: {error.filename}: {error.strerror}", 1)
     if _is_of_the_group(error):

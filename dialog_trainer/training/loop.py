@@ -5,6 +5,7 @@ What happens every n steps is passed in as functions; there is no device, no pri
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -160,9 +161,9 @@ def train_step(
     norm = parallel.clip(loss.parameters(), max_grad_norm)
     # One wait for the device for all that is asked of it here.
     *sums, grad_norm = torch.cat([*parts, norm.view(1)]).cpu().double().split([*map(len, parts), 1])
-    sums = group.rows_of_all(torch.stack(sums).sum(0)).sum(0)
-    nats, cells = float(sums[0]), sums[1:].view(2, len(Role), NUM_DEPTHS)
-    _check_finite(step, lr, nats, 0.0 if scaler.is_enabled() else float(grad_norm))
+    rows = group.rows_of_all(torch.stack(sums).sum(0))
+    _check_finite(step, lr, rows[:, 0].tolist(), 0.0 if scaler.is_enabled() else float(grad_norm))
+    nats, cells = float(rows[:, 0].sum()), rows[:, 1:].sum(0).view(2, len(Role), NUM_DEPTHS)
     trains = bool(cells[1].any())
     if trains:
         for settings in optimizer.param_groups:
@@ -180,10 +181,13 @@ def train_step(
     )
 
 
-def _check_finite(step: int, lr: float, nats: float, grad_norm: float) -> None:
-    if not (abs(nats) < torch.inf and grad_norm < torch.inf):
+def _check_finite(step: int, lr: float, nats: list[float], grad_norm: float) -> None:
+    """`nats` are those of each process."""
+    if not (math.isfinite(sum(nats)) and math.isfinite(grad_norm)):
+        bad = [rank for rank, value in enumerate(nats) if not math.isfinite(value)]
+        where = f" on rank {', '.join(map(str, bad))}" if bad and len(nats) > 1 else ""
         raise TrainingError(
-            f"step {step}: the loss ({nats}) or the norm of its gradient ({grad_norm}) is not finite; nothing was "
-            f"updated. Go on from the last checkpoint with a smaller optim.lr0 (it was {lr:.3g} at this step) or a "
+            f"step {step}: the loss ({sum(nats)}{where}) or the norm of its gradient ({grad_norm}) is not finite; nothing "
+            f"was updated. Go on from the last checkpoint with a smaller optim.lr0 (it was {lr:.3g} at this step) or a "
             "smaller max_grad_norm: mode=resume load_model_type=last"
         )
