@@ -4,10 +4,10 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/dialog-trainer
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-fast lint bench clean
+.PHONY: help install demo test test-fast lint bench bench-quick bench-processes gpu-check clean
 
 help: ## Show these targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -42,8 +42,23 @@ lint: $(STAMP) ## Check format and style
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-bench: $(STAMP) ## Measure start-up, validation and memory (about ten minutes)
+$(VENV)/.bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+bench: $(VENV)/.bench ## Measure start-up, validation, memory, and training against its peers (hours; parts: see benchmarks/)
 	$(BIN)/python benchmarks/end_to_end.py
+	$(BIN)/python benchmarks/training.py --sizes 0.7M 10M 124M --dropout 0.1 0 --whole-run --cost-of-data --steps-too \
+		--out outputs/training.json --write-docs
+
+bench-quick: $(STAMP) ## Count what predicts a GPU, and fail where it got worse (under five minutes)
+	$(BIN)/python benchmarks/quick.py
+
+bench-processes: $(STAMP) ## Measure two processes against one, at 124 M parameters (six minutes on two idle cores)
+	$(BIN)/python benchmarks/processes.py
+
+gpu-check: $(STAMP) ## Train a few steps on CUDA in each precision, and on two GPUs where there are two
+	$(BIN)/python benchmarks/gpu_check.py
 
 clean: ## Remove .venv, caches and build folders; runs in outputs/ and multirun/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

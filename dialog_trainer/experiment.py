@@ -33,6 +33,7 @@ from dialog_trainer.masking.mask import Mask
 from dialog_trainer.masking.outline import Outline
 from dialog_trainer.masking.schedules import RoleWeights, progress_of
 from dialog_trainer.model import causal_lm
+from dialog_trainer.model.fused import use_fused
 from dialog_trainer.model.loss import Loss
 from dialog_trainer.model.packed import use_packed_attention
 from dialog_trainer.options import DATA_KEYS, MASK_KEYS, Settings
@@ -171,7 +172,9 @@ def weights_digest(of: PreTrainedModel) -> str:
 def optimizer(settings: Settings, of: PreTrainedModel) -> torch.optim.Optimizer:
     node = {key: value for key, value in settings["optim"].items() if key != "lr0"}
     node |= {key: tuple(value) for key, value in node.items() if isinstance(value, list)}
-    build = _function_of(node, "optim", lr=settings["optim"]["lr0"])
+    # One pass over weights, gradient and state, where the class knows it and no other way is asked for.
+    one_pass = {} if {"fused", "foreach"} & node.keys() else {"fused": True}
+    build = _function_of(node, "optim", lr=settings["optim"]["lr0"], **one_pass)
     try:
         return build(of.parameters())
     except (TypeError, ValueError, RuntimeError) as error:
@@ -299,8 +302,13 @@ def _ready(built: PreTrainedModel, settings: Settings, on: torch.device, say: Sa
     if positions is not None and max_len > positions:
         raise ConfigError([f"model.max_len={max_len}: the model has {positions} positions; use at most that"])
     built.to(on)
+    use_fused(built)
     if not use_packed_attention(built, max_len):
         say(f"{type(built).__name__} does not take packed attention: batches are padded, which is slower")
+    elif not built.has_plain_head:
+        say(
+            f"{type(built).__name__} makes more of its logits than a product: the loss is made of all of them, which is slower"
+        )
     return built
 
 

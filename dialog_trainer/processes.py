@@ -104,7 +104,9 @@ def _before_torch(settings: Settings) -> Console:
         hub.offline_if_unreachable()
     # Deterministic kernels of CUDA ask for it before torch is imported.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    from dialog_trainer.modes.memory import keep_freed_memory
     from dialog_trainer.modes.quiet import hush_libraries
 
     hush_libraries()
+    keep_freed_memory()
     return Console(file=sys.stdout)

@@ -380,3 +380,59 @@ def test_a_score_that_does_not_exist_is_told_with_the_nearest(key, value, hint):
     fault = options.RULES[key].fault(key, value)
     assert fault.endswith(hint or "turn_end_rate")
     assert ("did you mean" in fault) == bool(hint)
+
+
+@pytest.mark.parametrize(
+    ("values", "count"),
+    [
+        ({}, 1),
+        ({"processes": 3}, 3),
+        ({"processes": 3, "mode": "inspect"}, 1),
+        ({"processes": 3, "mode": "chat"}, 1),
+        ({"processes": 3, "mode": "validate"}, 3),
+        ({"processes": 3, "mode": "resume"}, 3),
+        ({"device": "cuda"}, 1),
+        ({"device": [2]}, 1),
+        ({"device": [2, 0]}, 2),
+        ({"device": [2, 0], "mode": "chat"}, 1),
+    ],
+)
+def test_how_many_processes_a_job_starts(base, values, count):
+    assert checks.count_processes(base | values) == count
+
+
+@pytest.mark.parametrize(
+    ("values", "size", "started", "faults"),
+    [
+        ({}, 1, False, []),
+        ({"processes": 2}, 2, False, []),
+        ({"processes": 2, "device": "cpu"}, 2, False, []),
+        ({"processes": 2, "device": "cuda"}, 2, False, ["processes=2: are processes of the CPU; of device=cuda there is one for each GPU named"]),
+        ({"processes": 2, "device": [0, 1]}, 2, False, ["processes=2: are processes of the CPU; of device=[0, 1] there is one for each GPU named"]),
+        ({"device": [0, 1]}, 2, False, []),
+        ({}, 4, True, []),
+        ({"processes": 4}, 4, True, []),
+        ({"processes": 2}, 4, True, ["processes=2: 4 processes were started; leave it at 1"]),
+        ({"mode": "inspect"}, 2, True, ["mode=inspect: works in one process; start it without torchrun or srun"]),
+        ({"mode": "chat"}, 2, True, ["mode=chat: works in one process; start it without torchrun or srun"]),
+        ({"mode": "inspect", "processes": 2}, 1, False, []),
+        ({"batch_size": 3}, 3, True, []),
+        ({"batch_size": 3}, 4, True, ["batch_size=3: 4 processes share a batch, so it must be at least 4"]),
+        ({"batch_size": 3, "mode": "resume"}, 4, True, ["batch_size=3: 4 processes share a batch, so it must be at least 4"]),
+        ({"batch_size": 3, "mode": "validate"}, 4, True, []),
+        ({"parallel": "fsdp", "precision": "fp16"}, 2, True, ["precision=fp16: not with parallel=fsdp; use precision=bf16"]),
+        ({"parallel": "fsdp", "precision": "bf16"}, 2, True, []),
+        ({"parallel": "fsdp", "precision": "fp16"}, 1, False, []),
+        ({"parallel": "fsdp", "precision": "fp16", "mode": "validate"}, 2, True, []),
+        ({"parallel": "ddp", "precision": "fp16"}, 2, True, []),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_with_several_processes(base, values, size, started, faults):
+    assert checks.group_faults(base | values, size, started) == faults
+
+
+@pytest.mark.parametrize(("parallel", "count"), [("fsdp", 1), ("ddp", 0)])
+def test_gradients_of_two_roles_are_not_compared_on_parts_of_a_model(base, parallel, count):
+    probed = base["mask_schedule"] | {"alignment_every_n_steps": 5}
+    found = checks.group_faults(base | {"mask_schedule": probed, "parallel": parallel}, 2, True)
+    assert [fault.split(":")[0] for fault in found] == ["mask_schedule.alignment_every_n_steps"] * count

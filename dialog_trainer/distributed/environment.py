@@ -13,12 +13,13 @@ _FIRST_PORT, _PORTS = 20_000, 20_000
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """`rank` of `size` processes; `local_rank` of `local_size` on this machine."""
+    """`rank` of `size` processes; `local_rank` of `local_size` on this one of the machines."""
 
     rank: int
     size: int
     local_rank: int
     local_size: int
+    machine: int
 
 
 def member(environ: Mapping[str, str] = os.environ) -> Member | None:
@@ -26,13 +27,23 @@ def member(environ: Mapping[str, str] = os.environ) -> Member | None:
     if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= environ.keys():  # torchrun, or by hand
         rank, size = int(environ["RANK"]), int(environ["WORLD_SIZE"])
         local_rank, local_size = int(environ.get("LOCAL_RANK", 0)), int(environ.get("LOCAL_WORLD_SIZE", 1))
+        machine = int(environ.get("GROUP_RANK", rank - local_rank))
     elif "SLURM_STEP_NUM_TASKS" in environ and "SLURM_PROCID" in environ:  # set by srun alone, not in a batch script
         rank, size = int(environ["SLURM_PROCID"]), int(environ["SLURM_STEP_NUM_TASKS"])
         local_rank = int(environ.get("SLURM_LOCALID", 0))
-        local_size = int(re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", "1")).group())
+        machine = int(environ.get("SLURM_NODEID", 0))
+        local_size = tasks_of(environ.get("SLURM_STEP_TASKS_PER_NODE", "1"))[machine]
     else:
         return None
-    return Member(rank, size, local_rank, local_size) if size > 1 else None
+    return Member(rank, size, local_rank, local_size, machine) if size > 1 else None
+
+
+def tasks_of(nodes: str) -> list[int]:
+    """`3,2(x2)` -> `[3, 2, 2]`: the tasks of each node."""
+    found = []
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", nodes):
+        found += [int(count)] * int(times or 1)
+    return found
 
 
 def meeting_point(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
+from multiprocessing import util
 from typing import NoReturn
 
 import torch.distributed as dist
@@ -15,9 +18,10 @@ from dialog_trainer.distributed import group
 from dialog_trainer.distributed.group import Board, Fault, OtherProcessFailed
 from dialog_trainer.errors import DialogTrainerError
 
-# So long others may take to notice that one is gone, before they count as gone too.
-NOTICE_SECONDS = 3.0
+# Who does not answer in this time, while one is looked for, is gone too.
+NOTICE_SECONDS = 1.5
 GONE = "is gone"
+NOTHING_TO_SAVE = "interrupted before there was anything to save"
 GO_ON = "What was saved is whole: go on with mode=resume load_model_type=last"
 
 
@@ -27,12 +31,15 @@ def take_part(board: Board, work: Callable[[], int], *, tells: bool) -> NoReturn
     The first fault is put on the board, and printed where `tells`; who only sees that others are gone, asks who. Nothing
     of the group is waited for at the end: after a fault there may be no one left to come.
     """
+    threading.Thread(target=board.answer, daemon=True).start()
     try:
         code = work()
         _end(code if board.member.rank == 0 else 0)
     except OtherProcessFailed as other:
         _end(other.fault.exit_code)
     except BaseException as error:
+        for number in (signal.SIGTERM, signal.SIGINT):  # it ends anyway, and has something to tell
+            signal.signal(number, signal.SIG_IGN)
         try:
             fault = board.told()
             if fault is None:
@@ -49,7 +56,7 @@ def take_part(board: Board, work: Callable[[], int], *, tells: bool) -> NoReturn
 def _fault_of(error: BaseException, board: Board) -> Fault:
     rank = board.member.rank
     if isinstance(error, KeyboardInterrupt):
-        return Fault(rank, "interrupted before there was anything to save", 130)
+        return Fault(rank, NOTHING_TO_SAVE, 130)
     if isinstance(error, SystemExit):
         return Fault(rank, f"{_where(board)}: ended at the third signal", int(error.code or 0))
     if isinstance(error, DialogTrainerError):
@@ -78,8 +85,8 @@ def _lost(missing: list[int], board: Board, error: BaseException) -> Fault:
     rank, size = board.member.rank, board.member.size
     who = f"rank {', '.join(map(str, missing))} of {size}" if missing else f"one of {size} processes"
     late = "imed out" in str(error) or "imeout" in str(error)
-    # The first sentence, without the file of gloo that it came from.
-    seen = re.split(r"(?<!\d)\. ", re.sub(r"^\[[^\]]*\] ", "", str(error).strip()), maxsplit=1)[0].splitlines()
+    # Without the file of gloo that it came from, and its guesses.
+    seen = re.sub(r"^\[[^\]]*\] ", "", str(error).strip()).split(". This is ")[0].splitlines()
     text = (
         f"{who} {'does not answer' if late else GONE}, {group.place()} (rank {rank} saw: {(seen or [''])[0]}). {GO_ON}"
     )
@@ -87,6 +94,7 @@ def _lost(missing: list[int], board: Board, error: BaseException) -> Fault:
 
 
 def _end(code: int) -> NoReturn:
+    util._run_finalizers()  # locks of its own that multiprocessing would otherwise complain about
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

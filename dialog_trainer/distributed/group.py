@@ -6,6 +6,7 @@ is agreed upon or comes from the main process (rank 0), which alone writes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -23,6 +24,7 @@ from dialog_trainer.errors import DistributedError
 
 T = TypeVar("T")
 LOOK_EVERY_SECONDS = 0.5
+ANSWER_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +77,22 @@ class Board:
             raise OtherProcessFailed(fault)
 
     def missing(self, wait_seconds: float) -> list[int]:
-        """The processes that do not say within a while that they are there, when all should have noticed a fault."""
-        self.put(f"here/{self.member.rank}", "")
+        """The processes that do not answer within a while."""
+        self.put("who is here", "")
         others = [rank for rank in range(self.member.size) if rank != self.member.rank]
-        end = time.monotonic() + (wait_seconds if len(others) > 1 else 0)
+        end = time.monotonic() + wait_seconds
         while True:
             silent = [rank for rank in others if not self.store.check([f"here/{rank}"])]
             if not silent or time.monotonic() >= end:
                 return silent
             time.sleep(0.05)
+
+    def answer(self) -> None:
+        """For a thread of its own: says once, when it is asked, that this process is there, whatever that waits for."""
+        with contextlib.suppress(RuntimeError):  # the board is gone: nobody asks
+            while not self.store.check(["who is here"]):
+                time.sleep(ANSWER_SECONDS)
+            self.put(f"here/{self.member.rank}", "")
 
     def stop_seen(self, own: bool) -> bool:
         """Whether this process or, as far as is known, another one is asked to stop."""
@@ -100,7 +109,7 @@ class Board:
     def once_a_machine(self) -> Iterator[None]:
         """The first process of each machine goes first; the others find its files."""
         self._turns += 1
-        key = f"turn/{self._turns}/{self.member.rank - self.member.local_rank}"
+        key = f"turn/{self._turns}/{self.member.machine}"
         if self.member.local_rank:
             self.wait(key)
         yield

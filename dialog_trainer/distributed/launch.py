@@ -11,21 +11,23 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import torch.distributed as dist
 from torch.multiprocessing import ProcessExitedException, start_processes
 
 from dialog_trainer.distributed.environment import Member, meeting_point
-from dialog_trainer.distributed.faults import GO_ON, GONE, take_part
+from dialog_trainer.distributed.faults import GO_ON, GONE, NOTHING_TO_SAVE, take_part
 from dialog_trainer.distributed.group import Board, read_fault
 from dialog_trainer.errors import ConfigError, DistributedError
 
 HOST = "127.0.0.1"
 # So long the others may take to end by themselves, and then to obey SIGTERM, once one has failed.
-GRACE_SECONDS = 2.0
+GRACE_SECONDS = 2.5
 # A process that waits to be met waits as long as the others may need to load.
 MEETING_SECONDS = 600.0
+_STOPS = {signal.SIGTERM, signal.SIGINT}
 
 # The work of one process: its board, and the argument that all were given, to an exit code.
 Work = Callable[[Board, str], int]
@@ -41,10 +43,11 @@ def locally(size: int, port: int | None, work: Work, argument: str) -> int:
         store = _open(folder, port, hosts=True)
         pids: list[int] = []
         with _passed_on(pids) as received:
-            context = start_processes(_child, (size, folder, port, work, argument), nprocs=size, join=False)
-            pids += context.pids()
-            if received:  # it came while they were started
-                _send(pids, received[0])
+            with _held_back():
+                context = start_processes(
+                    _child, (os.getpid(), size, folder, port, work, argument), nprocs=size, join=False
+                )
+                pids += context.pids()
             try:
                 while not context.join(grace_period=GRACE_SECONDS):
                     continue
@@ -56,6 +59,9 @@ def locally(size: int, port: int | None, work: Work, argument: str) -> int:
             ends = {_end_of(context.processes[rank].exitcode) for rank in fault.gone}
             print(fault.text.replace(GONE, ends.pop() if len(ends) == 1 else GONE, 1), file=sys.stderr)
             return fault.exit_code
+        if first.exit_code < 0 and received:
+            print(NOTHING_TO_SAVE, file=sys.stderr)
+            return 128 + received[0]
         if first.exit_code < 0:
             print(f"rank {first.error_index} of {size} {_end_of(first.exit_code)}. {GO_ON}", file=sys.stderr)
         return max(first.exit_code, 1)
@@ -65,11 +71,18 @@ def _end_of(exit_code: int) -> str:
     return f"was ended by {signal.Signals(-exit_code).name}" if exit_code < 0 else GONE
 
 
-def _child(rank: int, size: int, folder: str, port: int | None, work: Work, argument: str) -> None:
+def _child(rank: int, parent: int, size: int, folder: str, port: int | None, work: Work, argument: str) -> None:
+    if os.getppid() != parent:  # from here on its end is noticed
+        os._exit(1)
     # Ctrl-C in a terminal goes to its whole group of processes: out of it, as the parent passes it on.
     os.setpgid(0, 0)
-    board = Board(_open(folder, port, hosts=False), Member(rank, size, rank, size))
-    take_part(board, lambda: work(board, argument), tells=False)
+    board = Board(_open(folder, port, hosts=False), Member(rank, size, rank, size, machine=0))
+
+    def worked() -> int:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)  # what came meanwhile comes now
+        return work(board, argument)
+
+    take_part(board, worked, tells=False)
 
 
 def environment_board(member: Member) -> Board:
@@ -113,12 +126,23 @@ def _passed_on(pids: list[int]) -> Iterator[list[signal.Signals]]:
         received.append(signal.Signals(number))
         _send(pids, received[-1])
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, note) for number in _STOPS}
     try:
         yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Within the block signals wait, as they do in processes that are started there, until these can take them."""
+    resource_tracker.ensure_running()  # where it is started later, it lets them through
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
 
 def _send(pids: list[int], number: signal.Signals) -> None:

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from dialog_trainer.distributed import group
+from dialog_trainer.errors import ConfigError
 
 
 def spread(loss: torch.nn.Module, parallel: str, blocks: Iterable[str], sample: object) -> torch.nn.Module:
@@ -28,6 +29,8 @@ def spread(loss: torch.nn.Module, parallel: str, blocks: Iterable[str], sample: 
         return loss
     device = next(loss.parameters()).device
     if parallel == "fsdp":
+        if not hasattr(FSDPModule, "reset_iter_state"):
+            raise ConfigError([f"parallel=fsdp: torch {torch.__version__} is too old for it; use 2.13 or later"])
         mesh = torch.distributed.init_device_mesh(device.type, (group.size(),))
         names = set(blocks)
         for module in [module for module in loss.modules() if type(module).__name__ in names]:
@@ -72,18 +75,22 @@ def clip(parameters: Iterable[torch.nn.Parameter], max_norm: float | None) -> to
 
 
 @contextmanager
-def whole(model: torch.nn.Module) -> Iterator[None]:
-    """Within the block every process has all weights of a model, and can use it without the others."""
-    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+def whole(loss: torch.nn.Module) -> Iterator[None]:
+    """Within the block every process has all weights of `loss`, as `spread` gave it, and can use them without the others."""
+    if not isinstance(loss, FSDPModule):
+        yield
+        return
+    parts = [module for module in loss.modules() if isinstance(module, FSDPModule)]
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
-    try:
-        yield
-    finally:
-        for part in parts:
-            part.reshard()
-            part.set_reshard_after_forward(True, recurse=False)
+    yield
+    for part in parts:
+        part.reshard()
+        # As `fully_shard` has it: the outermost part stays until the backward pass, which begins with it.
+        part.set_reshard_after_forward(part is not loss, recurse=False)
+    # It remembers what passed forward, to gather it ahead in the backward pass: here not the same in each process.
+    loss.reset_iter_state()
 
 
 def gathered_whole(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

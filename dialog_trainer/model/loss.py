@@ -6,7 +6,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from dialog_trainer.model.packed import packed_logits
+from dialog_trainer.model.packed import packed_logits, packed_states
+from dialog_trainer.model.projection import nats, weighted_nats
 from dialog_trainer.records import NUM_DEPTHS, Batch, LossSum, Role
 
 
@@ -15,10 +16,16 @@ def loss_sum(model: PreTrainedModel, batch: Batch) -> LossSum:
 
     A batch in which nothing has weight gives a 0 that is still part of the graph.
     """
-    targets, nll = token_losses(model, batch)
-    return LossSum(
-        (nll * batch.weights[targets]).sum(), cells_of(nll.detach(), batch.roles[targets], batch.turns[targets])
-    )
+    targets = batch.weights.nonzero().squeeze(1)
+    weights = batch.weights[targets]
+    if getattr(model, "has_plain_head", False):
+        states = packed_states(model, batch.ids, batch.positions, batch.lengths)[targets - 1]
+        head = model.get_output_embeddings()
+        total, nll = weighted_nats(states, head.weight, head.bias, batch.ids[targets], weights)
+    else:
+        nll = _from_logits(model, batch, targets)
+        total = (nll * weights).sum()
+    return LossSum(total, cells_of(nll.detach(), batch.roles[targets], batch.turns[targets]))
 
 
 class Loss(torch.nn.Module):
@@ -34,13 +41,22 @@ class Loss(torch.nn.Module):
 
 
 def token_losses(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices `(M,)` of the tokens of `batch` with a weight above 0, and the nats of each.
+    """Indices `(M,)` of the tokens of `batch` with a weight above 0, and the nats of each, without a gradient.
 
     Token `i` is predicted at index `i - 1`. Only those positions are projected to the vocabulary.
     """
     targets = batch.weights.nonzero().squeeze(1)
+    if not getattr(model, "has_plain_head", False):
+        return targets, _from_logits(model, batch, targets).detach()
+    states = packed_states(model, batch.ids, batch.positions, batch.lengths)[targets - 1]
+    head = model.get_output_embeddings()
+    return targets, nats(states, head.weight, head.bias, batch.ids[targets])
+
+
+def _from_logits(model: PreTrainedModel, batch: Batch, targets: torch.Tensor) -> torch.Tensor:
+    """The slow way, for a model whose logits are not its hidden states times its output embeddings."""
     logits = packed_logits(model, batch.ids, batch.positions, batch.lengths, at=targets - 1)
-    return targets, cross_entropy(logits.float(), batch.ids[targets], reduction="none")
+    return cross_entropy(logits.float(), batch.ids[targets], reduction="none")
 
 
 def cells_of(nll: torch.Tensor, roles: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel
+
+from dialog_trainer.model.attention import packed_attention
 
 ATTENTION = "dialog_trainer_packed"
 # How far packed logits may be from the plain ones, as a share of the largest: rounding stays below a hundredth of it,
@@ -21,38 +22,12 @@ ATTENTION = "dialog_trainer_packed"
 TOLERANCE = 1e-4
 
 
-def packed_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    *,
-    sequence_lengths: tuple[int, ...],
-    softcap: float | None = None,
-    **_: object,
-) -> tuple[torch.Tensor, None]:
-    """Causal attention inside each sequence. `query` `(1, H, N, D)`, `key` and `value` `(1, H or fewer, N, D)`.
-
-    Returns `(1, N, H, D)` and None, as the interface asks.
-    """
-    if softcap is not None:  # Gemma 2 caps its scores; with small weights no probe would see the difference
-        raise ValueError("packed attention does not cap its scores")
-    grouped = query.shape[1] != key.shape[1]
-    outputs = [
-        scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped)
-        for q, k, v in zip(*(tensor.split(sequence_lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    ]
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
-
-
 AttentionInterface.register(ATTENTION, packed_attention)
 
 
 def use_packed_attention(model: PreTrainedModel, longest: int = 8) -> bool:
-    """Switches the model to packed attention if it can take it, and says whether it did.
+    """Switches the model to packed attention if it can take it, and says whether it did; `model.has_plain_head` says
+    whether its loss can do without logits.
 
     A model can if a packed forward pass of two sequences gives the logits of the plain one. `longest` is the length
     of the longest sequence to come: the probe is as long, so that a model whose layers see a shorter window or chunk
@@ -69,16 +44,36 @@ def use_packed_attention(model: PreTrainedModel, longest: int = 8) -> bool:
         with torch.no_grad():
             expected = torch.cat([model(input_ids=part.unsqueeze(0)).logits[0] for part in ids.split(lengths)])[at]
             model.set_attn_implementation(ATTENTION)  # models with an attention of their own stay as they are
-            found = packed_logits(model, ids, positions, lengths, at)
-        close = torch.allclose(found, expected, rtol=0, atol=TOLERANCE * float(expected.abs().max()))
-        fits = close and model.config._attn_implementation == ATTENTION
+            close = {"rtol": 0, "atol": TOLERANCE * float(expected.abs().max())}
+            fits = torch.allclose(packed_logits(model, ids, positions, lengths, at), expected, **close)
+            fits = fits and model.config._attn_implementation == ATTENTION
+            model.has_plain_head = fits and _head_is_plain(model, ids, positions, lengths, at, expected, close)
     except (TypeError, ValueError, RuntimeError, KeyError):
         fits = False
     if not fits:
         model.set_attn_implementation(plain)
+        model.has_plain_head = False
     model.plain_attention = plain
     model.train(was_training)
     return fits
+
+
+def _head_is_plain(model, ids, positions, lengths, at, expected: torch.Tensor, close: dict[str, float]) -> bool:
+    """Whether the logits are the hidden states times the output embeddings, and nothing more."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, torch.nn.Linear):
+        return False
+    return torch.allclose(head(packed_states(model, ids, positions, lengths)[at]), expected, **close)
+
+
+def packed_states(
+    model: PreTrainedModel, ids: torch.Tensor, positions: torch.Tensor, lengths: tuple[int, ...]
+) -> torch.Tensor:
+    """Last hidden states `(N, D)` of a packed batch, for a model in packed attention."""
+    output = model.base_model(
+        input_ids=ids.unsqueeze(0), position_ids=positions.unsqueeze(0), sequence_lengths=lengths, use_cache=False
+    )
+    return output.last_hidden_state[0]
 
 
 def packed_logits(

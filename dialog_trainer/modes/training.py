@@ -209,7 +209,7 @@ def _train(folder: Path, parts: Parts, state: TrainingState, console: Console, s
 
 def _own_log(folder: Path) -> TextIO:
     """What a process that is not the main one says of its work."""
-    (folder / "logs").mkdir(exist_ok=True)
+    (folder / "logs").mkdir(parents=True, exist_ok=True)  # on a machine that does not share it
     file = (folder / "logs" / f"rank-{group.rank()}.log").open("a", encoding="utf-8", buffering=1)
     print(f"rank {group.rank()} of {group.size()}, process {os.getpid()} on {platform.node()}", file=file)
     return file

@@ -1,0 +1,80 @@
+"""Trains a few steps on a GPU in each precision, and on two where there are two: does it work, how fast, how far apart?
+
+    python benchmarks/gpu_check.py                  # 124 M parameters
+    python benchmarks/gpu_check.py --size tiny
+
+A row tells how far the losses are from those of one process in fp32, the real tokens a second, and MFU: 6 operations
+for each parameter and token, over what the GPU does at best. Dropout is off, so that two processes must give
+the losses of one up to rounding. Where torch sees no CUDA device it says so in one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+import torch
+import transformers
+from processes import measured, model_of, rate, settings_of
+
+# Dense operations a second in bf16 or fp16, and in fp32 without TF32, of the largest GPU of a name (data sheets).
+PEAKS = {
+    "T4": (65e12, 8.1e12),
+    "V100": (125e12, 15.7e12),
+    "A100": (312e12, 19.5e12),
+    "L4": (121e12, 30.3e12),
+    "H100": (989e12, 67e12),
+    "H200": (989e12, 67e12),
+    "RTX 3090": (71e12, 35.6e12),
+    "RTX 4090": (165e12, 82.6e12),
+}
+
+
+def peak(device: str, precision: str) -> float | None:
+    """None for a GPU that is not in the table."""
+    words = f" {device.replace('-', ' ')} "
+    found = [both for name, both in PEAKS.items() if f" {name} " in words]
+    return found[0][precision == "fp32"] if found else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=["124m", "tiny"], default="124m")
+    parser.add_argument("--steps", type=int, default=10)
+    arguments = parser.parse_args()
+    count = torch.cuda.device_count()
+    if not count:
+        print(f"no CUDA device is seen by torch {torch.__version__}: there is nothing to check")
+        return
+    device = torch.cuda.get_device_name(0)
+    print(f"{count} x {device}, CUDA {torch.version.cuda}, torch {torch.__version__}, NCCL {_nccl()}")
+    print(f"transformers {transformers.__version__}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic kernels, as a run sets it
+    expected: list[float] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        settings, data = settings_of(model_of(arguments.size, folder), folder, "device=cuda", "model.dropout=0.0")
+        print(f"{arguments.size}, {data}, batch_size {settings['batch_size']}, {arguments.steps} steps\n")
+        print("| precision | GPUs | largest difference of loss | tokens a second | MFU |\n|---|---:|---:|---:|---:|")
+        for precision in ("fp32", "bf16", "fp16"):
+            for size in range(1, min(count, 2) + 1):
+                this = settings | {"precision": precision, "device": list(range(size))}
+                found = measured(this, size, first=0, steps=arguments.steps, warm_up=3)
+                losses = [rows[0][1] for rows in found["steps"]]
+                expected = expected or losses
+                apart = max(abs(one - other) for one, other in zip(losses, expected, strict=True))
+                best = peak(device, precision)
+                mfu = f"{6 * found['parameters'] * rate(found) / (best * size):.1%}" if best else "?"
+                print(f"| {precision} | {size} | {apart:.2g} | {rate(found):,.0f} | {mfu} |", flush=True)
+
+
+def _nccl() -> str:
+    there = torch.distributed.is_available() and torch.distributed.is_nccl_available()
+    return ".".join(map(str, torch.cuda.nccl.version())) if there else "none"
+
+
+if __name__ == "__main__":
+    main()

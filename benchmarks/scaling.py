@@ -1,0 +1,246 @@
+"""Predicts how a training scales, from a few measured numbers: the tables of docs/scaling.md, as Markdown.
+
+    python benchmarks/scaling.py                      # parallel=ddp
+    python benchmarks/scaling.py --parallel fsdp
+    python benchmarks/scaling.py --tokens-per-second 150 --loopback 1.2e9
+
+The speed of a process and of the exchange between two are arguments, as benchmarks/processes.py measures them. Measured
+here, on one core: how many tokens a second the data path gives, and how long it takes to share out a batch. Everything
+else is arithmetic. It leaves out latency, which counts where many processes send little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import random_gpt2
+import torch
+from processes import plan_of, settings_of, tokens_of
+from transformers.utils.logging import disable_progress_bar
+
+from dialog_trainer.data.order import batch_indices, share
+
+# Layers and width of the four GPT-2.
+SIZES = {"gpt2": (12, 768), "gpt2-medium": (24, 1024), "gpt2-large": (36, 1280), "gpt2-xl": (48, 1600)}
+PROCESSES = (1, 2, 4, 8, 16, 64, 256, 1024)
+# Of the time of a step a third is forward, two are backward.
+BACKWARD = 2 / 3
+FP32 = 4
+# In fp32: the weight, its gradient, and the two means of Adam.
+STATE = 4 * FP32
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Numbers of parameters: of all, and of the largest parts that `fsdp` holds whole at a time."""
+
+    parameters: int
+    gathered: int
+
+    @staticmethod
+    def gpt2(layers: int, width: int) -> Model:
+        """GPT-2 with the three tokens of dialogues: its tables of words and places, and its blocks."""
+        outermost, block = (50_260 + 1_024 + 2) * width, 12 * width**2 + 13 * width
+        return Model(outermost + layers * block, outermost + block)
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Of one process, in tokens a second, and of its way to the others, in bytes a second."""
+
+    name: str
+    tokens: float
+    bytes: float
+
+
+def sent(parallel: str, parameters: int, processes: int, micro_batches: int = 1) -> float:
+    """Bytes that each process sends in a step, and receives as many, in rings.
+
+    `ddp` sums the gradients once. `fsdp` gathers the weights for each forward and for each backward pass, and leaves
+    each process its part of the summed gradients once. Its outermost part may stay gathered: this is the most.
+    """
+    passes = 2 if parallel == "ddp" else 2 * micro_batches + 1
+    return passes * (processes - 1) / processes * FP32 * parameters
+
+
+def hidden(parallel: str, compute: float, micro_batches: int) -> float:
+    """Seconds of computing that an exchange can run beside: the last backward pass of the step, or with `fsdp` all."""
+    return compute * BACKWARD / micro_batches if parallel == "ddp" else compute
+
+
+def efficiency(compute: float, exchange: float, beside: float = 0.0) -> float:
+    """The share of a step in which a process computes, where `beside` seconds of it hide the exchange."""
+    return compute / (compute + max(0.0, exchange - beside))
+
+
+def state(parallel: str, model: Model, processes: int) -> float:
+    """Bytes on each device for weights, gradients and Adam's means in training, without activations."""
+    if parallel == "ddp" or processes == 1:
+        return STATE * model.parameters
+    # Of a part that is gathered its weights are whole, and then its gradients, until these are summed.
+    return STATE * model.parameters / processes + 2 * FP32 * model.gathered
+
+
+def state_in_validation(model: Model, processes: int) -> float:
+    """The same of `fsdp` while it validates, and so replies: for that each process gathers all weights."""
+    return STATE * model.parameters / processes + FP32 * model.parameters * (processes > 1)
+
+
+def balance(lengths: Sequence[int], processes: int) -> float:
+    """The mean over the largest number of tokens that a process gets of a batch of such dialogues."""
+    tokens = [sum(int(lengths[place]) for place in share(lengths, processes, rank)) for rank in range(processes)]
+    return statistics.mean(tokens) / max(tokens)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parallel", choices=["ddp", "fsdp"], default="ddp", help="of the tables of efficiency")
+    parser.add_argument("--layers", type=int, default=12, help="of a GPT-2")
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--batch-size", type=int, default=60)
+    parser.add_argument("--micro-batch-tokens", type=int, default=2048)
+    parser.add_argument("--tokens-per-second", type=float, default=140.0, help="measured: of one thread")
+    parser.add_argument("--loopback", type=float, default=0.83e9, help="measured: bytes a second between two processes")
+    parser.add_argument("--gpu-flops", type=float, default=312e12, help="of a GPU at best; default: A100, bf16")
+    parser.add_argument("--mfu", type=float, default=0.4, help="the share of it that is reached: assumed")
+    arguments = parser.parse_args()
+    model = Model.gpt2(arguments.layers, arguments.width)
+    gpu = arguments.gpu_flops * arguments.mfu / (6 * model.parameters)
+    core = arguments.tokens_per_second
+    speeds = [
+        Speed("core, loopback", core, arguments.loopback),
+        Speed("core, 10 GbE", core, 1.25e9),
+        Speed("GPU, 10 GbE", gpu, 1.25e9),
+        Speed("GPU, 100 GbE", gpu, 12.5e9),
+        Speed("GPU, NVLink", gpu, 300e9),
+    ]
+    print(f"load {os.getloadavg()[0]:.1f}\n", flush=True)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        lengths, batches, data_rate = _data_path(Path(name), arguments.batch_size)
+    tokens = statistics.mean(sum(one) for one in batches)
+    print(f"A core computes {core:,.0f} tokens a second, a GPU {gpu:,.0f}; a batch has {tokens:,.0f} tokens.\n")
+    print(_costs(model, arguments.loopback) + "\n")
+    print(_memory() + "\n")
+    print(
+        f"The same batch for all ({arguments.batch_size} dialogues, {tokens:,.0f} tokens), "
+        f"parallel={arguments.parallel}:\n"
+    )
+    rows = []
+    for count in PROCESSES:
+        if count <= arguments.batch_size:
+            even = statistics.mean(balance(one, count) for one in batches)
+            cells = _efficiencies(arguments, model, speeds, count, tokens / count, even)
+            rows.append([count, f"{arguments.batch_size / count:.1f}", f"{even:.0%}", *cells])
+        else:
+            rows.append([count, "-", "-", *["-"] * len(speeds)])
+    names = [speed.name for speed in speeds]
+    print(_markdown(["processes", "dialogues each", "evenness", *names], rows) + "\n")
+    print(f"A batch for each ({arguments.batch_size} dialogues a process), parallel={arguments.parallel}:\n")
+    rows = []
+    for count in PROCESSES:
+        cells = _efficiencies(arguments, model, speeds, count, tokens, 1.0)
+        rows.append(
+            [
+                count,
+                f"{count * tokens:,.0f}",
+                f"{1000 * _sharing(lengths, count * arguments.batch_size, count):.1f} ms",
+                *cells,
+            ]
+        )
+    print(_markdown(["processes", "tokens a step", "to share out", *names], rows) + "\n")
+    with_most = _sharing(lengths, PROCESSES[-1] * arguments.batch_size, PROCESSES[-1])
+    print(
+        f"Making batches gives {data_rate:,.0f} tokens a second on one core. Each process makes its own, before the "
+        f"step: it adds {core / data_rate:.3%} to the time of a core's step and {gpu / data_rate:.1%} to that of a "
+        f"GPU's, however many there are; 10% at {data_rate / 10:,.0f} tokens a second of a process. Sharing out is "
+        f"done by each process over the whole batch: with a batch for each of {PROCESSES[-1]:,} processes it takes "
+        f"{with_most:.3f} s, where a GPU computes for {tokens / gpu:.3f} s."
+    )
+
+
+def _data_path(folder: Path, batch_size: int, batches: int = 200) -> tuple[np.ndarray, list[list[int]], float]:
+    """Lengths of all sequences of the training data, those of some batches, and tokens a second of making batches."""
+    disable_progress_bar()
+    random_gpt2.write(folder / "gpt2", layers=1, heads=1, width=8)
+    options = ["model=gpt2", f"model.pretrained_model={folder / 'gpt2'}"]
+    settings, _ = settings_of(options, folder, "device=cpu", f"batch_size={batch_size}", "train_user_turn_mask_step=0")
+    tokens, _ = tokens_of(settings)
+    plan = plan_of(settings, tokens, torch.device("cpu"))
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        count = sum(len(batch.ids) for step in range(batches) for batch in plan.batches(step))
+        times.append((time.perf_counter() - start) / count)
+    drawn = [tokens.lengths[batch_indices(0, step, len(tokens), batch_size)].tolist() for step in range(20)]
+    return tokens.lengths, drawn, 1 / min(times)
+
+
+def _sharing(lengths: np.ndarray, size: int, processes: int) -> float:
+    """Seconds that each process takes to find its share of a batch of so many dialogues."""
+    batch = np.resize(lengths, size)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        share(batch, processes, 0)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _costs(model: Model, loopback: float) -> str:
+    ways = {"loopback": loopback, "10 GbE": 1.25e9, "100 GbE": 12.5e9, "NVLink": 300e9}
+    rows = []
+    for count in PROCESSES:
+        both = [sent(parallel, model.parameters, count) for parallel in ("ddp", "fsdp")]
+        seconds = [" / ".join(_short(one / speed) for one in both) for speed in ways.values()]
+        rows.append([count, " / ".join(f"{one / 1e9:.2f}" for one in both), *seconds])
+    return _markdown(["processes", "GB sent, ddp / fsdp", *(f"s, {name}" for name in ways)], rows)
+
+
+def _memory() -> str:
+    models = [Model.gpt2(*sizes) for sizes in SIZES.values()]
+    rows = []
+    for count in PROCESSES:
+        bytes_of = [
+            (state("ddp", model, count), state("fsdp", model, count), state_in_validation(model, count))
+            for model in models
+        ]
+        rows.append([count, *(" / ".join(f"{one / 2**30:.1f}" for one in each) for each in bytes_of)])
+    names = [f"{name}, {model.parameters / 1e6:,.0f} M" for name, model in zip(SIZES, models, strict=True)]
+    return _markdown(["processes", *(f"GiB, {name}" for name in names)], rows)
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.2g}" if seconds < 10 else f"{seconds:.0f}"
+
+
+def _efficiencies(
+    arguments: argparse.Namespace, model: Model, speeds: list[Speed], processes: int, tokens: float, even: float
+) -> list[str]:
+    """Without and with overlap, where each process computes so many tokens on average."""
+    micro_batches = math.ceil(tokens / arguments.micro_batch_tokens)
+    cells = []
+    for speed in speeds:
+        compute = tokens / speed.tokens
+        exchange = sent(arguments.parallel, model.parameters, processes, micro_batches) / speed.bytes
+        beside = hidden(arguments.parallel, compute, micro_batches)
+        cells.append(" to ".join(f"{even * efficiency(compute, exchange, most):.0%}" for most in (0.0, beside)))
+    return cells
+
+
+def _markdown(names: list[str], rows: list[list[object]]) -> str:
+    lines = [names, ["---:"] * len(names), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""As many processes as one likes: one result, and one run that goes on as if it had never stopped.
+
+What is compared here are runs of the command line; those of a number of processes are done in one start of them.
+"""
+
+import hashlib
+import json
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from many import dialog_trainer as command
+from many import free_port, in_one_start, lines, rows, started, state
+
+from dialog_trainer import cli
+from dialog_trainer.distributed import launch
+
+pytestmark = pytest.mark.slow
+
+STEPS = 50
+PLAIN = ("model.dropout=0", f"schedule_steps={STEPS}")
+DROPOUT = ("model.dropout=0.2", "schedule_steps=12")
+EVERY_25 = ("validate_every_n_steps=25", "metrics.max_dialogues=null", "prediction_print_n=1000")
+# What is trained, by the name of the run: on how many processes, and how.
+RUNS = {
+    "one": (1, (*PLAIN, *EVERY_25, f"steps={STEPS}")),
+    "two": (2, (*PLAIN, *EVERY_25, f"steps={STEPS}")),
+    "three": (3, (*PLAIN, *EVERY_25, f"steps={STEPS}")),
+    "sharded": (2, (*PLAIN, *EVERY_25, f"steps={STEPS}", "parallel=fsdp")),
+    **{
+        f"{name}-{size}": (size, (*PLAIN, "steps=8", *options))
+        for size in (1, 2)
+        for name, options in {
+            "fixed": ("mask_schedule.normalize=fixed",),
+            "turn": ("mask_schedule.normalize=turn", "train_user_turn_mask_step=0.1"),
+            "last-turn": ("mask_schedule.last_turn_only=true", "optim=sgd", "optim.lr0=0.1"),
+            "probed": ("mask_schedule.alignment_every_n_steps=3", "mask_schedule=random_turns"),
+        }.items()
+    },
+    "few-1": (1, (*PLAIN, "steps=4", "metrics.max_dialogues=2", "prediction_print_n=1000", "metrics=all_turns")),
+    "few-3": (3, (*PLAIN, "steps=4", "metrics.max_dialogues=2", "prediction_print_n=1000", "metrics=all_turns")),
+    "hurried-1": (1, (*PLAIN, "steps=4", "metrics.max_seconds=1000", "prediction_print_n=1000", "metrics=rollout")),
+    "hurried-3": (3, (*PLAIN, "steps=4", "metrics.max_seconds=1000", "prediction_print_n=1000", "metrics=rollout")),
+    "left-by-two": (2, (*PLAIN, "steps=6")),
+    **{f"straight-ddp-{size}": (size, (*DROPOUT, "steps=12")) for size in (2, 3)},
+    **{f"stopped-ddp-{size}": (size, (*DROPOUT, "steps=6")) for size in (2, 3)},
+    "straight-fsdp-2": (2, (*DROPOUT, "steps=12", "parallel=fsdp")),
+    "stopped-fsdp-2": (2, (*DROPOUT, "steps=6", "parallel=fsdp")),
+}  # fmt: skip
+# What goes on from a copy of which run, and how.
+RESUMED = {
+    "stopped-ddp-2": (2, "stopped-ddp-2", ()),
+    "stopped-ddp-3": (3, "stopped-ddp-3", ()),
+    "stopped-fsdp-2": (2, "stopped-fsdp-2", ()),
+    "two-then-one": (1, "left-by-two", ()),
+    "two-then-three": (3, "left-by-two", ()),
+    "ddp-then-fsdp": (2, "left-by-two", ("parallel=fsdp",)),
+}
+# mode=validate of the run "one".
+VALIDATED = {
+    f"{name}-{size}": (size, options)
+    for size in (1, 2, 3)
+    for name, options in {
+        "whole": ("metrics.max_dialogues=null",),
+        "two-drawn": ("metrics.max_dialogues=2", "metrics.decoding=sample"),
+        "original": ("metrics=original", "metrics.max_dialogues=5"),
+    }.items()
+}
+
+
+@pytest.fixture(scope="module")
+def runs(jsonl_folder, tmp_path_factory) -> Path:
+    """The folder in which all of these runs lie."""
+    folder = tmp_path_factory.mktemp("runs")
+    # 36 dialogues make 58 sequences at this length: a step of one sequence ends each epoch, in which some have nothing.
+    options = [
+        "model=gpt2_tiny", "model.layers=2", "model.heads=2", "model.width=16", "model.positions=128",
+        "model.max_len=96", "model.vocab_size=300", "data=dailydialog", f"data.path='{jsonl_folder}'", "batch_size=19",
+        "scheduler.warmup_steps=2", "optim.lr0=1e-2", "prediction_print_n=1", "metrics.max_dialogues=2",
+        "metrics.max_new_tokens=6", "micro_batch_tokens=256", "validate_every_n_steps=9999", f"project='{folder}'",
+        "device=cpu", "seed=3",
+    ]  # fmt: skip
+    todo = [(size, [*options, *own, f"name={name}"]) for name, (size, own) in RUNS.items()]
+    do(todo)
+    again = []
+    for name, (size, origin, own) in RESUMED.items():
+        if name != origin:
+            shutil.copytree(folder / origin, folder / name, symlinks=True)
+        run = ("mode=resume", f"resume_model_dir='{folder}/{name}'", "load_model_type=last", "steps=12")
+        again.append((size, [*run, *own]))
+    for name, (size, own) in VALIDATED.items():
+        shutil.copytree(folder / "one", folder / "validated" / name, symlinks=True)
+        run = ("mode=validate", f"resume_model_dir='{folder}/validated/{name}'", "load_model_type=last")
+        again.append((size, [*run, "split=validation", *own]))
+    do(again)
+    return folder
+
+
+def do(todo: list[tuple[int, list[str]]]) -> None:
+    """The commands, those for one number of processes in one start."""
+    for size in sorted({size for size, _ in todo}):
+        texts = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(launch, "locally", lambda size, port, work, text, texts=texts: texts.append(text) or 0)
+            patch.setattr("dialog_trainer.processes._work", lambda job, texts=texts: texts.append(job.text()) or 0)
+            for count, arguments in todo:
+                if count == size:
+                    assert cli.main([*arguments, f"processes={size}"]) == 0
+        assert in_one_start(size, texts) == 0
+
+
+def digests(run: Path) -> list[str]:
+    files = ("model.safetensors", "trainer/optimizer.safetensors")
+    return [hashlib.sha256((run / "weights/last" / name).read_bytes()).hexdigest() for name in files]
+
+
+def alike(found: list[dict], expected: list[dict]) -> None:
+    assert [row["step"] for row in found] == [row["step"] for row in expected]
+    for row, other in zip(found, expected, strict=True):
+        assert row.keys() == other.keys()
+        for key, value in row.items():
+            if key == "train_loss" or key.endswith("nll"):
+                assert value == pytest.approx(other[key], abs=1e-5), (key, row["step"])
+            elif key == "grad_norm":
+                assert value == pytest.approx(other[key], rel=1e-4), (key, row["step"])
+            elif isinstance(value, float) and key != "lr":
+                assert value == pytest.approx(other[key], rel=1e-3, abs=1e-5), (key, row["step"])
+            else:
+                assert value == other[key], (key, row["step"])
+
+
+def test_these_runs_have_what_is_hard_to_share(runs):
+    """A last batch of an epoch that is smaller than the number of processes, and dialogues that cannot be shared evenly."""
+    found = rows(runs / "one", "train")
+    per_epoch = next(row["step"] for row in found if row["epoch"] == 1)
+    assert per_epoch == 4
+    seen = [row["assistant_tokens_seen"] + row["user_tokens_seen"] for row in found]
+    steps = [after - before for before, after in pairwise(seen)]
+    assert max(steps[2::4]) < 96 < min(steps[:2])  # at most one sequence
+    assert len({row["dialogue_id"] for row in lines(runs / "one/replies.jsonl") if row["step"] == STEPS}) % 3
+
+
+@pytest.mark.parametrize("name", ["two", "three", "sharded"])
+def test_losses_and_gradients_are_those_of_one_process(runs, name):
+    alike(rows(runs / name, "train"), rows(runs / "one", "train"))
+    assert state(runs / name)["tokens_seen"] == state(runs / "one")["tokens_seen"]
+
+
+@pytest.mark.parametrize("name", ["two", "three", "sharded"])
+def test_validations_and_replies_are_those_of_one_process(runs, name):
+    found, expected = rows(runs / name, "validation"), rows(runs / "one", "validation")
+    assert [row["step"] for row in found] == [25, 50]
+    for row, other in zip(found, expected, strict=True):
+        assert row["validation_loss"] == pytest.approx(other["validation_loss"], abs=1e-5)
+        assert row["signature"] == other["signature"]
+        for key in other:
+            if isinstance(other[key], float):
+                assert row[key] == pytest.approx(other[key], rel=1e-4, abs=1e-5), key
+    asked = [
+        [(row["step"], row["dialogue_id"], row["turn_index"]) for row in replies_of(runs / n)] for n in (name, "one")
+    ]
+    assert asked[0] == asked[1]
+    assert len(set(asked[0])) == len(asked[0])
+    assert replies_of(runs / name) == replies_of(runs / "one")
+
+
+def replies_of(run: Path) -> list[dict]:
+    return [{k: v for k, v in row.items() if k != "attempt"} for row in lines(run / "replies.jsonl")]
+
+
+@pytest.mark.parametrize("name", ["fixed", "turn", "last-turn", "probed"])
+def test_every_mask_and_divisor_is_shared_alike(runs, name):
+    alike(rows(runs / f"{name}-2", "train"), rows(runs / f"{name}-1", "train"))
+    alike(rows(runs / f"{name}-2", "probe"), rows(runs / f"{name}-1", "probe"))
+    assert len(rows(runs / f"{name}-2", "probe")) == (3 if name == "probed" else 0)
+
+
+@pytest.mark.parametrize("name", ["few", "hurried"])
+def test_fewer_dialogues_than_processes(runs, name):
+    found, expected = replies_of(runs / f"{name}-3"), replies_of(runs / f"{name}-1")
+    assert len({row["dialogue_id"] for row in expected}) == 2
+    assert found == expected
+    [row], [other] = rows(runs / f"{name}-3", "validation"), rows(runs / f"{name}-1", "validation")
+    for key in other:
+        assert row[key] == (pytest.approx(other[key], abs=1e-5) if isinstance(other[key], float) else other[key])
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("name", ["whole", "two-drawn", "original"])
+def test_mode_validate_counts_each_dialogue_once(runs, name, size):
+    protocol = "original" if name == "original" else "response"
+    place, other = (runs / "validated" / f"{name}-{count}" / "validation/validation" / protocol for count in (size, 1))
+    for file in ("replies.jsonl", "dialogues.jsonl"):
+        found, expected = lines(place / file), lines(other / file)
+        assert len(found) == len(expected)
+        for row, one in zip(found, expected, strict=True):
+            assert {k: v for k, v in row.items() if k != "statistics"} == {
+                k: v for k, v in one.items() if k != "statistics"
+            }
+            assert row["statistics"].keys() == one["statistics"].keys()
+            for key, value in one["statistics"].items():
+                assert row["statistics"][key] == pytest.approx(value, rel=1e-6)
+    found, expected = (json.loads((folder / "scores.json").read_text()) for folder in (place, other))
+    assert found["validation_loss"] == pytest.approx(expected["validation_loss"], abs=1e-6)
+    assert {k: found[k] for k in ("dialogues", "replies", "signature", "baselines", "by_depth")} == {
+        k: expected[k] for k in ("dialogues", "replies", "signature", "baselines", "by_depth")
+    }
+
+
+@pytest.mark.parametrize("name", ["ddp-2", "ddp-3", "fsdp-2"])
+def test_a_run_that_goes_on_equals_one_that_never_stopped(runs, name):
+    straight, stopped = runs / f"straight-{name}", runs / f"stopped-{name}"
+    assert rows(stopped, "train") == rows(straight, "train")
+    assert digests(stopped) == digests(straight)
+    for key in ("step", "validated_step", "tokens_seen", "digest", "processes"):
+        assert state(stopped)[key] == state(straight)[key]
+
+
+@pytest.mark.parametrize("name", ["two-then-one", "two-then-three", "ddp-then-fsdp"])
+def test_a_run_goes_on_in_another_group(runs, name):
+    found = rows(runs / name, "train")
+    assert len(found) == 12
+    alike(found, rows(runs / "one", "train")[:12])
+
+
+def test_processes_draw_their_own_dropout(runs):
+    assert digests(runs / "straight-ddp-2") != digests(runs / "straight-ddp-3")
+    losses = [row["train_loss"] for row in rows(runs / "straight-ddp-2", "train")]
+    assert losses != pytest.approx([row["train_loss"] for row in rows(runs / "straight-ddp-3", "train")], abs=1e-5)
+
+
+def test_a_job_of_its_own_start(runs, tmp_path, jsonl_folder):
+    """As a user starts it, through a port: exactly what the same processes gave among other work."""
+    run = tmp_path / "run"
+    shutil.copytree(runs / "left-by-two", run, symlinks=True)
+    options = ("mode=resume", f"resume_model_dir='{run}'", "load_model_type=last", "steps=12", f"port={free_port()}")
+    with started(command(*options), tmp_path) as job:
+        job.workers(2)
+        code, output = job.ended()
+        assert code == 0, output
+        assert job.left(1) == set()
+    alike(rows(run, "train"), rows(runs / "one", "train")[:12])
+    assert "step 12/12" in output
+    assert output.count("resuming ") == 1
+    log = (run / "logs/rank-1.log").read_text()
+    assert log.count("rank 1 of 2, process ") == 2

@@ -1,0 +1,81 @@
+"""Several processes are asked to stop, and stop together with a checkpoint."""
+
+import json
+import os
+import signal
+
+import pytest
+from many import dialog_trainer as command
+from many import lines, path_with, started, state
+
+pytestmark = pytest.mark.slow
+
+LONG = ("processes=2", "steps=100000", "validate_every_n_steps=99999", "model.dropout=0")
+
+
+@pytest.mark.parametrize(("number", "whom", "code"), [(signal.SIGINT, "parent", 130), (signal.SIGTERM, "rank 1", 75)])
+def test_all_stop_after_the_same_step(tiny_options, tmp_path, dialog_trainer, number, whom, code):
+    with started(command(*tiny_options, *LONG), tmp_path) as job:
+        run = tmp_path / "runs/run"
+        pids = job.workers(2)
+        job.row(run / "metrics.jsonl", 5)
+        os.kill(job.pid if whom == "parent" else pids[1], number)
+        found, output = job.ended(30)
+        assert found == code, output
+        assert output.count("load_model_type=last") == 1, output
+        assert "Traceback" not in output
+        assert job.left(1) == set()
+    step = state(run)["step"]
+    assert step > 5
+    assert lines(run / "metrics.jsonl")[-1]["step"] == step - 1
+    resumed = ("mode=resume", f"resume_model_dir='{run}'", "load_model_type=last", f"steps={step + 1}", "processes=1")
+    found, out, err = dialog_trainer(*resumed)
+    assert found == 0, out + err
+
+
+@pytest.fixture
+def many_replies(tmp_path, dialogue_turns):
+    """Options of a validation that takes a while; a module that they name has its progress told more often."""
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for split, times in (("train", 1), ("validation", 20), ("test", 1)):
+        rows = [json.dumps({"turns": turns}) + "\n" for turns in dialogue_turns * times]
+        (folder / f"{split}.jsonl").write_text("".join(rows))
+    (tmp_path / "talkative.py").write_text(
+        "from dialog_trainer.reports import progress\n"
+        "from dialog_trainer.training.learning_rate import constant as rate\n"
+        "progress.PLAIN_EVERY_SECONDS = 0.1\n"
+    )
+    return [
+        f"data.path='{folder}'", "metrics.max_dialogues=null", "metrics.decoding=beam", "metrics.beams=16",
+        "scheduler=constant", "scheduler._target_=talkative.rate", "allow_targets=[talkative.rate]",
+    ]  # fmt: skip
+
+
+def test_a_stop_in_the_middle_of_replies(tiny_options, tmp_path, many_replies):
+    options = [*LONG, "validate_every_n_steps=2", *many_replies]
+    with started(command(*tiny_options, *options), tmp_path, PYTHONPATH=path_with(tmp_path)) as job:
+        job.workers(2)
+        run = tmp_path / "runs/run"
+        job.until(lambda: "dialogues replied to" in job.output(), "replies")
+        os.kill(job.pid, signal.SIGTERM)
+        code, output = job.ended(30)
+        assert code == 75, output
+        assert "Traceback" not in output
+        assert job.left(1) == set()
+    assert state(run)["step"] == 2, output
+    assert state(run)["validated_step"] == 0
+    assert not [row for row in lines(run / "metrics.jsonl") if row["split"] == "validation"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_while_they_start_leaves_nothing_behind(tiny_options, tmp_path, number):
+    with started(command(*tiny_options, *LONG), tmp_path) as job:
+        job.workers(2)
+        job.process.send_signal(number)
+        code, output = job.ended(30)
+        assert "What was saved is whole" not in output
+        assert "Traceback" not in output
+        assert code == 130 if number == signal.SIGINT else code != 0, output
+        assert job.left(1) == set()
+    assert not (tmp_path / "runs").exists()
