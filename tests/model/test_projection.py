@@ -64,7 +64,7 @@ def test_only_what_is_asked_for_is_made():
     total, _ = weighted_nats(hidden, weight.detach(), None, targets, weights)
     total.backward()
     expected, _ = reference(hidden.detach().requires_grad_(), weight.detach(), None, targets, weights)
-    assert float(total) == pytest.approx(float(expected), rel=1e-6)
+    assert total.item() == pytest.approx(expected.item(), rel=1e-6)
     assert hidden.grad is not None
 
 
