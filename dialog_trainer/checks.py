@@ -208,7 +208,7 @@ def _sizes(values: Mapping[str, Any]) -> list[str]:
     max_len = values.get("model.max_len")
     if max_len is not None:
         for key in ("micro_batch_tokens", "metrics.batch_tokens", "model.positions"):
-            if values.get(key, max_len) < max_len:
+            if values.get(key, max_len) != "auto" and values.get(key, max_len) < max_len:
                 found.append(f"{key}={values[key]}: must be at least model.max_len={max_len}")
         for key in ("metrics.max_new_tokens", "chat.max_new_tokens"):
             if (values.get(key) or 0) > max_len - 2:

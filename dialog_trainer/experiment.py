@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,11 @@ from transformers import PreTrainedModel
 
 from dialog_trainer.data import tables
 from dialog_trainer.data.batches import micro_batches, silent, to_device
-from dialog_trainer.data.leaks import GRAM_WORDS, MIN_JACCARD, Leaks, Overlap, leaks
 from dialog_trainer.data.order import batch_indices, seed_of, share, steps_per_epoch
 from dialog_trainer.data.tables import DialogueTable, TokenTable
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.distributed import group, parallel
-from dialog_trainer.errors import ConfigError, DataError
+from dialog_trainer.errors import ConfigError
 from dialog_trainer.evaluation.held_out import every_turn
 from dialog_trainer.masking import contract
 from dialog_trainer.masking.mask import Mask
@@ -38,6 +37,7 @@ from dialog_trainer.model.loss import Loss
 from dialog_trainer.model.packed import use_packed_attention
 from dialog_trainer.options import DATA_KEYS, MASK_KEYS, Settings
 from dialog_trainer.records import Batch, Role
+from dialog_trainer.training.memory import fitting, measured
 
 Say = Callable[[str], None]
 MAX_DEFAULT_WORKERS = 8
@@ -110,7 +110,7 @@ def spread(settings: Settings, of: PreTrainedModel, on: torch.device) -> Loss:
 def dialogues(settings: Settings, split: str, say: Say) -> DialogueTable:
     own = {key: value for key, value in settings["data"].items() if key not in DATA_KEYS}
     source = _function_of(own, "data", given=0)()
-    return tables.open_dialogues(source, split, _cache_dir(settings), say)
+    return tables.open_dialogues(source, split, cache_dir(settings), say)
 
 
 def with_tokens(settings: Settings, table: DialogueTable, vocabulary: Vocabulary, truncation: str = "split") -> Split:
@@ -121,7 +121,7 @@ def with_tokens(settings: Settings, table: DialogueTable, vocabulary: Vocabulary
         max_len=settings["model"]["max_len"],
         truncation=truncation,
         workers=settings["data"]["workers"] or min(MAX_DEFAULT_WORKERS, os.cpu_count() or 1),
-        cache_dir=_cache_dir(settings),
+        cache_dir=cache_dir(settings),
     )
     return Split(table, tokens)
 
@@ -131,7 +131,7 @@ def vocabulary(settings: Settings, training: DialogueTable, say: Say) -> Vocabul
     model = settings["model"]
     if model["pretrained_model"]:
         return Vocabulary.pretrained(model["pretrained_model"])
-    folder = tables.vocabulary_folder(_cache_dir(settings), training, model["vocab_size"])
+    folder = tables.vocabulary_folder(cache_dir(settings), training, model["vocab_size"])
     if not folder.exists():
         say(f"learning a vocabulary of {model['vocab_size']:,} entries from the training dialogues")
         with tables.published(folder) as aside:
@@ -179,37 +179,6 @@ def optimizer(settings: Settings, of: PreTrainedModel) -> torch.optim.Optimizer:
         return build(of.parameters())
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError([f"optim: {node['_target_']} refuses {build.keywords}: {error}"]) from None
-
-
-def leaked(settings: Settings, training: DialogueTable, validation: DialogueTable, say: Say) -> set[int]:
-    """Says what the splits share, and returns the training dialogues that `data.drop_leaks` leaves out."""
-    found = {"validation": leaks_between(settings, training, validation)}
-    if settings["data"]["drop_leaks"]:
-        try:
-            found["test"] = leaks_between(settings, training, dialogues(settings, "test", say))
-        except DataError as error:
-            say(f"note: data.drop_leaks looks at the validation split alone: {error}")
-    for split, one in found.items():
-        say(one.summary(split))
-    if not settings["data"]["drop_leaks"]:
-        return set()
-    out = {index for one in found.values() for index in one.widest().training}
-    say(f"data.drop_leaks: {len(out):,} training dialogues are left out")
-    return out
-
-
-def leaks_between(settings: Settings, training: DialogueTable, held_out: DialogueTable) -> Leaks:
-    """The held-out dialogues that also stand in the training split; looked for once for the same two splits."""
-    key = tables.key_of(training.digest, held_out.digest, MIN_JACCARD, GRAM_WORDS)
-    folder = _cache_dir(settings) / f"leaks-{key}"
-    if not folder.exists():
-        with tables.published(folder) as aside:
-            (aside / "leaks.json").write_text(json.dumps(asdict(leaks(training, held_out))), encoding="utf-8")
-    found = json.loads((folder / "leaks.json").read_text(encoding="utf-8"))
-    kinds = {
-        name: found[name] and Overlap(*map(tuple, found[name].values())) for name in ("exact", "normalised", "near")
-    }
-    return Leaks(**kinds, num_held_out=found["num_held_out"])
 
 
 def mask(settings: Settings) -> Mask:
@@ -267,6 +236,25 @@ def mask_digest(settings: Settings, split: Split, words: Vocabulary, left_out: C
     return digests | {"whole": hashlib.sha256("".join(digests.values()).encode("utf-8")).hexdigest()[:16]}
 
 
+def with_micro_batches(
+    settings: Settings,
+    loss: torch.nn.Module,
+    of: torch.optim.Optimizer,
+    training: TokenTable,
+    on: torch.device,
+    say: Say,
+) -> Settings:
+    """The settings with a number for `micro_batch_tokens` of which a step fits; says what it will take."""
+    count = max(1, int(np.searchsorted(np.cumsum(training.lengths[:100]), PROBE_TOKENS // 8)))
+    (batch,) = micro_batches(training, range(count), every_turn, PROBE_TOKENS)
+    memory = measured(loss, of, to_device(batch, on), group.local_size())
+    batch_tokens = int(training.lengths.mean() * settings["batch_size"] / group.size()) + settings["model"]["max_len"]
+    tokens = fitting(memory, settings["micro_batch_tokens"], settings["model"]["max_len"], batch_tokens)
+    tokens = -int(group.largest(-tokens))  # alike in all processes
+    say(memory.line(min(tokens, batch_tokens)))
+    return settings | {"micro_batch_tokens": tokens}
+
+
 def plan(settings: Settings, training: TokenTable, kept: np.ndarray, of: Mask, on: torch.device) -> Plan:
     """Learning rate, weights and batches of every step, over the sequences at `kept`.
 
@@ -309,10 +297,20 @@ def _ready(built: PreTrainedModel, settings: Settings, on: torch.device, say: Sa
         say(
             f"{type(built).__name__} makes more of its logits than a product: the loss is made of all of them, which is slower"
         )
+    if settings["activation_checkpointing"] and settings["mode"] in ("train", "resume"):
+        _keep_no_activations(built)
     return built
 
 
-def _cache_dir(settings: Settings) -> Path:
+def _keep_no_activations(of: PreTrainedModel) -> None:
+    if not of.supports_gradient_checkpointing:
+        raise ConfigError([f"activation_checkpointing=true: {type(of).__name__} cannot; leave it out"])
+    # The name of it changes with the versions of transformers.
+    name = "activation" if hasattr(of, "activation_checkpointing_enable") else "gradient"
+    getattr(of, f"{name}_checkpointing_enable")({"use_reentrant": False})
+
+
+def cache_dir(settings: Settings) -> Path:
     chosen = settings["data"]["cache_dir"]
     return (
         Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dialog_trainer"

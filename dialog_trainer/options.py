@@ -164,7 +164,11 @@ RULES: dict[str, Rule] = {
     "steps": whole(1, MAX_STEPS),
     "schedule_steps": whole(1, MAX_STEPS, nullable=True),
     "batch_size": whole(1),
-    "micro_batch_tokens": whole(MIN_MAX_LEN),
+    "micro_batch_tokens": Rule(
+        f"auto, or a whole number of at least {MIN_MAX_LEN}",
+        lambda v: v == "auto" or (type(v) is int and v >= MIN_MAX_LEN),
+    ),
+    "activation_checkpointing": BOOLEAN,
     "max_grad_norm": Rule(ABOVE_0.allows, ABOVE_0.holds, nullable=True),
     "train_user_turn_mask_step": SHARE,
     "patience": whole(1),

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from dialog_trainer import experiment
+from dialog_trainer import experiment, leak_guard
 from dialog_trainer.data.order import seed_of
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.errors import ConfigError
@@ -45,7 +45,7 @@ def run(settings: Settings, console: Console) -> int:
     split = experiment.with_tokens(settings, dialogues, words, settings["data"]["truncation"])
     left_out = set()
     if settings["data"]["drop_leaks"]:
-        left_out = experiment.leaked(settings, dialogues, experiment.dialogues(settings, "validation", say), say)
+        left_out = leak_guard.leaked(settings, dialogues, experiment.dialogues(settings, "validation", say), say)
     kept = experiment.checked_mask(settings, split, words, mask, whole, (whole.final,), left_out)
     digest = experiment.mask_digest(settings, split, words, left_out)
     progress = _progress(settings, whole)

@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from dialog_trainer import checks, experiment, run_folder
+from dialog_trainer import checks, experiment, leak_guard, run_folder
+from dialog_trainer.data.ahead import ahead
 from dialog_trainer.data.tables import DialogueTable
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.distributed import group
@@ -55,7 +56,7 @@ def start(job: Job, console: Console) -> int:
         folder = Path(group.from_main(lambda: str(_claimed(job))))
         with _held(folder):
             if group.is_main():
-                run_folder.write_settings(folder, settings | {"digest": parts.digest}, job.hydra_files)
+                run_folder.write_settings(folder, parts.settings | {"digest": parts.digest}, job.hydra_files)
             return _train(folder, parts, TrainingState(), console, stop)
 
 
@@ -96,7 +97,7 @@ def _resume(folder: Path, changed: Changed, console: Console) -> int:
     parts.scaler.load_state_dict(saved.get("loss_scale") or parts.scaler.state_dict())
     for line in differences(saved, parts.surroundings()):
         say(line)
-    kept = settings | {"mode": "train", "resume_model_dir": None, "load_model_type": "metric"}
+    kept = parts.settings | {"mode": "train", "resume_model_dir": None, "load_model_type": "metric"}
     with StopSignal() as stop:
         for link, step in group.from_main(lambda: _taken_over(folder, weights, kept, parts, state)).items():
             say(f"  weights/{link} was at step {step:,}, which is left behind: the next validation is the best anew")
@@ -134,16 +135,17 @@ def _parts(
     with group.once_a_machine():
         train_split = experiment.with_tokens(settings, training, vocabulary, settings["data"]["truncation"])
         validation_split = experiment.with_tokens(settings, validation, vocabulary)
-        left_out = experiment.leaked(settings, training, validation, say)
+        left_out = leak_guard.leaked(settings, training, validation, say)
     mask = experiment.mask(settings)
     whole = outline(mask, settings["schedule_steps"])
     kept = experiment.checked_mask(settings, train_split, vocabulary, mask, whole, (whole.final,), left_out)
-    plan = experiment.plan(settings, train_split.tokens, kept.indices, mask, device)
     digest = experiment.mask_digest(settings, train_split, vocabulary, left_out)
     of_all = {"training data and mask": digest["whole"], "validation data": validation.digest}
     group.check_alike(of_all | {"weights": experiment.weights_digest(model)}, "give all the same files")
     loss = experiment.spread(settings, model, device)
     optimizer, scaler = experiment.optimizer(settings, model), experiment.scaler(settings, device)
+    settings = experiment.with_micro_batches(settings, loss, optimizer, train_split.tokens, device, say)
+    plan = experiment.plan(settings, train_split.tokens, kept.indices, mask, device)
     return Parts(
         settings, device, vocabulary, model, loss, optimizer, scaler,
         train_split, validation_split, mask, whole, kept, plan, digest,
@@ -180,6 +182,7 @@ def _train(folder: Path, parts: Parts, state: TrainingState, console: Console, s
     with (
         RunProgress(console, start=state.step, steps=steps) as progress,
         closing(Run(folder, parts, state, console, progress, stop)) as run,
+        ahead(plan.batches) as batches,
     ):
         outcome = train(
             state,
@@ -188,7 +191,7 @@ def _train(folder: Path, parts: Parts, state: TrainingState, console: Console, s
             parts.scaler,
             steps=steps,
             seed=settings["seed"],
-            batches=plan.batches,
+            batches=batches,
             learning_rate=plan.learning_rate,
             max_grad_norm=settings["max_grad_norm"],
             autocast=experiment.autocast(settings, parts.device),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dialog_trainer import __version__, experiment
+from dialog_trainer import __version__, experiment, leak_guard
 from dialog_trainer.data.tables import DialogueTable
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.distributed import group
@@ -114,7 +114,7 @@ def _scored(
     ids = set(data.dialogues.rows["id"])
     clean_ids = ids
     if training is not None:
-        found = experiment.leaks_between(settings, training, data.dialogues)
+        found = leak_guard.leaks_between(settings, training, data.dialogues)
         say(found.summary(settings["split"]))
         clean_ids = ids - {data.dialogues.rows[index]["id"] for index in found.widest().held_out}
     beside = {} if original else _baselines(settings, data, training, result, vocabulary, clean_ids, say)

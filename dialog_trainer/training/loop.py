@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -41,7 +41,8 @@ class TrainingState:
 @dataclass(frozen=True, slots=True)
 class StepReport:
     """What update `step` was computed with and gave, over the global batch. `loss` is None if no token had weight;
-    `cells` are those of `LossSum`, float64 on the CPU."""
+    `cells` are those of `LossSum`, float64 on the CPU. The step waited `data_seconds` for its batches, and then took
+    `seconds`."""
 
     step: int
     loss: float | None
@@ -50,6 +51,7 @@ class StepReport:
     tokens: int
     cells: torch.Tensor
     seconds: float
+    data_seconds: float = 0.0
 
     def trained_tokens(self, role: Role | None = None) -> int:
         return int((self.cells[1] if role is None else self.cells[1, role]).sum())
@@ -63,7 +65,7 @@ def train(
     *,
     steps: int,
     seed: int,
-    batches: Callable[[int], Iterable[Batch]],
+    batches: Callable[[int], list[Batch]],
     learning_rate: Callable[[int], float],
     max_grad_norm: float | None,
     autocast: Callable[[], AbstractContextManager],
@@ -97,11 +99,14 @@ def train(
         if outcome:
             return outcome
         torch.manual_seed(seed_of("step", seed, state.step, group.rank()))
+        start = time.perf_counter()
+        own = batches(state.step)
+        waited = time.perf_counter() - start
         report = train_step(
             loss,
             optimizer,
             scaler,
-            list(batches(state.step)),
+            own,
             step=state.step,
             lr=learning_rate(state.step),
             max_grad_norm=max_grad_norm,
@@ -111,7 +116,7 @@ def train(
         state.tokens_seen += report.tokens
         state.user_tokens_seen += report.trained_tokens(Role.USER)
         state.assistant_tokens_seen += report.trained_tokens(Role.ASSISTANT)
-        track(report)
+        track(replace(report, data_seconds=waited))
 
 
 def _outcome(state: TrainingState, steps: int, patience: int, stopped: Callable[[], bool]) -> str | None:

@@ -182,7 +182,7 @@ def wait_while_there(pids: set[int], seconds: float) -> set[int]:
 def rows(run: Path, split: str) -> list[dict]:
     """Rows of a split, without what may differ between runs that are equal."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    unlike = ("time_seconds", "tokens_per_second", "attempt")
+    unlike = ("time_seconds", "tokens_per_second", "data_seconds", "attempt")
     return [{k: v for k, v in row.items() if k not in unlike} for row in found if row["split"] == split]
 
 

@@ -42,7 +42,7 @@ class Trained:
 
     def rows(self, split: str) -> list[dict]:
         """Without what may differ between two runs that are equal."""
-        unlike = ("time_seconds", "tokens_per_second", "attempt")
+        unlike = ("time_seconds", "tokens_per_second", "data_seconds", "attempt")
         rows = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
         return [{k: v for k, v in row.items() if k not in unlike} for row in rows if row["split"] == split]
 

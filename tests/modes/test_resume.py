@@ -26,7 +26,7 @@ def digests(run: Path, link: str = "last") -> list[str]:
 def training_rows(run: Path) -> list[dict]:
     """Training rows without what may differ between two runs that are equal."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    unlike = ("time_seconds", "tokens_per_second", "attempt")
+    unlike = ("time_seconds", "tokens_per_second", "data_seconds", "attempt")
     return [{k: v for k, v in row.items() if k not in unlike} for row in rows if row["split"] == "train"]
 
 

@@ -36,7 +36,9 @@ def rows(run: Path, split: str) -> list[dict]:
 
 
 def timeless(rows: list[dict]) -> list[dict]:
-    return [{key: row[key] for key in row.keys() - {"time_seconds", "tokens_per_second"}} for row in rows]
+    return [
+        {key: row[key] for key in row.keys() - {"time_seconds", "tokens_per_second", "data_seconds"}} for row in rows
+    ]
 
 
 @pytest.fixture
@@ -88,7 +90,15 @@ def test_rows(train):
     training, validation = rows(run, "train"), rows(run, "validation")
     assert [row["step"] for row in training] == [0, 1, 2, 3, 4]
     assert [row["step"] for row in validation] == [2, 4, 5]
-    values = {"train_loss", "lr", "grad_norm", "tokens_per_second", "trained_token_share", "user_weight"}
+    values = {
+        "train_loss",
+        "lr",
+        "grad_norm",
+        "tokens_per_second",
+        "data_seconds",
+        "trained_token_share",
+        "user_weight",
+    }
     values |= {"assistant_weight", "assistant_nll", "assistant_tokens", "assistant_tokens_seen", "user_tokens_seen"}
     # What else is there has tokens with weight in the batch: a role, a turn, an end.
     assert all(HEAD | values <= set(row) <= HEAD | values | BY_ROLE | BY_TURN for row in training)

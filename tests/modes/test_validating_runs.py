@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from dialog_trainer import cli, composition, experiment
+from dialog_trainer import cli, composition, experiment, leak_guard
 from dialog_trainer.data.sequences import Marks, split, turn_tokens
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.evaluation import protocols
@@ -494,8 +494,8 @@ def test_nothing_is_left_to_train_where_all_leaks(dialog_trainer, data, tmp_path
 
 def test_leaks_are_looked_for_once_for_the_same_splits_and_thresholds(data, tmp_path, monkeypatch):
     looked = []
-    leaks = experiment.leaks
-    monkeypatch.setattr(experiment, "leaks", lambda *tables: looked.append(tables) or leaks(*tables))
+    leaks = leak_guard.leaks
+    monkeypatch.setattr(leak_guard, "leaks", lambda *tables: looked.append(tables) or leaks(*tables))
     settings = composition.composed(
         ["data=jsonl", f"data.cache_dir='{tmp_path}/cache'"]
         + [f"data.{name}_data_path='{data}/{name}.jsonl'" for name in ("train", "validation", "test")],
@@ -504,19 +504,19 @@ def test_leaks_are_looked_for_once_for_the_same_splits_and_thresholds(data, tmp_
     training, validation, test = (
         experiment.dialogues(settings, name, lambda line: None) for name in ("train", "validation", "test")
     )
-    first = experiment.leaks_between(settings, training, validation)
-    assert first == leaks(training, validation) == experiment.leaks_between(settings, training, validation)
+    first = leak_guard.leaks_between(settings, training, validation)
+    assert first == leaks(training, validation) == leak_guard.leaks_between(settings, training, validation)
     assert len(looked) == 1
-    experiment.leaks_between(settings, training, test)
+    leak_guard.leaks_between(settings, training, test)
     assert len(looked) == 2
     for name, other in (("MIN_JACCARD", 0.8), ("GRAM_WORDS", 3)):
-        monkeypatch.setattr(experiment, name, other)
-        experiment.leaks_between(settings, training, validation)
+        monkeypatch.setattr(leak_guard, name, other)
+        leak_guard.leaks_between(settings, training, validation)
     assert len(looked) == 4
     monkeypatch.setattr("dialog_trainer.data.leaks.MAX_COMPARED", 10)
     without = leaks(training, validation)
     assert without.near is None
-    monkeypatch.setattr(experiment, "leaks", lambda *tables: without)
-    monkeypatch.setattr(experiment, "MIN_JACCARD", 0.9)
-    assert experiment.leaks_between(settings, training, validation) == without
-    assert experiment.leaks_between(settings, training, validation) == without
+    monkeypatch.setattr(leak_guard, "leaks", lambda *tables: without)
+    monkeypatch.setattr(leak_guard, "MIN_JACCARD", 0.9)
+    assert leak_guard.leaks_between(settings, training, validation) == without
+    assert leak_guard.leaks_between(settings, training, validation) == without

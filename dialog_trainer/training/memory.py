@@ -1,0 +1,123 @@
+"""How much memory a training step will take, told before the first: from what one small pass keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from dialog_trainer.errors import ConfigError
+from dialog_trainer.records import Batch
+
+MOST_TOKENS = 8192  # larger forward passes are not faster
+USED_SHARE = 0.6  # of what is free, by `auto`: other programs, and validations, need some too
+_STEP = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """`fixed_bytes` whatever the batch: this process as it is, gradients, the optimizer's state. `token_bytes` for each
+    token of a forward pass, kept for its backward pass. `free_bytes` of the device, None where it does not say."""
+
+    fixed_bytes: int
+    token_bytes: float
+    free_bytes: int | None
+
+    def of(self, tokens: int) -> int:
+        return round(self.fixed_bytes + self.token_bytes * tokens)
+
+    def most_tokens(self, share: float) -> int:
+        """The largest forward pass within a share of what is free; a multiple of 256, or less than that."""
+        tokens = int((share * (self.free_bytes or 0) - self.fixed_bytes) / self.token_bytes)
+        return tokens // _STEP * _STEP if tokens >= _STEP else max(0, tokens)
+
+    def line(self, tokens: int) -> str:
+        of = "" if self.free_bytes is None else f" of {self.free_bytes / 1e9:.1f} GB"
+        return (
+            f"memory: about {self.of(tokens) / 1e9:.1f} GB{of} ({self.fixed_bytes / 1e9:.1f} GB with gradients and the "
+            f"optimizer's state, {self.token_bytes * tokens / 1e9:.1f} GB for {tokens:,} tokens in a forward pass)"
+        )
+
+
+def measured(loss: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, processes: int) -> Memory:
+    """Of a step with `loss` and `optimizer`, by what `loss` keeps of `batch`; `processes` share the machine."""
+    kept: dict[int, int] = {}
+    own = {parameter.untyped_storage().data_ptr() for parameter in loss.parameters()}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    loss.train()
+    with saved_tensors_hooks(note, lambda tensor: tensor):
+        nats, _ = loss(batch)
+    nats.backward()
+    loss.zero_grad(set_to_none=True)
+    parameters = sum(parameter.numel() for parameter in loss.parameters())
+    # The gradient of the head is kept once, whatever the number of tokens.
+    largest = max(parameter.numel() * 4 for parameter in loss.parameters())
+    activations = sum(size for size in kept.values() if size < largest)
+    device = next(loss.parameters()).device
+    fixed = _present(device) + 4 * parameters * (1 + _state_of(optimizer)) + largest
+    free = _free(device)
+    return Memory(
+        fixed,
+        activations / len(batch.ids),
+        None if free is None else (free + _present(device) * processes) // processes,
+    )
+
+
+def fitting(memory: Memory, asked: int | str, max_len: int, batch_tokens: int) -> int:
+    """The tokens of a forward pass: as `asked`, or with `auto` what fits. Raises `ConfigError` if that is not enough."""
+    if memory.free_bytes is None:
+        return MOST_TOKENS if asked == "auto" else asked
+    tokens = asked
+    if asked == "auto":
+        tokens = max(max_len, min(MOST_TOKENS, memory.most_tokens(USED_SHARE)))
+    needed = min(tokens, batch_tokens)
+    if memory.of(needed) > memory.free_bytes:
+        fits = memory.most_tokens(1.0)
+        smaller = f"micro_batch_tokens={fits}, " if fits >= max_len else ""
+        raise ConfigError(
+            [
+                f"micro_batch_tokens={asked}: a step would take about {memory.of(needed) / 1e9:.1f} GB, and there are "
+                f"{memory.free_bytes / 1e9:.1f} GB: use {smaller}activation_checkpointing=true, parallel=fsdp on several "
+                "devices, or a smaller model"
+            ]
+        )
+    return tokens
+
+
+def _state_of(optimizer: torch.optim.Optimizer) -> int:
+    """Numbers that the optimizer keeps for each weight."""
+    if "betas" in optimizer.defaults:
+        return 2
+    return int(bool(optimizer.defaults.get("momentum")))
+
+
+def _present(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    lines = (line.split() for line in status.read_text().splitlines())
+    return next((int(words[1]) * 1024 for words in lines if words[0] == "VmRSS:"), 0)
+
+
+def _free(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    info = Path("/proc/meminfo")
+    if device.type != "cpu" or not info.exists():
+        return None
+    lines = (line.split() for line in info.read_text().splitlines())
+    free = next(int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:")
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and limit.read_text().strip().isdigit():
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free

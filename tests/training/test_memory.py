@@ -1,0 +1,79 @@
+"""The estimate of a step's memory, and what is chosen or refused by it."""
+
+import dataclasses
+
+import pytest
+import torch
+from test_loop import batch_of
+
+from dialog_trainer.errors import ConfigError
+from dialog_trainer.model.loss import Loss
+from dialog_trainer.training import memory
+from dialog_trainer.training.memory import Memory, fitting, measured
+
+
+@pytest.mark.parametrize(
+    ("asked", "free", "expected"),
+    [
+        (2048, 10**6, 2048),  # asked for: taken if it fits
+        (2048, None, 2048),
+        ("auto", None, 8192),
+        ("auto", 10**9, 8192),
+        ("auto", 1_000_000, 4864),  # (600,000 - 100,000) / 100 = 5,000
+        ("auto", 300_000, 768),
+        ("auto", 180_000, 128),  # less than max_len by 60 %, but max_len fits
+    ],
+)
+def test_what_is_chosen(asked, free, expected):
+    assert fitting(Memory(100_000, 100.0, free), asked, 128, 10**6) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "free", "batch_tokens", "remedy"),
+    [
+        (2048, 200_000, 10**6, "micro_batch_tokens=2048: a step would take about 0.0 GB, and there are 0.0 GB: use micro_batch_tokens=768,"),
+        (2048, 110_000, 10**6, "use activation_checkpointing=true"),
+        ("auto", 105_000, 10**6, "micro_batch_tokens=auto: a step would take"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_with_a_remedy(asked, free, batch_tokens, remedy):
+    with pytest.raises(ConfigError, match=remedy):
+        fitting(Memory(100_000, 100.0, free), asked, 128, batch_tokens)
+
+
+def test_a_small_batch_needs_no_more_than_it_has():
+    assert fitting(Memory(100_000, 100.0, 200_000), 2048, 128, 500) == 2048
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "numbers"),
+    [(torch.optim.AdamW, {}, 3), (torch.optim.SGD, {"momentum": 0.9}, 2), (torch.optim.SGD, {}, 1)],
+)
+def test_gradients_and_the_optimizers_state_are_counted(tiny_model, monkeypatch, kind, settings, numbers):
+    monkeypatch.setattr(memory, "_present", lambda device: 1_000)
+    monkeypatch.setattr(memory, "_free", lambda device: 8_000)
+    loss = Loss(tiny_model)
+    found = measured(loss, kind(tiny_model.parameters(), lr=0.1, **settings), batch_of((9, 14)), 2)
+    parameters = sum(parameter.numel() for parameter in tiny_model.parameters())
+    largest = max(parameter.numel() for parameter in tiny_model.parameters())
+    assert found.fixed_bytes == 1_000 + 4 * (parameters * numbers + largest)
+    assert found.free_bytes == 5_000
+    assert all(parameter.grad is None for parameter in tiny_model.parameters())
+
+
+def test_activations_grow_with_the_tokens_and_are_bounded_by_what_torch_keeps(tiny_model):
+    """One block of width 16 keeps at least its two norms, three products and the activation of each token."""
+    loss = Loss(tiny_model)
+    optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.1)
+    short, long = (measured(loss, optimizer, batch_of(lengths), 1).token_bytes for lengths in ((9,), (9, 3, 14, 6)))
+    assert 4 * 16 * 10 < long < 4 * 16 * 60
+    assert long == pytest.approx(short, rel=0.4)
+
+
+def test_the_line_says_it_in_gigabytes():
+    line = Memory(2 * 10**9, 10**6, 23 * 10**9).line(2048)
+    assert line == (
+        "memory: about 4.0 GB of 23.0 GB (2.0 GB with gradients and the optimizer's state, 2.0 GB for 2,048 tokens in a "
+        "forward pass)"
+    )
+    assert " of " not in dataclasses.replace(Memory(1, 1, None)).line(1).split("(")[0]
