@@ -1,0 +1,84 @@
+"""A contender as its parent sees it: a process of its own that trains `n` steps when asked to."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+BENCHMARKS = Path(__file__).resolve().parent.parent
+
+
+class Unavailable(Exception):
+    """This contender cannot run here; the text says why."""
+
+
+class Contender:
+    """Module `peers.<module>` with `job`, a dict. `start_seconds` is the time until it was ready for its first step."""
+
+    def __init__(self, name: str, module: str, job: dict[str, Any], folder: Path):
+        self.name = name
+        number = sum(1 for _ in folder.glob(f"{name}.*.log"))
+        self._log = folder / f"{name}.{number}.log"
+        start = time.perf_counter()
+        with self._log.open("w", encoding="utf-8") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", f"peers.{module}"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=folder,
+                env=environment(folder / f"compiled-{name}-{number}", job["threads"]),
+            )
+        try:
+            self._ask(job)
+        except Unavailable:
+            self.close()
+            raise
+        self.start_seconds = time.perf_counter() - start
+
+    def round(self, steps: int) -> dict[str, Any]:
+        return self._ask({"steps": steps})
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            self._process.wait()
+            raise Unavailable(f"{self._reason()} (exit code {self._process.returncode})")
+        return json.loads(line)
+
+    def _reason(self) -> str:
+        lines = [line for line in self._log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        return lines[-1].strip()[:300] if lines else "it ended without a word"
+
+
+def environment(compiled: Path, threads: int) -> dict[str, str]:
+    """That of every process that is timed: the same threads for all, and nothing compiled before."""
+    paths = [str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, os.pathsep.join(paths).split(os.pathsep))),
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONHASHSEED": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "TORCHINDUCTOR_CACHE_DIR": str(compiled),
+    }

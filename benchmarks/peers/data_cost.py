@@ -1,0 +1,84 @@
+"""What a step costs as the corpus grows: time and memory with 1, 10 and 100 times the made-up dialogues, a small model.
+
+Each corpus is tokenised by a first start; the second, whose data are there, is measured. All take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from peers.contender import Contender
+from peers.material import SEED, SIZES, made_up_dialogues
+
+from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.model import causal_lm
+
+FACTORS, BASE, STEPS = (1, 10, 100), 1_000, 20
+
+
+def measure_cost_of_data(folder: Path, job: dict[str, Any], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    print(f"\n0.7M, {BASE:,} made-up dialogues times {', '.join(map(str, FACTORS))}", flush=True)
+    model = folder / "cost-model"
+    _write_model(model)
+    running: dict[int, Contender] = {}
+    rows: dict[int, dict[str, Any]] = {}
+    try:
+        for factor in FACTORS:
+            work = folder / f"cost-{factor}"
+            _write_dialogues(work, BASE * factor)
+            (work / "model").symlink_to(model)
+            own = job | {"folder": str(work), "overrides": ["compile=false"]}
+            cold = Contender("ours", "ours", own, work)
+            cold.close()
+            warm = running[factor] = Contender("ours", "ours", own, work)
+            warm.round(STEPS)
+            rows[factor] = {
+                "dialogues": BASE * factor, "cold_start_seconds": cold.start_seconds,
+                "warm_start_seconds": warm.start_seconds, "seconds_per_1000_tokens": [],
+            }  # fmt: skip
+        for _ in range(arguments.rounds):
+            for factor, contender in running.items():
+                report = contender.round(STEPS)
+                rows[factor]["seconds_per_1000_tokens"].append(1000 * report["seconds"] / report["tokens"])
+                rows[factor] |= {name: report[name] for name in ("peak_bytes", "anonymous_bytes")}
+    finally:
+        for contender in running.values():
+            contender.close()
+    first = rows[FACTORS[0]]
+    for row in rows.values():
+        times = row["seconds_per_1000_tokens"]
+        row["time_against_1x"] = statistics.median(times) / statistics.median(first["seconds_per_1000_tokens"])
+        row["memory_against_1x"] = (
+            row["anonymous_bytes"] / first["anonymous_bytes"] if first["anonymous_bytes"] else None
+        )
+        print(
+            f"  {row['dialogues']:>9,} dialogues: {statistics.median(times) * 1000:.1f} ms for 1,000 tokens "
+            f"({min(times) * 1000:.1f} to {max(times) * 1000:.1f}), {row['time_against_1x']:.3f} of 1x; "
+            f"memory of its own {row['anonymous_bytes'] / 1e6:,.0f} MB, {row['memory_against_1x'] or 0:.3f} of 1x; "
+            f"resident with mapped files {row['peak_bytes'] / 1e6:,.0f} MB; "
+            f"to the first step {row['cold_start_seconds']:.1f} s, "
+            f"with tokenised data {row['warm_start_seconds']:.1f} s",
+            flush=True,
+        )
+    return list(rows.values())
+
+
+def _write_model(folder: Path) -> None:
+    size = SIZES["0.7M"]
+    vocabulary = Vocabulary.train((text for turns in made_up_dialogues(BASE, SEED) for text in turns), size.entries)
+    causal_lm.from_scratch(
+        vocabulary, layers=size.layers, heads=size.heads, width=size.width, positions=256, dropout=0.0, seed=SEED
+    ).save_pretrained(folder)
+    vocabulary.save(folder)
+
+
+def _write_dialogues(work: Path, count: int) -> None:
+    work.mkdir(parents=True)
+    for name, number, seed in (("train", count, SEED), ("validation", 20, SEED + 1)):
+        with (work / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+            for turns in made_up_dialogues(number, seed):
+                file.write(json.dumps({"turns": turns}) + "\n")

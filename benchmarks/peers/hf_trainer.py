@@ -1,0 +1,103 @@
+"""HF Trainer: `plain` as most people run it, `best` with all that it offers for speed.
+
+The sampler is `sequential` over the batches in the order of `material.py`; of a contender at its best that is the order
+of `train_sampling_strategy=group_by_length`, over as many dialogues as that sorts at a time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peers import material
+from peers.gate import Gate
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+BEST = {"optim": "adamw_torch_fused", "torch_compile": True}
+
+
+class BeginsSteps(TrainerCallback):
+    def __init__(self, gate: Gate):
+        self.gate = gate
+
+    def on_step_begin(self, args, state, control, **_) -> None:
+        self.gate.begin_step()
+
+
+def noting(base: type[Trainer], gate: Gate) -> type[Trainer]:
+    """`base`, with the loss of each step noted."""
+
+    class Noting(base):
+        def training_step(self, *args, **kwargs):
+            loss = super().training_step(*args, **kwargs)
+            gate.note(loss)
+            return loss
+
+    return Noting
+
+
+def model_of(job: dict[str, Any]):
+    folder = Path(job["folder"]) / "model"
+    dropouts = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), job["dropout"])
+    config = AutoConfig.from_pretrained(folder, **dropouts)
+    return AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
+
+
+def tokenizer_of(job: dict[str, Any]):
+    return AutoTokenizer.from_pretrained(Path(job["folder"]) / "model", padding_side="right")
+
+
+def dataset_of(job: dict[str, Any]) -> Dataset:
+    made = material.read(Path(job["folder"]))
+    places = [index for batch in made.batches(job["order"]) for index in batch]
+    return Dataset.from_dict(
+        {"input_ids": [made.ids[index] for index in places], "labels": [made.labels[index] for index in places]}
+    )
+
+
+def arguments_of(job: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "output_dir": "hf",
+        "per_device_train_batch_size": job["batch_size"],
+        "num_train_epochs": 1,
+        "learning_rate": job["lr"],
+        "weight_decay": job["weight_decay"],
+        "max_grad_norm": job["max_grad_norm"],
+        "lr_scheduler_type": "constant",
+        "train_sampling_strategy": "sequential",
+        "bf16": job["precision"] == "bf16",
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "seed": material.SEED,
+    }
+
+
+def main() -> None:
+    gate = Gate()
+    job, tokenizer = gate.job, tokenizer_of(gate.job)
+    trainer = noting(Trainer, gate)(
+        model=model_of(job),
+        args=TrainingArguments(**arguments_of(job), **(BEST if job["best"] else {})),
+        train_dataset=dataset_of(job),
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
+        callbacks=[BeginsSteps(gate)],
+    )
+    trainer.train()
+    raise SystemExit("the trainer came to the end of its data")
+
+
+if __name__ == "__main__":
+    main()

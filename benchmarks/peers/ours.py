@@ -1,0 +1,64 @@
+"""This package, through its own command line: everything of a run but validation, which `steps` never reaches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from peers.gate import Gate
+
+from dialog_trainer import cli
+from dialog_trainer.modes.run import Run
+
+# So far away that it is never reached.
+NEVER = 1_000_000
+
+
+def run(overrides: list[str], before_step: Callable[[int], None], track: Callable[[object], None]) -> int:
+    """A run in this process; the two functions are called beside those of the run."""
+    own_before, own_track = Run.before_step, Run.track
+
+    def both_before(self: Run, step: int) -> None:
+        own_before(self, step)
+        before_step(step)
+
+    def both_track(self: Run, report: object) -> None:
+        own_track(self, report)
+        track(report)
+
+    Run.before_step, Run.track = both_before, both_track
+    try:
+        return cli.main(overrides)
+    finally:
+        Run.before_step, Run.track = own_before, own_track
+
+
+def overrides_of(job: dict) -> list[str]:
+    """Of two for one option the later one, which is the contender's own, counts."""
+    folder = Path(job["folder"])
+    found = [
+        "model=gpt2", f"model.pretrained_model='{folder / 'model'}'", f"model.max_len={job['max_len']}",
+        f"model.dropout={job['dropout']}", "data=jsonl", f"data.train_data_path='{folder / 'train.jsonl'}'",
+        f"data.validation_data_path='{folder / 'validation.jsonl'}'", f"data.cache_dir='{folder / 'cache'}'",
+        "data.truncation=keep_start", "train_user_turn_mask_step=0", "seed=0", f"batch_size={job['batch_size']}",
+        "optim=adamw", f"optim.lr0={job['lr']}", f"optim.weight_decay={job['weight_decay']}", "scheduler=constant",
+        "scheduler.warmup_steps=0", f"max_grad_norm={job['max_grad_norm']}", f"precision={job['precision']}",
+        f"steps={NEVER}", f"validate_every_n_steps={NEVER}", f"project='{folder / 'runs'}'", "name=run",
+        *job["overrides"],
+    ]  # fmt: skip
+    return list({text.split("=", 1)[0]: text for text in found}.values())
+
+
+def main() -> None:
+    gate = Gate()
+    code = run(
+        overrides_of(gate.job),
+        before_step=lambda step: gate.begin_step(),
+        track=lambda report: gate.note(report.loss, report.tokens),
+    )
+    sys.exit(code or 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""TRL's SFTTrainer with prepared labels: `plain` with its own defaults (activation checkpointing is one of them);
+`best` without that, by length, fused and compiled; `padding_free` as `best`, its batches flattened instead of grouped.
+
+Since TRL 1.16 the loss is computed in chunks by default (what older versions call `loss_type=chunked_nll`). Its
+`packing=True` cuts the corpus into rows of its own, which is no batch of so many dialogues any more; `padding_free`
+keeps the batch, and without FlashAttention transformers builds a mask from the positions that confines attention to a
+dialogue.
+"""
+
+from __future__ import annotations
+
+from peers import hf_trainer
+from peers.gate import Gate
+from trl import SFTConfig, SFTTrainer
+
+
+def main() -> None:
+    gate = Gate()
+    job = gate.job
+    arguments = hf_trainer.arguments_of(job) | {"max_length": job["max_len"]}
+    if job["best"]:
+        arguments |= hf_trainer.BEST | {"gradient_checkpointing": False}
+    if job["padding_free"]:
+        arguments |= {"padding_free": True, "max_length": None}
+    trainer = hf_trainer.noting(SFTTrainer, gate)(
+        model=hf_trainer.model_of(job),
+        args=SFTConfig(**arguments),
+        train_dataset=hf_trainer.dataset_of(job),
+        processing_class=hf_trainer.tokenizer_of(job),
+        callbacks=[hf_trainer.BeginsSteps(gate)],
+    )
+    trainer.train()
+    raise SystemExit("the trainer came to the end of its data")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""A short run by the clock, from the command to its end: tokenising, training, two validations with replies, saving.
+
+Ours through the command line; HF Trainer as most people run it, with `generate` over the same contexts (`hf_run.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from peers import material, ours
+from peers.contender import environment
+
+from dialog_trainer.data.sources import Jsonl
+from dialog_trainer.data.tables import open_dialogues
+from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.evaluation.replies import contexts_of, drawn
+from dialog_trainer.records import Role
+
+BATCHES, PASSES, DIALOGUES, NEW = 20, 2, 48, 40
+
+
+def measure_whole_run(folder: Path, job: dict[str, Any], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    return [_measure(folder / f"whole-{size}", size, job, arguments) for size in arguments.sizes]
+
+
+def _measure(work: Path, size: str, job: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    made = material.write(
+        work, material.SIZES[size], steps=BATCHES, batch_size=job["batch_size"], max_len=job["max_len"], rounds=1
+    )
+    contexts = _write_contexts(work, job["max_len"])
+    steps, every = BATCHES * PASSES, BATCHES
+    print(f"\n{size}: {steps} steps, every {every} the loss and {contexts} replies of up to {NEW} tokens", flush=True)
+    job = job | {"folder": str(work), "steps": steps, "every": every, "new_tokens": NEW}
+    seconds: dict[str, list[float]] = {"ours": [], "hf": []}
+    missing: dict[str, str] = {}
+    for turn in range(arguments.rounds):
+        for name, command in (("ours", _ours(job, work, turn)), ("hf", [sys.executable, "-m", "peers.hf_run"])):
+            if name in missing:
+                continue
+            log = work / f"{name}-{turn}.log"
+            start = time.perf_counter()
+            with log.open("w", encoding="utf-8") as file:
+                done = subprocess.run(
+                    command, input=json.dumps(job), text=True, stdout=file, stderr=file, cwd=work,
+                    env=environment(work / f"compiled-{name}-{turn}", job["threads"]), check=False,
+                )  # fmt: skip
+            if done.returncode:
+                missing[name] = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1][:300]
+                print(f"  {name}: cannot run here: {missing[name]}", flush=True)
+                continue
+            seconds[name].append(time.perf_counter() - start)
+            print(f"  round {turn + 1}, {name}: {seconds[name][-1]:.1f} s", flush=True)
+    row = {
+        "size": size,
+        "steps": steps,
+        "contexts": contexts,
+        "data": made.data,
+        "seconds": seconds,
+        "missing": missing,
+    }
+    if not missing:
+        row["ours_is_faster"] = statistics.median(seconds["hf"]) / statistics.median(seconds["ours"])
+        print(f"  ours is {row['ours_is_faster']:.2f} times as fast", flush=True)
+    return row
+
+
+def _ours(job: dict[str, Any], work: Path, turn: int) -> list[str]:
+    replaced = ("steps=", "validate_every_n_steps=", "data.cache_dir=", "name=")
+    kept = [text for text in ours.overrides_of(job) if not text.startswith(replaced)]
+    own = [
+        f"steps={job['steps']}", f"validate_every_n_steps={job['every']}", f"metrics.max_dialogues={DIALOGUES}",
+        f"metrics.max_new_tokens={NEW}", f"data.cache_dir='{work / f'cache-{turn}'}'", f"name=run-{turn}",
+    ]  # fmt: skip
+    return [sys.executable, "-m", "dialog_trainer", *kept, *own]
+
+
+def _write_contexts(work: Path, max_len: int) -> int:
+    """The contexts that a validation of ours replies to, for the peer."""
+    vocabulary = Vocabulary.pretrained(str(work / "model"))
+    path = str(work / "validation.jsonl")
+    table = open_dialogues(Jsonl(path, path, None, 0.0), "validation", work / "cache", say=lambda line: None)
+    chosen = [table[index] for index in drawn(table, DIALOGUES)]
+    found = [context for one in chosen for context in contexts_of(one, vocabulary, max_len - NEW, {Role.ASSISTANT})]
+    rows = [{"ids": context.ids, "reference": context.reference} for context in found]
+    (work / "contexts.json").write_text(json.dumps(rows), encoding="utf-8")
+    return len(found)

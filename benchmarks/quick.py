@@ -1,0 +1,329 @@
+"""Counts what predicts a GPU, at toy size, and compares it with `benchmarks/expected.json`: `make bench-quick`.
+
+    python benchmarks/quick.py            # exit code 1, with a line for each number that got worse
+    python benchmarks/quick.py --write    # what is counted now is what is expected from now on
+
+Times on a CPU say little about a GPU; these numbers do not depend on the machine. They are those of training steps of a
+run through the command line (model=gpt2_tiny, made-up dialogues, assistant's turns alone, fp32, dropout 0.1, eager):
+
+- flops_per_token: floating-point operations of forward and backward pass for each real token (`FlopCounterMode`).
+- dispatched_ops: operations that torch is asked for in a step, views left out: about the kernels that are launched.
+- ops_beside_attention: without dropout, those outside attention, which the CPU path does sequence by sequence and
+  CUDA in one operation a layer and pass: what `docs/performance.md` predicts a step time from.
+- host_syncs: where a GPU would have to be waited for, at most 1 to reach. The host's own bookkeeping (float64) is left
+  out, and so is what is made of it, and torch's own count of updates: counted are a value asked of another tensor
+  (`item`), a float32 tensor taken over into float64, and operations whose result has a size that depends on values
+  (`nonzero`, a boolean index). Each is named with its place.
+- padded_share: of the positions that go through the blocks, those that are no real token; 0 to reach.
+- distinct_shapes: different numbers of positions in 20 steps' forward passes, eager; each may compile anew.
+- compiled_graphs: what `compile=true` compiles in 20 steps; left out where it cannot be had, and said.
+- saved_bytes_per_token: the most that lies saved for the backward pass at a time, weights left out.
+- largest_tensor_bytes_per_token: the largest tensor that an operation makes; logits of all tokens would show here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from peers import ours
+from peers.contender import environment
+from peers.material import SEED, made_up_dialogues
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+
+EXPECTED = Path(__file__).resolve().parent / "expected.json"
+# By which share a number may grow; it is "worse" above that. A number of 0 must stay 0.
+TOLERANCES = {
+    "flops_per_token": 0.01, "dispatched_ops": 0.02, "ops_beside_attention": 0.02, "host_syncs": 0.0,
+    "padded_share": 0.0, "distinct_shapes": 0.0, "compiled_graphs": 0.0, "saved_bytes_per_token": 0.02,
+    "largest_tensor_bytes_per_token": 0.02,
+}  # fmt: skip
+DIALOGUES, BATCH_SIZE, SHAPE_STEPS = 240, 24, 20
+aten = torch.ops.aten
+SIZE_BY_VALUE = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="renew the file of expected numbers")
+    parser.add_argument("--expected", type=Path, default=EXPECTED, help=f"that file, default: {EXPECTED.name}")
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON and compare nothing")
+    parser.add_argument("--override", nargs="*", default=[], help="options of the run, to try something")
+    parser.add_argument("--model", type=Path, help="count for this model folder instead of the toy; with --json")
+    parser.add_argument("--compiled-only", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    torch.set_num_threads(1)
+    if arguments.compiled_only:
+        print(json.dumps(compiled_graphs()))
+        return
+    found = counts(arguments.override, arguments.model)
+    if arguments.json:
+        print(json.dumps(found))
+        return
+    graphs = graphs_in_process_of_its_own()
+    if isinstance(graphs, int):
+        found["compiled_graphs"] = graphs
+    else:
+        print(f"compiled_graphs: not counted: {graphs}")
+    versions = {"torch": torch.__version__.split("+")[0]}
+    if arguments.write:
+        arguments.expected.write_text(
+            json.dumps({"versions": versions, "counts": found}, indent=2) + "\n", encoding="utf-8"
+        )
+        print(f"wrote {arguments.expected.name}: {found}")
+        return
+    if not arguments.expected.exists():
+        raise SystemExit(f"{arguments.expected.name} is not there: --write makes it; counted: {found}")
+    sys.exit(compare(found, json.loads(arguments.expected.read_text(encoding="utf-8")), versions))
+
+
+def compare(found: dict[str, float], expected: dict[str, Any], versions: dict[str, str]) -> int:
+    """Prints all numbers, and returns 1 if one is worse than expected by more than its tolerance."""
+    if expected["versions"] != versions:
+        print(f"note: expected with {expected['versions']}, counted with {versions}")
+    worse = []
+    for name, value in found.items():
+        before = expected["counts"].get(name)
+        verdict = "new" if before is None else "as expected"
+        if before is not None and value > before * (1 + TOLERANCES[name]) + 1e-9:
+            verdict = f"WORSE than {before:,.6g}"
+            worse.append(f"{name}: {value:,.6g}, expected {before:,.6g} (tolerance {TOLERANCES[name]:.0%})")
+        elif before is not None and value < before * (1 - TOLERANCES[name]) - 1e-9:
+            verdict = f"better than {before:,.6g}; renew it by --write"
+        print(f"{name:<32}{value:>14,.6g}  {verdict}")
+    for name in sorted(set(expected["counts"]) - set(found)):
+        print(f"{name:<32}{'-':>14}  not counted here")
+    for line in worse:
+        print(f"worse: {line}", file=sys.stderr)
+    return 1 if worse else 0
+
+
+def counts(overrides: list[str], model: Path | None = None) -> dict[str, float]:
+    """Each kind of count over a step of its own, after two that warm up; the shapes over the steps after that."""
+    flops, operations, saved, shapes = flop_counter(), Operations(), Saved(), Shapes()
+    tokens = counted({2: flops, 3: operations, 4: saved, 5: shapes}, 5 + SHAPE_STEPS, overrides, model)
+    beside = Operations()
+    counted({2: beside}, 3, ["model.dropout=0", *overrides], model)
+    print(f"host_syncs, one by one: {', '.join(operations.syncs) or 'none'}", file=sys.stderr)
+    return {
+        "flops_per_token": round(flops.get_total_flops() / tokens[2], 1),
+        "dispatched_ops": operations.kernels,
+        "ops_beside_attention": beside.kernels - beside.attention,
+        "host_syncs": len(operations.syncs),
+        "padded_share": round(1 - sum(tokens[5:]) / sum(shapes.positions), 6),
+        "distinct_shapes": len(set(shapes.positions)),
+        "saved_bytes_per_token": round(saved.peak / tokens[4], 1),
+        "largest_tensor_bytes_per_token": round(operations.largest / tokens[3], 1),
+    }
+
+
+def counted(kinds: dict[int, Any], steps: int, overrides: list[str], model: Path | None) -> list[int]:
+    """A run in which the counter `kinds[n]` sees step n, the last of them all steps from n on; each step's tokens."""
+    tokens: list[int] = []
+    inside = ExitStack()
+
+    def before_step(step: int) -> None:
+        if step in kinds or step == steps:
+            inside.close()
+        if step in kinds:
+            inside.enter_context(kinds[step])
+
+    with tempfile.TemporaryDirectory() as name:
+        options = [*run_options(Path(name), steps, model), "compile=false", *overrides]
+        latest = {text.split("=", 1)[0]: text for text in options}
+        quiet_run(list(latest.values()), before_step, lambda report: tokens.append(report.tokens))
+    return tokens
+
+
+def run_options(folder: Path, steps: int, model: Path | None = None) -> list[str]:
+    """A run that validates nothing before it ends, and then as little as there is."""
+    for name, count, seed in (("train", DIALOGUES, SEED), ("validation", 2, SEED + 1)):
+        lengths = (4, 6, 9, 14)  # words a turn, so that sequences differ in length
+        parts = [list(made_up_dialogues(count, seed + words, words)) for words in lengths]
+        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+            for index in range(count):
+                file.write(json.dumps({"turns": parts[index % len(lengths)][index]}) + "\n")
+    chosen = ["model=gpt2", f"model.pretrained_model='{model.resolve()}'"] if model else ["model=gpt2_tiny"]
+    return [
+        *chosen, "model.dropout=0.1", "data=jsonl", f"data.train_data_path='{folder / 'train.jsonl'}'",
+        f"data.validation_data_path='{folder / 'validation.jsonl'}'", f"data.cache_dir='{folder / 'cache'}'",
+        "data.workers=1", "train_user_turn_mask_step=0", "seed=0", f"batch_size={BATCH_SIZE}", "device=cpu",
+        f"steps={steps}", f"validate_every_n_steps={ours.NEVER}", "metrics.max_dialogues=1", "metrics.max_new_tokens=2",
+        f"project='{folder / 'runs'}'", "name=quick",
+    ]  # fmt: skip
+
+
+def quiet_run(options: list[str], before_step, track) -> None:
+    """A run whose own words go to the error output; its last validation is not part of what is counted."""
+    out = os.dup(1)
+    sys.stdout.flush()
+    os.dup2(2, 1)
+    try:
+        code = ours.run(options, before_step, track)
+    finally:
+        sys.stdout.flush()
+        os.dup2(out, 1)
+        os.close(out)
+    if code:
+        raise SystemExit(f"the run failed with exit code {code}")
+
+
+def flop_counter() -> FlopCounterMode:
+    """Torch's, which has no formula for attention on a CPU."""
+    return FlopCounterMode(
+        display=False,
+        custom_mapping={
+            aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+            aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+        },
+    )
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations, and where the host would wait for a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels = self.attention = self.largest = 0
+        self.syncs: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        inputs = [one for one in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+        on_host = any(map(_is_host, inputs))
+        result = func(*args, **(kwargs or {}))
+        outputs = [one for one in torch.utils._pytree.tree_leaves(result) if isinstance(one, torch.Tensor)]
+        for one in outputs:
+            if on_host:
+                one.is_host = True
+        if inputs and not on_host:
+            crosses = any(map(_is_host, outputs))  # float32 of the device -> float64 of the host
+            by_value = name in SIZE_BY_VALUE or (name == "index" and _has_boolean(args[1]))
+            if crosses or by_value or name == "_local_scalar_dense":
+                self._add_sync(name)
+        if not on_host and not func.is_view and name not in ("detach", "_local_scalar_dense", "lift_fresh"):
+            self.kernels += 1
+            self.attention += "scaled_dot_product" in name
+            self.largest = max([self.largest, *(one.numel() * one.element_size() for one in outputs)])
+        return result
+
+    def _add_sync(self, name: str) -> None:
+        """With where it was asked for. Torch's optimizers count their updates in a tensor that lies on the host."""
+        frames = [frame for frame in traceback.extract_stack() if "/_dynamo/" not in frame.filename][:-2]
+        if "/torch/optim/" in frames[-1].filename and name == "_local_scalar_dense":
+            return
+        own = next((frame for frame in reversed(frames) if "/dialog_trainer/" in frame.filename), frames[-1])
+        self.syncs.append(f"{name} at {'/'.join(Path(own.filename).parts[-2:])}:{own.lineno}")
+
+
+def _is_host(tensor: torch.Tensor) -> bool:
+    """float64 is used for the host's sums alone; what is made of these alone is the host's as well."""
+    return tensor.dtype == torch.float64 or getattr(tensor, "is_host", False)
+
+
+def _has_boolean(indices: Any) -> bool:
+    return any(isinstance(one, torch.Tensor) and one.dtype == torch.bool for one in indices)
+
+
+class Saved:
+    """The most bytes that lie saved for the backward pass at a time; memory that several tensors share counts once."""
+
+    def __init__(self) -> None:
+        self.peak = self._now = 0
+        self._users: dict[int, int] = {}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda kept: kept.tensor)
+
+    def __enter__(self) -> Saved:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.__exit__(*error)
+
+    def _pack(self, tensor: torch.Tensor) -> _Kept:
+        return _Kept(self, tensor)
+
+    def add(self, key: int, size: int, sign: int) -> None:
+        users = self._users.get(key, 0) + sign
+        if users == (1 if sign > 0 else 0):
+            self._now += sign * size
+            self.peak = max(self.peak, self._now)
+        self._users[key] = users
+
+
+class _Kept:
+    def __init__(self, owner: Saved, tensor: torch.Tensor):
+        self.tensor, self.owner = tensor, owner
+        storage = tensor.untyped_storage()
+        # A weight, or a view of one, is there anyway.
+        weight = isinstance(tensor, torch.nn.Parameter) or isinstance(tensor._base, torch.nn.Parameter)
+        self.key, self.size = storage.data_ptr(), 0 if weight else storage.nbytes()
+        owner.add(self.key, self.size, 1)
+
+    def __del__(self) -> None:
+        self.owner.add(self.key, self.size, -1)
+
+
+class Shapes:
+    """The number of positions of each forward pass through the model's first block."""
+
+    def __init__(self) -> None:
+        self.positions: list[int] = []
+
+    def __enter__(self) -> Shapes:
+        self._first: torch.nn.Module | None = None
+        self._handle = torch.nn.modules.module.register_module_forward_pre_hook(self._see)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._handle.remove()
+
+    def _see(self, module: torch.nn.Module, inputs: tuple) -> None:
+        if self._first is None and "Block" in type(module).__name__:
+            self._first = module
+        if module is self._first:
+            self.positions.append(inputs[0].shape[:-1].numel())
+
+
+def compiled_graphs() -> int:
+    """Graphs that torch compiles in the steps of a run."""
+    from torch._dynamo.utils import counters
+
+    with tempfile.TemporaryDirectory() as name:
+        options = [*run_options(Path(name), SHAPE_STEPS), "compile=true"]
+        at_last_step: list[int] = []
+
+        def before_step(step: int) -> None:
+            if step == SHAPE_STEPS:
+                at_last_step.append(counters["stats"]["unique_graphs"])
+
+        quiet_run(options, before_step, lambda report: None)
+    return at_last_step[0]
+
+
+def graphs_in_process_of_its_own() -> int | str:
+    """The number, or why there is none. What compiles changes the process that it runs in."""
+    with tempfile.TemporaryDirectory() as name:
+        done = subprocess.run(
+            [sys.executable, __file__, "--compiled-only"], capture_output=True, text=True, check=False,
+            env=environment(Path(name), os.cpu_count() or 1),
+        )  # fmt: skip
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    if done.returncode:
+        return next((line for line in reversed(lines) if "compile" in line), lines[-1] if lines else "no word")
+    return int(lines[-1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,349 @@
+"""Measures training against its peers and against the floor of bare matrix products: tokens a second and peak memory.
+
+    python benchmarks/training.py                                  # 0.7 M, a few minutes
+    python benchmarks/training.py --sizes 0.7M 10M 124M --write-docs --out outputs/training.json
+    python benchmarks/training.py --sizes 124M --contenders ours ours:micro_batch_tokens=4096 hf-best
+
+Every contender has the same dialogues, weights, mask, optimizer and number of threads, and a process of its own. Before
+anything is timed, the loss of each on the first batch must be that of the plain model. Then all take turns, round by
+round, after one that warms up; where the memory does not hold all at once, they run in heats, ours in each. A round is
+a pass over `--steps` batches. Nothing is asserted of times. A contender is one of `CONTENDERS`, ours also with options
+of a run behind a colon, joined by `+`. Extra `bench` has what the peers need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import re
+import statistics
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from peers.contender import Contender, Unavailable
+
+# Name: the module in peers/, and what its job says beside what is the same for all.
+CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ours": ("ours", {"overrides": ["compile=false"]}),
+    "ours-compiled": ("ours", {"overrides": ["compile=true"]}),
+    "hf": ("hf_trainer", {}),
+    "hf-best": ("hf_trainer", {"best": True, "order": "by_length"}),
+    "trl": ("trl_sft", {}),
+    "trl-best": ("trl_sft", {"best": True, "order": "by_length"}),
+    "trl-padding-free": ("trl_sft", {"best": True, "padding_free": True}),
+    "original": ("original", {}),
+    "floor": ("matrix_products", {}),
+}
+# Batches in a round: a second or more.
+STEPS = {"0.7M": 20, "10M": 10, "124M": 5}
+REFERENCE, FLOOR = "ours", "floor"
+LOSS_TOLERANCE = 1e-4
+# Of the free memory, what the contenders of a heat may take together.
+SHARE_OF_MEMORY = 0.85
+VERSIONS_OF = ("torch", "transformers", "trl", "accelerate", "numpy")
+
+
+def main() -> None:
+    arguments = parsed()
+    out: dict[str, Any] = surroundings(arguments)
+    print(", ".join(f"{key} {value}" for key, value in out["machine"].items()), flush=True)
+    with tempfile.TemporaryDirectory(prefix="dialog-trainer-bench-") as name:
+        if arguments.cost_of_data:
+            from peers.data_cost import measure_cost_of_data
+
+            out["cost_of_data"] = measure_cost_of_data(Path(name), job_of(arguments, 128, 0.1), arguments)
+        if arguments.whole_run:
+            from peers.whole_run import measure_whole_run
+
+            out["whole_run"] = measure_whole_run(Path(name), job_of(arguments, 128, 0.1), arguments)
+        if not (arguments.cost_of_data or arguments.whole_run) or arguments.steps_too:
+            for size in arguments.sizes:
+                for max_len in arguments.max_len:
+                    for dropout in arguments.dropout:
+                        out["steps"].append(measure(Path(name), size, max_len, dropout, arguments))
+                        save(out, arguments.out)
+    save(out, arguments.out)
+    if arguments.write_docs:
+        from peers.page import write_page
+
+        write_page(out)
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=["0.7M"], choices=["0.7M", "10M", "124M"])
+    parser.add_argument("--max-len", nargs="+", type=int, default=[128])
+    parser.add_argument("--dropout", nargs="+", type=float, default=[0.1])
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--batch-size", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help=f"batches in a round, at most 50; default: by size {STEPS}")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), metavar="NAME", help=", ".join(CONTENDERS))
+    parser.add_argument("--out", type=Path, help="JSON file of all figures")
+    parser.add_argument(
+        "--write-docs", action="store_true", help="table and figure of this run into docs/performance.*"
+    )
+    parser.add_argument("--whole-run", action="store_true", help="a short run with validation, by the clock, instead")
+    parser.add_argument("--cost-of-data", action="store_true", help="step and memory with 1x, 10x, 100x data, instead")
+    parser.add_argument("--steps-too", action="store_true", help="the steps beside --whole-run and --cost-of-data")
+    arguments = parser.parse_args()
+    for name in arguments.contenders:
+        kind, _, options = name.partition(":")
+        if kind not in CONTENDERS or (options and CONTENDERS[kind][0] != "ours"):
+            parser.error(f"--contenders {name}: choose from {', '.join(CONTENDERS)}; only ours takes options")
+    return arguments
+
+
+def job_of(arguments: argparse.Namespace, max_len: int, dropout: float) -> dict[str, Any]:
+    """What is the same for all contenders."""
+    return {
+        "max_len": max_len, "dropout": dropout, "precision": arguments.precision, "batch_size": arguments.batch_size,
+        "lr": 1e-4, "weight_decay": 0.01, "max_grad_norm": 1.0, "threads": arguments.threads, "order": "given",
+        "best": False, "padding_free": False, "overrides": [],
+    }  # fmt: skip
+
+
+def measure(folder: Path, size: str, max_len: int, dropout: float, arguments: argparse.Namespace) -> dict[str, Any]:
+    from peers import material
+
+    title = f"{size}, max_len {max_len}, dropout {dropout:g}"
+    steps, rounds = arguments.steps or STEPS[size], arguments.rounds
+    work = folder / f"{size}-{max_len}-{dropout:g}"
+    # One round to warm up, and the step with which the last one ends.
+    made = material.write(
+        work, material.SIZES[size], steps=steps, batch_size=arguments.batch_size, max_len=max_len, rounds=rounds + 2
+    )
+    tokens, trained = made.tokens_of_round(), made.trained_of_round()
+    print(
+        f"\n{title}: {steps} batches of {arguments.batch_size} dialogues of {made.data} a round, {tokens:,} tokens, "
+        f"{trained / tokens:.0%} of them trained",
+        flush=True,
+    )
+    job = job_of(arguments, max_len, dropout) | {"folder": str(work)}
+    names = list(dict.fromkeys([REFERENCE, *arguments.contenders]))
+    checked, missing = check(names, job, work, made.reference_loss)
+    heats = heats_of(checked)
+    if len(heats) > 1:
+        print(f"the memory holds {len(heats)} heats: {'; '.join(', '.join(heat) for heat in heats)}", flush=True)
+    times: dict[str, dict[str, Any]] = {}
+    pairs: dict[str, list[float]] = {}
+    for number, heat in enumerate(heats):
+        run_heat(number, heat, job, work, steps, rounds, times, pairs, missing)
+    rows = rows_of(times, pairs, tokens)
+    show(rows, missing)
+    row = {
+        "size": size,
+        "max_len": max_len,
+        "dropout": dropout,
+        "steps": steps,
+        "tokens": tokens,
+        "trained": trained,
+        "data": made.data,
+    }
+    return row | {"contenders": rows, "missing": missing, "loss": {name: one["loss"] for name, one in checked.items()}}
+
+
+def started(name: str, job: dict[str, Any], folder: Path, **changes: Any) -> Contender:
+    """`changes` are to what the job or the contender says."""
+    kind, _, options = name.partition(":")
+    module, own = CONTENDERS[kind]
+    overrides = [*own.get("overrides", []), *filter(None, options.split("+"))]
+    return Contender(re.sub(r"[^\w-]", "_", name), module, job | own | {"overrides": overrides} | changes, folder)
+
+
+def check(names: list[str], job: dict[str, Any], folder: Path, reference: float):
+    """One step of each contender without dropout, on the same batch: its loss, and the memory that it takes.
+
+    Returns what was found of those that can run, and why the others cannot. Ends the program where a loss differs.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    missing: dict[str, str] = {}
+    for name in names:
+        contender = None
+        kind = name.partition(":")[0]
+        try:
+            contender = started(name, job, folder, dropout=0.0, order="given")
+            report = contender.round(1)
+        except Unavailable as reason:
+            missing[name] = str(reason)
+            print(f"  {name}: cannot run here: {reason}", flush=True)
+            continue
+        finally:
+            if contender:
+                contender.close()
+        loss = report["losses"][0]
+        found[name] = {"loss": loss, "peak": report["peak_bytes"], "held": report["held_bytes"]}
+        if kind == FLOOR:
+            continue
+        if not abs(loss - reference) <= LOSS_TOLERANCE * (100 if job["precision"] == "bf16" else 1):
+            raise SystemExit(
+                f"{name}: its loss on the first batch is {loss:.6f}, the plain model's {reference:.6f}; not timed"
+            )
+        print(f"  {name}: loss {loss:.6f} (plain model {reference:.6f})", flush=True)
+    if REFERENCE not in found:
+        raise SystemExit(f"{REFERENCE}: {missing[REFERENCE]}")
+    return found, missing
+
+
+def heats_of(checked: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """The contenders in as few heats as the free memory allows: each holds its weights, and one of them its peak."""
+    free = available_bytes() * SHARE_OF_MEMORY
+    always = [name for name in (REFERENCE, FLOOR) if name in checked]
+    heats: list[list[str]] = [list(always)]
+    for name in checked:
+        if name in always:
+            continue
+        heat = [*heats[-1], name]
+        need = sum(checked[one]["held"] for one in heat) + max(checked[one]["peak"] for one in heat)
+        if need > free and len(heats[-1]) > len(always):
+            heats.append([*always, name])
+        else:
+            heats[-1].append(name)
+    return heats
+
+
+def run_heat(number, heat, job, folder, steps, rounds, times, pairs, missing) -> None:
+    """Warms the contenders of a heat up one after the other, then lets them take turns; adds to `times` and `pairs`."""
+    running: dict[str, Contender] = {}
+    try:
+        for name in heat:
+            try:
+                contender = running[name] = started(name, job, folder)
+                warm = contender.round(steps)
+            except Unavailable as reason:
+                missing[name] = str(reason)
+                running.pop(name, None)
+                print(f"  {name}: cannot run here: {reason}", flush=True)
+                continue
+            one = times.setdefault(name, {"seconds": [], "start": contender.start_seconds, "warm_up": warm["seconds"]})
+            one["peak"] = max(one.get("peak", 0), warm["peak_bytes"])
+        for turn in range(rounds):
+            order = list(running)
+            order = order[turn % len(order) :] + order[: turn % len(order)]
+            seconds = {}
+            for name in order:
+                report = running[name].round(steps)
+                seconds[name] = report["seconds"]
+                times[name]["seconds"].append(report["seconds"])
+                times[name]["peak"] = max(times[name]["peak"], report["peak_bytes"])
+            for name in order:
+                pairs.setdefault(name, []).append(seconds[name] / seconds[REFERENCE])
+            print(
+                f"  heat {number + 1}, round {turn + 1}: " + ", ".join(f"{n} {s:.2f} s" for n, s in seconds.items()),
+                flush=True,
+            )
+    finally:
+        for contender in running.values():
+            contender.close()
+
+
+def rows_of(times: dict[str, dict[str, Any]], pairs: dict[str, list[float]], tokens: int) -> list[dict[str, Any]]:
+    rows = []
+    floor = times.get(FLOOR)
+    for name, one in times.items():
+        rates = [tokens / seconds for seconds in one["seconds"]]
+        row = {
+            "name": name,
+            "tokens_per_second": statistics.median(rates), "lowest": min(rates), "highest": max(rates), "rates": rates,
+            "ours_is_faster": statistics.median(pairs[name]),
+            "peak_bytes": one["peak"], "ours_takes_memory": times[REFERENCE]["peak"] / one["peak"],
+            "share_of_floor": None, "start_seconds": one["start"], "warm_up_seconds": one["warm_up"],
+        }  # fmt: skip
+        if floor:
+            row["share_of_floor"] = statistics.median(floor["seconds"]) / statistics.median(one["seconds"])
+        rows.append(row)
+    _add_break_even(rows, tokens)
+    return rows
+
+
+def _add_break_even(rows: list[dict[str, Any]], tokens: int) -> None:
+    """After how many tokens compiling has paid for itself: what it costs at the start against what it saves of each."""
+    by_name = {row["name"]: row for row in rows}
+    plain, compiled = by_name.get("ours"), by_name.get("ours-compiled")
+    if not (plain and compiled):
+        return
+    saved = 1 / plain["tokens_per_second"] - 1 / compiled["tokens_per_second"]
+    cost = compiled["warm_up_seconds"] - tokens / compiled["tokens_per_second"]
+    compiled["break_even_tokens"] = max(0.0, cost / saved) if saved > 0 else None
+
+
+def show(rows: list[dict[str, Any]], missing: dict[str, str]) -> None:
+    print(f"  {'':<28}{'tokens/s (lowest to highest)':<36}{'ours/it':>8}{'of floor':>9}{'peak GB':>9}{'warm-up s':>10}")
+    for row in rows:
+        rate = f"{row['tokens_per_second']:,.0f} ({row['lowest']:,.0f} to {row['highest']:,.0f})"
+        floor = f"{row['share_of_floor']:.2f}" if row["share_of_floor"] else "-"
+        print(
+            f"  {row['name']:<28}{rate:<36}{row['ours_is_faster']:>7.2f}x{floor:>9}{row['peak_bytes'] / 1e9:>9.2f}"
+            f"{row['warm_up_seconds']:>10.1f}"
+        )
+        if "break_even_tokens" in row:
+            after = row["break_even_tokens"]
+            print(f"    compiling pays {'never here' if after is None else f'after {after:,.0f} tokens'}")
+    for name, reason in missing.items():
+        print(f"  {name}: not run: {reason}")
+    sys.stdout.flush()
+
+
+def surroundings(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": {
+            "processor": processor(), "cores": os.cpu_count(), "threads": arguments.threads,
+            "memory GB": round(total_bytes() / 1e9), "device": device(), "load before": round(os.getloadavg()[0], 1),
+        },
+        "versions": {"python": platform.python_version(), **{name: version_of(name) for name in VERSIONS_OF}},
+        "settings": {key: getattr(arguments, key) for key in ("batch_size", "rounds", "precision")},
+        "steps": [],
+    }  # fmt: skip
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def processor() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def device() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def total_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def available_bytes() -> int:
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    return int(found[1]) * 1024 if found else total_bytes() // 2
+
+
+def save(out: dict[str, Any], path: Path | None) -> None:
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        out["saved"] = time.strftime("%Y-%m-%d %H:%M")
+        path.write_text(json.dumps(out, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
