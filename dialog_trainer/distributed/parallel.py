@@ -75,22 +75,28 @@ def clip(parameters: Iterable[torch.nn.Parameter], max_norm: float | None) -> to
 
 
 @contextmanager
-def whole(loss: torch.nn.Module) -> Iterator[None]:
-    """Within the block every process has all weights of `loss`, as `spread` gave it, and can use them without the others."""
+def whole(loss: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """Within the block every process has all weights of `loss`, as `spread` gave it, and can use them, and what is
+    yielded, without the others."""
     if not isinstance(loss, FSDPModule):
-        yield
+        yield loss.module if isinstance(loss, DistributedDataParallel) else loss
         return
     parts = [module for module in loss.modules() if isinstance(module, FSDPModule)]
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
-    yield
+    yield loss
     for part in parts:
         part.reshard()
         # As `fully_shard` has it: the outermost part stays until the backward pass, which begins with it.
         part.set_reshard_after_forward(part is not loss, recurse=False)
     # It remembers what passed forward, to gather it ahead in the backward pass: here not the same in each process.
     loss.reset_iter_state()
+
+
+def held_here(loss: torch.nn.Module) -> int:
+    """How many numbers of the weights this process holds."""
+    return sum((one.to_local() if isinstance(one, DTensor) else one).numel() for one in loss.parameters())
 
 
 def gathered_whole(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from dialog_trainer.distributed import parallel
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.records import Batch
 
@@ -44,7 +45,7 @@ class Memory:
 def measured(loss: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, processes: int) -> Memory:
     """Of a step with `loss` and `optimizer`, by what `loss` keeps of `batch`; `processes` share the machine."""
     kept: dict[int, int] = {}
-    own = {parameter.untyped_storage().data_ptr() for parameter in loss.parameters()}
+    own: set[int] = set()
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -52,17 +53,17 @@ def measured(loss: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Bat
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    loss.train()
-    with saved_tensors_hooks(note, lambda tensor: tensor):
-        nats, _ = loss(batch)
-    nats.backward()
-    loss.zero_grad(set_to_none=True)
-    parameters = sum(parameter.numel() for parameter in loss.parameters())
-    # The gradient of the head is kept once, whatever the number of tokens.
-    largest = max(parameter.numel() * 4 for parameter in loss.parameters())
+    held = parallel.held_here(loss)
+    with parallel.whole(loss) as plain:
+        plain.train()
+        own |= {parameter.untyped_storage().data_ptr() for parameter in plain.parameters()}
+        # The gradient of the head is kept once, whatever the number of tokens.
+        largest = max(parameter.numel() * 4 for parameter in plain.parameters())
+        with saved_tensors_hooks(note, lambda tensor: tensor):
+            plain(batch)
     activations = sum(size for size in kept.values() if size < largest)
     device = next(loss.parameters()).device
-    fixed = _present(device) + 4 * parameters * (1 + _state_of(optimizer)) + largest
+    fixed = _present(device) + 4 * held * (1 + _state_of(optimizer)) + largest
     free = _free(device)
     return Memory(
         fixed,

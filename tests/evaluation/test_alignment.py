@@ -131,7 +131,7 @@ def test_nothing_of_the_model_is_changed(training):
 
 def test_the_training_flag_comes_back_after_an_error(monkeypatch):
     model = built("gpt2", True).train()
-    monkeypatch.setattr(model, "forward", lambda **keys: 1 / 0)
+    monkeypatch.setattr(model.base_model, "forward", lambda **keys: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         alignment(model, batches_of())
     assert model.training
