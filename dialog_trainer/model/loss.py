@@ -19,9 +19,7 @@ def loss_sum(model: PreTrainedModel, batch: Batch) -> LossSum:
     targets = batch.weights.nonzero().squeeze(1)
     weights = batch.weights[targets]
     if getattr(model, "has_plain_head", False):
-        states = packed_states(model, batch.ids, batch.positions, batch.lengths)[targets - 1]
-        head = model.get_output_embeddings()
-        total, nll = weighted_nats(states, head.weight, head.bias, batch.ids[targets], weights)
+        total, nll = weighted_nats(*_to_project(model, batch, targets), weights)
     else:
         nll = _from_logits(model, batch, targets)
         total = (nll * weights).sum()
@@ -48,9 +46,14 @@ def token_losses(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, to
     targets = batch.weights.nonzero().squeeze(1)
     if not getattr(model, "has_plain_head", False):
         return targets, _from_logits(model, batch, targets).detach()
+    return targets, nats(*_to_project(model, batch, targets))
+
+
+def _to_project(model: PreTrainedModel, batch: Batch, targets: torch.Tensor) -> tuple:
+    """The hidden states before `targets`, weight and bias of the head, and the ids of `targets`."""
     states = packed_states(model, batch.ids, batch.positions, batch.lengths)[targets - 1]
     head = model.get_output_embeddings()
-    return targets, nats(states, head.weight, head.bias, batch.ids[targets])
+    return states, head.weight, head.bias, batch.ids[targets]
 
 
 def _from_logits(model: PreTrainedModel, batch: Batch, targets: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 def keep_freed_memory() -> None:
     """glibc gives large blocks back to the kernel when they are freed, and each step of a training on the CPU asks for
-    the same ones again, a page fault for every 4 KiB: 7 % of the time at 124 M. From here on they are kept."""
+    the same ones again, a page fault for every 4 KiB: 0.9 of 11.6 seconds of a core at 124 M. From here on they are kept."""
     if sys.platform != "linux":
         return
     try:
