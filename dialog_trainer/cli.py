@@ -53,19 +53,21 @@ def _begin_alone(job: Job) -> int:
 
 
 def _in_group(member: Member, arguments: list[str]) -> int:
-    """Of the processes that torchrun or Slurm has started the main one composes, and the others get what it composed."""
-    if {"-m", "--multirun"} & set(arguments):
-        fault = ConfigError(["-m: not under torchrun or Slurm, where every process would run the whole sweep"])
-        if member.rank:
-            return fault.exit_code
-        raise fault
+    """Of the processes that torchrun or Slurm has started the main one composes and tells faults; the others follow it, so that none ends the group before the fault is told."""
     board = processes.meet(member)
     if member.rank:
         processes.follow(board, arguments)
-    code = _guarded(lambda: _start(_flags(arguments), lambda job: processes.begin(job, board, arguments)))
+    code = _guarded(lambda: _start_in_group(board, arguments))
     if code:
         processes.failed(board, code)
     return code
+
+
+def _start_in_group(board, arguments: list[str]) -> int:
+    flags = _flags(arguments)
+    if flags.multirun:
+        raise ConfigError(["-m: not under torchrun or Slurm, where every process would run the whole sweep"])
+    return _start(flags, lambda job: processes.begin(job, board, arguments))
 
 
 def _guarded(action: Callable[[], int]) -> int:
