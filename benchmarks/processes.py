@@ -28,7 +28,7 @@ import random_gpt2
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from dialog_trainer import composition, experiment
+from dialog_trainer import composition, computing, experiment
 from dialog_trainer.data.order import seed_of
 from dialog_trainer.data.tables import TokenTable
 from dialog_trainer.data.vocabulary import Vocabulary
@@ -128,14 +128,14 @@ def _work(board, argument: str) -> int:
 
 
 def _steps(settings: Settings, first: int, steps: int, warm_up: int) -> dict:
-    device = experiment.device(settings)
-    experiment.set_up_torch(settings["deterministic"])
+    device = computing.device(settings)
+    computing.set_up_torch(settings["deterministic"])
     tokens, vocabulary = tokens_of(settings)
     model = experiment.model(settings, vocabulary, device, say=lambda line: None)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     plan = plan_of(settings, tokens, device)
-    loss = experiment.spread(settings, model, device)
-    optimizer, scaler = experiment.optimizer(settings, model), experiment.scaler(settings, device)
+    loss = computing.spread(settings, model, device)
+    optimizer, scaler = experiment.optimizer(settings, model), computing.scaler(settings, device)
     rows = []
     for step in [*[first] * warm_up, *range(first, first + steps)]:
         group.any_process(False)  # all begin together
@@ -149,7 +149,7 @@ def _steps(settings: Settings, first: int, steps: int, warm_up: int) -> dict:
             step=step,
             lr=plan.learning_rate(step),
             max_grad_norm=settings["max_grad_norm"],
-            autocast=experiment.autocast(settings, device),
+            autocast=computing.autocast(settings, device),
         )
         rows.append([report.tokens, report.loss, time.perf_counter() - clock, time.thread_time() - processor])
     of_all = group.gathered(rows[warm_up:])

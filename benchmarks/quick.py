@@ -59,7 +59,6 @@ def main() -> None:
     parser.add_argument("--expected", type=Path, default=EXPECTED, help=f"that file, default: {EXPECTED.name}")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON and compare nothing")
     parser.add_argument("--override", nargs="*", default=[], help="options of the run, to try something")
-    parser.add_argument("--model", type=Path, help="count for this model folder instead of the toy; with --json")
     parser.add_argument("--compiled-only", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -67,7 +66,7 @@ def main() -> None:
     if arguments.compiled_only:
         print(json.dumps(compiled_graphs()))
         return
-    found = counts(arguments.override, arguments.model)
+    found = counts(arguments.override)
     if arguments.json:
         print(json.dumps(found))
         return
@@ -109,12 +108,12 @@ def compare(found: dict[str, float], expected: dict[str, Any], versions: dict[st
     return 1 if worse else 0
 
 
-def counts(overrides: list[str], model: Path | None = None) -> dict[str, float]:
+def counts(overrides: list[str]) -> dict[str, float]:
     """Each kind of count over a step of its own, after two that warm up; the shapes over the steps after that."""
     flops, operations, saved, shapes = flop_counter(), Operations(), Saved(), Shapes()
-    tokens = counted({2: flops, 3: operations, 4: saved, 5: shapes}, 5 + SHAPE_STEPS, overrides, model)
+    tokens = counted({2: flops, 3: operations, 4: saved, 5: shapes}, 5 + SHAPE_STEPS, overrides)
     beside = Operations()
-    counted({2: beside}, 3, ["model.dropout=0", *overrides], model)
+    counted({2: beside}, 3, ["model.dropout=0", *overrides])
     print(f"host_syncs, one by one: {', '.join(operations.syncs) or 'none'}", file=sys.stderr)
     return {
         "flops_per_token": round(flops.get_total_flops() / tokens[2], 1),
@@ -128,7 +127,7 @@ def counts(overrides: list[str], model: Path | None = None) -> dict[str, float]:
     }
 
 
-def counted(kinds: dict[int, Any], steps: int, overrides: list[str], model: Path | None) -> list[int]:
+def counted(kinds: dict[int, Any], steps: int, overrides: list[str]) -> list[int]:
     """A run in which the counter `kinds[n]` sees step n, the last of them all steps from n on; each step's tokens."""
     tokens: list[int] = []
     inside = ExitStack()
@@ -140,14 +139,14 @@ def counted(kinds: dict[int, Any], steps: int, overrides: list[str], model: Path
             inside.enter_context(kinds[step])
 
     with tempfile.TemporaryDirectory() as name:
-        options = [*run_options(Path(name), steps, model), "compile=false", *overrides]
+        options = [*run_options(Path(name), steps), "compile=false", *overrides]
         latest = {text.split("=", 1)[0]: text for text in options}
         quiet_run(list(latest.values()), before_step, lambda report: tokens.append(report.tokens))
     return tokens
 
 
 def run_options(folder: Path, steps: int, model: Path | None = None) -> list[str]:
-    """A run that validates nothing before it ends, and then as little as there is."""
+    """A run of the toy, or of `model`, that validates nothing before it ends, and then as little as there is."""
     for name, count, seed in (("train", DIALOGUES, SEED), ("validation", 2, SEED + 1)):
         lengths = (4, 6, 9, 14)  # words a turn, so that sequences differ in length
         parts = [list(made_up_dialogues(count, seed + words, words)) for words in lengths]
@@ -181,13 +180,12 @@ def quiet_run(options: list[str], before_step, track) -> None:
 
 def flop_counter() -> FlopCounterMode:
     """Torch's, which has no formula for attention on a CPU."""
-    return FlopCounterMode(
-        display=False,
-        custom_mapping={
-            aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-            aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
-        },
-    )
+    counter = FlopCounterMode(display=False)
+    counter.flop_registry |= {
+        aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+    }
+    return counter
 
 
 class Operations(TorchDispatchMode):

@@ -3,6 +3,7 @@
     python benchmarks/training.py                                  # 0.7 M, a few minutes
     python benchmarks/training.py --sizes 0.7M 10M 124M --write-docs --out outputs/training.json
     python benchmarks/training.py --sizes 124M --contenders ours ours:micro_batch_tokens=4096 hf-best
+    python benchmarks/training.py --write-docs --from outputs/small.json outputs/large.json    # measured before
 
 Every contender has the same dialogues, weights, mask, optimizer and number of threads, and a process of its own. Before
 anything is timed, the loss of each on the first batch must be that of the plain model. Then all take turns, round by
@@ -14,19 +15,17 @@ of a run behind a colon, joined by `+`. Extra `bench` has what the peers need.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import re
 import statistics
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from peers import machine
 from peers.contender import Contender, Unavailable
 
 # Name: the module in peers/, and what its job says beside what is the same for all.
@@ -47,12 +46,22 @@ REFERENCE, FLOOR = "ours", "floor"
 LOSS_TOLERANCE = 1e-4
 # Of the free memory, what the contenders of a heat may take together.
 SHARE_OF_MEMORY = 0.85
-VERSIONS_OF = ("torch", "transformers", "trl", "accelerate", "numpy")
 
 
 def main() -> None:
     arguments = parsed()
-    out: dict[str, Any] = surroundings(arguments)
+    sittings = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.sittings]
+    if not sittings:
+        sittings = [measured(arguments)]
+    if arguments.write_docs:
+        from peers.page import write_page
+
+        write_page(sittings)
+
+
+def measured(arguments: argparse.Namespace) -> dict[str, Any]:
+    settings = {key: getattr(arguments, key) for key in ("batch_size", "rounds", "precision")}
+    out: dict[str, Any] = machine.surroundings(arguments.threads, settings) | {"steps": []}
     print(", ".join(f"{key} {value}" for key, value in out["machine"].items()), flush=True)
     with tempfile.TemporaryDirectory(prefix="dialog-trainer-bench-") as name:
         if arguments.cost_of_data:
@@ -70,10 +79,7 @@ def main() -> None:
                         out["steps"].append(measure(Path(name), size, max_len, dropout, arguments))
                         save(out, arguments.out)
     save(out, arguments.out)
-    if arguments.write_docs:
-        from peers.page import write_page
-
-        write_page(out)
+    return out
 
 
 def parsed() -> argparse.Namespace:
@@ -88,13 +94,17 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), metavar="NAME", help=", ".join(CONTENDERS))
     parser.add_argument("--out", type=Path, help="JSON file of all figures")
+    parser.add_argument("--write-docs", action="store_true", help="table and figure into docs/performance.*")
     parser.add_argument(
-        "--write-docs", action="store_true", help="table and figure of this run into docs/performance.*"
-    )
+        "--from", dest="sittings", nargs="+", type=Path, default=[], metavar="FILE",
+        help="with --write-docs: measure nothing, take what these files of --out hold (of two for one size, the later)",
+    )  # fmt: skip
     parser.add_argument("--whole-run", action="store_true", help="a short run with validation, by the clock, instead")
     parser.add_argument("--cost-of-data", action="store_true", help="step and memory with 1x, 10x, 100x data, instead")
     parser.add_argument("--steps-too", action="store_true", help="the steps beside --whole-run and --cost-of-data")
     arguments = parser.parse_args()
+    if arguments.sittings and not arguments.write_docs:
+        parser.error("--from goes with --write-docs")
     for name in arguments.contenders:
         kind, _, options = name.partition(":")
         if kind not in CONTENDERS or (options and CONTENDERS[kind][0] != "ours"):
@@ -195,7 +205,7 @@ def check(names: list[str], job: dict[str, Any], folder: Path, reference: float)
 
 def heats_of(checked: dict[str, dict[str, Any]]) -> list[list[str]]:
     """The contenders in as few heats as the free memory allows: each holds its weights, and one of them its peak."""
-    free = available_bytes() * SHARE_OF_MEMORY
+    free = machine.available_bytes() * SHARE_OF_MEMORY
     always = [name for name in (REFERENCE, FLOOR) if name in checked]
     heats: list[list[str]] = [list(always)]
     for name in checked:
@@ -290,52 +300,6 @@ def show(rows: list[dict[str, Any]], missing: dict[str, str]) -> None:
     for name, reason in missing.items():
         print(f"  {name}: not run: {reason}")
     sys.stdout.flush()
-
-
-def surroundings(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "date": datetime.date.today().isoformat(),
-        "machine": {
-            "processor": processor(), "cores": os.cpu_count(), "threads": arguments.threads,
-            "memory GB": round(total_bytes() / 1e9), "device": device(), "load before": round(os.getloadavg()[0], 1),
-        },
-        "versions": {"python": platform.python_version(), **{name: version_of(name) for name in VERSIONS_OF}},
-        "settings": {key: getattr(arguments, key) for key in ("batch_size", "rounds", "precision")},
-        "steps": [],
-    }  # fmt: skip
-
-
-def version_of(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def processor() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
-
-
-def device() -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-
-
-def total_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def available_bytes() -> int:
-    try:
-        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        found = None
-    return int(found[1]) * 1024 if found else total_bytes() // 2
 
 
 def save(out: dict[str, Any], path: Path | None) -> None:

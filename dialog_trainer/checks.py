@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dialog_trainer import compiler
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.masking.mask import Mask
 from dialog_trainer.masking.outline import outline
@@ -42,7 +43,7 @@ def faults(settings: Settings) -> list[str]:
     found = [fault for fault in found if fault]
     found += [f"{key}: is missing; every choice of its group has it" for key in NEEDED if key not in values]
     bad = {fault.split("=", 1)[0] for fault in found}
-    for check in (_targets, _names, _home, _run_to_work_on, _scores, _schedule, _sizes, _files):
+    for check in (_targets, _names, _home, _run_to_work_on, _scores, _schedule, _sizes, _compiler, _files):
         found += check({key: value for key, value in values.items() if key not in bad})
     return found + _from_scratch(values)
 
@@ -220,6 +221,15 @@ def _sizes(values: Mapping[str, Any]) -> list[str]:
     if heads and width and width % heads:
         found.append(f"model.width={width}: must be a multiple of model.heads={heads}")
     return found
+
+
+def _compiler(values: Mapping[str, Any]) -> list[str]:
+    if values.get("compile") is not True or values.get("mode") not in ("train", "resume"):
+        return []
+    if values.get("activation_checkpointing"):
+        return ["compile=true: not with activation_checkpointing=true, within which torch compiles nothing"]
+    lack = compiler.lacking()
+    return [f"compile=true: {lack}, or use compile=false"] if lack else []
 
 
 def _files(values: Mapping[str, Any]) -> list[str]:

@@ -31,7 +31,7 @@ SHOWING = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--she
 
 
 def entry() -> None:
-    """The installed command `dialog-trainer`, and `python -m dialog_trainer`."""
+    """Runs the command line of this process, and ends it."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a reply that the terminal cannot show must not end a run
     sys.exit(main(sys.argv[1:]))

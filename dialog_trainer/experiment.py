@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import inspect
 import json
 import os
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,11 +18,11 @@ import torch
 from transformers import PreTrainedModel
 
 from dialog_trainer.data import tables
-from dialog_trainer.data.batches import micro_batches, silent, to_device
+from dialog_trainer.data.batches import micro_batches, to_device
 from dialog_trainer.data.order import batch_indices, seed_of, share, steps_per_epoch
 from dialog_trainer.data.tables import DialogueTable, TokenTable
 from dialog_trainer.data.vocabulary import Vocabulary
-from dialog_trainer.distributed import group, parallel
+from dialog_trainer.distributed import group
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.evaluation.held_out import every_turn
 from dialog_trainer.masking import contract
@@ -33,11 +31,9 @@ from dialog_trainer.masking.outline import Outline
 from dialog_trainer.masking.schedules import RoleWeights, progress_of
 from dialog_trainer.model import causal_lm
 from dialog_trainer.model.fused import use_fused
-from dialog_trainer.model.loss import Loss
 from dialog_trainer.model.packed import use_packed_attention
 from dialog_trainer.options import DATA_KEYS, MASK_KEYS, Settings
 from dialog_trainer.records import Batch, Role
-from dialog_trainer.training.memory import fitting, measured
 
 Say = Callable[[str], None]
 MAX_DEFAULT_WORKERS = 8
@@ -61,50 +57,6 @@ class Plan:
     role_weights: Callable[[int], RoleWeights]
     batches: Callable[[int], Iterator[Batch]]
     steps_per_epoch: int
-
-
-def set_up_torch(deterministic: bool) -> None:
-    torch.use_deterministic_algorithms(deterministic)
-    torch.backends.cudnn.benchmark = not deterministic
-
-
-def device(settings: Settings) -> torch.device:
-    """The device of `device`. Raises `ConfigError` if it is not there."""
-    wanted = settings["device"]
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if settings["device"] == "auto" and settings["processes"] > 1:
-        wanted = "cpu"  # what `processes` means
-    count = torch.cuda.device_count()
-    if isinstance(wanted, list) or wanted == "cuda":
-        indices = wanted if isinstance(wanted, list) else range(group.local_size())
-        if max(indices) >= count or group.local_rank() >= len(indices):
-            there = f"there are {count} CUDA devices" if count else "there is no CUDA device"
-            here = f" for {group.local_size()} processes on this machine" if group.local_size() > 1 else ""
-            raise ConfigError([f"device={settings['device']}: {there}{here}; use device=auto or device=cpu"])
-        return torch.device("cuda", indices[group.local_rank()])
-    name = wanted
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(["device=mps: this machine has none; use device=auto or device=cpu"])
-    return torch.device(name)
-
-
-def autocast(settings: Settings, on: torch.device) -> Callable[[], AbstractContextManager]:
-    if settings["precision"] == "fp32":
-        return contextlib.nullcontext
-    return partial(
-        torch.autocast, on.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[settings["precision"]]
-    )
-
-
-def scaler(settings: Settings, on: torch.device) -> torch.amp.GradScaler:
-    """Keeps the small gradients of fp16; of another precision it does nothing."""
-    return torch.amp.GradScaler(on.type, enabled=settings["precision"] == "fp16")
-
-
-def spread(settings: Settings, of: PreTrainedModel, on: torch.device) -> Loss:
-    """The loss of the model, on all processes of the group; the optimizer is made after it."""
-    return parallel.spread(Loss(of), settings["parallel"], of._no_split_modules or (), silent(on))
 
 
 def dialogues(settings: Settings, split: str, say: Say) -> DialogueTable:
@@ -234,25 +186,6 @@ def mask_digest(settings: Settings, split: Split, words: Vocabulary, left_out: C
     }
     digests = {name: hashlib.sha256(part.encode("utf-8")).hexdigest()[:16] for name, part in parts.items()}
     return digests | {"whole": hashlib.sha256("".join(digests.values()).encode("utf-8")).hexdigest()[:16]}
-
-
-def with_micro_batches(
-    settings: Settings,
-    loss: torch.nn.Module,
-    of: torch.optim.Optimizer,
-    training: TokenTable,
-    on: torch.device,
-    say: Say,
-) -> Settings:
-    """The settings with a number for `micro_batch_tokens` of which a step fits; says what it will take."""
-    count = max(1, int(np.searchsorted(np.cumsum(training.lengths[:100]), PROBE_TOKENS // 8)))
-    (batch,) = micro_batches(training, range(count), every_turn, PROBE_TOKENS)
-    memory = measured(loss, of, to_device(batch, on), group.local_size())
-    batch_tokens = int(training.lengths.mean() * settings["batch_size"] / group.size()) + settings["model"]["max_len"]
-    tokens = fitting(memory, settings["micro_batch_tokens"], settings["model"]["max_len"], batch_tokens)
-    tokens = -int(group.largest(-tokens))  # alike in all processes
-    say(memory.line(min(tokens, batch_tokens)))
-    return settings | {"micro_batch_tokens": tokens}
 
 
 def plan(settings: Settings, training: TokenTable, kept: np.ndarray, of: Mask, on: torch.device) -> Plan:

@@ -160,7 +160,7 @@ RULES: dict[str, Rule] = {
     "parallel": choice("ddp", "fsdp"),
     "distributed_timeout_seconds": ABOVE_0,
     "precision": choice("fp32", "bf16", "fp16"),
-    "compile": Rule("false: torch.compile is not in this version", lambda v: v is False),
+    "compile": Rule("auto, true or false", lambda v: v == "auto" or isinstance(v, bool)),
     "steps": whole(1, MAX_STEPS),
     "schedule_steps": whole(1, MAX_STEPS, nullable=True),
     "batch_size": whole(1),

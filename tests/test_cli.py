@@ -54,7 +54,8 @@ def test_all_faults_are_told_together(dialog_trainer, empty_folder):
         (["mode=report"], "mode=report: is not in this version; use train or resume or validate or chat"),
         (["ui=web"], "ui=web: is not in this version; use terminal"),
         (["processes=0"], "processes=0: must be a whole number from 1 to 1,024"),
-        (["compile=true"], "must be false: torch.compile is not in this version"),
+        (["compile=yes please"], "must be auto, true or false"),
+        (["compile=true", "activation_checkpointing=true"], "compile=true: not with activation_checkpointing=true"),
         (["device=[0,0]"], "must be auto, cpu, mps, cuda or a list of CUDA devices, each once"),
         (["name=a:b"], "must not hold '..', ':' or control characters"),
         (["project=a/../../b"], "must not hold '..'"),
@@ -81,14 +82,6 @@ def test_a_wrong_command_is_one_message(dialog_trainer, empty_folder, arguments,
     assert code == 2
     assert reason in err
     assert "Traceback" not in err
-
-
-def test_a_sweep_is_refused_under_torchrun(dialog_trainer, empty_folder, monkeypatch):
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
-        monkeypatch.setenv(name, value)
-    code, _, err = dialog_trainer("-m", "seed=0,1")
-    assert code == 2
-    assert "not under torchrun" in err
 
 
 def test_a_project_that_cannot_be_written_is_named(dialog_trainer, tiny_options, tmp_path):

@@ -1,4 +1,4 @@
-"""Settings -> built objects: devices, classes by name, what each is called with."""
+"""Settings -> built objects: classes by name, what each is called with."""
 
 import copy
 import itertools
@@ -20,62 +20,6 @@ def settings(jsonl_folder):
     return copy.deepcopy(
         composition.composed(["data=dailydialog", f"data.path='{jsonl_folder}'", "model=gpt2_tiny", "steps=10"], None)
     ) | {"schedule_steps": 10}
-
-
-@pytest.fixture
-def machine(monkeypatch):
-    """`machine(cuda=2, mps=False)` pretends to have two CUDA devices and no MPS."""
-
-    def pretend(cuda: int, mps: bool) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-
-    return pretend
-
-
-@pytest.mark.parametrize(
-    ("wanted", "cuda", "mps", "expected"),
-    [
-        ("auto", 0, False, "cpu"), ("auto", 0, True, "mps"), ("auto", 1, True, "cuda:0"), ("auto", 2, False, "cuda:0"),
-        ("cpu", 2, True, "cpu"), ("mps", 1, True, "mps"), ("cuda", 1, False, "cuda:0"), ([1], 2, False, "cuda:1"),
-    ],
-)  # fmt: skip
-def test_the_device_that_is_there(machine, wanted, cuda, mps, expected):
-    machine(cuda, mps)
-    assert experiment.device({"device": wanted, "processes": 1}) == torch.device(expected)
-
-
-@pytest.mark.parametrize(
-    ("wanted", "cuda", "reason"),
-    [
-        ("cuda", 0, "device=cuda: there is no CUDA device; use device=auto or device=cpu"),
-        ([0], 0, "device=[0]: there is no CUDA device; use device=auto or device=cpu"),
-        ([2], 2, "device=[2]: there are 2 CUDA devices; use device=auto or device=cpu"),
-        ("mps", 2, "device=mps: this machine has none; use device=auto or device=cpu"),
-    ],
-)
-def test_a_device_that_is_not_there_is_named_with_what_to_use(machine, wanted, cuda, reason):
-    machine(cuda, mps=False)
-    with pytest.raises(ConfigError) as caught:
-        experiment.device({"device": wanted, "processes": 1})
-    assert caught.value.faults == [reason]
-
-
-def test_the_arithmetic_of_the_forward_pass_is_the_precision(settings):
-    a = torch.ones(2, 2)
-    with experiment.autocast(settings, torch.device("cpu"))():
-        assert (a @ a).dtype == torch.float32
-    with experiment.autocast(settings | {"precision": "bf16"}, torch.device("cpu"))():
-        assert (a @ a).dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize(("asked", "cudnn_searches"), [(True, False), (False, True)])
-def test_deterministic_kernels_are_asked_for(asked, cudnn_searches, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", asked)
-    experiment.set_up_torch(asked)
-    assert torch.are_deterministic_algorithms_enabled() is asked
-    assert torch.backends.cudnn.benchmark is cudnn_searches
 
 
 @pytest.mark.parametrize(

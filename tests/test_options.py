@@ -33,7 +33,7 @@ VALUES = {
     "parallel": (("ddp", "fsdp"), ("dp", "", None)),
     "distributed_timeout_seconds": POSITIVE,
     "precision": (("fp32", "bf16", "fp16"), ("FP32", 32, None)),
-    "compile": ((False,), (True, 0, None, "false")),
+    "compile": ((False, True, "auto"), (0, 1, None, "false", "true")),
     "steps": COUNT,
     "schedule_steps": COUNT_OR_NULL,
     "batch_size": COUNT,

@@ -1,12 +1,9 @@
-"""The figures of a run of `benchmarks/training.py` in `docs/performance.md` and `docs/performance.png`."""
+"""The figures of sittings of `benchmarks/training.py` in `docs/performance.md` and `docs/performance.png`."""
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +11,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
-from peers import material
+from peers import machine
 from peers.contender import BENCHMARKS
+from peers.prediction import prediction
 
 DOCS = BENCHMARKS.parent / "docs"
 TITLES = {
@@ -23,38 +21,40 @@ TITLES = {
     "trl": "TRL SFTTrainer", "trl-best": "TRL SFTTrainer at its best", "trl-padding-free": "TRL, padding-free",
     "original": "the original's step", "floor": "matrix products alone",
 }  # fmt: skip
-# NVIDIA H100 SXM: dense bf16 peak of its data sheet; the share that is reached and the cost of a launch are assumed.
-PEAK, ASSUMED_MFU, LAUNCH_SECONDS, TOKENS = 989e12, 0.5, 5e-6, 16_384
 
 
-def write_page(out: dict[str, Any]) -> None:
-    """Replaces what stands between the marks of the page; a part that was not measured this time stays as it is."""
+def write_page(sittings: list[dict[str, Any]]) -> None:
+    """Replaces what stands between the marks of the page; a part that no sitting has measured stays as it is."""
+    steps = _latest(sittings, "steps", lambda row: (row["size"], row["max_len"], row["dropout"]))
+    whole_runs = _latest(sittings, "whole_run", lambda row: row["size"])
+    costs = [sitting for sitting in sittings if "cost_of_data" in sitting][-1:]
+    if steps:
+        replace_part("table", _table(steps))
+        draw([row for _, rows in steps for row in rows], DOCS / "performance.png")
+    if whole_runs:
+        replace_part("whole-run", _whole_run(whole_runs))
+    for sitting in costs:
+        replace_part("cost-of-data", _cost_of_data(sitting))
+    if steps:
+        replace_part("prediction", prediction())
+    print("wrote docs/performance.md")
+
+
+def replace_part(mark: str, content: str) -> None:
+    """Puts `content` between the two marks of that name in the page."""
     page = DOCS / "performance.md"
-    text = page.read_text(encoding="utf-8")
-    if out["steps"]:
-        text = _replaced(text, "table", _table(out))
-        draw(out, DOCS / "performance.png")
-        text = _replaced(text, "prediction", _prediction())
-    if "whole_run" in out:
-        text = _replaced(text, "whole-run", _whole_run(out))
-    if "cost_of_data" in out:
-        text = _replaced(text, "cost-of-data", _cost_of_data(out))
-    page.write_text(text, encoding="utf-8")
-    print(f"wrote {page.relative_to(BENCHMARKS.parent)}")
-
-
-def _replaced(text: str, mark: str, content: str) -> str:
     pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- end of {mark} -->)", re.DOTALL)
+    text = page.read_text(encoding="utf-8")
     if not pattern.search(text):
         raise SystemExit(f"docs/performance.md has no place for it: <!-- {mark} --> and <!-- end of {mark} -->")
-    return pattern.sub(lambda found: f"{found[1]}{content.strip()}\n{found[2]}", text)
+    page.write_text(pattern.sub(lambda found: f"{found[1]}{content.strip()}\n{found[2]}", text), encoding="utf-8")
 
 
-def _made(out: dict[str, Any]) -> str:
-    machine = ", ".join(f"{key} {value}" for key, value in out["machine"].items())
-    versions = ", ".join(f"{name} {version}" for name, version in out["versions"].items() if version)
-    settings = ", ".join(f"{key} {value}" for key, value in out["settings"].items())
-    return f"{out['date']}; {machine}; {versions}; {settings}."
+def _latest(sittings: list[dict[str, Any]], part: str, key: Callable[[dict], Any]) -> list[tuple[dict, list[dict]]]:
+    """Sittings with their rows of `part`; what a later one has measured again is left out of the earlier ones."""
+    newest = {key(row): id(row) for sitting in sittings for row in sitting.get(part, [])}
+    found = [(one, [row for row in one.get(part, []) if newest[key(row)] == id(row)]) for one in sittings]
+    return [(one, rows) for one, rows in found if rows]
 
 
 def _title(name: str) -> str:
@@ -62,27 +62,32 @@ def _title(name: str) -> str:
     return f"{TITLES[kind]}, {options.replace('+', ', ')}" if options else TITLES[kind]
 
 
-def _table(out: dict[str, Any]) -> str:
-    lines = [_made(out), ""]
-    for one in out["steps"]:
-        lines += [
-            f"**{one['size']}, max_len {one['max_len']}, dropout {one['dropout']:g}** ({one['data']}, "
-            f"{one['steps']} steps and {one['tokens']:,} tokens a round, "
-            f"{one['trained'] / one['tokens']:.0%} of them trained)", "",
-            "| | real tokens/s: median (lowest to highest) | ours is faster | share of the floor | peak memory GB | "
-            "ours takes of it | warm-up s |", "|---|---|---|---|---|---|---|",
-        ]  # fmt: skip
-        for row in one["contenders"]:
-            share = f"{row['share_of_floor']:.2f}" if row["share_of_floor"] else "-"
-            lines.append(
-                f"| {_title(row['name'])} | {row['tokens_per_second']:,.0f} "
-                f"({row['lowest']:,.0f} to {row['highest']:,.0f}) | "
-                f"{row['ours_is_faster']:.2f}x | {share} | {row['peak_bytes'] / 1e9:.2f} | "
-                f"{row['ours_takes_memory']:.2f}x | {row['warm_up_seconds']:.1f} |"
-            )
-        lines += ["", *_remarks(one)]
-    lines.append("![Real tokens a second of each contender](performance.png)")
-    return "\n".join(lines)
+def _table(steps: list[tuple[dict, list[dict]]]) -> str:
+    lines = []
+    for sitting, rows in steps:
+        lines += [machine.line(sitting), ""]
+        for one in rows:
+            lines += _table_of(one)
+    return "\n".join([*lines, "![Real tokens a second of each contender](performance.png)"])
+
+
+def _table_of(one: dict[str, Any]) -> list[str]:
+    lines = [
+        f"**{one['size']}, max_len {one['max_len']}, dropout {one['dropout']:g}** ({one['data']}, "
+        f"{one['steps']} steps and {one['tokens']:,} tokens a round, "
+        f"{one['trained'] / one['tokens']:.0%} of them trained)", "",
+        "| | real tokens/s: median (lowest to highest) | ours is faster | share of the floor | peak memory GB | "
+        "ours takes of it | warm-up s |", "|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in one["contenders"]:
+        share = f"{row['share_of_floor']:.2f}" if row["share_of_floor"] else "-"
+        lines.append(
+            f"| {_title(row['name'])} | {row['tokens_per_second']:,.0f} "
+            f"({row['lowest']:,.0f} to {row['highest']:,.0f}) | "
+            f"{row['ours_is_faster']:.2f}x | {share} | {row['peak_bytes'] / 1e9:.2f} | "
+            f"{row['ours_takes_memory']:.2f}x | {row['warm_up_seconds']:.1f} |"
+        )
+    return [*lines, "", *_remarks(one)]
 
 
 def _remarks(one: dict[str, Any]) -> list[str]:
@@ -94,14 +99,13 @@ def _remarks(one: dict[str, Any]) -> list[str]:
     return [*lines, ""] if lines else []
 
 
-def draw(out: dict[str, Any], path: Path) -> None:
+def draw(steps: list[dict[str, Any]], path: Path) -> None:
     """A bar for each contender, with the lowest and the highest round; one panel for each size, length and dropout."""
-    count = len(out["steps"])
-    most = max(len(one["contenders"]) for one in out["steps"])
+    count, most = len(steps), max(len(one["contenders"]) for one in steps)
     figure, axes = pyplot.subplots(
         count, 1, figsize=(8, count * (0.32 * most + 1.2)), squeeze=False, layout="constrained"
     )
-    for axis, one in zip(axes[:, 0], out["steps"], strict=True):
+    for axis, one in zip(axes[:, 0], steps, strict=True):
         rows = sorted(one["contenders"], key=lambda row: row["tokens_per_second"])
         rates = [row["tokens_per_second"] for row in rows]
         errors = [
@@ -129,54 +133,28 @@ def draw(out: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _prediction() -> str:
-    """Counts a step at 124 M and derives the time of one on a named GPU."""
-    with tempfile.TemporaryDirectory() as name:
-        size = material.SIZES["124M"]
-        folder = Path(name) / "model"
-        material.random_gpt2.write(folder, layers=size.layers, heads=size.heads, width=size.width)
-        done = subprocess.run(
-            [sys.executable, str(BENCHMARKS / "quick.py"), "--json", "--model", str(folder)],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-    if done.returncode:
-        return f"Not derived: {done.stderr.strip().splitlines()[-1][:200]}"
-    counts = json.loads(done.stdout.strip().splitlines()[-1])
-    per_token, launches = counts["flops_per_token"], counts["ops_beside_attention"] + 2 * size.layers
-    arithmetic, launching = per_token * TOKENS / (PEAK * ASSUMED_MFU), launches * LAUNCH_SECONDS
-    seconds = arithmetic + launching
-    return (
-        f"A prediction, not a measurement. Counted at 124 M: {per_token / 1e6:,.0f} million operations a token, "
-        f"{counts['ops_beside_attention']:,} launches beside attention and {2 * size.layers} of it. For a step of one "
-        f"micro-batch of {TOKENS:,} tokens on an H100 SXM (bf16, dense peak {PEAK / 1e12:,.0f} TFLOP/s), with an "
-        f"assumed {ASSUMED_MFU:.0%} of the peak inside kernels and {LAUNCH_SECONDS * 1e6:.0f} µs a launch: "
-        f"{arithmetic * 1e3:.1f} ms + "
-        f"{launching * 1e3:.1f} ms = {seconds * 1e3:.1f} ms, {TOKENS / seconds:,.0f} tokens/s, "
-        f"{per_token * TOKENS / seconds / PEAK:.0%} of the peak."
-    )
-
-
-def _whole_run(out: dict[str, Any]) -> str:
-    lines = [
-        _made(out),
-        "",
-        "| | steps | replies a validation | ours, s | HF Trainer, s | ours is faster |",
-        "|---|---|---|---|---|---|",
-    ]
-    for one in out["whole_run"]:
-        times = [" / ".join(f"{s:.0f}" for s in one["seconds"][name]) or "-" for name in ("ours", "hf")]
-        ratio = f"{one['ours_is_faster']:.2f}x" if "ours_is_faster" in one else "-"
-        lines.append(f"| {one['size']} | {one['steps']} | {one['contexts']} | {times[0]} | {times[1]} | {ratio} |")
+def _whole_run(runs: list[tuple[dict, list[dict]]]) -> str:
+    lines = []
+    for sitting, rows in runs:
+        lines += [
+            machine.line(sitting), "", "| | steps | replies a validation | ours, s | HF Trainer, s | ours is faster |",
+            "|---|---|---|---|---|---|",
+        ]  # fmt: skip
+        for one in rows:
+            times = [" / ".join(f"{s:.0f}" for s in one["seconds"][name]) or "-" for name in ("ours", "hf")]
+            ratio = f"{one['ours_is_faster']:.2f}x" if "ours_is_faster" in one else "-"
+            lines.append(f"| {one['size']} | {one['steps']} | {one['contexts']} | {times[0]} | {times[1]} | {ratio} |")
+        lines.append("")
     return "\n".join(lines)
 
 
-def _cost_of_data(out: dict[str, Any]) -> str:
+def _cost_of_data(sitting: dict[str, Any]) -> str:
     lines = [
-        _made(out), "",
+        machine.line(sitting), "",
         "| dialogues | a step, of 1x | memory of its own, MB | of 1x | to the first step, s | with tokenised data, s |",
         "|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for row in out["cost_of_data"]:
+    for row in sitting["cost_of_data"]:
         lines.append(
             f"| {row['dialogues']:,} | {row['time_against_1x']:.3f} | {row['anonymous_bytes'] / 1e6:,.0f} | "
             f"{row['memory_against_1x'] or 0:.3f} | {row['cold_start_seconds']:.1f} | {row['warm_start_seconds']:.1f} |"

@@ -38,9 +38,12 @@ def pack(ids: np.ndarray, runs: Runs, weigh: Weigh) -> Batch:
 
 
 def silent(device: torch.device) -> Batch:
-    """One token without weight: what a process computes that has nothing to do while others have."""
-    nothing = torch.zeros(1, dtype=torch.int64)
-    return to_device(Batch(nothing, nothing, nothing, nothing, torch.zeros(1), lengths=(1,), divisor=0.0), device)
+    """Two tokens without weight: what a process computes that has nothing to do while others have. (Torch compiles anew
+    for a length of one.)"""
+    nothing = torch.zeros(2, dtype=torch.int64)
+    return to_device(
+        Batch(nothing, nothing, nothing, torch.arange(2), torch.zeros(2), lengths=(2,), divisor=0.0), device
+    )
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -10,6 +11,14 @@ from torch.nn.functional import scaled_dot_product_attention
 from dialog_trainer.model.fused import keep_mask
 
 
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """The lengths of the sequences of a packed batch, in their order. A record, for torch compiles anew for each tuple."""
+
+    lengths: tuple[int, ...]
+
+
+@torch.compiler.disable  # it runs over lengths that are others in each batch
 def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -19,7 +28,7 @@ def packed_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     *,
-    sequence_lengths: tuple[int, ...],
+    packing: Packing,
     softcap: float | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
@@ -34,10 +43,10 @@ def packed_attention(
         if groups > 1:
             key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return _DroppedAttention.apply(query, key, value, sequence_lengths, dropout, scale), None
+        return _DroppedAttention.apply(query, key, value, packing.lengths, dropout, scale), None
     outputs = [
         scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=groups > 1)
-        for q, k, v in zip(*(tensor.split(sequence_lengths, dim=2) for tensor in (query, key, value)), strict=True)
+        for q, k, v in zip(*(tensor.split(packing.lengths, dim=2) for tensor in (query, key, value)), strict=True)
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 

@@ -2,7 +2,7 @@
 
 The attention function is registered with transformers' `AttentionInterface` under the name `ATTENTION`. As no mask
 function of that name is registered, transformers builds no mask; the lengths arrive as the keyword argument
-`sequence_lengths`, which a model's `forward` hands down to its attention layers.
+`packing`, which a model's `forward` hands down to its attention layers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel
 
-from dialog_trainer.model.attention import packed_attention
+from dialog_trainer.model.attention import Packing, packed_attention
 
 ATTENTION = "dialog_trainer_packed"
 # How far packed logits may be from the plain ones, as a share of the largest: rounding stays below a hundredth of it,
@@ -71,7 +71,7 @@ def packed_states(
 ) -> torch.Tensor:
     """Last hidden states `(N, D)` of a packed batch, for a model in packed attention."""
     output = model.base_model(
-        input_ids=ids.unsqueeze(0), position_ids=positions.unsqueeze(0), sequence_lengths=lengths, use_cache=False
+        input_ids=ids.unsqueeze(0), position_ids=positions.unsqueeze(0), packing=Packing(lengths), use_cache=False
     )
     return output.last_hidden_state[0]
 
@@ -88,7 +88,7 @@ def packed_logits(
         output = model(
             input_ids=ids.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
-            sequence_lengths=lengths,
+            packing=Packing(lengths),
             logits_to_keep=at,
             use_cache=False,
         )

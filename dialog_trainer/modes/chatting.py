@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dialog_trainer import experiment
+from dialog_trainer import computing, experiment
 from dialog_trainer.chat.conversation import Conversation
 from dialog_trainer.chat.terminal import chat
 from dialog_trainer.model.streaming import stream_reply
@@ -21,7 +21,7 @@ def run(settings: Settings) -> int:
     options = settings["chat"]
     max_new_tokens = options["max_new_tokens"] or settings["metrics"]["max_new_tokens"]
     model, vocabulary = experiment.saved_model(
-        folder, settings, experiment.device(settings), lambda line: print(line, file=sys.stderr)
+        folder, settings, computing.device(settings), lambda line: print(line, file=sys.stderr)
     )
     torch.manual_seed(settings["seed"])
     for stream in (sys.stdin, sys.stdout):

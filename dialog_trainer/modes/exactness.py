@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 
 import torch
@@ -20,13 +21,15 @@ _PARTS = {
 _EFFECTS = dict.fromkeys(_PARTS, "training goes on, but not exactly") | {"schedule": "it holds from here on"}
 
 
-def surroundings(digest: dict[str, str], device: torch.device) -> dict:
+def surroundings(digest: dict[str, str], device: torch.device, compiled: bool) -> dict:
     """Saved with each checkpoint, and compared when a run goes on. `digest` is that of the mask."""
+    hash_seed = os.environ.get("PYTHONHASHSEED", "random") if compiled else None
     return {
         "digest": digest,
         "threads": torch.get_num_threads(),
         "device": device.type,
         "processes": group.size(),
+        "PYTHONHASHSEED": hash_seed,  # what torch compiles depends on it
         "versions": {
             "dialog_trainer": __version__,
             "torch": torch.__version__,
@@ -44,7 +47,7 @@ def differences(saved: dict, today: dict) -> list[str]:
         for name, effect in _EFFECTS.items()
         if before.get(name) != after[name]
     ]
-    pairs = [(key, saved[key], today[key]) for key in ("threads", "device", "processes")]
+    pairs = [(key, saved[key], today[key]) for key in ("threads", "device", "processes", "PYTHONHASHSEED")]
     pairs += [(name, saved["versions"].get(name), version) for name, version in today["versions"].items()]
     lines += [
         f"{name} {after} instead of {before}: sums may differ in their last bits"

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from dialog_trainer import experiment
+from dialog_trainer import computing, experiment
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.distributed import group, parallel
 from dialog_trainer.evaluation.alignment import alignment
@@ -19,6 +19,7 @@ from dialog_trainer.masking.contract import Kept
 from dialog_trainer.masking.mask import Mask
 from dialog_trainer.masking.outline import Outline
 from dialog_trainer.metrics.scores import weighted
+from dialog_trainer.model.compiled import uncompiled
 from dialog_trainer.modes.exactness import surroundings
 from dialog_trainer.modes.scoring import signature, validated
 from dialog_trainer.options import Settings
@@ -53,7 +54,7 @@ class Parts:
     digest: dict[str, str]
 
     def surroundings(self) -> dict:
-        return surroundings(self.digest, self.device)
+        return surroundings(self.digest, self.device, self.settings["compile"])
 
 
 class Run:
@@ -110,7 +111,7 @@ class Run:
             return
         if self._probe is None:
             self._probe = experiment.probe_batches(self._settings, self.parts.validation.tokens, self.parts.device)
-        with experiment.autocast(self._settings, self.parts.device)():
+        with uncompiled(), computing.autocast(self._settings, self.parts.device)():
             values = alignment(self.parts.model, self._probe)
         self._row("probe", step, values)
         folder = self.folder / "vis_outputs"
@@ -122,7 +123,7 @@ class Run:
 
     def validate(self) -> None:
         """Scores the model, notes what is best so far, and saves; does nothing of it where a stop is asked for."""
-        with parallel.whole(self.parts.loss):
+        with uncompiled(), parallel.whole(self.parts.loss):
             result = validated(
                 self._settings,
                 self.parts.model,

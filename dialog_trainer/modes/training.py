@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from dialog_trainer import checks, experiment, leak_guard, run_folder
+from dialog_trainer import checks, computing, experiment, leak_guard, run_folder
 from dialog_trainer.data.ahead import ahead
 from dialog_trainer.data.tables import DialogueTable
 from dialog_trainer.data.vocabulary import Vocabulary
@@ -115,9 +115,9 @@ def _taken_over(folder: Path, weights: Path, settings: Settings, parts: Parts, s
 
 
 def _begin(settings: Settings, say: experiment.Say) -> torch.device:
-    device = experiment.device(settings)
+    device = computing.device(settings)
     outline(experiment.mask(settings), settings["schedule_steps"])  # its faults, before anything is read
-    experiment.set_up_torch(settings["deterministic"])
+    computing.set_up_torch(settings["deterministic"])
     for note in checks.notes(settings):
         say(f"note: {note}")
     return device
@@ -142,9 +142,11 @@ def _parts(
     digest = experiment.mask_digest(settings, train_split, vocabulary, left_out)
     of_all = {"training data and mask": digest["whole"], "validation data": validation.digest}
     group.check_alike(of_all | {"weights": experiment.weights_digest(model)}, "give all the same files")
-    loss = experiment.spread(settings, model, device)
-    optimizer, scaler = experiment.optimizer(settings, model), experiment.scaler(settings, device)
-    settings = experiment.with_micro_batches(settings, loss, optimizer, train_split.tokens, device, say)
+    settings = computing.with_compile(settings, model, train_split.tokens, device, say)
+    loss = computing.spread(settings, model, device)
+    optimizer, scaler = experiment.optimizer(settings, model), computing.scaler(settings, device)
+    settings = computing.with_micro_batches(settings, loss, optimizer, train_split.tokens, device, say)
+    computing.warm_up(settings, loss, train_split.tokens, device, say)
     plan = experiment.plan(settings, train_split.tokens, kept.indices, mask, device)
     return Parts(
         settings, device, vocabulary, model, loss, optimizer, scaler,
@@ -194,7 +196,7 @@ def _train(folder: Path, parts: Parts, state: TrainingState, console: Console, s
             batches=batches,
             learning_rate=plan.learning_rate,
             max_grad_norm=settings["max_grad_norm"],
-            autocast=experiment.autocast(settings, parts.device),
+            autocast=computing.autocast(settings, parts.device),
             track=run.track,
             before_step=run.before_step,
             validation_due=run.validation_due,

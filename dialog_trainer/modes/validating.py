@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dialog_trainer import __version__, experiment, leak_guard
+from dialog_trainer import __version__, computing, experiment, leak_guard
 from dialog_trainer.data.tables import DialogueTable
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.distributed import group
@@ -54,8 +54,8 @@ def run(changed: Changed, console: Console) -> int:
         dialogues = experiment.dialogues(settings, split, say)
         training = _training(settings, say)
     other = _other(settings, dialogues)
-    on = experiment.device(settings)
-    experiment.set_up_torch(settings["deterministic"])
+    on = computing.device(settings)
+    computing.set_up_torch(settings["deterministic"])
     model, vocabulary = experiment.saved_model(weights, settings, on, say)
     with group.once_a_machine():
         data = experiment.with_tokens(settings, dialogues, vocabulary)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from random_replies import always_say, built, contexts_of, wide_gpt2
 
 from dialog_trainer.model import cached
+from dialog_trainer.model.attention import Packing
 from dialog_trainer.model.cached import can_cache, chains, continued
 from dialog_trainer.model.choosing import GREEDY, Decoding, uniforms
 from dialog_trainer.model.decoding import replies
@@ -79,7 +80,7 @@ def slow_reply(model, vocabulary, context: list[int], numbers: list[float | None
             logits = model(
                 input_ids=torch.tensor([ids]),
                 position_ids=torch.arange(len(ids)).unsqueeze(0),
-                sequence_lengths=(len(ids),),
+                packing=Packing((len(ids),)),
                 use_cache=False,
             ).logits[0, -1]
         logits[[vocabulary.cls_id, vocabulary.pad_id]] = -torch.inf

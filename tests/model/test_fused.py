@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers.activations import NewGELUActivation
 
-from dialog_trainer.model.attention import packed_attention
+from dialog_trainer.model.attention import Packing, packed_attention
 from dialog_trainer.model.fused import BitDropout, TanhGelu, keep_mask, use_fused
 from dialog_trainer.model.packed import padded_attention
 
@@ -76,7 +76,7 @@ def test_attention_with_dropout_is_softmax_with_the_drawn_shares_left_out(heads,
         for count in (heads, kv_heads, kv_heads)
     )
     torch.manual_seed(5)
-    found, _ = packed_attention(None, query, key, value, None, p, scaling, sequence_lengths=lengths)
+    found, _ = packed_attention(None, query, key, value, None, p, scaling, packing=Packing(lengths))
     torch.manual_seed(5)
     kept, scale = keep_mask((sum(heads * length**2 for length in lengths),), p)
     outputs = []

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dialog_trainer.model import causal_lm
+from dialog_trainer.model.attention import Packing
 from dialog_trainer.model.loss import loss_sum
 from dialog_trainer.model.packed import packed_logits, use_packed_attention
 from dialog_trainer.records import NUM_DEPTHS, Batch, LossSum, Role
@@ -52,7 +53,7 @@ def slow_nlls(model, batch: Batch) -> list[tuple[float, float, int, int]]:
         for t in range(1, len(ids)):
             positions = torch.arange(t).unsqueeze(0)
             logits = model(
-                input_ids=ids[:t].unsqueeze(0), position_ids=positions, sequence_lengths=(t,), use_cache=False
+                input_ids=ids[:t].unsqueeze(0), position_ids=positions, packing=Packing((t,)), use_cache=False
             ).logits[0, -1]
             nll = -float(logits.double().log_softmax(0)[ids[t]])
             found.append((nll, float(weights[t]), int(roles[t]), int(turns[t])))
@@ -112,7 +113,7 @@ def test_the_weight_of_a_token_is_on_its_own_prediction(model, token):
     before = batch.ids[:token].unsqueeze(0)
     with torch.no_grad():
         logits = model(
-            input_ids=before, position_ids=torch.arange(token).unsqueeze(0), sequence_lengths=(token,)
+            input_ids=before, position_ids=torch.arange(token).unsqueeze(0), packing=Packing((token,))
         ).logits
         expected = -float(logits[0, -1].log_softmax(0)[batch.ids[token]])
         assert float(loss_sum(model, batch).nats) == pytest.approx(expected, rel=1e-5)

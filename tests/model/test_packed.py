@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from dialog_trainer.model.attention import Packing
 from dialog_trainer.model.loss import loss_sum
 from dialog_trainer.model.packed import (
     ATTENTION,
@@ -165,7 +166,7 @@ def test_within_padded_attention_the_model_is_the_plain_one(kind):
 def test_dropout_falls_on_the_attention_weights():
     ones = torch.ones(1, 1, 400, 1)
     torch.manual_seed(0)
-    output, weights = packed_attention(None, ones, ones, ones, None, dropout=0.5, sequence_lengths=(200, 200))
+    output, weights = packed_attention(None, ones, ones, ones, None, dropout=0.5, packing=Packing((200, 200)))
     assert weights is None
     assert output.shape == (1, 400, 1, 1)
     assert output.std() > 0.05  # without dropout every output is exactly 1

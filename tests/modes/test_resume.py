@@ -93,6 +93,21 @@ def test_stopped_and_resumed_equals_straight(train, resume, steps, stop, options
     assert f"steps: {stop} -> {steps}" in out
 
 
+@pytest.mark.filterwarnings("default")  # torch warns when it compiles, and stops half-way where warnings are errors
+def test_a_compiled_run_goes_on_exactly_and_is_that_of_a_plain_one_but_for_rounding(train, resume):
+    options = ("model.dropout=0.2", "batch_size=24", "steps=8")
+    straight, plain = train("straight", "compile=true", *options), train("plain", "compile=false", *options)
+    stopped = train("stopped", "compile=true", *options[:2], "steps=3", "schedule_steps=8")
+    code, out, err = resume(stopped, "steps=8")
+    assert code == 0, err
+    assert "compiling" in out
+    assert digests(stopped) == digests(straight)
+    assert training_rows(stopped) == training_rows(straight)
+    for fast, slow in zip(training_rows(straight), training_rows(plain), strict=True):
+        assert fast["train_loss"] == pytest.approx(slow["train_loss"], rel=1e-5)
+        assert fast["grad_norm"] == pytest.approx(slow["grad_norm"], rel=1e-4)
+
+
 def test_resuming_at_the_end_of_an_epoch(train, resume):
     straight = train("straight", "steps=12", "model.dropout=0.2", "batch_size=24")
     per_epoch = next(row["step"] for row in training_rows(straight) if row["epoch"] == 1)

@@ -1,0 +1,94 @@
+"""Counts of training steps -> a step time on a GPU that is not here.
+
+Blocks are alike, so operations and launches grow by the same number with each of them: two depths at the width and the
+vocabulary of 124 M give those of any depth, exactly. In the same way launches grow with each chunk in which the trained
+tokens are projected to the vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import quick
+import random_gpt2
+from peers import material
+
+from dialog_trainer.model.projection import CHUNK_LOGITS
+
+# NVIDIA H100 SXM: dense bf16 peak of its data sheet; the share that is reached and the cost of a launch are assumed.
+PEAK, ASSUMED_SHARE, LAUNCH_SECONDS, TOKENS = 989e12, 0.5, 5e-6, 16_384
+SMALL, LARGE = 8, 24  # dialogues in a batch: trained tokens for one chunk, and for two
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of one step, without dropout; `launches` are those beside attention."""
+
+    flops: int
+    launches: int
+    tokens: int
+    trained: int
+
+    @property
+    def chunks(self) -> int:
+        return _chunks(self.trained)
+
+
+def prediction() -> str:
+    """A paragraph with the prediction, what was counted for it, and what is assumed."""
+    layers = material.SIZES["124M"].layers
+    with tempfile.TemporaryDirectory() as name:
+        one, two, longer = (
+            _counts(Path(name), depth, dialogues) for depth, dialogues in ((1, SMALL), (2, SMALL), (1, LARGE))
+        )
+    per_token = (one.flops + (layers - 1) * (two.flops - one.flops)) / one.tokens
+    a_layer, a_chunk = two.launches - one.launches, (longer.launches - one.launches) / (longer.chunks - one.chunks)
+    chunks = _chunks(TOKENS * one.trained / one.tokens)
+    beside = round(one.launches + (layers - 1) * a_layer + (chunks - one.chunks) * a_chunk)
+    arithmetic = per_token * TOKENS / (PEAK * ASSUMED_SHARE)
+    launching = (beside + 2 * layers) * LAUNCH_SECONDS
+    seconds = arithmetic + launching
+    return (
+        f"A prediction, not a measurement. Counted in steps of {one.tokens:,} tokens ({SMALL} dialogues, "
+        f"{one.trained / one.tokens:.0%} of them trained) at the width and vocabulary of 124 M with one and with two "
+        f"blocks, and continued to {layers} (blocks are alike): {per_token / 1e6:,.0f} million operations a token. "
+        f"Launches beside attention: {one.launches} with one block, {a_layer} for each further one, {a_chunk:.0f} for "
+        f"each further chunk of the vocabulary's projection ({chunks} of them): {beside:,}, and {2 * layers} of attention. "
+        f"For a step of one micro-batch of {TOKENS:,} tokens on an H100 SXM (bf16, dense peak "
+        f"{PEAK / 1e12:,.0f} TFLOP/s), with an assumed {ASSUMED_SHARE:.0%} of the peak inside kernels and "
+        f"{LAUNCH_SECONDS * 1e6:.0f} µs a launch: {arithmetic * 1e3:.1f} ms + {launching * 1e3:.1f} ms = "
+        f"{seconds * 1e3:.1f} ms, {TOKENS / seconds:,.0f} tokens/s, {per_token * TOKENS / seconds / PEAK:.0%} of the peak."
+    )
+
+
+def _chunks(trained: float) -> int:
+    return math.ceil(trained / (CHUNK_LOGITS // random_gpt2.GPT2_VOCABULARY_SIZE))
+
+
+def _counts(folder: Path, depth: int, dialogues: int) -> Counts:
+    """Those of the second step of a run: the first one makes the optimizer's state."""
+    size = material.SIZES["124M"]
+    model, work = folder / f"model-{depth}", folder / f"run-{depth}-{dialogues}"
+    work.mkdir()
+    if not model.exists():
+        random_gpt2.write(model, layers=depth, heads=size.heads, width=size.width)
+    flops, operations, inside, reports = quick.flop_counter(), quick.Operations(), ExitStack(), []
+
+    def before_step(step: int) -> None:
+        inside.close()
+        if step == 1:
+            inside.enter_context(flops)
+            inside.enter_context(operations)
+
+    options = quick.run_options(work, 2, model)
+    kept = [text for text in options if not text.startswith(("model.dropout=", "batch_size="))]
+    own = ["model.dropout=0", f"batch_size={dialogues}", f"micro_batch_tokens={TOKENS}", "compile=false"]
+    quick.quiet_run([*kept, *own], before_step, reports.append)
+    return Counts(
+        flops.get_total_flops(), operations.kernels - operations.attention, reports[1].tokens,
+        reports[1].trained_tokens(),
+    )  # fmt: skip

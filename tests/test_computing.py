@@ -1,0 +1,188 @@
+"""On what a step is computed: device, arithmetic, compiled or not."""
+
+import os
+import sys
+
+import pytest
+import torch
+from torch._inductor.exc import CppCompileError
+
+from dialog_trainer import __main__, compiler, composition, computing
+from dialog_trainer.errors import ConfigError
+from dialog_trainer.model.loss import Loss
+
+
+@pytest.fixture
+def settings(jsonl_folder):
+    return composition.composed(["data=dailydialog", f"data.path='{jsonl_folder}'", "model=gpt2_tiny"], None)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """`machine(cuda=2, mps=False)` pretends to have two CUDA devices and no MPS."""
+
+    def pretend(cuda: int, mps: bool) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cuda", "mps", "expected"),
+    [
+        ("auto", 0, False, "cpu"), ("auto", 0, True, "mps"), ("auto", 1, True, "cuda:0"), ("auto", 2, False, "cuda:0"),
+        ("cpu", 2, True, "cpu"), ("mps", 1, True, "mps"), ("cuda", 1, False, "cuda:0"), ([1], 2, False, "cuda:1"),
+    ],
+)  # fmt: skip
+def test_the_device_that_is_there(machine, wanted, cuda, mps, expected):
+    machine(cuda, mps)
+    assert computing.device({"device": wanted, "processes": 1, "precision": "fp32"}) == torch.device(expected)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cuda", "reason"),
+    [
+        ("cuda", 0, "device=cuda: there is no CUDA device; use device=auto or device=cpu"),
+        ([0], 0, "device=[0]: there is no CUDA device; use device=auto or device=cpu"),
+        ([2], 2, "device=[2]: there are 2 CUDA devices; use device=auto or device=cpu"),
+        ("mps", 2, "device=mps: this machine has none; use device=auto or device=cpu"),
+    ],
+)
+def test_a_device_that_is_not_there_is_named_with_what_to_use(machine, wanted, cuda, reason):
+    machine(cuda, mps=False)
+    with pytest.raises(ConfigError) as caught:
+        computing.device({"device": wanted, "processes": 1, "precision": "fp32"})
+    assert caught.value.faults == [reason]
+
+
+def test_the_arithmetic_of_the_forward_pass_is_the_precision(settings):
+    a = torch.ones(2, 2)
+    with computing.autocast(settings, torch.device("cpu"))():
+        assert (a @ a).dtype == torch.float32
+    with computing.autocast(settings | {"precision": "bf16"}, torch.device("cpu"))():
+        assert (a @ a).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("asked", "cudnn_searches"), [(True, False), (False, True)])
+def test_deterministic_kernels_are_asked_for(asked, cudnn_searches, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", asked)
+    computing.set_up_torch(asked)
+    assert torch.are_deterministic_algorithms_enabled() is asked
+    assert torch.backends.cudnn.benchmark is cudnn_searches
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
+@pytest.mark.parametrize(("capability", "refused"), [((7, 5), True), ((8, 0), False), ((9, 0), False)])
+def test_a_precision_that_the_gpu_lacks_is_refused(machine, monkeypatch, capability, refused):
+    machine(1, mps=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda on: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda on: "Old GPU")
+    asked = {"device": "auto", "processes": 1, "precision": "bf16"}
+    if refused:
+        with pytest.raises(
+            ConfigError, match="precision=bf16: Old GPU has no arithmetic for it; use precision=fp16 or"
+        ):
+            computing.device(asked)
+    else:
+        assert computing.device(asked) == torch.device("cuda:0")
+    assert computing.device(asked | {"precision": "fp16"}) == torch.device("cuda:0")
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    """The blocks that were told to compile."""
+    told = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda block, dynamic: told.append((type(block).__name__, dynamic)))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "set")
+    return told
+
+
+class Tokens:
+    lengths = torch.full((10,), 100.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes", "pays", "lack", "compiles", "said"),
+    [
+        (True, {}, False, None, True, []),
+        (False, {}, True, None, False, []),
+        ("auto", {}, True, None, True, []),
+        ("auto", {}, False, None, False, []),
+        ("auto", {}, False, "no g++", False, []),
+        ("auto", {}, True, "no g++", False, ["note: not compiled, which would be faster: no g++"]),
+        ("auto", {"activation_checkpointing": True}, True, None, False, []),
+    ],
+)  # fmt: skip
+def test_compile_is_true_or_false_from_here_on(
+    settings, tiny_model, blocks, monkeypatch, asked, changes, pays, lack, compiles, said
+):
+    monkeypatch.setattr(computing.compiled, "pays", lambda device, parameters, tokens: pays)
+    monkeypatch.setattr(compiler, "lacking", lambda: lack)
+    lines = []
+    on = torch.device("cpu")
+    found = computing.with_compile(settings | {"compile": asked} | changes, tiny_model, Tokens, on, lines.append)
+    assert found["compile"] is compiles
+    assert blocks == ([("GPT2Block", True)] if compiles else [])
+    assert lines == said
+
+
+def test_auto_counts_the_tokens_of_the_run(settings, tiny_model, blocks, monkeypatch):
+    asked = []
+    monkeypatch.setattr(computing.compiled, "pays", lambda *about: bool(asked.append(about)))
+    auto = settings | {"compile": "auto", "steps": 30, "batch_size": 7}
+    computing.with_compile(auto, tiny_model, Tokens, torch.device("cpu"), print)
+    assert asked == [("cpu", sum(one.numel() for one in tiny_model.parameters()), 30 * 7 * 100)]
+
+
+def test_a_model_that_cannot_be_compiled_is_named(settings, tiny_model, blocks):
+    tiny_model.set_attn_implementation("sdpa")
+    on = torch.device("cpu")
+    with pytest.raises(ConfigError, match="compile=true: GPT2LMHeadModel takes no packed attention; use compile=false"):
+        computing.with_compile(settings | {"compile": True}, tiny_model, Tokens, on, print)
+    auto = settings | {"compile": "auto", "steps": 10**9}
+    found = computing.with_compile(auto, tiny_model, Tokens, on, print)
+    assert found["compile"] is False
+    assert blocks == []
+
+
+def test_a_compiler_that_fails_is_named(settings, tiny_model, monkeypatch):
+    def broken(self, batch):
+        raise CppCompileError(["g++", "kernel.cpp"], "kernel.cpp: No space left on device")
+
+    monkeypatch.setattr(Loss, "forward", broken)
+    monkeypatch.setattr(computing, "_sample", lambda training, on: None)
+    with pytest.raises(ConfigError) as caught:
+        computing.warm_up(settings | {"compile": True}, Loss(tiny_model), None, torch.device("cpu"), lambda line: None)
+    (fault,) = caught.value.faults
+    assert fault.startswith("compile=True: torch could not: ")
+    assert fault.endswith("; use compile=false")
+
+
+def test_what_compiling_lacks_is_named_with_its_package(monkeypatch, tmp_path):
+    assert compiler.lacking() is None
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    assert compiler.lacking() == (f"there is no C++ compiler {tmp_path}/no-compiler; install the package no-compiler")
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert compiler.lacking() == "there is no C++ compiler g++; install the package g++"
+    monkeypatch.undo()
+    monkeypatch.setattr(compiler.sysconfig, "get_path", lambda name: str(tmp_path))
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert compiler.lacking() == f"there is no Python.h; install the package python{version}-dev"
+
+
+def test_the_command_fixes_the_hashes_of_its_interpreter(monkeypatch):
+    begun = []
+    monkeypatch.setattr(os, "execv", lambda path, arguments: begun.append((path, arguments)))
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "dialog_trainer", "steps=3"])
+    monkeypatch.setattr("dialog_trainer.cli.entry", lambda: begun.append("entry"))
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    __main__.entry()
+    assert begun[0] == (sys.executable, [sys.executable, "-m", "dialog_trainer", "steps=3"])
+    assert os.environ["PYTHONHASHSEED"] == "0"
+    begun.clear()
+    __main__.entry()
+    assert begun == ["entry"]
