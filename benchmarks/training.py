@@ -30,8 +30,8 @@ from peers.contender import Contender, Unavailable
 
 # Name: the module in peers/, and what its job says beside what is the same for all.
 CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ours": ("ours", {"overrides": ["compile=false"]}),
-    "ours-compiled": ("ours", {"overrides": ["compile=true"]}),
+    "ours": ("ours", {}),
+    "ours-not-compiled": ("ours", {"overrides": ["compile=false"]}),
     "hf": ("hf_trainer", {}),
     "hf-best": ("hf_trainer", {"best": True, "order": "by_length"}),
     "trl": ("trl_sft", {}),
@@ -277,7 +277,7 @@ def rows_of(times: dict[str, dict[str, Any]], pairs: dict[str, list[float]], tok
 def _add_break_even(rows: list[dict[str, Any]], tokens: int) -> None:
     """After how many tokens compiling has paid for itself: what it costs at the start against what it saves of each."""
     by_name = {row["name"]: row for row in rows}
-    plain, compiled = by_name.get("ours"), by_name.get("ours-compiled")
+    plain, compiled = by_name.get("ours-not-compiled"), by_name.get("ours")
     if not (plain and compiled):
         return
     saved = 1 / plain["tokens_per_second"] - 1 / compiled["tokens_per_second"]

@@ -114,7 +114,7 @@ def warm_up(settings: Settings, loss: torch.nn.Module, training: TokenTable, on:
             nats.backward()
     except compiled.FAILURES as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError([f"compile={settings['compile']}: torch could not: {reason}; use compile=false"]) from None
+        raise ConfigError([f"compile=true: torch could not: {reason}; use compile=false"]) from None
     loss.zero_grad(set_to_none=True)
     say(f"  compiled in {time.perf_counter() - start:.0f} s")
 
@@ -133,7 +133,7 @@ def with_micro_batches(
     batch_tokens = int(training.lengths.mean() * settings["batch_size"] / group.size()) + settings["model"]["max_len"]
     tokens = fitting(memory, settings["micro_batch_tokens"], settings["model"]["max_len"], batch_tokens)
     tokens = -int(group.largest(-tokens))  # alike in all processes
-    say(memory.line(min(tokens, batch_tokens)))
+    say(memory.line(min(tokens, batch_tokens), group.local_size()))
     return settings | {"micro_batch_tokens": tokens}
 
 

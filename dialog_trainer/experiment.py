@@ -34,6 +34,7 @@ from dialog_trainer.model.fused import use_fused
 from dialog_trainer.model.packed import use_packed_attention
 from dialog_trainer.options import DATA_KEYS, MASK_KEYS, Settings
 from dialog_trainer.records import Batch, Role
+from dialog_trainer.training.memory import check_room
 
 Say = Callable[[str], None]
 MAX_DEFAULT_WORKERS = 8
@@ -94,8 +95,9 @@ def vocabulary(settings: Settings, training: DialogueTable, say: Say) -> Vocabul
 def model(settings: Settings, words: Vocabulary, on: torch.device, say: Say) -> PreTrainedModel:
     """A new model: pretrained or from scratch."""
     sizes = settings["model"]
+    check = partial(check_room, on=on, processes=group.local_size())
     if sizes["pretrained_model"]:
-        built = causal_lm.load(sizes["pretrained_model"], words, sizes["dropout"])
+        built = causal_lm.load(sizes["pretrained_model"], words, sizes["dropout"], check)
     else:
         built = causal_lm.from_scratch(
             words,
@@ -105,6 +107,7 @@ def model(settings: Settings, words: Vocabulary, on: torch.device, say: Say) -> 
             positions=sizes["positions"],
             dropout=sizes["dropout"] or 0.0,
             seed=seed_of("model", settings["seed"]),
+            check=check,
         )
     return _ready(built, settings, on, say)
 

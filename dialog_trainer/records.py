@@ -88,7 +88,8 @@ class Batch:
     `ids`, `roles`, `turns`, `positions` `(N,)` int64, `weights` `(N,)` float32, `lengths` S ints that sum to N.
     `positions` restart at 0 with each sequence. `weights[i]` is the loss weight of predicting token `i`
     from the tokens before it in its own sequence; a sequence's first token has nothing before it and weight 0.
-    `divisor` is what the batch adds to the number by which the loss of a step is divided.
+    `divisor` is what the batch adds to the number by which the loss of a step is divided. `targets` `(M,)` are the places
+    with a weight above 0, found here where they are not given (None, with other weights than before).
     """
 
     ids: torch.Tensor
@@ -98,6 +99,11 @@ class Batch:
     weights: torch.Tensor
     lengths: tuple[int, ...]
     divisor: float
+    targets: torch.Tensor | None = None
+
+    def __post_init__(self):
+        if self.targets is None:
+            object.__setattr__(self, "targets", self.weights.nonzero().squeeze(1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,7 @@ def test_a_compiler_that_fails_is_named(settings, tiny_model, monkeypatch):
     with pytest.raises(ConfigError) as caught:
         computing.warm_up(settings | {"compile": True}, Loss(tiny_model), None, torch.device("cpu"), lambda line: None)
     (fault,) = caught.value.faults
-    assert fault.startswith("compile=True: torch could not: ")
+    assert fault.startswith("compile=true: torch could not: ")
     assert fault.endswith("; use compile=false")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -15,7 +16,8 @@ Weigh = Callable[[Runs], tuple[np.ndarray, float]]
 
 
 def micro_batches(table: TokenTable, indices: Sequence[int], weigh: Weigh, max_tokens: int) -> Iterator[Batch]:
-    """Packs the sequences at `indices`, in order, into as few batches of at most `max_tokens` as that order allows."""
+    """Packs the sequences at `indices`, in order, into as few batches of at most `max_tokens` as that order allows, and
+    these about alike in tokens: the largest decides how much memory a step takes."""
     for part in _parts(table.lengths[np.asarray(indices, dtype=np.int64)], max_tokens):
         yield pack(*table.columns(indices[part]), weigh)
 
@@ -47,15 +49,22 @@ def silent(device: torch.device) -> Batch:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    tensors = [batch.ids, batch.roles, batch.turns, batch.positions, batch.weights]
+    tensors = [batch.ids, batch.roles, batch.turns, batch.positions, batch.weights, batch.targets]
     if device.type == "cuda":  # only from pinned memory does a copy run beside the work
         tensors = [tensor.pin_memory() for tensor in tensors]
-    return Batch(
-        *(tensor.to(device, non_blocking=True) for tensor in tensors), lengths=batch.lengths, divisor=batch.divisor
-    )
+    *moved, targets = (tensor.to(device, non_blocking=True) for tensor in tensors)
+    return Batch(*moved, lengths=batch.lengths, divisor=batch.divisor, targets=targets)
 
 
-def _parts(lengths: np.ndarray, max_tokens: int) -> Iterator[slice]:
+def _parts(lengths: np.ndarray, max_tokens: int) -> list[slice]:
+    fewest = len(list(_filled(lengths, max_tokens)))
+    bounds = range(int(lengths.sum()) // max(1, fewest), max_tokens)
+    evenly = bisect_left(bounds, -fewest, key=lambda bound: -len(list(_filled(lengths, bound))))
+    return list(_filled(lengths, bounds[evenly] if evenly < len(bounds) else max_tokens))
+
+
+def _filled(lengths: np.ndarray, max_tokens: int) -> Iterator[slice]:
+    """One part after the other, each as full as it gets."""
     first, tokens = 0, 0
     for index, length in enumerate(lengths):
         if index > first and tokens + length > max_tokens:

@@ -48,7 +48,8 @@ def _gradient(model: PreTrainedModel, batches: Sequence[Batch], role: Role) -> d
     total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     tokens = max(1, sum(int((batch.roles == role).sum()) for batch in batches))
     for batch in batches:
-        part = loss_sum(model, dataclasses.replace(batch, weights=(batch.roles == role).to(batch.weights.dtype)))
+        of_role = (batch.roles == role).to(batch.weights.dtype)
+        part = loss_sum(model, dataclasses.replace(batch, weights=of_role, targets=None))
         found = torch.autograd.grad(part.nats / tokens, list(parameters.values()), allow_unused=True)
         for name, gradient in zip(total, found, strict=True):
             if gradient is not None:

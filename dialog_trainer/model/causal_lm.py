@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from transformers import (
     AutoConfig,
@@ -16,15 +18,25 @@ from dialog_trainer.data.vocabulary import Vocabulary, cannot_load
 from dialog_trainer.errors import ModelError
 
 
-def load(name_or_folder: str, vocabulary: Vocabulary, dropout: float | None) -> PreTrainedModel:
+def load(
+    name_or_folder: str,
+    vocabulary: Vocabulary,
+    dropout: float | None,
+    check: Callable[[int], None] = lambda weights: None,
+) -> PreTrainedModel:
     """The model of a hub id or folder, fp32, with rows for the vocabulary's added tokens.
 
-    `dropout` replaces every dropout probability of the model's config; None keeps them. Raises `ModelError`.
+    `dropout` replaces every dropout probability of the model's config; None keeps them. `check` is called with the number
+    of weights before there are any. Raises `ModelError`.
     """
     try:
         config = AutoConfig.from_pretrained(name_or_folder)
-        if dropout is not None:
-            _set_dropout(config, dropout)
+    except Exception as error:
+        raise cannot_load(name_or_folder, error) from None
+    if dropout is not None:
+        _set_dropout(config, dropout)
+    check(_num_weights(config))
+    try:
         model = AutoModelForCausalLM.from_pretrained(
             name_or_folder, config=config, dtype=torch.float32, use_safetensors=True
         )
@@ -35,9 +47,17 @@ def load(name_or_folder: str, vocabulary: Vocabulary, dropout: float | None) -> 
 
 
 def from_scratch(
-    vocabulary: Vocabulary, *, layers: int, heads: int, width: int, positions: int, dropout: float, seed: int
+    vocabulary: Vocabulary,
+    *,
+    layers: int,
+    heads: int,
+    width: int,
+    positions: int,
+    dropout: float,
+    seed: int,
+    check: Callable[[int], None] = lambda weights: None,
 ) -> PreTrainedModel:
-    """A GPT-2 (Radford et al. 2019) with random weights that depend on `seed` alone."""
+    """A GPT-2 (Radford et al. 2019) with random weights that depend on `seed` alone; `check` as in `load`."""
     if width % heads:
         raise ModelError(f"model.width={width} is not a multiple of model.heads={heads}")
     config = GPT2Config(
@@ -55,11 +75,17 @@ def from_scratch(
         eos_token_id=vocabulary.end_id,
         pad_token_id=vocabulary.pad_id,
     )
+    check(_num_weights(config))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)
     _fit(model, vocabulary)
     return model
+
+
+def _num_weights(config: PreTrainedConfig) -> int:
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in AutoModelForCausalLM.from_config(config).parameters())
 
 
 def positions(model: PreTrainedModel) -> int | None:

@@ -16,8 +16,7 @@ def loss_sum(model: PreTrainedModel, batch: Batch) -> LossSum:
 
     A batch in which nothing has weight gives a 0 that is still part of the graph.
     """
-    targets = batch.weights.nonzero().squeeze(1)
-    weights = batch.weights[targets]
+    targets, weights = batch.targets, batch.weights[batch.targets]
     if getattr(model, "has_plain_head", False):
         total, nll = weighted_nats(*_to_project(model, batch, targets), weights)
     else:
@@ -43,7 +42,7 @@ def token_losses(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, to
 
     Token `i` is predicted at index `i - 1`. Only those positions are projected to the vocabulary.
     """
-    targets = batch.weights.nonzero().squeeze(1)
+    targets = batch.targets
     if not getattr(model, "has_plain_head", False):
         return targets, _from_logits(model, batch, targets).detach()
     return targets, nats(*_to_project(model, batch, targets))

@@ -47,7 +47,7 @@ def differences(saved: dict, today: dict) -> list[str]:
         for name, effect in _EFFECTS.items()
         if before.get(name) != after[name]
     ]
-    pairs = [(key, saved[key], today[key]) for key in ("threads", "device", "processes", "PYTHONHASHSEED")]
+    pairs = [(key, saved.get(key), today[key]) for key in ("threads", "device", "processes", "PYTHONHASHSEED")]
     pairs += [(name, saved["versions"].get(name), version) for name, version in today["versions"].items()]
     lines += [
         f"{name} {after} instead of {before}: sums may differ in their last bits"

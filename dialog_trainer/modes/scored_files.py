@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,19 @@ def write(place: Path, scored: dict, replies: Sequence[Reply], statistics: Stati
     _replace(place / SCORES, json.dumps(scored, indent=2, ensure_ascii=False) + "\n")
 
 
+def set_aside(place: Path, scored: dict) -> Path | None:
+    """Moves scores that are there, but of another checkpoint or made in another way, beside; returns where they are."""
+    try:
+        there = json.loads((place / SCORES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if isinstance(there, dict) and all(there.get(key) == scored[key] for key in ("checkpoint", "signature", "data")):
+        return None
+    number = next(number for number in count(1) if not place.with_name(f"{place.name}-{number}").exists())
+    os.replace(place, place.with_name(f"{place.name}-{number}"))
+    return place.with_name(f"{place.name}-{number}")
+
+
 def read(place: Path) -> tuple[dict, Statistics]:
     """The scores in a folder and their statistics by dialogue. Raises `CheckpointError`."""
     try:
@@ -55,9 +69,14 @@ def read(place: Path) -> tuple[dict, Statistics]:
         return scored, _statistics(place / DIALOGUES)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"compare_with={place}: holds no scores of this version ({error}); run mode=validate on that run first, with "
-            "the same split and metrics"
+            f"compare_with={place}: {_reason(error)}; run mode=validate on that run first, with the same split and metrics"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"has no {Path(error.filename).name} yet"
+    return f"holds no scores of this version ({error})"
 
 
 def _statistics(path: Path) -> Statistics:

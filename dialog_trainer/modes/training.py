@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -36,6 +37,15 @@ from dialog_trainer.training.stop_signal import StopSignal
 
 # What, beside its own group, decides the mask of a step.
 _MASK_OPTIONS = ("train_user_turn_mask_step", "schedule_steps")
+# Options of the data that leave the held-out dialogues as they are.
+_NOT_HELD_OUT = (
+    "data.train_data_path",
+    "data.test_data_path",
+    "data.drop_leaks",
+    "data.truncation",
+    "data.workers",
+    "data.cache_dir",
+)
 # What decides the meaning of the best score.
 _SCORE_OPTIONS = {"mask_schedule.trained_role", *(f"metrics.{name}" for name in ("best", "protocol", "max_dialogues",
                   "max_new_tokens", "decoding", "temperature", "top_p", "beams"))}  # fmt: skip
@@ -44,7 +54,7 @@ _SCORE_OPTIONS = {"mask_schedule.trained_role", *(f"metrics.{name}" for name in 
 def start(job: Job, console: Console) -> int:
     """mode=train. The run folder is made once everything is built; returns the exit code."""
     say = speaker(console)
-    settings = job.settings | {"schedule_steps": job.settings["schedule_steps"] or job.settings["steps"]}
+    settings = _with_schedule(job.settings)
     device = _begin(settings, say)
     with group.once_a_machine():
         training = experiment.dialogues(settings, "train", say)
@@ -58,6 +68,10 @@ def start(job: Job, console: Console) -> int:
             if group.is_main():
                 run_folder.write_settings(folder, parts.settings | {"digest": parts.digest}, job.hydra_files)
             return _train(folder, parts, TrainingState(), console, stop)
+
+
+def _with_schedule(settings: Settings) -> Settings:
+    return settings | {"schedule_steps": settings["schedule_steps"] or settings["steps"]}
 
 
 def _claimed(job: Job) -> Path:
@@ -77,7 +91,9 @@ def resume(changed: Changed, console: Console) -> int:
 
 
 def _resume(folder: Path, changed: Changed, console: Console) -> int:
-    say, settings = speaker(console), changed.settings
+    say = speaker(console)
+    changed = replace(changed, settings=_with_schedule(changed.settings))
+    settings = changed.settings
     weights = checkpoint.find(folder, settings["load_model_type"])
     saved = checkpoint.read_state(weights)
     state = _state_of(saved, weights, next_attempt(folder / "metrics.jsonl"))
@@ -234,12 +250,15 @@ def _state_of(saved: dict, weights: Path, attempt: int) -> TrainingState:
 def _best_anew(best: Best, step: int, changed: Sequence[str]) -> list[str]:
     """Forgets a best score or loss that means something else by now, and says so."""
     lines = []
-    if best.score is not None and any(key in _SCORE_OPTIONS for key in changed):
+    other_data = any(key.startswith("data.") and key not in _NOT_HELD_OUT for key in changed)
+    if best.score is not None and (other_data or any(key in _SCORE_OPTIONS for key in changed)):
         best.score, best.score_step = None, step
-        lines.append("  best_metric was chosen by another score: the next validation is the best anew")
-    if best.loss is not None and "mask_schedule.trained_role" in changed:
+        why = "on other data" if other_data else "by another score"
+        lines.append(f"  best_metric was chosen {why}: the next validation is the best anew")
+    if best.loss is not None and (other_data or "mask_schedule.trained_role" in changed):
         best.loss, best.loss_step = None, step
-        lines.append("  best_loss was chosen by the loss of another role: the next validation is the best anew")
+        why = "on other data" if other_data else "by the loss of another role"
+        lines.append(f"  best_loss was chosen {why}: the next validation is the best anew")
     return lines
 
 
@@ -268,7 +287,7 @@ def _resume_lines(folder: Path, weights: Path, changed: Changed, state: Training
         lines.append(f"  weights/last is at step {_step_of(last)}: load_model_type=last goes on from there")
     lines += [f"  {key}: {before} -> {after}" for key, before, after in changed.changes]
     if changed.inexact():
-        lines.append(f"  with another {', '.join(changed.inexact())} training goes on, but not exactly")
+        lines.append(f"  with other values of {', '.join(changed.inexact())} training goes on, but not exactly")
     planned = settings["schedule_steps"]
     if settings["steps"] > planned:
         lines.append(

@@ -260,6 +260,9 @@ def _tell(
     print_tables(console, tables)
     for note in notes:
         say(note)
+    earlier = scored_files.set_aside(place, scored)
+    if earlier:
+        say(f"the scores of another checkpoint, or made in another way, that were in {place} are in {earlier} now")
     place.mkdir(parents=True, exist_ok=True)
     scored_files.write(place, scored, result.replies, statistics, markdown(scored, notes, tables))
     if scored["by_depth"]:

@@ -34,11 +34,25 @@ class Memory:
         tokens = int((share * (self.free_bytes or 0) - self.fixed_bytes) / self.token_bytes)
         return tokens // _STEP * _STEP if tokens >= _STEP else max(0, tokens)
 
-    def line(self, tokens: int) -> str:
-        of = "" if self.free_bytes is None else f" of {self.free_bytes / 1e9:.1f} GB"
+    def line(self, tokens: int, processes: int = 1) -> str:
+        of = "" if self.free_bytes is None else f" of {_shown(self.free_bytes)}"
+        each = " for each process" if processes > 1 else ""
         return (
-            f"memory: about {self.of(tokens) / 1e9:.1f} GB{of} ({self.fixed_bytes / 1e9:.1f} GB with gradients and the "
-            f"optimizer's state, {self.token_bytes * tokens / 1e9:.1f} GB for {tokens:,} tokens in a forward pass)"
+            f"memory: about {_shown(self.of(tokens))}{of}{each} ({_shown(self.fixed_bytes)} with gradients and the "
+            f"optimizer's state, {_shown(self.token_bytes * tokens)} for {tokens:,} tokens in a forward pass)"
+        )
+
+
+def check_room(weights: int, on: torch.device, processes: int) -> None:
+    """Raises `ConfigError` if so many weights, in fp32, do not even fit by themselves."""
+    free = _free(on)
+    if free is not None and 4 * weights * processes > free:
+        each = f" in each of {processes} processes" if processes > 1 else ""
+        raise ConfigError(
+            [
+                f"model: its {weights:,} weights take {_shown(4 * weights)}{each}, a training at least twice that, and "
+                f"there are {_shown(free)}: use a smaller model"
+            ]
         )
 
 
@@ -85,12 +99,16 @@ def fitting(memory: Memory, asked: int | str, max_len: int, batch_tokens: int) -
         smaller = f"micro_batch_tokens={fits}, " if fits >= max_len else ""
         raise ConfigError(
             [
-                f"micro_batch_tokens={asked}: a step would take about {memory.of(needed) / 1e9:.1f} GB, and there are "
-                f"{memory.free_bytes / 1e9:.1f} GB: use {smaller}activation_checkpointing=true, parallel=fsdp on several "
+                f"micro_batch_tokens={asked}: a step would take about {_shown(memory.of(needed))}, and there are "
+                f"{_shown(memory.free_bytes)}: use {smaller}activation_checkpointing=true, parallel=fsdp on several "
                 "devices, or a smaller model"
             ]
         )
     return tokens
+
+
+def _shown(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
 def _state_of(optimizer: torch.optim.Optimizer) -> int:

@@ -89,8 +89,12 @@ def test_cells_hold_whole_nats_of_each_role_and_turn_whatever_the_weights(model)
     turns = torch.tensor([0, 0, 0, 9, 10, 11, 12, 5000, 3])
     weights = torch.tensor([0, 1, 0.5, 0.001, 1, 1000, 0.25, 1, 0])
     with torch.no_grad():
-        whole = loss_sum(model, dataclasses.replace(batch, roles=roles, turns=turns, weights=(weights > 0).float()))
-        found = loss_sum(model, dataclasses.replace(batch, roles=roles, turns=turns, weights=weights)).cells
+        whole = loss_sum(
+            model, dataclasses.replace(batch, roles=roles, turns=turns, weights=(weights > 0).float(), targets=None)
+        )
+        found = loss_sum(
+            model, dataclasses.replace(batch, roles=roles, turns=turns, weights=weights, targets=None)
+        ).cells
     torch.testing.assert_close(found, whole.cells, rtol=1e-5, atol=0)
     places = {(Role.USER, 0): 2, (Role.USER, 9): 1, (Role.ASSISTANT, 10): 1, (Role.ASSISTANT, 11): 2, (Role.END, 11): 1}
     assert {tuple(place): int(found[1, *place]) for place in found[1].nonzero().tolist()} == places
@@ -109,7 +113,7 @@ def test_the_weight_of_a_token_is_on_its_own_prediction(model, token):
     batch = pieces([6], 0)[0]
     weights = torch.zeros(6)
     weights[token] = 1.0
-    batch = dataclasses.replace(batch, weights=weights)
+    batch = dataclasses.replace(batch, weights=weights, targets=None)
     before = batch.ids[:token].unsqueeze(0)
     with torch.no_grad():
         logits = model(
@@ -144,7 +148,7 @@ def test_sums_and_gradients_add_over_any_partition(model, lengths, data):
 
 def test_a_batch_without_weight_gives_a_zero_in_the_graph(model):
     batch = joined(pieces([4, 1, 7], 0))
-    batch = dataclasses.replace(batch, weights=torch.zeros_like(batch.weights))
+    batch = dataclasses.replace(batch, weights=torch.zeros_like(batch.weights), targets=None)
     found = loss_sum(model, batch)
     assert (found.nats.item(), found.cells.any().item()) == (0.0, False)
     assert (tuple(found.cells.shape), bool(found.cells.any())) == ((2, len(Role), NUM_DEPTHS), False)

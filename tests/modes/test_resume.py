@@ -108,6 +108,23 @@ def test_a_compiled_run_goes_on_exactly_and_is_that_of_a_plain_one_but_for_round
         assert fast["grad_norm"] == pytest.approx(slow["grad_norm"], rel=1e-4)
 
 
+def test_a_schedule_of_the_length_of_the_run_may_be_asked_for(train, resume):
+    run = train("run", "steps=2")
+    code, out, err = resume(run, "steps=3", "schedule_steps=null")
+    assert code == 0, err
+    assert state(run)["schedule_steps"] == 3
+    assert "schedules were planned" not in out
+
+
+def test_a_best_of_other_held_out_dialogues_is_forgotten(train, resume, jsonl_folder):
+    run = train("run", "steps=2")
+    code, out, err = resume(run, "steps=3", "data=jsonl", f"data.train_data_path='{jsonl_folder}/train.jsonl'")
+    assert code == 0, err
+    for best in ("best_metric", "best_loss"):
+        assert f"{best} was chosen on other data: the next validation is the best anew" in out
+    assert state(run)["kept"] == {"last": 3, "best_metric": 3, "best_loss": 3}
+
+
 def test_resuming_at_the_end_of_an_epoch(train, resume):
     straight = train("straight", "steps=12", "model.dropout=0.2", "batch_size=24")
     per_epoch = next(row["step"] for row in training_rows(straight) if row["epoch"] == 1)
@@ -163,8 +180,8 @@ def test_runs_that_differ_in_their_mask_have_equal_rows_until_it_does(train):
         (["scheduler=linear"], {"scheduler._target_": "dialog_trainer.training.learning_rate.linear", "scheduler.warmup_steps": 200}, ["scheduler.warmup_steps: 2 -> 200"]),
         (["scheduler.lrf=0.5", "scheduler=linear"], {"scheduler.lrf": 0.5, "scheduler.warmup_steps": 200}, ["scheduler.lrf: 0.1 -> 0.5"]),
         (["metrics.best={bleu4: 2}"], {"metrics.best": {"bleu4": 2}}, ["metrics.best: {'bleu2': 1.0} -> {'bleu4': 2}"]),
-        (["batch_size=4"], {"batch_size": 4}, ["with another batch_size training goes on, but not exactly"]),
-        (["seed=3", "data.truncation=keep_end"], {"seed": 3}, ["with another seed, data.truncation training goes on, but not exactly"]),
+        (["batch_size=4"], {"batch_size": 4}, ["with other values of batch_size training goes on, but not exactly"]),
+        (["seed=3", "data.truncation=keep_end"], {"seed": 3}, ["with other values of seed, data.truncation training goes on, but not exactly"]),
         (["model.max_len=32"], {"model.max_len": 32}, ["model.max_len: 48 -> 32"]),
         (["optim.lr0=0.5"], {"optim.lr0": 0.5, "optim.weight_decay": 0.01}, ["optim.lr0: 0.01 -> 0.5"]),
     ],

@@ -28,7 +28,7 @@ def made(names=SCORE_NAMES) -> Statistics:
 
 
 def written(place, statistics: Statistics, scored: dict = SCORED):
-    place.mkdir(exist_ok=True)
+    place.mkdir(parents=True, exist_ok=True)
     scored_files.write(place, scored, REPLIES, statistics, "# Scores\n")
     return place
 
@@ -79,6 +79,20 @@ def test_written_again_the_files_are_replaced(tmp_path):
     scored, statistics = scored_files.read(place)
     assert (scored["split"], list(statistics.rows)) == ("validation", ["chrf"])
     assert {path.name for path in place.iterdir()} == {"scores.json", "scores.md", "replies.jsonl", "dialogues.jsonl"}
+
+
+def test_scores_made_in_another_way_are_set_aside(tmp_path):
+    place = tmp_path / "validation/test/response"
+    assert scored_files.set_aside(place, SCORED) is None
+    written(place, made(("bleu2",)))
+    assert scored_files.set_aside(place, SCORED) is None
+    for number, key in enumerate(("signature", "checkpoint", "data"), start=1):
+        there = rows_of(place / "dialogues.jsonl")
+        aside = scored_files.set_aside(place, SCORED | {key: "another"})
+        assert aside == place.with_name(f"response-{number}")
+        assert rows_of(aside / "dialogues.jsonl") == there
+        assert not place.exists()
+        written(place, made(("bleu2",)))
 
 
 def test_scores_are_written_last(tmp_path, monkeypatch):

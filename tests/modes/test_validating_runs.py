@@ -366,7 +366,7 @@ def test_broken_and_missing_scores_are_refused_before_the_model_is_loaded(valida
     path.write_text(content) if content else path.unlink()
     monkeypatch.setattr(experiment, "saved_model", lambda *_: pytest.fail("the model was loaded"))
     err = validate(f"compare_with='{runs / 'two'}'", code=2)
-    assert "holds no scores of this version" in err
+    assert ("holds no scores of this version" if content else f"has no {name} yet") in err
 
 
 @pytest.mark.parametrize(
@@ -480,7 +480,7 @@ def test_a_resume_that_drops_leaks_says_that_the_data_are_others(dialog_trainer,
         after = json.loads((runs / "one/weights/last/trainer/state.json").read_text())["digest"]
         assert {name for name in before if before[name] != after[name]} == ({"data", "whole"} if said else set())
         assert ("the training data is not that of the checkpoint" in out) == said
-        assert ("with another data.drop_leaks training goes on, but not exactly" in out) == said
+        assert ("with other values of data.drop_leaks training goes on, but not exactly" in out) == said
 
 
 def test_nothing_is_left_to_train_where_all_leaks(dialog_trainer, data, tmp_path):

@@ -31,7 +31,7 @@ def test_what_is_chosen(asked, free, expected):
 @pytest.mark.parametrize(
     ("asked", "free", "batch_tokens", "remedy"),
     [
-        (2048, 200_000, 10**6, "micro_batch_tokens=2048: a step would take about 0.0 GB, and there are 0.0 GB: use micro_batch_tokens=768,"),
+        (2048, 200_000, 10**6, "micro_batch_tokens=2048: a step would take about 0 MB, and there are 0 MB: use micro_batch_tokens=768,"),
         (2048, 110_000, 10**6, "use activation_checkpointing=true"),
         ("auto", 105_000, 10**6, "micro_batch_tokens=auto: a step would take"),
     ],
@@ -39,6 +39,25 @@ def test_what_is_chosen(asked, free, expected):
 def test_what_does_not_fit_is_refused_with_a_remedy(asked, free, batch_tokens, remedy):
     with pytest.raises(ConfigError, match=remedy):
         fitting(Memory(100_000, 100.0, free), asked, 128, batch_tokens)
+
+
+@pytest.mark.parametrize(
+    ("weights", "processes", "fault"),
+    [
+        (250, 1, None),
+        (251, 1, "its 251 weights take 0 MB, a training at least twice that, and there are 0 MB: use a smaller model"),
+        (126, 2, "its 126 weights take 0 MB in each of 2 processes"),
+    ],
+)
+def test_a_model_that_has_no_room_is_refused_before_it_is_made(monkeypatch, weights, processes, fault):
+    monkeypatch.setattr(memory, "_free", lambda on: 1000)
+    if fault is None:
+        memory.check_room(weights, torch.device("cpu"), processes)
+    else:
+        with pytest.raises(ConfigError, match=fault):
+            memory.check_room(weights, torch.device("cpu"), processes)
+    monkeypatch.setattr(memory, "_free", lambda on: None)
+    memory.check_room(10**12, torch.device("mps"), processes)
 
 
 def test_a_small_batch_needs_no_more_than_it_has():
