@@ -69,9 +69,13 @@ def _head_is_plain(model, ids, positions, lengths, at, expected: torch.Tensor, c
 def packed_states(
     model: PreTrainedModel, ids: torch.Tensor, positions: torch.Tensor, lengths: tuple[int, ...]
 ) -> torch.Tensor:
-    """Last hidden states `(N, D)` of a packed batch, for a model in packed attention."""
+    """Last hidden states `(N, D)` of a packed batch, for a model in packed attention.
+
+    It is given embeddings: among ids transformers looks for padding, for which a GPU would be waited for.
+    """
+    embeddings = model.get_input_embeddings()(ids.unsqueeze(0))
     output = model.base_model(
-        input_ids=ids.unsqueeze(0), position_ids=positions.unsqueeze(0), packing=Packing(lengths), use_cache=False
+        inputs_embeds=embeddings, position_ids=positions.unsqueeze(0), packing=Packing(lengths), use_cache=False
     )
     return output.last_hidden_state[0]
 

@@ -47,6 +47,11 @@ def _chunks(hidden, weight, bias, targets):
         yield place, (log_sum - logits.gather(1, targets[place].unsqueeze(1))).squeeze(1), probabilities
 
 
+def _is_known_to_be_one(gradient: torch.Tensor) -> bool:
+    """A GPU is not asked: it would have to be waited for."""
+    return gradient.device.type == "cpu" and float(gradient) == 1.0
+
+
 class _WeightedNats(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, weights):
@@ -86,8 +91,7 @@ class _WeightedNats(torch.autograd.Function):
     def backward(ctx, gradient, _):
         saved = iter(ctx.saved_tensors)
         found = [next(saved) if given else None for given in ctx.given]
-        # Asking a GPU whether it is 1 would wait for it.
-        if gradient.device.type != "cpu" or float(gradient) != 1.0:
+        if not _is_known_to_be_one(gradient):
             found = [None if one is None else one.mul_(gradient.to(one.dtype)) for one in found]
         if found[0] is not None:
             found[0] = found[0].to(ctx.dtypes[0])
