@@ -1,4 +1,4 @@
-"""A short run by the clock, from the command to its end: tokenising, training, two validations with replies, saving.
+"""A short run by the clock, from the command to its end: tokenising, training, a validation with replies after each pass, saving.
 
 Ours through the command line; HF Trainer as most people run it, with `generate` over the same contexts (`hf_run.py`).
 """
@@ -23,7 +23,7 @@ from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.evaluation.replies import contexts_of, drawn
 from dialog_trainer.records import Role
 
-BATCHES, PASSES, DIALOGUES, NEW = 20, 2, 48, 40
+BATCHES, PASSES, DIALOGUES, NEW = 50, 4, 48, 40
 
 
 def measure_whole_run(folder: Path, job: dict[str, Any], arguments: argparse.Namespace) -> list[dict[str, Any]]:
