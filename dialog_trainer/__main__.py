@@ -7,7 +7,7 @@ import sys
 def entry() -> None:
     """Runs the command line in an interpreter whose hashes are the same each time: the code that torch compiles depends
     on them, and so would the last bits of a run that is resumed."""
-    if "PYTHONHASHSEED" not in os.environ and os.name == "posix":
+    if os.environ.get("PYTHONHASHSEED", "") in ("", "random") and os.name == "posix":
         os.environ["PYTHONHASHSEED"] = "0"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     from dialog_trainer import cli

@@ -227,7 +227,9 @@ def _compiler(values: Mapping[str, Any]) -> list[str]:
     if values.get("compile") is not True or values.get("mode") not in ("train", "resume"):
         return []
     if values.get("activation_checkpointing"):
-        return ["compile=true: not with activation_checkpointing=true, within which torch compiles nothing"]
+        return [
+            "compile=true: not with activation_checkpointing=true, within which torch compiles nothing; use compile=false"
+        ]
     lack = compiler.lacking()
     return [f"compile=true: {lack}, or use compile=false"] if lack else []
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 def lacking() -> str | None:
     """What this machine lacks, and the package that has it; None if nothing."""
+    if os.name != "posix":  # torch looks for another compiler there, and says what it lacks
+        return None
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(compiler) is None:
         return f"there is no C++ compiler {compiler}; install the package {Path(compiler).name}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -19,7 +18,7 @@ from dialog_trainer.data.tables import TokenTable
 from dialog_trainer.distributed import group, parallel
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.evaluation.held_out import every_turn
-from dialog_trainer.experiment import Say, cache_dir
+from dialog_trainer.experiment import Say
 from dialog_trainer.model import compiled
 from dialog_trainer.model.loss import Loss
 from dialog_trainer.options import Settings
@@ -85,17 +84,19 @@ def spread(settings: Settings, of: PreTrainedModel, on: torch.device) -> Loss:
 def with_compile(settings: Settings, of: PreTrainedModel, training: TokenTable, on: torch.device, say: Say) -> Settings:
     """The settings with true or false for `compile`; with true the blocks of the model compile at their first pass."""
     wanted = settings["compile"]
+    lack = next(filter(None, group.gathered(compiler.lacking())), None)  # all compile, or none
     if wanted == "auto":
-        tokens = settings["steps"] * settings["batch_size"] * float(training.lengths.mean())
-        wanted = compiled.pays(on.type, sum(one.numel() for one in of.parameters()), tokens)
-        lack = compiler.lacking() if wanted else None
-        if lack:
+        tokens = settings["steps"] * settings["batch_size"] * float(training.lengths.mean()) / group.size()
+        wanted = compiled.pays(on, sum(one.numel() for one in of.parameters()), tokens)
+        wanted = wanted and compiled.can(of) and not settings["activation_checkpointing"]
+        if wanted and lack:
             say(f"note: not compiled, which would be faster: {lack}")
-        wanted = wanted and not lack and compiled.can(of) and not settings["activation_checkpointing"]
+        wanted = wanted and not lack
+    elif wanted and lack:
+        raise ConfigError([f"compile=true: {lack}, or use compile=false"])
     if wanted and not compiled.can(of):
         raise ConfigError([f"compile=true: {type(of).__name__} takes no packed attention; use compile=false"])
     if wanted:
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir(settings) / "compiled"))
         compiled.compile_blocks(of)
     return settings | {"compile": wanted}
 
@@ -113,8 +114,7 @@ def warm_up(settings: Settings, loss: torch.nn.Module, training: TokenTable, on:
                 nats, _ = loss(_sample(training, on))
             nats.backward()
     except compiled.FAILURES as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError([f"compile=true: torch could not: {reason}; use compile=false"]) from None
+        raise ConfigError([f"compile=true: torch could not: {compiled.reason(error)}; use compile=false"]) from None
     loss.zero_grad(set_to_none=True)
     say(f"  compiled in {time.perf_counter() - start:.0f} s")
 

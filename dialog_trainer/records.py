@@ -5,7 +5,7 @@ Shapes: `T` tokens of one sequence, `N` tokens of a packed batch, `S` sequences 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -89,7 +89,7 @@ class Batch:
     `positions` restart at 0 with each sequence. `weights[i]` is the loss weight of predicting token `i`
     from the tokens before it in its own sequence; a sequence's first token has nothing before it and weight 0.
     `divisor` is what the batch adds to the number by which the loss of a step is divided. `targets` `(M,)` are the places
-    with a weight above 0, found here where they are not given (None, with other weights than before).
+    with a weight above 0, found here where they are not given.
     """
 
     ids: torch.Tensor
@@ -104,6 +104,10 @@ class Batch:
     def __post_init__(self):
         if self.targets is None:
             object.__setattr__(self, "targets", self.weights.nonzero().squeeze(1))
+
+    def weighted(self, weights: torch.Tensor) -> Batch:
+        """The same tokens with other weights."""
+        return replace(self, weights=weights, targets=None)
 
 
 @dataclass(frozen=True, slots=True)

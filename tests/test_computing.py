@@ -113,6 +113,7 @@ class Tokens:
         ("auto", {}, False, "no g++", False, []),
         ("auto", {}, True, "no g++", False, ["note: not compiled, which would be faster: no g++"]),
         ("auto", {"activation_checkpointing": True}, True, None, False, []),
+        ("auto", {"activation_checkpointing": True}, True, "no g++", False, []),
     ],
 )  # fmt: skip
 def test_compile_is_true_or_false_from_here_on(
@@ -133,7 +134,7 @@ def test_auto_counts_the_tokens_of_the_run(settings, tiny_model, blocks, monkeyp
     monkeypatch.setattr(computing.compiled, "pays", lambda *about: bool(asked.append(about)))
     auto = settings | {"compile": "auto", "steps": 30, "batch_size": 7}
     computing.with_compile(auto, tiny_model, Tokens, torch.device("cpu"), print)
-    assert asked == [("cpu", sum(one.numel() for one in tiny_model.parameters()), 30 * 7 * 100)]
+    assert asked == [(torch.device("cpu"), sum(one.numel() for one in tiny_model.parameters()), 30 * 7 * 100)]
 
 
 def test_a_model_that_cannot_be_compiled_is_named(settings, tiny_model, blocks):
@@ -156,8 +157,20 @@ def test_a_compiler_that_fails_is_named(settings, tiny_model, monkeypatch):
     with pytest.raises(ConfigError) as caught:
         computing.warm_up(settings | {"compile": True}, Loss(tiny_model), None, torch.device("cpu"), lambda line: None)
     (fault,) = caught.value.faults
-    assert fault.startswith("compile=true: torch could not: ")
-    assert fault.endswith("; use compile=false")
+    assert fault == "compile=true: torch could not: kernel.cpp: No space left on device; use compile=false"
+
+
+@pytest.mark.parametrize("there", [None, "no g++"])
+def test_what_one_machine_of_a_group_lacks_counts_for_all(settings, tiny_model, blocks, monkeypatch, there):
+    monkeypatch.setattr(computing.group, "gathered", lambda own: [own, there])
+    monkeypatch.setattr(compiler, "lacking", lambda: None)
+    asked = settings | {"compile": True}
+    if there:
+        with pytest.raises(ConfigError, match="compile=true: no g"):
+            computing.with_compile(asked, tiny_model, Tokens, torch.device("cpu"), print)
+    else:
+        assert computing.with_compile(asked, tiny_model, Tokens, torch.device("cpu"), print)["compile"] is True
+    assert len(blocks) == (0 if there else 1)
 
 
 def test_what_compiling_lacks_is_named_with_its_package(monkeypatch, tmp_path):
@@ -183,6 +196,8 @@ def test_the_command_fixes_the_hashes_of_its_interpreter(monkeypatch):
     __main__.entry()
     assert begun[0] == (sys.executable, [sys.executable, "-m", "dialog_trainer", "steps=3"])
     assert os.environ["PYTHONHASHSEED"] == "0"
-    begun.clear()
-    __main__.entry()
-    assert begun == ["entry"]
+    for value, begins in (("", 2), ("random", 2), ("0", 1), ("7", 1)):
+        begun.clear()
+        monkeypatch.setenv("PYTHONHASHSEED", value)
+        __main__.entry()
+        assert len(begun) == begins, value

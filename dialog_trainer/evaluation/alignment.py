@@ -5,7 +5,6 @@ A cosine near 1: training on user turns helps the assistant; near 0: they do not
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -48,8 +47,7 @@ def _gradient(model: PreTrainedModel, batches: Sequence[Batch], role: Role) -> d
     total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     tokens = max(1, sum(int((batch.roles == role).sum()) for batch in batches))
     for batch in batches:
-        of_role = (batch.roles == role).to(batch.weights.dtype)
-        part = loss_sum(model, dataclasses.replace(batch, weights=of_role, targets=None))
+        part = loss_sum(model, batch.weighted((batch.roles == role).to(batch.weights.dtype)))
         found = torch.autograd.grad(part.nats / tokens, list(parameters.values()), allow_unused=True)
         for name, gradient in zip(total, found, strict=True):
             if gradient is not None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 
 import torch
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
 from dialog_trainer.model.fused import keep_mask
@@ -13,9 +15,21 @@ from dialog_trainer.model.fused import keep_mask
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """The lengths of the sequences of a packed batch, in their order. A record, for torch compiles anew for each tuple."""
+    """The lengths of the sequences of a packed batch, in their order. A record, for torch compiles anew for each tuple.
+
+    `offsets` `(S + 1,)` int32, on a GPU alone: where each begins, and the end.
+    """
 
     lengths: tuple[int, ...]
+    offsets: torch.Tensor | None = None
+
+    @classmethod
+    def on(cls, device: torch.device, lengths: tuple[int, ...]) -> Packing:
+        """Made once a batch: a copy to a GPU for each layer would be waited for."""
+        if device.type != "cuda":
+            return cls(lengths)
+        offsets = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).pin_memory()
+        return cls(lengths, offsets.to(device, non_blocking=True))
 
 
 @torch.compiler.disable  # it runs over lengths that are others in each batch
@@ -39,9 +53,16 @@ def packed_attention(
     if softcap is not None:  # Gemma 2 caps its scores; with small weights no probe would see the difference
         raise ValueError("packed attention does not cap its scores")
     groups = query.shape[1] // key.shape[1]
-    if dropout and query.device.type == "cpu" and query.dtype == torch.float32:
-        if groups > 1:
-            key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
+    in_one = packing.offsets is not None and not dropout and query.dtype != torch.float32
+    own = dropout and query.device.type == "cpu" and query.dtype == torch.float32
+    if groups > 1 and (in_one or own):
+        key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
+    if in_one:
+        columns = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        longest = max(packing.lengths)
+        places = (packing.offsets, packing.offsets, longest, longest)
+        return varlen_attn(*columns, *places, scale=scaling, window_size=(-1, 0)).unsqueeze(0), None
+    if own:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         return _DroppedAttention.apply(query, key, value, packing.lengths, dropout, scale), None
     outputs = [

@@ -5,9 +5,12 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 import torch
+from torch._dynamo import config as dynamo
 from torch._dynamo.exc import TorchDynamoException
 from torch._inductor import config as inductor
 from torch._inductor.exc import CppCompileError
+from torch.fx.experimental import _config as symbolic
+from torch.utils._triton import has_triton
 from transformers import PreTrainedModel
 
 from dialog_trainer.model.packed import ATTENTION
@@ -16,7 +19,8 @@ from dialog_trainer.model.packed import ATTENTION
 FAILURES = (TorchDynamoException, CppCompileError)
 # On the CPU: below, compiled code is not faster (docs/performance.md).
 LEAST_PARAMETERS = 10**7
-# Operations of a training that takes three times as long as compiling needs to pay for itself: 86,000 tokens at 124 M.
+# Operations of a process, 6 for each weight and token: 270,000 tokens at 124 M, about three times what it takes to win
+# back the time of compiling.
 LEAST_OPERATIONS = 2e14
 
 
@@ -25,20 +29,31 @@ def can(model: PreTrainedModel) -> bool:
     return model.config._attn_implementation == ATTENTION and bool(model._no_split_modules)
 
 
-def pays(device: str, parameters: int, tokens: float) -> bool:
+def pays(on: torch.device, parameters: int, tokens: float) -> bool:
     """Whether a training over `tokens` is shorter if it is compiled first: on the CPU measured, on CUDA supposed."""
-    if device == "cuda":
-        return True
-    return device == "cpu" and parameters >= LEAST_PARAMETERS and 6 * parameters * tokens >= LEAST_OPERATIONS
+    if on.type == "cuda":
+        return has_triton(on) and torch.cuda.get_device_capability(on) >= (7, 0)
+    return on.type == "cpu" and parameters >= LEAST_PARAMETERS and 6 * parameters * tokens >= LEAST_OPERATIONS
 
 
 def compile_blocks(model: PreTrainedModel) -> None:
     """In place; each block compiles at its first pass that is not within `uncompiled`, and all share the result."""
+    torch._dynamo.reset()  # a run of a sweep compiles what it would alone
     # In this process: one that torch starts for it, and that is killed, would be waited for without end.
     inductor.compile_threads = 1
+    # A number of tokens that happens to be the width is no other kind of batch; blocks are not cut to DDP's buckets.
+    symbolic.use_duck_shape = False
+    dynamo.optimize_ddp = False
     for block in model.modules():
         if type(block).__name__ in model._no_split_modules:
             block.compile(dynamic=True)
+
+
+def reason(error: Exception) -> str:
+    """The line of what failed that says most: torch puts a compiler's own words last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if "error:" in line.lower() or "no space" in line.lower()]
+    return (told or lines or [type(error).__name__])[-1]
 
 
 def uncompiled() -> AbstractContextManager:

@@ -75,7 +75,10 @@ def packed_states(
     """
     embeddings = model.get_input_embeddings()(ids.unsqueeze(0))
     output = model.base_model(
-        inputs_embeds=embeddings, position_ids=positions.unsqueeze(0), packing=Packing(lengths), use_cache=False
+        inputs_embeds=embeddings,
+        position_ids=positions.unsqueeze(0),
+        packing=Packing.on(ids.device, lengths),
+        use_cache=False,
     )
     return output.last_hidden_state[0]
 
@@ -92,7 +95,7 @@ def packed_logits(
         output = model(
             input_ids=ids.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
-            packing=Packing(lengths),
+            packing=Packing.on(ids.device, lengths),
             logits_to_keep=at,
             use_cache=False,
         )

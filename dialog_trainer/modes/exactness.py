@@ -47,11 +47,14 @@ def differences(saved: dict, today: dict) -> list[str]:
         for name, effect in _EFFECTS.items()
         if before.get(name) != after[name]
     ]
-    pairs = [(key, saved.get(key), today[key]) for key in ("threads", "device", "processes", "PYTHONHASHSEED")]
+    pairs = [(key, saved.get(key), today[key]) for key in ("threads", "device", "processes")]
     pairs += [(name, saved["versions"].get(name), version) for name, version in today["versions"].items()]
+    seeds = saved.get("PYTHONHASHSEED"), today["PYTHONHASHSEED"]
+    if all(seeds) and (seeds[0] != seeds[1] or "random" in seeds):
+        pairs.append(("PYTHONHASHSEED", seeds[0], seeds[1]))
     lines += [
         f"{name} {after} instead of {before}: sums may differ in their last bits"
         for name, before, after in pairs
-        if before != after
+        if before != after or after == "random"
     ]
     return lines

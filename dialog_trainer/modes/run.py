@@ -174,6 +174,7 @@ class Run:
             "mask_final_from_step": self._switch,
             "kept": {"last": self.state.step, "best_metric": best.score_step, "best_loss": best.loss_step},
             "loss_scale": self.parts.scaler.state_dict(),
+            "held_out": self.parts.validation.dialogues.digest,
             **self._surroundings,
         }
         content = checkpoint.tensors(self.parts.model, self.parts.optimizer)

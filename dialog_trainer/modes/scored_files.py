@@ -50,13 +50,14 @@ def set_aside(place: Path, scored: dict) -> Path | None:
     """Moves scores that are there, but of another checkpoint or made in another way, beside; returns where they are."""
     try:
         there = json.loads((place / SCORES).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if isinstance(there, dict) and all(there.get(key) == scored[key] for key in ("checkpoint", "signature", "data")):
         return None
-    number = next(number for number in count(1) if not place.with_name(f"{place.name}-{number}").exists())
-    os.replace(place, place.with_name(f"{place.name}-{number}"))
-    return place.with_name(f"{place.name}-{number}")
+    beside = (place.with_name(f"{place.name}-{number}") for number in count(1))
+    aside = next(folder for folder in beside if not folder.exists())
+    os.replace(place, aside)
+    return aside
 
 
 def read(place: Path) -> tuple[dict, Statistics]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +19,10 @@ from dialog_trainer.data.ahead import ahead
 from dialog_trainer.data.tables import DialogueTable
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.distributed import group
-from dialog_trainer.errors import CheckpointError, ConfigError
+from dialog_trainer.errors import CheckpointError, ConfigError, TrainingError
 from dialog_trainer.job import Job
 from dialog_trainer.masking.outline import outline
+from dialog_trainer.model import compiled
 from dialog_trainer.modes.exactness import differences
 from dialog_trainer.modes.run import Parts, Run
 from dialog_trainer.options import Settings
@@ -37,15 +38,6 @@ from dialog_trainer.training.stop_signal import StopSignal
 
 # What, beside its own group, decides the mask of a step.
 _MASK_OPTIONS = ("train_user_turn_mask_step", "schedule_steps")
-# Options of the data that leave the held-out dialogues as they are.
-_NOT_HELD_OUT = (
-    "data.train_data_path",
-    "data.test_data_path",
-    "data.drop_leaks",
-    "data.truncation",
-    "data.workers",
-    "data.cache_dir",
-)
 # What decides the meaning of the best score.
 _SCORE_OPTIONS = {"mask_schedule.trained_role", *(f"metrics.{name}" for name in ("best", "protocol", "max_dialogues",
                   "max_new_tokens", "decoding", "temperature", "top_p", "beams"))}  # fmt: skip
@@ -99,15 +91,17 @@ def _resume(folder: Path, changed: Changed, console: Console) -> int:
     state = _state_of(saved, weights, next_attempt(folder / "metrics.jsonl"))
     if any(key in _MASK_OPTIONS or key.startswith("mask_schedule.") for key, _, _ in changed.changes):
         state.best.bad_validations = 0  # counted under another mask
-    anew = _best_anew(state.best, state.step, [key for key, _, _ in changed.changes])
     _check_there_is_more(settings, state)
-    for line in [*_resume_lines(folder, weights, changed, state), *anew]:
+    for line in _resume_lines(folder, weights, changed, state):
         say(line)
     device = _begin(settings, say)
     model, vocabulary = experiment.saved_model(weights, settings, device, say)
     with group.once_a_machine():
         training = experiment.dialogues(settings, "train", say)
         validation = experiment.dialogues(settings, "validation", say)
+    other_data = saved["held_out"] != validation.digest
+    for line in _best_anew(state.best, state.step, [key for key, _, _ in changed.changes], other_data):
+        say(line)
     parts = _parts(settings, device, vocabulary, model, training, validation, say)
     checkpoint.load_optimizer(weights, model, parts.optimizer)
     parts.scaler.load_state_dict(saved.get("loss_scale") or parts.scaler.state_dict())
@@ -161,8 +155,8 @@ def _parts(
     settings = computing.with_compile(settings, model, train_split.tokens, device, say)
     loss = computing.spread(settings, model, device)
     optimizer, scaler = experiment.optimizer(settings, model), computing.scaler(settings, device)
-    settings = computing.with_micro_batches(settings, loss, optimizer, train_split.tokens, device, say)
     computing.warm_up(settings, loss, train_split.tokens, device, say)
+    settings = computing.with_micro_batches(settings, loss, optimizer, train_split.tokens, device, say)
     plan = experiment.plan(settings, train_split.tokens, kept.indices, mask, device)
     return Parts(
         settings, device, vocabulary, model, loss, optimizer, scaler,
@@ -202,15 +196,25 @@ def _train(folder: Path, parts: Parts, state: TrainingState, console: Console, s
         closing(Run(folder, parts, state, console, progress, stop)) as run,
         ahead(plan.batches) as batches,
     ):
-        outcome = train(
+        outcome = _through(parts, state, run, batches, stop)
+    split = "validation" if settings["data"].get("test_data_path", "-") is None else "test"
+    for line in end_lines(folder, outcome, state.step, state.best, split):
+        say(line)
+    return int(group.largest(stop.exit_code)) if outcome == "interrupted" else 0
+
+
+def _through(parts: Parts, state: TrainingState, run: Run, batches: Callable, stop: StopSignal) -> str:
+    settings = parts.settings
+    try:
+        return train(
             state,
             parts.loss,
             parts.optimizer,
             parts.scaler,
-            steps=steps,
+            steps=settings["steps"],
             seed=settings["seed"],
             batches=batches,
-            learning_rate=plan.learning_rate,
+            learning_rate=parts.plan.learning_rate,
             max_grad_norm=settings["max_grad_norm"],
             autocast=computing.autocast(settings, parts.device),
             track=run.track,
@@ -222,10 +226,11 @@ def _train(folder: Path, parts: Parts, state: TrainingState, console: Console, s
             patience=settings["patience"],
             stopped=lambda: group.any_process(stop.requested()),
         )
-    split = "validation" if settings["data"].get("test_data_path", "-") is None else "test"
-    for line in end_lines(folder, outcome, state.step, state.best, split):
-        say(line)
-    return int(group.largest(stop.exit_code)) if outcome == "interrupted" else 0
+    except compiled.FAILURES as error:
+        raise TrainingError(
+            f"step {state.step}: torch could not compile: {compiled.reason(error)}; go on from the last checkpoint without "
+            "it: mode=resume load_model_type=last compile=false"
+        ) from None
 
 
 def _own_log(folder: Path) -> TextIO:
@@ -238,7 +243,7 @@ def _own_log(folder: Path) -> TextIO:
 
 def _state_of(saved: dict, weights: Path, attempt: int) -> TrainingState:
     keys = ("step", "validated_step", "tokens_seen", "user_tokens_seen", "assistant_tokens_seen")
-    missing = [key for key in (*keys, "best", "digest") if key not in saved]
+    missing = [key for key in (*keys, "best", "digest", "held_out") if key not in saved]
     if missing:
         raise CheckpointError(
             f"{weights / 'trainer' / 'state.json'} has no {', '.join(missing)}: another version wrote it; to start anew "
@@ -247,10 +252,9 @@ def _state_of(saved: dict, weights: Path, attempt: int) -> TrainingState:
     return TrainingState(**{key: saved[key] for key in keys}, attempt=attempt, best=Best(**saved["best"]))
 
 
-def _best_anew(best: Best, step: int, changed: Sequence[str]) -> list[str]:
+def _best_anew(best: Best, step: int, changed: Sequence[str], other_data: bool) -> list[str]:
     """Forgets a best score or loss that means something else by now, and says so."""
     lines = []
-    other_data = any(key.startswith("data.") and key not in _NOT_HELD_OUT for key in changed)
     if best.score is not None and (other_data or any(key in _SCORE_OPTIONS for key in changed)):
         best.score, best.score_step = None, step
         why = "on other data" if other_data else "by another score"

@@ -46,6 +46,7 @@ class Memory:
 def check_room(weights: int, on: torch.device, processes: int) -> None:
     """Raises `ConfigError` if so many weights, in fp32, do not even fit by themselves."""
     free = _free(on)
+    processes = _sharing(on, processes)
     if free is not None and 4 * weights * processes > free:
         each = f" in each of {processes} processes" if processes > 1 else ""
         raise ConfigError(
@@ -78,7 +79,7 @@ def measured(loss: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Bat
     activations = sum(size for size in kept.values() if size < largest)
     device = next(loss.parameters()).device
     fixed = _present(device) + 4 * held * (1 + _state_of(optimizer)) + largest
-    free = _free(device)
+    free, processes = _free(device), _sharing(device, processes)
     return Memory(
         fixed,
         activations / len(batch.ids),
@@ -109,6 +110,11 @@ def fitting(memory: Memory, asked: int | str, max_len: int, batch_tokens: int) -
 
 def _shown(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+
+
+def _sharing(device: torch.device, processes: int) -> int:
+    """Of the processes of a machine those that share the memory; each has a GPU of its own."""
+    return processes if device.type == "cpu" else 1
 
 
 def _state_of(optimizer: torch.optim.Optimizer) -> int:

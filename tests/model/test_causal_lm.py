@@ -159,12 +159,22 @@ WITHOUT_HUB = "without a hub pass model.pretrained_model=<folder>, or model=gpt2
 BROKEN_FOLDER = "the folder should hold what `save_pretrained` of transformers writes"
 
 
-@pytest.mark.parametrize("files", [{}, {"config.json": "{"}, {"config.json": '{"model_type": "gpt2"}'}])
-def test_a_folder_without_a_model_names_the_folder_and_the_remedy(vocabulary, tmp_path, files):
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"config.json": "{"},
+        {"config.json": '{"model_type": "gpt2"}'},
+        {"config.json": '{"model_type": "t5"}'},
+        {"config.json": '{"model_type": "gpt2", "n_embd": 12, "n_head": 5}'},
+    ],
+)
+@pytest.mark.parametrize("check", [None, lambda weights: None])
+def test_a_folder_without_a_model_names_the_folder_and_the_remedy(vocabulary, tmp_path, files, check):
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(ModelError) as caught:
-        causal_lm.load(str(tmp_path), vocabulary, None)
+        causal_lm.load(str(tmp_path), vocabulary, None, check)
     assert str(tmp_path) in str(caught.value)
     assert BROKEN_FOLDER in str(caught.value)
     assert "\n" not in str(caught.value)

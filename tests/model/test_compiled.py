@@ -22,8 +22,8 @@ CONFIGS = {
 }
 # torch warns when it compiles, and stops half-way where warnings are errors.
 pytestmark = pytest.mark.filterwarnings("default")
-# Several sequences, one, many, and one token.
-BATCHES = ([9, 14, 3], [12], [3] * 11, [7, 8], [1])
+# Several sequences, of as many tokens as the model is wide; one, many, and one token.
+BATCHES = ([9, 14, 9], [12], [3] * 11, [7, 8], [1])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -96,15 +96,20 @@ def test_a_model_without_packed_attention_is_not_compiled():
 
 
 @pytest.mark.parametrize(
-    ("device", "parameters", "tokens", "expected"),
+    ("capability", "device", "parameters", "tokens", "expected"),
     [
-        ("cuda", 1, 1, True),
-        ("cpu", 124_000_000, 10**6, True),
-        ("cpu", 124_000_000, 10**5, False),
-        ("cpu", 700_000, 10**9, False),
-        ("cpu", 10**7, 10**7, True),
-        ("mps", 124_000_000, 10**9, False),
+        ((7, 0), "cuda", 1, 1, True),
+        ((6, 1), "cuda", 1, 1, False),
+        (None, "cpu", 124_000_000, 10**6, True),
+        (None, "cpu", 124_000_000, 10**5, False),
+        (None, "cpu", 700_000, 10**9, False),
+        (None, "cpu", 10**7, 10**7, True),
+        (None, "mps", 124_000_000, 10**9, False),
     ],
 )
-def test_where_it_pays(device, parameters, tokens, expected):
-    assert compiled.pays(device, parameters, tokens) is expected
+def test_where_it_pays(monkeypatch, capability, device, parameters, tokens, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda on: capability)
+    monkeypatch.setattr(compiled, "has_triton", lambda on: True)
+    assert compiled.pays(torch.device(device), parameters, tokens) is expected
+    monkeypatch.setattr(compiled, "has_triton", lambda on: False)
+    assert compiled.pays(torch.device(device), parameters, tokens) is (expected and device == "cpu")

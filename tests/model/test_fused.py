@@ -1,9 +1,13 @@
 """What stands in for a model's activation and dropout is the same function; its noise is what it should be."""
 
+from itertools import pairwise
+
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.activations import NewGELUActivation
 
+from dialog_trainer.model import attention
 from dialog_trainer.model.attention import Packing, packed_attention
 from dialog_trainer.model.fused import BitDropout, TanhGelu, keep_mask, use_fused
 from dialog_trainer.model.packed import padded_attention
@@ -93,3 +97,33 @@ def test_attention_with_dropout_is_softmax_with_the_drawn_shares_left_out(heads,
     gradients = [torch.autograd.grad((one * weights).sum(), (query, key, value)) for one in (found, expected)]
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_on_a_gpu_all_sequences_go_into_one_call(monkeypatch, kv_heads):
+    """Of `varlen_attn`, which needs a GPU, a slow one stands in: it is told where each sequence begins, and to look back."""
+
+    def slow(query, key, value, from_q, from_k, longest_q, longest_k, *, scale, window_size):
+        assert (from_q.dtype, longest_q, longest_k, window_size) == (torch.int32, 8, 8, (-1, 0))
+        assert from_q is from_k
+        parts = []
+        for first, end in pairwise(from_q.tolist()):
+            q, k, v = (tensor[first:end].transpose(0, 1) for tensor in (query, key, value))
+            parts.append(scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(0, 1))
+        return torch.cat(parts)
+
+    monkeypatch.setattr(attention, "varlen_attn", slow)
+    lengths = (5, 1, 8)
+    draw = torch.Generator().manual_seed(0)
+    tensors = [
+        torch.randn(1, sum(lengths), count, 6, generator=draw).transpose(1, 2).bfloat16()
+        for count in (4, kv_heads, kv_heads)
+    ]
+    on_gpu = Packing(lengths, torch.tensor([0, 5, 6, 14], dtype=torch.int32))
+    found, _ = packed_attention(None, *tensors, None, scaling=0.3, packing=on_gpu)
+    expected, _ = packed_attention(None, *tensors, None, scaling=0.3, packing=Packing(lengths))
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=5e-3)
+    single = [tensor.float() for tensor in tensors]  # in fp32 it cannot be had
+    monkeypatch.setattr(attention, "varlen_attn", None)
+    assert packed_attention(None, *single, None, packing=on_gpu)[0].shape == (1, 14, 4, 6)
+    assert Packing.on(torch.device("cpu"), lengths) == Packing(lengths)

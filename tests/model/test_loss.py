@@ -113,7 +113,7 @@ def test_the_weight_of_a_token_is_on_its_own_prediction(model, token):
     batch = pieces([6], 0)[0]
     weights = torch.zeros(6)
     weights[token] = 1.0
-    batch = dataclasses.replace(batch, weights=weights, targets=None)
+    batch = batch.weighted(weights)
     before = batch.ids[:token].unsqueeze(0)
     with torch.no_grad():
         logits = model(
@@ -148,7 +148,7 @@ def test_sums_and_gradients_add_over_any_partition(model, lengths, data):
 
 def test_a_batch_without_weight_gives_a_zero_in_the_graph(model):
     batch = joined(pieces([4, 1, 7], 0))
-    batch = dataclasses.replace(batch, weights=torch.zeros_like(batch.weights), targets=None)
+    batch = batch.weighted(torch.zeros_like(batch.weights))
     found = loss_sum(model, batch)
     assert (found.nats.item(), found.cells.any().item()) == (0.0, False)
     assert (tuple(found.cells.shape), bool(found.cells.any())) == ((2, len(Role), NUM_DEPTHS), False)

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from torch._dynamo.utils import counters
 
+from dialog_trainer.modes import training
 from dialog_trainer.modes.scoring import validated
 from dialog_trainer.reports.progress import RunProgress
 
@@ -94,18 +96,23 @@ def test_stopped_and_resumed_equals_straight(train, resume, steps, stop, options
 
 
 @pytest.mark.filterwarnings("default")  # torch warns when it compiles, and stops half-way where warnings are errors
-def test_a_compiled_run_goes_on_exactly_and_is_that_of_a_plain_one_but_for_rounding(train, resume):
-    options = ("model.dropout=0.2", "batch_size=24", "steps=8")
-    straight, plain = train("straight", "compile=true", *options), train("plain", "compile=false", *options)
-    stopped = train("stopped", "compile=true", *options[:2], "steps=3", "schedule_steps=8")
-    code, out, err = resume(stopped, "steps=8")
-    assert code == 0, err
-    assert "compiling" in out
-    assert digests(stopped) == digests(straight)
-    assert training_rows(stopped) == training_rows(straight)
-    for fast, slow in zip(training_rows(straight), training_rows(plain), strict=True):
-        assert fast["train_loss"] == pytest.approx(slow["train_loss"], rel=1e-5)
-        assert fast["grad_norm"] == pytest.approx(slow["grad_norm"], rel=1e-4)
+def test_a_compiled_run_compiles_before_its_first_step_and_never_again(train, monkeypatch):
+    before = []
+    begun = training.train
+
+    def counted(*arguments, **keys):
+        before.append(counters["stats"]["unique_graphs"])
+        return begun(*arguments, **keys)
+
+    monkeypatch.setattr(training, "train", counted)
+    options = ("model.dropout=0.2", "batch_size=24", "steps=4", "mask_schedule.alignment_every_n_steps=2")
+    plain = train("plain", "compile=false", *options)
+    counters.clear()
+    fast = train("fast", "compile=true", "validate_every_n_steps=2", *options)
+    assert before[-1] == counters["stats"]["unique_graphs"] > 0
+    for one, other in zip(training_rows(fast), training_rows(plain), strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
 
 
 def test_a_schedule_of_the_length_of_the_run_may_be_asked_for(train, resume):

@@ -56,6 +56,7 @@ def test_a_model_that_has_no_room_is_refused_before_it_is_made(monkeypatch, weig
     else:
         with pytest.raises(ConfigError, match=fault):
             memory.check_room(weights, torch.device("cpu"), processes)
+    memory.check_room(250, torch.device("cuda"), 8)  # each has a GPU of its own
     monkeypatch.setattr(memory, "_free", lambda on: None)
     memory.check_room(10**12, torch.device("mps"), processes)
 
