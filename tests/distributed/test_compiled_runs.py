@@ -1,4 +1,4 @@
-"""Compiled runs, each in a process of its own as people start them, and compiled anew by each."""
+"""Compiled runs, each in a process of its own as people start them."""
 
 import hashlib
 
@@ -10,16 +10,17 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def run(tiny_options, tmp_path):
-    """`run(name, *options)`: a run of that name, or what is asked of one, in code that no other run has made."""
+def run(tiny_options, tmp_path, tmp_path_factory):
+    """`run(name, *options, code=...)`: a run of that name, or what is asked of one; a folder of code that no run has
+    used is one of which each compiles anew."""
 
-    def begin(name: str, *options: str) -> str:
+    def begin(name: str, *options: str, code: str = "shared") -> str:
         begins = () if any(option.startswith("mode=") for option in options) else (*tiny_options, f"name={name}")
-        cache = tmp_path / f"code-{len(list(tmp_path.glob('code-*')))}"
+        cache = tmp_path_factory.getbasetemp() / f"code-{code}"
         environ = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "PYTHONHASHSEED": ""}
-        with started(command(*begins, *options), tmp_path, cache.name, **environ) as job:
-            code, output = job.ended(200)
-        assert code == 0, output
+        with started(command(*begins, *options), tmp_path, **environ) as job:
+            exit_code, output = job.ended(200)
+        assert exit_code == 0, output
         return output
 
     return begin
@@ -33,7 +34,8 @@ def test_stopped_and_resumed_equals_straight(run, tmp_path):
     options = ("compile=true", "model.dropout=0.2", "schedule_steps=6")
     assert "compiled in" in run("straight", *options, "steps=6")
     run("stopped", *options, "steps=3")
-    run("stopped", "mode=resume", f"resume_model_dir='{tmp_path}/runs/stopped'", "load_model_type=last", "steps=6")
+    saved = f"resume_model_dir='{tmp_path}/runs/stopped'"
+    run("stopped", "mode=resume", saved, "load_model_type=last", "steps=6", code="own")
     digests = [
         hashlib.sha256((tmp_path / "runs" / name / "weights/last/model.safetensors").read_bytes()).hexdigest()
         for name in ("straight", "stopped")
