@@ -53,7 +53,8 @@ def _begin_alone(job: Job) -> int:
 
 
 def _in_group(member: Member, arguments: list[str]) -> int:
-    """Of the processes that torchrun or Slurm has started the main one composes and tells faults; the others follow it, so that none ends the group before the fault is told."""
+    """Of the processes that torchrun or Slurm has started the main one composes and tells faults; the others follow it,
+    so that none ends the group before the fault is told."""
     board = processes.meet(member)
     if member.rank:
         processes.follow(board, arguments)

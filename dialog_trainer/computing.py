@@ -51,17 +51,18 @@ def device(settings: Settings) -> torch.device:
             there = f"there are {count} CUDA devices" if count else "there is no CUDA device"
             here = f" for {group.local_size()} processes on this machine" if group.local_size() > 1 else ""
             raise ConfigError([f"device={settings['device']}: {there}{here}; use device=auto or device=cpu"])
-        return _with_precision(torch.device("cuda", indices[group.local_rank()]), settings["precision"])
+        on = torch.device("cuda", indices[group.local_rank()])
+        _check_precision(on, settings["precision"])
+        return on
     if wanted == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(["device=mps: this machine has none; use device=auto or device=cpu"])
     return torch.device(wanted)
 
 
-def _with_precision(on: torch.device, precision: str) -> torch.device:
+def _check_precision(on: torch.device, precision: str) -> None:
     if precision == "bf16" and torch.cuda.get_device_capability(on) < (8, 0):
         name = torch.cuda.get_device_name(on)
         raise ConfigError([f"precision=bf16: {name} has no arithmetic for it; use precision=fp16 or precision=fp32"])
-    return on
 
 
 def autocast(settings: Settings, on: torch.device) -> Callable[[], AbstractContextManager]:

@@ -17,10 +17,10 @@ from dialog_trainer.model.packed import ATTENTION
 
 # What compiling may end in, beside faults of our own.
 FAILURES = (TorchDynamoException, CppCompileError)
-# On the CPU: below, compiled code is not faster (docs/performance.md).
+# On the CPU: between 0.7 M, where compiled code was not faster, and 124 M; what lies between was not measured.
 LEAST_PARAMETERS = 10**7
-# Operations of a process, 6 for each weight and token: 270,000 tokens at 124 M, about three times what it takes to win
-# back the time of compiling.
+# Operations of a process, 6 for each weight and token: 270,000 tokens at 124 M, about three times what took back
+# the time of compiling, by medians that lie within each other's spread.
 LEAST_OPERATIONS = 2e14
 
 
