@@ -96,8 +96,9 @@ def test_children_end_with_their_parent(tiny_options, tmp_path, dialog_trainer, 
             job.row(run / "metrics.jsonl", 5)
         job.process.kill()
         assert job.left(20) == set()
-        assert "Traceback" not in job.output()
-    if not early:
+        output = job.output()
+    if not early:  # earlier, multiprocessing's own start of a child may find nobody to read from, and says so
+        assert "Traceback" not in output
         assert goes_on(run, dialog_trainer)
 
 
