@@ -83,7 +83,10 @@ def spread(settings: Settings, of: PreTrainedModel, on: torch.device) -> Loss:
 
 
 def with_compile(settings: Settings, of: PreTrainedModel, training: TokenTable, on: torch.device, say: Say) -> Settings:
-    """The settings with true or false for `compile`; with true the blocks of the model compile at their first pass."""
+    """The settings with true, false, or auto for `compile`: auto where it pays, and may yet fail.
+
+    But with false, the blocks of the model compile at their first pass.
+    """
     wanted = settings["compile"]
     lack = next(filter(None, group.gathered(compiler.lacking())), None)  # all compile, or none
     if wanted == "auto":
@@ -92,7 +95,7 @@ def with_compile(settings: Settings, of: PreTrainedModel, training: TokenTable, 
         wanted = wanted and compiled.can(of) and not settings["activation_checkpointing"]
         if wanted and lack:
             say(f"note: not compiled, which would be faster: {lack}")
-        wanted = wanted and not lack
+        wanted = "auto" if wanted and not lack else False
     elif wanted and lack:
         raise ConfigError([f"compile=true: {lack}, or use compile=false"])
     if wanted and not compiled.can(of):
@@ -102,10 +105,15 @@ def with_compile(settings: Settings, of: PreTrainedModel, training: TokenTable, 
     return settings | {"compile": wanted}
 
 
-def warm_up(settings: Settings, loss: torch.nn.Module, training: TokenTable, on: torch.device, say: Say) -> None:
-    """Compiles, where that is wanted, on a small batch; changes nothing else."""
+def warmed_up(
+    settings: Settings, loss: torch.nn.Module, of: PreTrainedModel, training: TokenTable, on: torch.device, say: Say
+) -> Settings:
+    """Compiles, where that is wanted, on a small batch; returns the settings with true or false for `compile`.
+
+    With auto, a model that torch could not compile stays as it is; of several processes each would have to know.
+    """
     if not settings["compile"]:
-        return
+        return settings
     say("compiling (up to a minute at the first time, seconds with what is kept of it)")
     start = time.perf_counter()
     loss.train()
@@ -115,9 +123,18 @@ def warm_up(settings: Settings, loss: torch.nn.Module, training: TokenTable, on:
                 nats, _ = loss(_sample(training, on))
             nats.backward()
     except compiled.FAILURES as error:
-        raise ConfigError([f"compile=true: torch could not: {compiled.reason(error)}; use compile=false"]) from None
+        if settings["compile"] != "auto" or group.size() > 1:
+            raise ConfigError(
+                [f"compile={settings['compile']}: torch could not: {compiled.reason(error)}; use compile=false"]
+            ) from None
+        compiled.leave_blocks(of)
+        say(f"note: not compiled, which would be faster: torch could not: {compiled.reason(error)}")
+        done = False
+    else:
+        say(f"  compiled in {time.perf_counter() - start:.0f} s")
+        done = True
     loss.zero_grad(set_to_none=True)
-    say(f"  compiled in {time.perf_counter() - start:.0f} s")
+    return settings | {"compile": done}
 
 
 def with_micro_batches(

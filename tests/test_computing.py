@@ -8,7 +8,9 @@ import torch
 from torch._inductor.exc import CppCompileError
 
 from dialog_trainer import __main__, compiler, composition, computing
+from dialog_trainer.data.batches import silent
 from dialog_trainer.errors import ConfigError
+from dialog_trainer.model import compiled
 from dialog_trainer.model.loss import Loss
 
 
@@ -124,7 +126,7 @@ def test_compile_is_true_or_false_from_here_on(
     lines = []
     on = torch.device("cpu")
     found = computing.with_compile(settings | {"compile": asked} | changes, tiny_model, Tokens, on, lines.append)
-    assert found["compile"] is compiles
+    assert found["compile"] == (asked if compiles else False)
     assert blocks == ([("GPT2Block", True)] if compiles else [])
     assert lines == said
 
@@ -148,16 +150,54 @@ def test_a_model_that_cannot_be_compiled_is_named(settings, tiny_model, blocks):
     assert blocks == []
 
 
-def test_a_compiler_that_fails_is_named(settings, tiny_model, monkeypatch):
-    def broken(self, batch):
-        raise CppCompileError(["g++", "kernel.cpp"], "kernel.cpp: No space left on device")
+@pytest.fixture
+def broken_compiler(tiny_model, monkeypatch):
+    """A compiler that fails at the first pass of a compiled block; the passes are noted."""
+    passes = []
+    monkeypatch.setattr(computing, "_sample", lambda training, on: silent(on))
 
-    monkeypatch.setattr(Loss, "forward", broken)
-    monkeypatch.setattr(computing, "_sample", lambda training, on: None)
+    def failing(self, dynamic):
+        def called(*arguments, **named):
+            passes.append(type(self).__name__)
+            raise CppCompileError(["g++", "kernel.cpp"], "kernel.cpp: No space left on device")
+
+        self._compiled_call_impl = called
+
+    monkeypatch.setattr(torch.nn.Module, "compile", failing)
+    return passes
+
+
+def warmed_up(settings, model, lines):
+    """With `compile` as asked, whether or not it would pay."""
+    compiled.compile_blocks(model)
+    return computing.warmed_up(settings, Loss(model), model, None, torch.device("cpu"), lines.append)
+
+
+FAILURE = "torch could not: kernel.cpp: No space left on device"
+
+
+def test_a_compiler_that_fails_is_named(settings, tiny_model, broken_compiler):
     with pytest.raises(ConfigError) as caught:
-        computing.warm_up(settings | {"compile": True}, Loss(tiny_model), None, torch.device("cpu"), lambda line: None)
-    (fault,) = caught.value.faults
-    assert fault == "compile=true: torch could not: kernel.cpp: No space left on device; use compile=false"
+        warmed_up(settings | {"compile": True}, tiny_model, [])
+    assert caught.value.faults == [f"compile=True: {FAILURE}; use compile=false"]
+    assert broken_compiler == ["GPT2Block"]
+
+
+def test_auto_goes_on_without_a_compiler_that_fails(settings, tiny_model, broken_compiler):
+    lines = []
+    found = warmed_up(settings | {"compile": "auto"}, tiny_model, lines)
+    assert found == settings | {"compile": False}
+    assert lines[1:] == [f"note: not compiled, which would be faster: {FAILURE}"]
+    assert broken_compiler == ["GPT2Block"]
+    Loss(tiny_model)(silent(torch.device("cpu")))
+    assert broken_compiler == ["GPT2Block"]
+    assert all(parameter.grad is None for parameter in tiny_model.parameters())
+
+
+def test_auto_of_several_processes_ends_with_a_compiler_that_fails(settings, tiny_model, broken_compiler, monkeypatch):
+    monkeypatch.setattr(computing.group, "size", lambda: 2)
+    with pytest.raises(ConfigError, match=f"compile=auto: {FAILURE}; use compile=false"):
+        warmed_up(settings | {"compile": "auto"}, tiny_model, [])
 
 
 @pytest.mark.parametrize("there", [None, "no g++"])

@@ -44,9 +44,18 @@ def compile_blocks(model: PreTrainedModel) -> None:
     # A number of tokens that happens to be the width is no other kind of batch; blocks are not cut to DDP's buckets.
     symbolic.use_duck_shape = False
     dynamo.optimize_ddp = False
-    for block in model.modules():
-        if type(block).__name__ in model._no_split_modules:
-            block.compile(dynamic=True)
+    for block in _blocks(model):
+        block.compile(dynamic=True)
+
+
+def leave_blocks(model: PreTrainedModel) -> None:
+    """Undoes `compile_blocks`."""
+    for block in _blocks(model):
+        block._compiled_call_impl = None
+
+
+def _blocks(model: PreTrainedModel) -> list[torch.nn.Module]:
+    return [block for block in model.modules() if type(block).__name__ in model._no_split_modules]
 
 
 def reason(error: Exception) -> str:

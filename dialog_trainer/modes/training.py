@@ -155,7 +155,7 @@ def _parts(
     settings = computing.with_compile(settings, model, train_split.tokens, device, say)
     loss = computing.spread(settings, model, device)
     optimizer, scaler = experiment.optimizer(settings, model), computing.scaler(settings, device)
-    computing.warm_up(settings, loss, train_split.tokens, device, say)
+    settings = computing.warmed_up(settings, loss, model, train_split.tokens, device, say)
     settings = computing.with_micro_batches(settings, loss, optimizer, train_split.tokens, device, say)
     plan = experiment.plan(settings, train_split.tokens, kept.indices, mask, device)
     return Parts(
