@@ -28,6 +28,7 @@ from dialog_trainer.reports.figures import draw_curves
 from dialog_trainer.reports.lines import losses_text, reply_row, sample_lines, score_line, speaker
 from dialog_trainer.reports.mask_figures import draw_alignment, draw_loss_by_role, draw_loss_by_turn
 from dialog_trainer.reports.progress import RunProgress
+from dialog_trainer.reports.redrawn import Redrawn
 from dialog_trainer.tracking import MetricLog, RowLog
 from dialog_trainer.training import checkpoint
 from dialog_trainer.training.loop import StepReport, TrainingState
@@ -75,6 +76,7 @@ class Run:
         self._switch = parts.outline.final_from_step
         self._surroundings = parts.surroundings()
         self._probe: list[Batch] | None = None
+        self._curves, self._alignment = Redrawn(self._draw_curves), Redrawn(self._draw_alignment)
         if group.is_main():
             self._metrics = MetricLog(folder / "metrics.jsonl", state.attempt)
             self._replies = RowLog(folder / "replies.jsonl")
@@ -114,8 +116,7 @@ class Run:
         with uncompiled(), computing.autocast(self._settings, self.parts.device)():
             values = alignment(self.parts.model, self._probe)
         self._row("probe", step, values)
-        folder = self.folder / "vis_outputs"
-        draw_alignment(folder / "alignment.png", self.folder / "metrics.jsonl", switch=self._switch)
+        self._alignment.renew()
 
     def validation_due(self, step: int) -> bool:
         every = self._settings["validate_every_n_steps"] or self._plan.steps_per_epoch
@@ -152,9 +153,18 @@ class Run:
         for line in (f"  {losses_text(result.losses)}", *sample_lines(samples)):
             self._say(line)
         if group.is_main():
-            self._draw()
+            self._curves.renew()
 
-    def _draw(self) -> None:
+    def finish_figures(self) -> None:
+        """Draws what the last steps have added."""
+        self._curves.finish()
+        self._alignment.finish()
+
+    def _draw_alignment(self) -> None:
+        path, rows = self.folder / "vis_outputs" / "alignment.png", self.folder / "metrics.jsonl"
+        draw_alignment(path, rows, switch=self._switch)
+
+    def _draw_curves(self) -> None:
         folder, rows, metrics = self.folder / "vis_outputs", self.folder / "metrics.jsonl", self._settings["metrics"]
         draw_curves(folder, rows, common=metrics["common"], names=metrics["names"], switch=self._switch)
         draw_loss_by_role(folder / "loss_by_role.png", rows, role_weights=self._plan.role_weights, switch=self._switch)

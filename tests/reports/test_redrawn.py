@@ -1,0 +1,21 @@
+"""Pictures are renewed now and then, and at the end."""
+
+import time
+
+from dialog_trainer.reports.redrawn import REDRAW_SECONDS, Redrawn
+
+
+def test_a_picture_is_renewed_at_most_once_in_a_while_and_at_the_end(monkeypatch):
+    now, drawn = [1000.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    picture = Redrawn(lambda: drawn.append(now[0]))
+    picture.finish()
+    assert drawn == []  # there is nothing to show
+    for seconds in (0, 1, REDRAW_SECONDS - 2, 1, 1):
+        now[0] += seconds
+        picture.renew()
+    assert drawn == [1000, 1000 + REDRAW_SECONDS]
+    picture.finish()
+    assert drawn[2:] == [now[0]]
+    picture.finish()
+    assert len(drawn) == 3
