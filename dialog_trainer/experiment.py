@@ -161,7 +161,7 @@ def checked_mask(
     kinds = tuple(weights for _, weights in whole.kinds)
     tokens = split.tokens
     return contract.checked(
-        tokens.chunks(50_000),
+        tokens.chunks(),
         np.append(tokens.dialogues[1:] != tokens.dialogues[:-1], True),
         of,
         (*points, *kinds),

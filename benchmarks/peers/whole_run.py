@@ -23,7 +23,7 @@ from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.evaluation.replies import contexts_of, drawn
 from dialog_trainer.records import Role
 
-BATCHES, PASSES, DIALOGUES, NEW = 50, 4, 48, 40
+BATCHES, PASSES, DIALOGUES, NEW = 50, 4, 100, 40
 
 
 def measure_whole_run(folder: Path, job: dict[str, Any], arguments: argparse.Namespace) -> list[dict[str, Any]]:

@@ -37,6 +37,8 @@ FORMAT = 4
 MIN_DIALOGUES_PER_WORKER = 5_000
 # A vocabulary is learned from so many dialogues at most: the learner holds every distinct word in memory.
 MAX_LEARNED_FROM = 100_000
+# So many sequences at a time: a pass over all of them takes no more memory than a step of the training.
+CHUNK = 5_000
 
 _DIALOGUE_FEATURES = datasets.Features(
     {"id": datasets.Value("string"), "roles": datasets.List(datasets.Value("int8")),
@@ -93,7 +95,7 @@ class TokenTable:
         """`ids` `(N,)` of the sequences at `indices`, one after the other, and their runs."""
         return _columns(self.rows[list(map(int, indices))])
 
-    def chunks(self, size: int) -> Iterator[tuple[int, np.ndarray, Runs]]:
+    def chunks(self, size: int = CHUNK) -> Iterator[tuple[int, np.ndarray, Runs]]:
         """All sequences in order, `size` at a time: the index of the first, then as `columns` gives them."""
         for first in range(0, len(self), size):
             yield first, *_columns(self.rows[first : first + size])

@@ -138,7 +138,7 @@ def _loss_sums(
     sums = np.zeros((len(losses.by_dialogue), 4))
     sums[:, :2] = losses.of((role, Role.END))
     if count:  # of the text that the tokens say: truncation may have taken some of a turn
-        for _, ids, runs in tokens.chunks(1_000):
+        for _, ids, runs in tokens.chunks():
             ends = np.cumsum(runs.lengths)
             dialogues = np.repeat(runs.dialogues, runs.counts)
             for run in np.flatnonzero((runs.roles == role) & (runs.lengths > 0)):

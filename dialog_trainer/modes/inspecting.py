@@ -51,7 +51,7 @@ def run(settings: Settings, console: Console) -> int:
     progress = _progress(settings, whole)
     is_kept = np.zeros(len(split.tokens), dtype=bool)
     is_kept[kept.indices] = True
-    found = survey(split.tokens.chunks(50_000), mask, tuple(map(mask.at, progress)), is_kept, len(dialogues))
+    found = survey(split.tokens.chunks(), mask, tuple(map(mask.at, progress)), is_kept, len(dialogues))
     chosen = _chosen(split, found, settings["inspect_dialogues"])
     longest = set(_longest(found).tolist())
     sequences = _sequences(split, words, mask, whole, progress, chosen, longest, is_kept)
