@@ -20,24 +20,7 @@ import torch
 import transformers
 from processes import measured, model_of, rate, settings_of
 
-# Dense operations a second in bf16 or fp16, and in fp32 without TF32, of the largest GPU of a name (data sheets).
-PEAKS = {
-    "T4": (65e12, 8.1e12),
-    "V100": (125e12, 15.7e12),
-    "A100": (312e12, 19.5e12),
-    "L4": (121e12, 30.3e12),
-    "H100": (989e12, 67e12),
-    "H200": (989e12, 67e12),
-    "RTX 3090": (71e12, 35.6e12),
-    "RTX 4090": (165e12, 82.6e12),
-}
-
-
-def peak(device: str, precision: str) -> float | None:
-    """None for a GPU that is not in the table."""
-    words = f" {device.replace('-', ' ')} "
-    found = [both for name, both in PEAKS.items() if f" {name} " in words]
-    return found[0][precision == "fp32"] if found else None
+from dialog_trainer.training.utilization import mfu, peak_of
 
 
 def main() -> None:
@@ -66,9 +49,9 @@ def main() -> None:
                 losses = [rows[0][1] for rows in found["steps"]]
                 expected = expected or losses
                 apart = max(abs(one - other) for one, other in zip(losses, expected, strict=True))
-                best = peak(device, precision)
-                mfu = f"{6 * found['parameters'] * rate(found) / (best * size):.1%}" if best else "?"
-                print(f"| {precision} | {size} | {apart:.2g} | {rate(found):,.0f} | {mfu} |", flush=True)
+                best = peak_of(device, precision)
+                share = f"{mfu(found['parameters'], rate(found), best * size):.1%}" if best else "?"
+                print(f"| {precision} | {size} | {apart:.2g} | {rate(found):,.0f} | {share} |", flush=True)
 
 
 def _nccl() -> str:

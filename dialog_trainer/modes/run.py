@@ -33,6 +33,7 @@ from dialog_trainer.tracking import MetricLog, RowLog
 from dialog_trainer.training import checkpoint
 from dialog_trainer.training.loop import StepReport, TrainingState
 from dialog_trainer.training.stop_signal import StopSignal
+from dialog_trainer.training.utilization import mfu, peak
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,8 @@ class Run:
         self._say, self._progress, self._stop = speaker(console), progress, stop
         self._switch = parts.outline.final_from_step
         self._surroundings = parts.surroundings()
+        self._parameters = sum(parameter.numel() for parameter in parts.model.parameters())
+        self._peak = group.size() * (peak(parts.device, self._settings["precision"]) or 0)
         self._probe: list[Batch] | None = None
         self._curves, self._alignment = Redrawn(self._draw_curves), Redrawn(self._draw_alignment)
         if group.is_main():
@@ -86,6 +89,7 @@ class Run:
         if report.step % self._settings["log_every_n_steps"]:
             return
         weights = self._plan.role_weights(report.step)
+        speed = report.tokens / (report.seconds + report.data_seconds)
         seen = {name: getattr(self.state, name) for name in ("assistant_tokens_seen", "user_tokens_seen")}
         parts = by_role(report.cells) | by_turn(report.cells)
         self._row(
@@ -95,7 +99,8 @@ class Run:
                 "train_loss": report.loss,
                 "lr": report.lr,
                 "grad_norm": report.grad_norm,
-                "tokens_per_second": round(report.tokens / (report.seconds + report.data_seconds), 1),
+                "tokens_per_second": round(speed, 1),
+                **({"mfu": round(mfu(self._parameters, speed, self._peak), 4)} if self._peak else {}),
                 "data_seconds": round(report.data_seconds, 6),
                 "trained_token_share": round(report.trained_tokens() / report.tokens, 6),
                 "user_weight": weights.user,

@@ -70,6 +70,15 @@ def test_exact_files_of_a_run(dialog_trainer, tiny_options, tmp_path, options, f
     assert links == dict.fromkeys(("last", "best_metric", "best_loss"), "step-00000004")
 
 
+def test_rows_of_a_known_gpu_say_how_much_of_it_is_used(train, monkeypatch):
+    monkeypatch.setattr("dialog_trainer.modes.run.peak", lambda on, precision: 1e9)
+    out, run = train("steps=2")
+    (parameters,) = re.findall(r"([\d,]+) parameters on", out)
+    operations = 6 * int(parameters.replace(",", ""))
+    for row in rows(run, "train"):
+        assert row["mfu"] == pytest.approx(operations * row["tokens_per_second"] / 1e9, abs=1e-4)
+
+
 def test_saved_settings_are_whole_and_resolved(train, jsonl_folder):
     _, run = train("steps=4")
     saved = yaml.safe_load((run / "args.yaml").read_text())
