@@ -99,10 +99,23 @@ def _start(flags: argparse.Namespace, begin: Begin) -> int:
         raise ConfigError(["-m: sweeps train; mode=inspect shows one mask at a time"])
     overrides = composition.for_hydra(flags.overrides)
     leading = ["--config-dir", flags.config_dir] if flags.config_dir else []
-    if flags.multirun:
-        leading.append("--multirun")
-        overrides.append(f"hydra.sweep.dir={composition.text_of(run_folder.claim(SWEEPS, jobs[0]['name']))}")
-    return _through_hydra([*leading, *overrides], begin)
+    if not flags.multirun:
+        return _through_hydra([*leading, *overrides], begin)
+    folder = run_folder.claim(SWEEPS, jobs[0]["name"])
+    print(f"{len(jobs)} jobs, in {folder}/<job> (project is not used)", flush=True)
+    place = f"hydra.sweep.dir={composition.text_of(folder)}"
+    code = _through_hydra([*leading, "--multirun", *overrides, place], begin)
+    _tell_jobs(folder)
+    return code
+
+
+def _tell_jobs(folder: Path) -> None:
+    from rich.console import Console
+
+    from dialog_trainer.reports.mask_text import print_tables
+    from dialog_trainer.reports.sweep_table import sweep_table
+
+    print_tables(Console(file=sys.stdout), [sweep_table(folder)])
 
 
 def _show(arguments: list[str]) -> int:

@@ -70,6 +70,11 @@ def changed(overrides: list[str], config_dir: str | None) -> Changed:
         for override in typed
         if composition.is_hydra(override)
     ]
+    found += [
+        f"{override.input_line}: the run stays in its folder; leave it out"
+        for override in typed
+        if override.key_or_group in ("project", "name")
+    ]
     typed = [override for override in typed if not composition.is_hydra(override)]
     folder = next((o.value() for o in reversed(typed) if o.key_or_group == "resume_model_dir"), None)
     if folder is None:

@@ -126,6 +126,14 @@ def test_a_sweep(dialog_trainer, tiny_options, tmp_path, monkeypatch):
     jobs = [json.loads(line) for line in (sweep / "jobs.jsonl").read_text().splitlines()]
     assert [(row["job"], row["exit_code"]) for row in jobs] == [(0, 0), (1, 0)]
     assert not (tmp_path / "runs").exists()
+    assert out.startswith("2 jobs, in multirun/run/<job>")
+    title, head, *table = out.splitlines()[-5:-1]
+    assert title == "Jobs in multirun/run"
+    assert head.split("  ")[0] == "options"
+    assert [row.split()[:3] for row in table] == [
+        ["train_user_turn_mask_step=0", "0", "done"],
+        ["train_user_turn_mask_step=1", "1", "done"],
+    ]
 
 
 @pytest.mark.slow
