@@ -148,7 +148,7 @@ def measure_memory(folder: Path, few: int, many: int) -> None:
 
 
 def _peak_memory(folder: Path, train: Path, held_out: Path) -> tuple[float, float]:
-    """Peaks in MiB of resident and of anonymous memory, over the process and those that it starts."""
+    """Peaks in MiB of resident and of anonymous memory of the process."""
     overrides = (
         "model=gpt2_tiny", "data=jsonl", f"data.train_data_path={train}", f"data.validation_data_path={held_out}",
         f"data.cache_dir={folder / 'memory'}", f"project={folder / 'runs'}", "steps=200", "metrics.max_dialogues=10",

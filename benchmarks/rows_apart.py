@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dialog_trainer.tracking import newest
 
-LEFT_OUT = {"attempt", "time_seconds", "tokens_per_second", "step", "epoch"}
+LEFT_OUT = {"attempt", "time_seconds", "tokens_per_second", "data_seconds", "mfu", "step", "epoch"}
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from peers import machine
+from peers.break_even import ready_seconds, told
 from peers.contender import Contender, Unavailable
 
 # Name: the module in peers/, and what its job says beside what is the same for all.
@@ -68,6 +69,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
             from peers.data_cost import measure_cost_of_data
 
             out["cost_of_data"] = measure_cost_of_data(Path(name), job_of(arguments, 128, 0.1), arguments)
+            save(out, arguments.out)
         if arguments.whole_run:
             from peers.whole_run import measure_whole_run
 
@@ -270,33 +272,20 @@ def rows_of(times: dict[str, dict[str, Any]], pairs: dict[str, list[float]], tok
         if floor:
             row["share_of_floor"] = statistics.median(floor["seconds"]) / statistics.median(one["seconds"])
         rows.append(row)
-    _add_break_even(rows, tokens)
     return rows
 
 
-def _add_break_even(rows: list[dict[str, Any]], tokens: int) -> None:
-    """After how many tokens compiling has paid for itself: what it costs at the start against what it saves of each."""
-    by_name = {row["name"]: row for row in rows}
-    plain, compiled = by_name.get("ours-not-compiled"), by_name.get("ours")
-    if not (plain and compiled):
-        return
-    saved = 1 / plain["tokens_per_second"] - 1 / compiled["tokens_per_second"]
-    cost = compiled["warm_up_seconds"] - tokens / compiled["tokens_per_second"]
-    compiled["break_even_tokens"] = max(0.0, cost / saved) if saved > 0 else None
-
-
 def show(rows: list[dict[str, Any]], missing: dict[str, str]) -> None:
-    print(f"  {'':<28}{'tokens/s (lowest to highest)':<36}{'ours/it':>8}{'of floor':>9}{'peak GB':>9}{'warm-up s':>10}")
+    print(f"  {'':<28}{'tokens/s (lowest to highest)':<36}{'ours/it':>8}{'of floor':>9}{'peak GB':>9}{'ready s':>9}")
     for row in rows:
         rate = f"{row['tokens_per_second']:,.0f} ({row['lowest']:,.0f} to {row['highest']:,.0f})"
         floor = f"{row['share_of_floor']:.2f}" if row["share_of_floor"] else "-"
         print(
             f"  {row['name']:<28}{rate:<36}{row['ours_is_faster']:>7.2f}x{floor:>9}{row['peak_bytes'] / 1e9:>9.2f}"
-            f"{row['warm_up_seconds']:>10.1f}"
+            f"{ready_seconds(row):>9.1f}"
         )
-        if "break_even_tokens" in row:
-            after = row["break_even_tokens"]
-            print(f"    compiling pays {'never here' if after is None else f'after {after:,.0f} tokens'}")
+    if told(rows):
+        print(f"  {told(rows)}")
     for name, reason in missing.items():
         print(f"  {name}: not run: {reason}")
     sys.stdout.flush()

@@ -104,12 +104,15 @@ def _start(flags: argparse.Namespace, begin: Begin) -> int:
     folder = run_folder.claim(SWEEPS, jobs[0]["name"])
     print(f"{len(jobs)} jobs, in {folder}/<job> (project is not used)", flush=True)
     place = f"hydra.sweep.dir={composition.text_of(folder)}"
-    code = _through_hydra([*leading, "--multirun", *overrides, place], begin)
-    _tell_jobs(folder)
-    return code
+    try:
+        return _through_hydra([*leading, "--multirun", *overrides, place], begin)
+    finally:
+        _tell_jobs(folder)
 
 
 def _tell_jobs(folder: Path) -> None:
+    if not (folder / "jobs.jsonl").exists():  # it ended before any job did
+        return
     from rich.console import Console
 
     from dialog_trainer.reports.mask_text import print_tables
@@ -171,10 +174,13 @@ def _job(config: DictConfig, begin: Begin) -> int:
     # Hydra has made the job's folder. A fault ends this job only; a signal ends the sweep.
     folder = Path(context.runtime.output_dir)
     print(f"== job {context.job.num}: {' '.join(overrides)}", flush=True)
-    code = _guarded(lambda: begin(Job(settings, parent=str(folder), hydra_files=hydra_files)))
-    row = {"job": context.job.num, "overrides": overrides, "exit_code": code}
-    with (folder.parent / "jobs.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    code = 1
+    try:
+        code = _guarded(lambda: begin(Job(settings, parent=str(folder), hydra_files=hydra_files)))
+    finally:
+        row = {"job": context.job.num, "overrides": overrides, "exit_code": code}
+        with (folder.parent / "jobs.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
     if code in (75, 130):
         raise SystemExit(code)
     return int(code != 0)

@@ -21,6 +21,7 @@ from dialog_trainer.evaluation.held_out import every_turn
 from dialog_trainer.experiment import Say
 from dialog_trainer.model import compiled
 from dialog_trainer.model.loss import Loss
+from dialog_trainer.modes.memory import give_freed_memory_back
 from dialog_trainer.options import Settings
 from dialog_trainer.records import Batch
 from dialog_trainer.training.memory import fitting, measured
@@ -125,7 +126,9 @@ def warmed_up(
     except compiled.FAILURES as error:
         if settings["compile"] != "auto" or group.size() > 1:
             raise ConfigError(
-                [f"compile={settings['compile']}: torch could not: {compiled.reason(error)}; use compile=false"]
+                [
+                    f"compile={str(settings['compile']).lower()}: torch could not: {compiled.reason(error)}; use compile=false"
+                ]
             ) from None
         compiled.leave_blocks(of)
         say(f"note: not compiled, which would be faster: torch could not: {compiled.reason(error)}")
@@ -146,6 +149,7 @@ def with_micro_batches(
     say: Say,
 ) -> Settings:
     """The settings with a number for `micro_batch_tokens` of which a step fits; says what it will take."""
+    give_freed_memory_back()  # it would be counted twice: as held, and as what the step will ask for
     with compiled.uncompiled():
         memory = measured(loss, of, _sample(training, on), group.local_size())
     batch_tokens = int(training.lengths.mean() * settings["batch_size"] / group.size()) + settings["model"]["max_len"]

@@ -159,6 +159,21 @@ def test_a_job_that_fails_ends_alone_and_the_next_sweep_takes_a_free_name(
 
 
 @pytest.mark.slow
+def test_a_sweep_that_is_stopped_has_a_row_for_the_job_and_ends_with_the_table(
+    dialog_trainer, tiny_options, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    codes = iter([0, 130])
+    monkeypatch.setattr("dialog_trainer.processes.begin", lambda job, board, arguments: next(codes))
+    with pytest.raises(SystemExit) as ended:
+        dialog_trainer(*tiny_options, "-m", "seed=0,1,2")
+    assert ended.value.code == 130
+    jobs = [json.loads(line) for line in (tmp_path / "multirun/run/jobs.jsonl").read_text().splitlines()]
+    assert [(row["job"], row["exit_code"]) for row in jobs] == [(0, 0), (1, 130)]
+    assert "Jobs in multirun/run" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code"), [(["--help"], 0), (["--cfg", "job"], 0), (["batch_size=0"], 2), (["--version"], 0)]
 )

@@ -118,7 +118,7 @@ class Tokens:
         ("auto", {"activation_checkpointing": True}, True, "no g++", False, []),
     ],
 )  # fmt: skip
-def test_compile_is_true_or_false_from_here_on(
+def test_what_compile_asks_for_is_decided(
     settings, tiny_model, blocks, monkeypatch, asked, changes, pays, lack, compiles, said
 ):
     monkeypatch.setattr(computing.compiled, "pays", lambda device, parameters, tokens: pays)
@@ -179,7 +179,7 @@ FAILURE = "torch could not: kernel.cpp: No space left on device"
 def test_a_compiler_that_fails_is_named(settings, tiny_model, broken_compiler):
     with pytest.raises(ConfigError) as caught:
         warmed_up(settings | {"compile": True}, tiny_model, [])
-    assert caught.value.faults == [f"compile=True: {FAILURE}; use compile=false"]
+    assert caught.value.faults == [f"compile=true: {FAILURE}; use compile=false"]
     assert broken_compiler == ["GPT2Block"]
 
 

@@ -26,7 +26,8 @@ class Replies(TrainerCallback):
         model.eval()
         self.tokenizer.padding_side = "left"
         texts: list[str] = []
-        size = self.job["batch_size"]
+        longest = max(len(context["ids"]) for context in self.contexts)
+        size = max(1, self.job["reply_tokens"] // (longest + self.job["new_tokens"]))  # as many as ours has at most
         for first in range(0, len(self.contexts), size):
             rows = [context["ids"] for context in self.contexts[first : first + size]]
             batch = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(model.device)

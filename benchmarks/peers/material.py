@@ -35,6 +35,7 @@ from dialog_trainer.model import causal_lm
 IGNORED = -100
 SORTED_AT_A_TIME = 50  # batches; transformers.trainer_pt_utils.get_length_grouped_indices
 SEED = 0
+HELD_OUT = 100  # dialogues
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,8 @@ def write(folder: Path, size: Size, *, steps: int, batch_size: int, max_len: int
     table = open_dialogues(found, "train", folder / "cache", say=_silent)
     vocabulary = _write_model(folder / "model", size, table, max_len)
     order = random.Random(SEED).sample(range(len(table)), min(len(table), 2 * SORTED_AT_A_TIME * batch_size))
-    held_out = [table[index] for index in order[-64:]]
-    drawn = [table[index] for index in order[:-64]]
+    held_out = [table[index] for index in order[-HELD_OUT:]]
+    drawn = [table[index] for index in order[:-HELD_OUT]]
     ids, labels = _tokens(folder, "sample", drawn, vocabulary, max_len)
     trainable = [index for index in range(len(ids)) if any(label != IGNORED for label in labels[index])]
     wanted = min(SORTED_AT_A_TIME, len(trainable) // batch_size)

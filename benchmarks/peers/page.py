@@ -12,6 +12,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from peers import machine
+from peers.break_even import ready_seconds, told
 from peers.contender import BENCHMARKS
 from peers.prediction import prediction
 
@@ -77,7 +78,7 @@ def _table_of(one: dict[str, Any]) -> list[str]:
         f"{one['steps']} steps and {one['tokens']:,} tokens a round, "
         f"{one['trained'] / one['tokens']:.0%} of them trained)", "",
         "| | real tokens/s: median (lowest to highest) | ours is faster | share of the floor | peak memory GB | "
-        "ours takes of it | warm-up s |", "|---|---|---|---|---|---|---|",
+        "ours takes of it | ready after s |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for row in one["contenders"]:
         share = f"{row['share_of_floor']:.2f}" if row["share_of_floor"] else "-"
@@ -85,17 +86,16 @@ def _table_of(one: dict[str, Any]) -> list[str]:
             f"| {_title(row['name'])} | {row['tokens_per_second']:,.0f} "
             f"({row['lowest']:,.0f} to {row['highest']:,.0f}) | "
             f"{row['ours_is_faster']:.2f}x | {share} | {row['peak_bytes'] / 1e9:.2f} | "
-            f"{row['ours_takes_memory']:.2f}x | {row['warm_up_seconds']:.1f} |"
+            f"{row['ours_takes_memory']:.2f}x | {ready_seconds(row):.0f} |"
         )
     return [*lines, "", *_remarks(one)]
 
 
 def _remarks(one: dict[str, Any]) -> list[str]:
     lines = [f"- {_title(name)} was not run: {reason}" for name, reason in one["missing"].items()]
-    for row in one["contenders"]:
-        if "break_even_tokens" in row:
-            after = row["break_even_tokens"]
-            lines.append(f"- Compiling pays {'never here' if after is None else f'after {after:,.0f} tokens'}.")
+    pays = told(one["contenders"])
+    if pays:
+        lines.append(f"- {pays[0].upper()}{pays[1:]}.")
     return [*lines, ""] if lines else []
 
 

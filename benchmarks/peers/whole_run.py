@@ -23,7 +23,8 @@ from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.evaluation.replies import contexts_of, drawn
 from dialog_trainer.records import Role
 
-BATCHES, PASSES, DIALOGUES, NEW = 50, 4, 100, 40
+BATCHES, PASSES, NEW = 50, 4, 40
+DIALOGUES, REPLY_TOKENS = 100, 8192  # the defaults of metrics.max_dialogues and metrics.batch_tokens
 
 
 def measure_whole_run(folder: Path, job: dict[str, Any], arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -37,18 +38,19 @@ def _measure(work: Path, size: str, job: dict[str, Any], arguments: argparse.Nam
     contexts = _write_contexts(work, job["max_len"])
     steps, every = BATCHES * PASSES, BATCHES
     print(f"\n{size}: {steps} steps, every {every} the loss and {contexts} replies of up to {NEW} tokens", flush=True)
-    job = job | {"folder": str(work), "steps": steps, "every": every, "new_tokens": NEW}
+    job = job | {"folder": str(work), "steps": steps, "every": every, "new_tokens": NEW, "reply_tokens": REPLY_TOKENS}
     seconds: dict[str, list[float]] = {"ours": [], "hf": []}
     missing: dict[str, str] = {}
     for turn in range(arguments.rounds):
-        for name, command in (("ours", _ours(job, work, turn)), ("hf", [sys.executable, "-m", "peers.hf_run"])):
+        commands = {"ours": _ours(job, work, turn), "hf": [sys.executable, "-m", "peers.hf_run"]}
+        for name in list(commands)[:: 1 if turn % 2 == 0 else -1]:
             if name in missing:
                 continue
             log = work / f"{name}-{turn}.log"
             start = time.perf_counter()
             with log.open("w", encoding="utf-8") as file:
                 done = subprocess.run(
-                    command, input=json.dumps(job), text=True, stdout=file, stderr=file, cwd=work,
+                    commands[name], input=json.dumps(job), text=True, stdout=file, stderr=file, cwd=work,
                     env=environment(work / f"compiled-{name}-{turn}", job["threads"]), check=False,
                 )  # fmt: skip
             if done.returncode:
@@ -76,7 +78,8 @@ def _ours(job: dict[str, Any], work: Path, turn: int) -> list[str]:
     kept = [text for text in ours.overrides_of(job) if not text.startswith(replaced)]
     own = [
         f"steps={job['steps']}", f"validate_every_n_steps={job['every']}", f"metrics.max_dialogues={DIALOGUES}",
-        f"metrics.max_new_tokens={NEW}", f"data.cache_dir='{work / f'cache-{turn}'}'", f"name=run-{turn}",
+        f"metrics.max_new_tokens={NEW}",
+        f"metrics.batch_tokens={REPLY_TOKENS}", f"data.cache_dir='{work / f'cache-{turn}'}'", f"name=run-{turn}",
     ]  # fmt: skip
     return [sys.executable, "-m", "dialog_trainer", *kept, *own]
 

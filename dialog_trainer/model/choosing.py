@@ -48,16 +48,15 @@ def next_tokens(logits: torch.Tensor, decoding: Decoding, uniform: torch.Tensor 
     """
     if decoding.kind == "greedy":
         return logits.argmax(dim=-1)
-    # Apple's GPUs have no float64.
-    precision = torch.float32 if logits.device.type == "mps" else torch.float64
-    probabilities = (logits.to(precision) / decoding.temperature).softmax(dim=-1)
+    # On the CPU: a GPU sums in an order that may differ each time, and Apple's have no float64.
+    probabilities = (logits.cpu().double() / decoding.temperature).softmax(dim=-1)
     if decoding.top_p < 1:
         probabilities = _nucleus(probabilities, decoding.top_p)
     sums = probabilities.cumsum(dim=-1)
     total = sums[:, -1]
-    # In float32 a number may have become 1, where no token is left.
-    target = torch.minimum(uniform.to(total) * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(sums, target.unsqueeze(-1), right=True).squeeze(-1)
+    # Rounded up to the whole, where no token is left, the product must not be.
+    target = torch.minimum(uniform.cpu() * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(sums, target.unsqueeze(-1), right=True).squeeze(-1).to(logits.device)
 
 
 def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:

@@ -32,7 +32,7 @@ def can(model: PreTrainedModel) -> bool:
 def pays(on: torch.device, parameters: int, tokens: float) -> bool:
     """Whether a training over `tokens` is shorter if it is compiled first: on the CPU measured, on CUDA supposed."""
     if on.type == "cuda":
-        return has_triton(on) and torch.cuda.get_device_capability(on) >= (7, 0)
+        return has_triton() and torch.cuda.get_device_capability(on) >= (7, 0)
     return on.type == "cpu" and parameters >= LEAST_PARAMETERS and 6 * parameters * tokens >= LEAST_OPERATIONS
 
 

@@ -161,9 +161,12 @@ class Run:
             self._curves.renew()
 
     def finish_figures(self) -> None:
-        """Draws what the last steps have added."""
-        self._curves.finish()
-        self._alignment.finish()
+        """Draws what the last validations and probes have added."""
+        try:
+            self._curves.finish()
+            self._alignment.finish()
+        except OSError as error:  # a run that has ended must not fail for it, nor hide why it did
+            self._say(f"note: the last figures could not be drawn: {error}")
 
     def _draw_alignment(self) -> None:
         path, rows = self.folder / "vis_outputs" / "alignment.png", self.folder / "metrics.jsonl"

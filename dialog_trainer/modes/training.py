@@ -196,8 +196,10 @@ def _train(folder: Path, parts: Parts, state: TrainingState, console: Console, s
         closing(Run(folder, parts, state, console, progress, stop)) as run,
         ahead(plan.batches) as batches,
     ):
-        outcome = _through(parts, state, run, batches, stop)
-        run.finish_figures()
+        try:
+            outcome = _through(parts, state, run, batches, stop)
+        finally:
+            run.finish_figures()
     split = "validation" if settings["data"].get("test_data_path", "-") is None else "test"
     for line in end_lines(folder, outcome, state.step, state.best, split):
         say(line)

@@ -41,13 +41,13 @@ class TrainingState:
 @dataclass(frozen=True, slots=True)
 class StepReport:
     """What update `step` was computed with and gave, over the global batch. `loss` is None if no token had weight;
-    `cells` are those of `LossSum`, float64 on the CPU. The step waited `data_seconds` for its batches, and then took
+    `cells` are those of `LossSum`, float64 on the CPU; `grad_norm` is None where fp16 left the update out. The step waited `data_seconds` for its batches, and then took
     `seconds`."""
 
     step: int
     loss: float | None
     lr: float
-    grad_norm: float
+    grad_norm: float | None
     tokens: int
     cells: torch.Tensor
     seconds: float
@@ -179,7 +179,7 @@ def train_step(
         step=step,
         loss=nats / divisor if trains else None,
         lr=lr,
-        grad_norm=float(grad_norm),
+        grad_norm=float(grad_norm) if math.isfinite(grad_norm) else None,
         tokens=int(tokens),
         cells=cells,
         seconds=time.perf_counter() - start,

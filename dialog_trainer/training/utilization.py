@@ -31,5 +31,6 @@ def peak(on: torch.device, precision: str) -> float | None:
 
 
 def mfu(parameters: int, tokens_per_second: float, peak_operations: float) -> float:
-    """With 6 operations for each parameter and token: attention, a few percent more, is left out."""
+    """With 6 operations for each parameter and token, as is usual: attention, a few percent more, is left out, and the
+    projection to the vocabulary counted for all tokens, trained or not."""
     return 6 * parameters * tokens_per_second / peak_operations

@@ -109,7 +109,7 @@ def test_a_model_without_packed_attention_is_not_compiled():
 )
 def test_where_it_pays(monkeypatch, capability, device, parameters, tokens, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda on: capability)
-    monkeypatch.setattr(compiled, "has_triton", lambda on: True)
+    monkeypatch.setattr(compiled, "has_triton", lambda: True)
     assert compiled.pays(torch.device(device), parameters, tokens) is expected
-    monkeypatch.setattr(compiled, "has_triton", lambda on: False)
+    monkeypatch.setattr(compiled, "has_triton", lambda: False)
     assert compiled.pays(torch.device(device), parameters, tokens) is (expected and device == "cpu")

@@ -233,6 +233,38 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_remedy(dialog_trainer, ti
     assert checkpoint.read_state(checkpoint.find(tmp_path / "runs/run", "last"))["step"] == step
 
 
+def test_the_figures_hold_all_validations_of_a_run_that_fails(dialog_trainer, tiny_options, tmp_path, monkeypatch):
+    """They are drawn once in a while, so the later ones are drawn at the end, however that comes."""
+    drawn = []
+    monkeypatch.setattr(
+        "dialog_trainer.modes.run.draw_curves",
+        lambda folder, metrics, **keys: drawn.append(len(rows(tmp_path / "runs/run", "validation"))),
+    )
+    for name in ("draw_loss_by_role", "draw_loss_by_turn"):
+        monkeypatch.setattr(f"dialog_trainer.modes.run.{name}", lambda *arguments, **keys: None)
+    wild = ("optim=sgd", "max_grad_norm=null", "scheduler=constant", "validate_every_n_steps=1", "patience=99")
+    code, _, err = dialog_trainer(*tiny_options, *wild, "optim.lr0=1e3", "scheduler.warmup_steps=0", "steps=50")
+    assert code == 1
+    assert "is not finite" in err
+    validations = len(rows(tmp_path / "runs/run", "validation"))
+    assert validations > 1
+    assert drawn == [1, validations]
+
+
+def test_a_figure_that_cannot_be_drawn_does_not_fail_a_run_that_has_ended(
+    dialog_trainer, tiny_options, tmp_path, monkeypatch
+):
+    def full(folder, metrics, **keys):
+        if len(rows(tmp_path / "runs/run", "validation")) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device", "loss.png")
+
+    monkeypatch.setattr("dialog_trainer.modes.run.draw_curves", full)
+    code, out, err = dialog_trainer(*tiny_options, "steps=2", "validate_every_n_steps=1")
+    assert code == 0, out + err
+    assert "note: the last figures could not be drawn: [Errno 28] No space left on device: 'loss.png'" in out
+    assert "finished at step 2" in out
+
+
 @pytest.mark.usefixtures("_no_figures")
 def test_a_full_disk_ends_the_run_with_the_earlier_checkpoint(dialog_trainer, tiny_options, tmp_path, monkeypatch):
     def full(tensors, path):

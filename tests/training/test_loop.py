@@ -84,6 +84,24 @@ def test_the_loss_is_the_weighted_nats_over_the_divisors_and_the_cells_are_whole
     assert report.grad_norm == pytest.approx(float(norm), rel=1e-6)
 
 
+def test_an_update_that_fp16_leaves_out_has_no_norm_and_changes_nothing(tiny_model):
+    optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=3e38)
+    before = copies(tiny_model)
+    reports = [
+        train_step(
+            Loss(tiny_model), optimizer, scaler, [batch_of(LENGTHS)], step=0, lr=0.1, max_grad_norm=1.0,
+            autocast=contextlib.nullcontext,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    assert [report.grad_norm for report in reports] == [None, None]
+    assert all(report.loss > 0 for report in reports)
+    assert scaler.get_scale() == pytest.approx(3e38 / 4)
+    for name, parameter in tiny_model.named_parameters():
+        assert torch.equal(parameter, before[name])
+
+
 def test_report_counts_tokens_and_weights(tiny_model):
     optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.1)
     report = step_with(tiny_model, optimizer, [batch_of(LENGTHS, {Role.ASSISTANT: 1.0})])
