@@ -3,6 +3,7 @@
     python benchmarks/gpu_check.py                  # 124 M parameters
     python benchmarks/gpu_check.py --size tiny
 
+After these a run through the command line with its defaults (`compile=auto`) in bf16, with sampled replies, to its end.
 A row tells how far the losses are from those of one process in fp32, the real tokens a second, and MFU: 6 operations
 for each parameter and token, over what the GPU does at best. Dropout is off, so that two processes must give
 the losses of one up to rounding. Where torch sees no CUDA device it says so in one line.
@@ -13,12 +14,14 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import torch
 import transformers
-from processes import measured, model_of, rate, settings_of
+from processes import measured, model_of, options_of, rate, settings_of
 
 from dialog_trainer.training.utilization import mfu, peak_of
 
@@ -39,7 +42,8 @@ def main() -> None:
     expected: list[float] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings, data = settings_of(model_of(arguments.size, folder), folder, "device=cuda", "model.dropout=0.0")
+        model = model_of(arguments.size, folder)
+        settings, data = settings_of(model, folder, "device=cuda", "model.dropout=0.0")
         print(f"{arguments.size}, {data}, batch_size {settings['batch_size']}, {arguments.steps} steps\n")
         print("| precision | GPUs | largest difference of loss | tokens a second | MFU |\n|---|---:|---:|---:|---:|")
         for precision in ("fp32", "bf16", "fp16"):
@@ -52,6 +56,14 @@ def main() -> None:
                 best = peak_of(device, precision)
                 share = f"{mfu(found['parameters'], rate(found), best * size):.1%}" if best else "?"
                 print(f"| {precision} | {size} | {apart:.2g} | {rate(found):,.0f} | {share} |", flush=True)
+        options, _ = options_of(model, folder)
+        sys.exit(_whole_run([*options, "device=[0]", f"steps={arguments.steps}"]))
+
+
+def _whole_run(options: list[str]) -> int:
+    print("\nA whole run:", flush=True)
+    own = ["precision=bf16", "metrics.decoding=sample", "metrics.max_dialogues=20", "prediction_print_n=0"]
+    return subprocess.run([sys.executable, "-m", "dialog_trainer", *options, *own], check=False).returncode
 
 
 def _nccl() -> str:

@@ -80,16 +80,21 @@ def model_of(size: str, folder: Path) -> list[str]:
     return ["model=gpt2", f"model.pretrained_model={folder / 'gpt2'}"]
 
 
-def settings_of(model: list[str], folder: Path, *overrides: str) -> tuple[Settings, str]:
-    """The settings of a run whose tokens are in `folder` from now on, and the name of its data."""
+def options_of(model: list[str], folder: Path) -> tuple[list[str], str]:
+    """The options of a run that leaves everything in `folder`, and the name of its data."""
     data = os.environ.get("DIALOG_TRAINER_TEST_DATA")
     source = ["data=dailydialog", f"data.path={Path(data) / 'dailydialog'}"] if data else ["data=chitchat"]
     places = [f"project={folder / 'runs'}", f"data.cache_dir={folder / 'cache'}"]
     schedule = ["schedule_steps=1000000", "scheduler=constant", "scheduler.warmup_steps=0"]
-    every = composition.quoted([*model, *source, *places, *schedule, *overrides])
-    settings = composition.jobs(every, None, sweep=False)[0]
+    return [*model, *source, *places, *schedule], "DailyDialog" if data else "chitchat"
+
+
+def settings_of(model: list[str], folder: Path, *overrides: str) -> tuple[Settings, str]:
+    """The settings of a run whose tokens are in `folder` from now on, and the name of its data."""
+    options, data = options_of(model, folder)
+    settings = composition.jobs(composition.quoted([*options, *overrides]), None, sweep=False)[0]
     tokens_of(settings)
-    return settings, "DailyDialog" if data else "chitchat"
+    return settings, data
 
 
 def tokens_of(settings: Settings) -> tuple[TokenTable, Vocabulary]:
