@@ -53,7 +53,7 @@ def prediction() -> str:
     launching = (beside + 2 * layers) * LAUNCH_SECONDS
     seconds = arithmetic + launching
     return (
-        f"A prediction, not a measurement. Counted in steps of {one.tokens:,} tokens ({SMALL} dialogues, "
+        f"A prediction, not a measurement. Counted in bf16 steps, casts included, of {one.tokens:,} tokens ({SMALL} dialogues, "
         f"{one.trained / one.tokens:.0%} of them trained) at the width and vocabulary of 124 M with one and with two "
         f"blocks, and continued to {layers} (blocks are alike): {per_token / 1e6:,.0f} million operations a token. "
         f"Launches beside attention: {one.launches} with one block, {a_layer} for each further one, {a_chunk:.0f} for "
@@ -86,7 +86,13 @@ def _counts(folder: Path, depth: int, dialogues: int) -> Counts:
 
     options = quick.run_options(work, 2, model)
     kept = [text for text in options if not text.startswith(("model.dropout=", "batch_size="))]
-    own = ["model.dropout=0", f"batch_size={dialogues}", f"micro_batch_tokens={TOKENS}", "compile=false"]
+    own = [
+        "model.dropout=0",
+        f"batch_size={dialogues}",
+        f"micro_batch_tokens={TOKENS}",
+        "compile=false",
+        "precision=bf16",
+    ]
     quick.quiet_run([*kept, *own], before_step, reports.append)
     return Counts(
         flops.get_total_flops(), operations.kernels - operations.attention, reports[1].tokens,
