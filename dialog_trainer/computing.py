@@ -53,17 +53,15 @@ def device(settings: Settings) -> torch.device:
             here = f" for {group.local_size()} processes on this machine" if group.local_size() > 1 else ""
             raise ConfigError([f"device={settings['device']}: {there}{here}; use device=auto or device=cpu"])
         on = torch.device("cuda", indices[group.local_rank()])
-        _check_precision(on, settings["precision"])
+        if settings["precision"] == "bf16" and torch.cuda.get_device_capability(on) < (8, 0):
+            name = torch.cuda.get_device_name(on)
+            raise ConfigError(
+                [f"precision=bf16: {name} has no arithmetic for it; use precision=fp16 or precision=fp32"]
+            )
         return on
     if wanted == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(["device=mps: this machine has none; use device=auto or device=cpu"])
     return torch.device(wanted)
-
-
-def _check_precision(on: torch.device, precision: str) -> None:
-    if precision == "bf16" and torch.cuda.get_device_capability(on) < (8, 0):
-        name = torch.cuda.get_device_name(on)
-        raise ConfigError([f"precision=bf16: {name} has no arithmetic for it; use precision=fp16 or precision=fp32"])
 
 
 def autocast(settings: Settings, on: torch.device) -> Callable[[], AbstractContextManager]:
