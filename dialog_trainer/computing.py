@@ -81,7 +81,7 @@ def spread(settings: Settings, of: PreTrainedModel, on: torch.device) -> Loss:
         return parallel.spread(Loss(of), settings["parallel"], of._no_split_modules or (), silent(on))
 
 
-def with_compile(settings: Settings, of: PreTrainedModel, training: TokenTable, on: torch.device, say: Say) -> Settings:
+def with_compile(settings: Settings, of: PreTrainedModel, on: torch.device, say: Say) -> Settings:
     """The settings with true, false, or auto for `compile`: auto where it pays, and may yet fail.
 
     But with false, the blocks of the model compile at their first pass.
@@ -89,9 +89,7 @@ def with_compile(settings: Settings, of: PreTrainedModel, training: TokenTable, 
     wanted = settings["compile"]
     lack = next(filter(None, group.gathered(compiler.lacking())), None)  # all compile, or none
     if wanted == "auto":
-        tokens = settings["steps"] * settings["batch_size"] * float(training.lengths.mean()) / group.size()
-        wanted = compiled.pays(on, sum(one.numel() for one in of.parameters()), tokens)
-        wanted = wanted and compiled.can(of) and not settings["activation_checkpointing"]
+        wanted = compiled.pays(on) and compiled.can(of) and not settings["activation_checkpointing"]
         if wanted and lack:
             say(f"note: not compiled, which would be faster: {lack}")
         wanted = "auto" if wanted and not lack else False

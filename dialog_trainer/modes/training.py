@@ -150,7 +150,7 @@ def _parts(
     digest = experiment.mask_digest(settings, train_split, vocabulary, left_out)
     of_all = {"training data and mask": digest["whole"], "validation data": validation.digest}
     group.check_alike(of_all | {"weights": experiment.weights_digest(model)}, "give all the same files")
-    settings = computing.with_compile(settings, model, train_split.tokens, device, say)
+    settings = computing.with_compile(settings, model, device, say)
     loss = computing.spread(settings, model, device)
     optimizer, scaler = experiment.optimizer(settings, model), computing.scaler(settings, device)
     settings = computing.warmed_up(settings, loss, model, train_split.tokens, device, say)
