@@ -47,17 +47,17 @@ $(VENV)/.bench: $(STAMP)
 	@touch $@
 
 BENCH := $(BIN)/python benchmarks/training.py
-PEERS := hf hf-best trl trl-best trl-padding-free original floor
+PEERS := hf hf-best trl trl-best original floor
 FIGURES := outputs/bench
 
 bench: $(VENV)/.bench ## Measure all that docs/performance.md tells, and start-up and memory (about an hour and a half)
 	$(BIN)/python benchmarks/end_to_end.py
 	$(BENCH) --cost-of-data --whole-run --out $(FIGURES)/1.json
-	$(BENCH) --sizes 0.7M --contenders $(PEERS) --out $(FIGURES)/2.json
+	$(BENCH) --sizes 0.7M --contenders ours-compiled trl-padding-free $(PEERS) --out $(FIGURES)/2.json
 	$(BENCH) --sizes 0.7M --max-len 256 512 --contenders hf hf-best trl-best floor --out $(FIGURES)/3.json
-	$(BENCH) --sizes 10M --steps 5 --contenders ours-not-compiled $(PEERS) --out $(FIGURES)/4.json
-	$(BENCH) --sizes 124M --steps 2 --contenders ours-not-compiled $(PEERS) --out $(FIGURES)/5.json
-	$(BENCH) --sizes 124M --steps 2 --dropout 0 --contenders ours-not-compiled floor --out $(FIGURES)/6.json
+	$(BENCH) --sizes 10M --steps 5 --contenders ours-compiled trl-padding-free $(PEERS) --out $(FIGURES)/4.json
+	$(BENCH) --sizes 124M --steps 2 --contenders ours-compiled $(PEERS) --out $(FIGURES)/5.json
+	$(BENCH) --sizes 124M --steps 2 --dropout 0 --contenders ours-compiled floor --out $(FIGURES)/6.json
 	$(BENCH) --write-docs --from $(FIGURES)/[1-6].json
 	$(BIN)/python benchmarks/step_time.py --write-docs
 

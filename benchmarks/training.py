@@ -32,7 +32,7 @@ from peers.contender import Contender, Unavailable
 # Name: the module in peers/, and what its job says beside what is the same for all.
 CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ours": ("ours", {}),
-    "ours-not-compiled": ("ours", {"overrides": ["compile=false"]}),
+    "ours-compiled": ("ours", {"overrides": ["compile=true"]}),
     "hf": ("hf_trainer", {}),
     "hf-best": ("hf_trainer", {"best": True, "order": "by_length"}),
     "trl": ("trl_sft", {}),
@@ -146,10 +146,9 @@ def measure(folder: Path, size: str, max_len: int, dropout: float, arguments: ar
     if len(heats) > 1:
         print(f"the memory holds {len(heats)} heats: {'; '.join(', '.join(heat) for heat in heats)}", flush=True)
     times: dict[str, dict[str, Any]] = {}
-    pairs: dict[str, list[float]] = {}
     for number, heat in enumerate(heats):
-        run_heat(number, heat, job, work, steps, rounds, times, pairs, missing)
-    rows = rows_of(times, pairs, tokens)
+        run_heat(number, heat, job, work, steps, rounds, times, missing)
+    rows = rows_of(times, tokens)
     show(rows, missing)
     row = {
         "size": size,
@@ -222,8 +221,8 @@ def heats_of(checked: dict[str, dict[str, Any]]) -> list[list[str]]:
     return heats
 
 
-def run_heat(number, heat, job, folder, steps, rounds, times, pairs, missing) -> None:
-    """Warms the contenders of a heat up one after the other, then lets them take turns; adds to `times` and `pairs`."""
+def run_heat(number, heat, job, folder, steps, rounds, times, missing) -> None:
+    """Warms the contenders of a heat up one after the other, then lets them take turns; adds to `times`."""
     running: dict[str, Contender] = {}
     try:
         for name in heat:
@@ -246,8 +245,6 @@ def run_heat(number, heat, job, folder, steps, rounds, times, pairs, missing) ->
                 seconds[name] = report["seconds"]
                 times[name]["seconds"].append(report["seconds"])
                 times[name]["peak"] = max(times[name]["peak"], report["peak_bytes"])
-            for name in order:
-                pairs.setdefault(name, []).append(seconds[name] / seconds[REFERENCE])
             print(
                 f"  heat {number + 1}, round {turn + 1}: " + ", ".join(f"{n} {s:.2f} s" for n, s in seconds.items()),
                 flush=True,
@@ -257,15 +254,15 @@ def run_heat(number, heat, job, folder, steps, rounds, times, pairs, missing) ->
             contender.close()
 
 
-def rows_of(times: dict[str, dict[str, Any]], pairs: dict[str, list[float]], tokens: int) -> list[dict[str, Any]]:
+def rows_of(times: dict[str, dict[str, Any]], tokens: int) -> list[dict[str, Any]]:
     rows = []
-    floor = times.get(FLOOR)
+    floor, ours = times.get(FLOOR), statistics.median(times[REFERENCE]["seconds"])
     for name, one in times.items():
         rates = [tokens / seconds for seconds in one["seconds"]]
         row = {
             "name": name,
             "tokens_per_second": statistics.median(rates), "lowest": min(rates), "highest": max(rates), "rates": rates,
-            "ours_is_faster": statistics.median(pairs[name]),
+            "ours_is_faster": statistics.median(one["seconds"]) / ours,
             "peak_bytes": one["peak"], "ours_takes_memory": times[REFERENCE]["peak"] / one["peak"],
             "share_of_floor": None, "start_seconds": one["start"], "warm_up_seconds": one["warm_up"],
         }  # fmt: skip

@@ -43,7 +43,7 @@ def faults(settings: Settings) -> list[str]:
     found = [fault for fault in found if fault]
     found += [f"{key}: is missing; every choice of its group has it" for key in NEEDED if key not in values]
     bad = {fault.split("=", 1)[0] for fault in found}
-    for check in (_targets, _names, _home, _run_to_work_on, _scores, _schedule, _sizes, _compiler, _files):
+    for check in (_targets, _names, _home, _old_run, _scores, _schedule, _sizes, _compiler, _data_files, _model_files):
         found += check({key: value for key, value in values.items() if key not in bad})
     return found + _from_scratch(values)
 
@@ -148,7 +148,7 @@ def _unwritable(key: str, folder: Path) -> list[str]:
     return []
 
 
-def _run_to_work_on(values: Mapping[str, Any]) -> list[str]:
+def _old_run(values: Mapping[str, Any]) -> list[str]:
     mode, folder = values.get("mode"), values.get("resume_model_dir")
     if mode in ("train", "inspect") and folder is not None:
         return [f"resume_model_dir={folder}: goes with mode=resume, validate or chat, not with mode={mode}"]
@@ -234,14 +234,6 @@ def _compiler(values: Mapping[str, Any]) -> list[str]:
     return [f"compile=true: {lack}, or use compile=false"] if lack else []
 
 
-def _files(values: Mapping[str, Any]) -> list[str]:
-    """What is not there of what the mode reads: a saved run has its own weights, and a chat needs no data."""
-    mode = values.get("mode")
-    return ([] if mode == "chat" else _data_files(values)) + (
-        _model_files(values) if mode in ("train", "inspect") else []
-    )
-
-
 def _home(values: Mapping[str, Any]) -> list[str]:
     starts = {key: values[key] for key in FREE_TEXTS if isinstance(values.get(key), str)}
     return [
@@ -250,6 +242,8 @@ def _home(values: Mapping[str, Any]) -> list[str]:
 
 
 def _data_files(values: Mapping[str, Any]) -> list[str]:
+    if values.get("mode") == "chat":  # needs no data
+        return []
     found = []
     target = values.get("data._target_", "")
     # A validation on a split of its own does without the training data, and says what it then lacks.
@@ -271,6 +265,8 @@ def _data_files(values: Mapping[str, Any]) -> list[str]:
 
 
 def _model_files(values: Mapping[str, Any]) -> list[str]:
+    if values.get("mode") not in ("train", "inspect"):  # a saved run has its own weights
+        return []
     model = values.get("model.pretrained_model")
     if model is not None and _looks_like_path(model) and not os.path.isdir(model):
         return [f"model.pretrained_model={model}: there is no such folder; pass a folder or a hub id as gpt2"]

@@ -45,11 +45,7 @@ def main(arguments: list[str]) -> int:
     if any(argument.split("=", 1)[0] in SHOWING for argument in arguments):
         return _guarded(lambda: _show(arguments))
     member = environment.member()
-    return _guarded(lambda: _in_group(member, arguments) if member else _start(_flags(arguments), _begin_alone))
-
-
-def _begin_alone(job: Job) -> int:
-    return processes.begin(job, None, [])
+    return _guarded(lambda: _in_group(member, arguments) if member else _start(_flags(arguments), processes.begin))
 
 
 def _in_group(member: Member, arguments: list[str]) -> int:
@@ -92,8 +88,7 @@ def _start(flags: argparse.Namespace, begin: Begin) -> int:
     if flags.multirun and mode:
         raise ConfigError([f"-m: sweeps start new runs; mode={mode} works on one run at a time"])
     if mode:
-        changed = saved_run.changed(flags.overrides, flags.config_dir)
-        return begin(Job(changed.settings, changed.changes))
+        return begin(saved_run.changed(flags.overrides, flags.config_dir))
     jobs = composition.jobs(flags.overrides, flags.config_dir, sweep=flags.multirun)
     if flags.multirun and any(settings["mode"] == "inspect" for settings in jobs):
         raise ConfigError(["-m: sweeps train; mode=inspect shows one mask at a time"])
@@ -129,7 +124,7 @@ def _show(arguments: list[str]) -> int:
         if overrides:
             composition.jobs(overrides, None, sweep=False)
         arguments = [*flags, *composition.for_hydra(overrides)]
-    return _through_hydra(arguments, _begin_alone)
+    return _through_hydra(arguments, processes.begin)
 
 
 def _flags(arguments: list[str]) -> argparse.Namespace:

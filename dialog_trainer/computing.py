@@ -53,17 +53,15 @@ def device(settings: Settings) -> torch.device:
             here = f" for {group.local_size()} processes on this machine" if group.local_size() > 1 else ""
             raise ConfigError([f"device={settings['device']}: {there}{here}; use device=auto or device=cpu"])
         on = torch.device("cuda", indices[group.local_rank()])
-        _check_precision(on, settings["precision"])
+        if settings["precision"] == "bf16" and torch.cuda.get_device_capability(on) < (8, 0):
+            name = torch.cuda.get_device_name(on)
+            raise ConfigError(
+                [f"precision=bf16: {name} has no arithmetic for it; use precision=fp16 or precision=fp32"]
+            )
         return on
     if wanted == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(["device=mps: this machine has none; use device=auto or device=cpu"])
     return torch.device(wanted)
-
-
-def _check_precision(on: torch.device, precision: str) -> None:
-    if precision == "bf16" and torch.cuda.get_device_capability(on) < (8, 0):
-        name = torch.cuda.get_device_name(on)
-        raise ConfigError([f"precision=bf16: {name} has no arithmetic for it; use precision=fp16 or precision=fp32"])
 
 
 def autocast(settings: Settings, on: torch.device) -> Callable[[], AbstractContextManager]:
@@ -83,7 +81,7 @@ def spread(settings: Settings, of: PreTrainedModel, on: torch.device) -> Loss:
         return parallel.spread(Loss(of), settings["parallel"], of._no_split_modules or (), silent(on))
 
 
-def with_compile(settings: Settings, of: PreTrainedModel, training: TokenTable, on: torch.device, say: Say) -> Settings:
+def with_compile(settings: Settings, of: PreTrainedModel, on: torch.device, say: Say) -> Settings:
     """The settings with true, false, or auto for `compile`: auto where it pays, and may yet fail.
 
     But with false, the blocks of the model compile at their first pass.
@@ -91,9 +89,7 @@ def with_compile(settings: Settings, of: PreTrainedModel, training: TokenTable, 
     wanted = settings["compile"]
     lack = next(filter(None, group.gathered(compiler.lacking())), None)  # all compile, or none
     if wanted == "auto":
-        tokens = settings["steps"] * settings["batch_size"] * float(training.lengths.mean()) / group.size()
-        wanted = compiled.pays(on, sum(one.numel() for one in of.parameters()), tokens)
-        wanted = wanted and compiled.can(of) and not settings["activation_checkpointing"]
+        wanted = compiled.pays(on) and compiled.can(of) and not settings["activation_checkpointing"]
         if wanted and lack:
             say(f"note: not compiled, which would be faster: {lack}")
         wanted = "auto" if wanted and not lack else False

@@ -17,8 +17,6 @@ class DialogTrainerError(Exception):
 
 
 class ConfigError(DialogTrainerError):
-    """One or more faults in the options."""
-
     exit_code = 2
 
     def __init__(self, faults: list[str]):
@@ -29,20 +27,14 @@ class ConfigError(DialogTrainerError):
 
 
 class DataError(DialogTrainerError):
-    """Dialogues that cannot be read."""
-
     exit_code = 2
 
 
 class CheckpointError(DialogTrainerError):
-    """A checkpoint or run folder that cannot be used."""
-
     exit_code = 2
 
 
 class ModelError(DialogTrainerError):
-    """A model or tokenizer that cannot be loaded."""
-
     exit_code = 2
 
 

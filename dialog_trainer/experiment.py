@@ -84,12 +84,14 @@ def vocabulary(settings: Settings, training: DialogueTable, say: Say) -> Vocabul
     model = settings["model"]
     if model["pretrained_model"]:
         return Vocabulary.pretrained(model["pretrained_model"])
-    folder = tables.vocabulary_folder(cache_dir(settings), training, model["vocab_size"])
-    if not folder.exists():
-        say(f"learning a vocabulary of {model['vocab_size']:,} entries from the training dialogues")
-        with tables.published(folder) as aside:
-            Vocabulary.train(training.texts(), model["vocab_size"]).save(aside)
-    return Vocabulary.pretrained(str(folder))
+    size = model["vocab_size"]
+
+    def learn(aside: Path) -> None:
+        say(f"learning a vocabulary of {size:,} entries from the training dialogues")
+        Vocabulary.train(training.texts(), size).save(aside)
+
+    folder = cache_dir(settings) / f"vocabulary-{tables.key_of(tables.FORMAT, training.digest, size)}"
+    return Vocabulary.pretrained(str(tables.written_once(folder, learn)))
 
 
 def model(settings: Settings, words: Vocabulary, on: torch.device, say: Say) -> PreTrainedModel:
@@ -149,25 +151,16 @@ def mask(settings: Settings) -> Mask:
 
 
 def checked_mask(
-    settings: Settings,
-    split: Split,
-    words: Vocabulary,
-    of: Mask,
-    whole: Outline,
-    points: tuple[RoleWeights, ...],
-    left_out: Collection[int] = (),
+    settings: Settings, split: Split, words: Vocabulary, of: Mask, whole: Outline, left_out: Collection[int] = ()
 ) -> contract.Kept:
-    """Checks the mask over the whole split at `points`, at which it counts, and at each kind of weights that it will have."""
-    kinds = tuple(weights for _, weights in whole.kinds)
+    """Checks the mask over the whole split, and counts: at its final weights, then at each kind that it will have."""
     tokens = split.tokens
     return contract.checked(
         tokens.chunks(),
         np.append(tokens.dialogues[1:] != tokens.dialogues[:-1], True),
         of,
-        (*points, *kinds),
-        separator=words.sep_id,
-        end=words.end_id,
-        pad=words.pad_id,
+        (whole.final, *(weights for _, weights in whole.kinds)),
+        marks=words.marks,
         max_len=settings["model"]["max_len"],
         drop=settings["mask_schedule"]["untrained"] == "drop",
         id_of=lambda index: split.dialogues.rows[index]["id"],
@@ -222,7 +215,7 @@ def probe_batches(settings: Settings, held_out: TokenTable, on: torch.device) ->
 
 
 def _ready(built: PreTrainedModel, settings: Settings, on: torch.device, say: Say) -> PreTrainedModel:
-    positions, max_len = causal_lm.positions(built), settings["model"]["max_len"]
+    positions, max_len = getattr(built.config, "max_position_embeddings", None), settings["model"]["max_len"]
     if positions is not None and max_len > positions:
         raise ConfigError([f"model.max_len={max_len}: the model has {positions} positions; use at most that"])
     built.to(on)
@@ -234,16 +227,12 @@ def _ready(built: PreTrainedModel, settings: Settings, on: torch.device, say: Sa
             f"{type(built).__name__} makes more of its logits than a product: the loss is made of all of them, which is slower"
         )
     if settings["activation_checkpointing"] and settings["mode"] in ("train", "resume"):
-        _keep_no_activations(built)
+        if not built.supports_gradient_checkpointing:
+            raise ConfigError([f"activation_checkpointing=true: {type(built).__name__} cannot; leave it out"])
+        # The name of it changes with the versions of transformers.
+        name = "activation" if hasattr(built, "activation_checkpointing_enable") else "gradient"
+        getattr(built, f"{name}_checkpointing_enable")({"use_reentrant": False})
     return built
-
-
-def _keep_no_activations(of: PreTrainedModel) -> None:
-    if not of.supports_gradient_checkpointing:
-        raise ConfigError([f"activation_checkpointing=true: {type(of).__name__} cannot; leave it out"])
-    # The name of it changes with the versions of transformers.
-    name = "activation" if hasattr(of, "activation_checkpointing_enable") else "gradient"
-    getattr(of, f"{name}_checkpointing_enable")({"use_reentrant": False})
 
 
 def cache_dir(settings: Settings) -> Path:
@@ -258,27 +247,24 @@ def _function_of(node: dict[str, Any], group: str, given: int = 1, **runtime: An
 
     `given` is the number of arguments that it is called with.
     """
-    function = _located(node["_target_"])
+    name = node["_target_"]
     keys = {key: value for key, value in node.items() if key != "_target_"}
+    module, _, attribute = name.rpartition(".")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError([f"_target_={name}: cannot be imported: {error}"]) from None
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
-        raise ConfigError([f"{group}._target_={node['_target_']}: cannot be called"]) from None
+        raise ConfigError([f"{group}._target_={name}: cannot be called"]) from None
     asked = signature.parameters
     unknown = [key for key in keys if key not in asked or key in runtime]
     if unknown:
-        raise ConfigError([f"{group}.{key}={keys[key]}: {node['_target_']} takes no {key}" for key in unknown])
+        raise ConfigError([f"{group}.{key}={keys[key]}: {name} takes no {key}" for key in unknown])
     built = partial(function, **keys, **{key: value for key, value in runtime.items() if key in asked})
     try:
         signature.bind(*[None] * given, **built.keywords)
     except TypeError as error:
-        raise ConfigError([f"{group}: {node['_target_']}: {error}"]) from None
+        raise ConfigError([f"{group}: {name}: {error}"]) from None
     return built
-
-
-def _located(name: str) -> Any:
-    module, _, attribute = name.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError([f"_target_={name}: cannot be imported: {error}"]) from None

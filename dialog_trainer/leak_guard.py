@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 from dialog_trainer import experiment
 from dialog_trainer.data import tables
@@ -33,10 +34,11 @@ def leaked(settings: Settings, training: DialogueTable, validation: DialogueTabl
 def leaks_between(settings: Settings, training: DialogueTable, held_out: DialogueTable) -> Leaks:
     """The held-out dialogues that also stand in the training split; looked for once for the same two splits."""
     key = tables.key_of(training.digest, held_out.digest, MIN_JACCARD, GRAM_WORDS)
-    folder = experiment.cache_dir(settings) / f"leaks-{key}"
-    if not folder.exists():
-        with tables.published(folder) as aside:
-            (aside / "leaks.json").write_text(json.dumps(asdict(leaks(training, held_out))), encoding="utf-8")
+
+    def look(aside: Path) -> None:
+        (aside / "leaks.json").write_text(json.dumps(asdict(leaks(training, held_out))), encoding="utf-8")
+
+    folder = tables.written_once(experiment.cache_dir(settings) / f"leaks-{key}", look)
     found = json.loads((folder / "leaks.json").read_text(encoding="utf-8"))
     kinds = {
         name: found[name] and Overlap(*map(tuple, found[name].values())) for name in ("exact", "normalised", "near")

@@ -40,15 +40,8 @@ NO_BETTER = ("length", "length_ratio")
 PROTOCOLS = ("response", "all_turns", "rollout", "original")
 # What the protocol `original` can score.
 ORIGINAL_NAMES = ("ppl", "ppl_word", "ppl_byte", "bleu2", "bleu4", "nist2", "nist4")
-CURVE_NAMES = (
-    "train_loss",
-    "validation_loss",
-    "lr",
-    "grad_norm",
-    "tokens_per_second",
-    "user_weight",
-    "assistant_weight",
-)
+CURVE_NAMES = ("train_loss", "validation_loss", "lr", "grad_norm", "tokens_per_second", "user_weight",
+               "assistant_weight")  # fmt: skip
 MIN_MAX_LEN = 8
 # The mask is looked at for every step before the first.
 MAX_STEPS = 10_000_000

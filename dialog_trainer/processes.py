@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import gc
 import os
-import platform
 import sys
+from collections.abc import Sequence
 from functools import cache
 from typing import NoReturn
 
 from rich.console import Console
 
-from dialog_trainer import __version__, checks, hub
+from dialog_trainer import checks, hub
 from dialog_trainer.distributed.environment import Member
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.job import Job
 from dialog_trainer.options import Settings
-from dialog_trainer.saved_run import Changed
 
 # torch and what needs it are imported in the functions: a fault in the options should be told at once.
 
 
-def meet(member: Member | None):
-    """The board of the group that this process was started in; None where it stands alone."""
-    if member is None:
-        return None
+def meet(member: Member):
+    """The board of the group that this process was started in."""
     from dialog_trainer.distributed.launch import environment_board
 
     return environment_board(member)
 
 
-def begin(job: Job, board, arguments: list[str]) -> int:
-    """Does a job and returns the exit code; in a group that was started elsewhere, ends the process. `arguments` are those of the command line: alike in a group."""
+def begin(job: Job, board=None, arguments: Sequence[str] = ()) -> int:
+    """Does a job and returns the exit code; in the group of `board`, which was started elsewhere, ends the process.
+
+    `arguments` are those of the command line: alike in a group.
+    """
     size = board.member.size if board else checks.count_processes(job.settings)
     faults = checks.group_faults(job.settings, size, started=board is not None)
     if faults:
@@ -62,21 +62,15 @@ def failed(board, code: int) -> None:
     board.tell(Fault(0, "", code))
 
 
-def _in_group(board, text: str, arguments: list[str] | tuple[str, ...] = ()) -> int:
-    import torch
-    import transformers
-
+def _in_group(board, text: str, arguments: Sequence[str] = ()) -> int:
     from dialog_trainer.distributed import group
+    from dialog_trainer.modes.exactness import versions
 
     job = Job.of(text)
-    versions = {
-        "dialog_trainer": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
     with group.joined(board, job.settings["distributed_timeout_seconds"]):
-        group.check_alike(versions | {"arguments": " ".join(arguments)}, "start all with the same program and options")
+        group.check_alike(
+            versions() | {"arguments": " ".join(arguments)}, "start all with the same program and options"
+        )
         return _work(job)
 
 
@@ -94,9 +88,9 @@ def _work(job: Job) -> int:
         case "train":
             return training.start(job, console)
         case "resume":
-            return training.resume(Changed(settings, job.changes), console)
+            return training.resume(job, console)
         case "validate":
-            return validating.run(Changed(settings, job.changes), console)
+            return validating.run(job, console)
         case _:
             return chatting.run(settings)
 

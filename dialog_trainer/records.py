@@ -50,6 +50,16 @@ class Dialogue:
 
 
 @dataclass(frozen=True, slots=True)
+class Marks:
+    """Ids of the tokens that structure a dialogue."""
+
+    start: int  # [CLS]
+    separator: int  # [SEP]
+    end: int  # end of text
+    pad: int  # fills a row
+
+
+@dataclass(frozen=True, slots=True)
 class TokenSequence:
     """A dialogue, or a part of one, as tokens: three `(T,)` lists of equal length.
 
@@ -137,6 +147,10 @@ class Context:
     history: tuple[str, ...]
     reference: str
     references: tuple[str, ...] = ()
+
+    def answered(self, text: str, ended: bool) -> Reply:
+        """`text` as the reply to it."""
+        return Reply(self.dialogue_id, self.turn_index, self.history, self.reference, text, ended, self.references)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dialog_trainer import checks, composition, options
 from dialog_trainer.errors import CheckpointError, ConfigError
+from dialog_trainer.job import Job
 from dialog_trainer.options import Settings
 
 # Options that say what to do with the run and are no part of it.
@@ -38,18 +39,6 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """Settings that passed every check, and how they differ from the saved ones: `(key, before, after)` as text."""
-
-    settings: Settings
-    changes: tuple[tuple[str, str, str], ...]
-
-    def inexact(self) -> list[str]:
-        """The changed keys under which training goes on, but not exactly as it would have."""
-        return [key for key, _, _ in self.changes if _INEXACT.fullmatch(key)]
-
-
 def mode_of(overrides: list[str]) -> str | None:
     """The mode that was typed, if it is one that works on a run."""
     good, _ = composition.parsed(overrides, {}, sweep=True)
@@ -57,8 +46,13 @@ def mode_of(overrides: list[str]) -> str | None:
     return typed[-1] if typed and typed[-1] in options.MODES_ON_A_RUN else None
 
 
-def changed(overrides: list[str], config_dir: str | None) -> Changed:
-    """The settings for a mode that works on a run. Raises `ConfigError` with all faults, or `CheckpointError`.
+def inexact(changes: Iterable[tuple[str, str, str]]) -> list[str]:
+    """The changed keys under which training goes on, but not exactly as it would have."""
+    return [key for key, _, _ in changes if _INEXACT.fullmatch(key)]
+
+
+def changed(overrides: list[str], config_dir: str | None) -> Job:
+    """The job of a mode that works on a run. Raises `ConfigError` with all faults, or `CheckpointError`.
 
     A typed value sets its key; a typed group replaces its subtree by the newly composed one; nothing else of today's
     `conf/` comes in.
@@ -93,7 +87,7 @@ def changed(overrides: list[str], config_dir: str | None) -> Changed:
         found[-1] += f". {_anew(Path(folder))}"
     if found:
         raise ConfigError(found)
-    return Changed(settings, changes)
+    return Job(settings, changes)
 
 
 def read(run: Path) -> Settings:

@@ -37,24 +37,20 @@ class RowLog:
         self._file.close()
 
 
-class MetricLog:
+class MetricLog(RowLog):
     """Rows of `metrics.jsonl`: `step`, `epoch`, `attempt`, `split`, `time_seconds`, then the values.
 
     `time_seconds` counts from the start of the attempt.
     """
 
     def __init__(self, path: Path, attempt: int):
-        self._log = RowLog(path)
-        self._attempt = attempt
-        self._start = time.monotonic()
+        super().__init__(path)
+        self._attempt, self._start = attempt, time.monotonic()
 
     def add(self, *, step: int, epoch: int, split: str, values: dict[str, float | None]) -> None:
         time_seconds = round(time.monotonic() - self._start, 3)
         head = {"step": step, "epoch": epoch, "attempt": self._attempt, "split": split, "time_seconds": time_seconds}
-        self._log.append([head | values])
-
-    def close(self) -> None:
-        self._log.close()
+        self.append([head | values])
 
 
 def rows(path: Path) -> Iterator[dict]:

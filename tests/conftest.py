@@ -3,6 +3,7 @@
 Tests that read other people's data find it through `DIALOG_TRAINER_TEST_DATA` and are skipped where it is absent.
 """
 
+import gc
 import json
 import os
 import random
@@ -23,6 +24,17 @@ from dialog_trainer import cli
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.model import causal_lm
 from dialog_trainer.model.packed import use_packed_attention
+
+
+def pytest_collection() -> None:
+    """What is read from here on stays to the end: it is not looked through for garbage, now or later."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
 
 SUBJECTS = ("the cat", "my brother", "a teacher", "the old car", "our garden", "this song")
 VERBS = ("likes", "needs", "remembers", "wants", "never sees", "talks about")

@@ -164,7 +164,7 @@ def test_a_sweep_that_is_stopped_has_a_row_for_the_job_and_ends_with_the_table(
 ):
     monkeypatch.chdir(tmp_path)
     codes = iter([0, 130])
-    monkeypatch.setattr("dialog_trainer.processes.begin", lambda job, board, arguments: next(codes))
+    monkeypatch.setattr("dialog_trainer.processes.begin", lambda job: next(codes))
     with pytest.raises(SystemExit) as ended:
         dialog_trainer(*tiny_options, "-m", "seed=0,1,2")
     assert ended.value.code == 130

@@ -101,10 +101,6 @@ def blocks(monkeypatch):
     return told
 
 
-class Tokens:
-    lengths = torch.full((10,), 100.0)
-
-
 @pytest.mark.parametrize(
     ("asked", "changes", "pays", "lack", "compiles", "said"),
     [
@@ -121,31 +117,24 @@ class Tokens:
 def test_what_compile_asks_for_is_decided(
     settings, tiny_model, blocks, monkeypatch, asked, changes, pays, lack, compiles, said
 ):
-    monkeypatch.setattr(computing.compiled, "pays", lambda device, parameters, tokens: pays)
+    monkeypatch.setattr(computing.compiled, "pays", lambda on: pays)
     monkeypatch.setattr(compiler, "lacking", lambda: lack)
     lines = []
     on = torch.device("cpu")
-    found = computing.with_compile(settings | {"compile": asked} | changes, tiny_model, Tokens, on, lines.append)
+    found = computing.with_compile(settings | {"compile": asked} | changes, tiny_model, on, lines.append)
     assert found["compile"] == (asked if compiles else False)
     assert blocks == ([("GPT2Block", True)] if compiles else [])
     assert lines == said
 
 
-def test_auto_counts_the_tokens_of_the_run(settings, tiny_model, blocks, monkeypatch):
-    asked = []
-    monkeypatch.setattr(computing.compiled, "pays", lambda *about: bool(asked.append(about)))
-    auto = settings | {"compile": "auto", "steps": 30, "batch_size": 7}
-    computing.with_compile(auto, tiny_model, Tokens, torch.device("cpu"), print)
-    assert asked == [(torch.device("cpu"), sum(one.numel() for one in tiny_model.parameters()), 30 * 7 * 100)]
-
-
-def test_a_model_that_cannot_be_compiled_is_named(settings, tiny_model, blocks):
+def test_a_model_that_cannot_be_compiled_is_named(settings, tiny_model, blocks, monkeypatch):
+    monkeypatch.setattr(computing.compiled, "pays", lambda on: True)
     tiny_model.set_attn_implementation("sdpa")
     on = torch.device("cpu")
     with pytest.raises(ConfigError, match="compile=true: GPT2LMHeadModel takes no packed attention; use compile=false"):
-        computing.with_compile(settings | {"compile": True}, tiny_model, Tokens, on, print)
-    auto = settings | {"compile": "auto", "steps": 10**9}
-    found = computing.with_compile(auto, tiny_model, Tokens, on, print)
+        computing.with_compile(settings | {"compile": True}, tiny_model, on, print)
+    auto = settings | {"compile": "auto"}
+    found = computing.with_compile(auto, tiny_model, on, print)
     assert found["compile"] is False
     assert blocks == []
 
@@ -207,9 +196,9 @@ def test_what_one_machine_of_a_group_lacks_counts_for_all(settings, tiny_model, 
     asked = settings | {"compile": True}
     if there:
         with pytest.raises(ConfigError, match="compile=true: no g"):
-            computing.with_compile(asked, tiny_model, Tokens, torch.device("cpu"), print)
+            computing.with_compile(asked, tiny_model, torch.device("cpu"), print)
     else:
-        assert computing.with_compile(asked, tiny_model, Tokens, torch.device("cpu"), print)["compile"] is True
+        assert computing.with_compile(asked, tiny_model, torch.device("cpu"), print)["compile"] is True
     assert len(blocks) == (0 if there else 1)
 
 

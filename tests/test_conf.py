@@ -8,8 +8,6 @@ import torch
 import yaml
 
 from dialog_trainer import checks, composition, experiment, options
-from dialog_trainer.metrics.loss import PERPLEXITIES
-from dialog_trainer.metrics.scores import SCORES
 from dialog_trainer.model import causal_lm
 from dialog_trainer.modes.scoring import replying
 from dialog_trainer.records import Role
@@ -189,10 +187,3 @@ def test_the_options_that_the_readme_names_exist():
 def test_settings_come_back_from_yaml_as_they_were():
     settings = composed("experiment=original")
     assert yaml.safe_load(yaml.safe_dump(settings)) == settings
-
-
-def test_options_know_which_scores_are_better_when_lower():
-    better = {name: score.better for name, score in SCORES.items()}
-    assert {name for name, way in better.items() if way == "lower"} | set(PERPLEXITIES) == set(options.LOWER_IS_BETTER)
-    assert {name for name, way in better.items() if way == "neither"} == set(options.NO_BETTER)
-    assert {*better, *PERPLEXITIES} == set(options.SCORE_NAMES)

@@ -113,17 +113,18 @@ def test_the_batches_of_a_step_are_those_of_the_kept_sequences_weighed_as_planne
     assert [plan.role_weights(step) for step in (4, 5, 50)] == [RoleWeights(1.0), RoleWeights(0.0), RoleWeights(0.0)]
 
 
-def test_the_mask_is_checked_at_each_of_its_kinds_and_counted_at_the_asked_points(settings, split, vocabulary):
+def test_the_mask_is_checked_and_counted_at_its_final_weights_and_each_of_its_kinds(settings, split, vocabulary):
     mask = experiment.mask(settings)
     whole = outline(mask, 10)
-    kept = experiment.checked_mask(settings, split, vocabulary, mask, whole, points=(RoleWeights(0.5),))
+    kept = experiment.checked_mask(settings, split, vocabulary, mask, whole)
     assert kept.indices.tolist() == list(range(len(split.tokens)))
     assert (kept.dropped, kept.counts.sequences) == (0, len(split.tokens))
     assert kept.counts.tokens.sum() == split.tokens.lengths.sum()
     by_role = kept.counts.trained.sum(2).tolist()
     users, assistants = (kept.counts.tokens[role].sum() for role in (Role.USER, Role.ASSISTANT))
     ends = len(split.dialogues) - kept.counts.lost_ends
-    assert by_role == [[0, users, assistants, ends, 0], [0, users, assistants, ends, 0], [0, 0, assistants, ends, 0]]
+    both, final = [0, users, assistants, ends, 0], [0, 0, assistants, ends, 0]
+    assert by_role == [final, both, final]
 
 
 def test_the_digest_of_the_mask_has_a_part_for_each_thing_that_decides_it(settings, split, vocabulary, gpt2_vocabulary):

@@ -11,7 +11,7 @@ def break_even_tokens(rows: list[dict[str, Any]]) -> float | None:
     The cost is the time up to the first round that counts: ours compiles before its first step, its peers within it.
     """
     by_name = {row["name"]: row for row in rows}
-    plain, compiled = by_name.get("ours-not-compiled"), by_name.get("ours")
+    plain, compiled = by_name.get("ours"), by_name.get("ours-compiled")
     if not (plain and compiled):
         return None
     saved = 1 / plain["tokens_per_second"] - 1 / compiled["tokens_per_second"]

@@ -18,7 +18,7 @@ from peers.prediction import prediction
 
 DOCS = BENCHMARKS.parent / "docs"
 TITLES = {
-    "ours": "ours", "ours-not-compiled": "ours, not compiled", "hf": "HF Trainer", "hf-best": "HF Trainer at its best",
+    "ours": "ours", "ours-compiled": "ours, compiled", "hf": "HF Trainer", "hf-best": "HF Trainer at its best",
     "trl": "TRL SFTTrainer", "trl-best": "TRL SFTTrainer at its best", "trl-padding-free": "TRL, padding-free",
     "original": "the original's step", "floor": "matrix products alone",
 }  # fmt: skip

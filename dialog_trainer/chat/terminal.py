@@ -53,23 +53,13 @@ def chat(
         elif not text:
             say("(an empty line: type something, or /quit)")
         else:
-            _exchange(conversation, text, reply, say, live)
-
-
-def _exchange(
-    conversation: Conversation,
-    text: str,
-    reply: Callable[[list[int], Callable[[str], None]], str],
-    say: Callable[..., None],
-    live: bool,
-) -> None:
-    try:
-        context = conversation.ask(text)
-    except LineTooLong as error:
-        say(f"({error})")
-        return
-    if live:
-        say("bot: ", end="")
-    answer = reply(context, (lambda piece: say(piece, end="")) if live else (lambda piece: None))
-    conversation.answer(answer)
-    say(("" if answer else "(no reply)") if live else " ".join(answer.splitlines()) or "(no reply)")
+            try:
+                context = conversation.ask(text)
+            except LineTooLong as error:
+                say(f"({error})")
+                continue
+            if live:
+                say("bot: ", end="")
+            answer = reply(context, (lambda piece: say(piece, end="")) if live else (lambda piece: None))
+            conversation.answer(answer)
+            say(("" if answer else "(no reply)") if live else " ".join(answer.splitlines()) or "(no reply)")

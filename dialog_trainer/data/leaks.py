@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dialog_trainer.data.tables import DialogueTable
@@ -94,8 +94,13 @@ def _near(training: DialogueTable, held_out: DialogueTable) -> _Pairs:
     """`(held-out, training)` pairs with a Jaccard index of at least `MIN_JACCARD`."""
     pairs: _Pairs = set()
     for first in range(0, len(held_out), INDEXED_AT_ONCE):
-        part = _texts(held_out, first, min(first + INDEXED_AT_ONCE, len(held_out)))
-        places, sizes = _index(map(_grams, part))
+        # Of each gram the places of the dialogues that have it, and of each dialogue the number of its grams.
+        places, sizes = defaultdict(list), []
+        end = min(first + INDEXED_AT_ONCE, len(held_out))
+        for place, grams in enumerate(map(_grams, _texts(held_out, first, end))):
+            sizes.append(len(grams))
+            for gram in grams:
+                places[gram].append(place)
         for index, grams in enumerate(map(_grams, _texts(training, 0, len(training)))):
             shared = Counter(place for gram in places.keys() & grams for place in places[gram])
             pairs |= {
@@ -104,16 +109,6 @@ def _near(training: DialogueTable, held_out: DialogueTable) -> _Pairs:
                 if count / (sizes[place] + len(grams) - count) >= MIN_JACCARD
             }
     return pairs
-
-
-def _index(dialogues: Iterable[set[tuple[str, ...]]]) -> tuple[dict[tuple[str, ...], list[int]], list[int]]:
-    """Of each gram the places of the dialogues that have it, and of each dialogue the number of its grams."""
-    places, sizes = defaultdict(list), []
-    for place, grams in enumerate(dialogues):
-        sizes.append(len(grams))
-        for gram in grams:
-            places[gram].append(place)
-    return places, sizes
 
 
 def _letters(texts: Sequence[str]) -> str:

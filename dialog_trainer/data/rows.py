@@ -139,17 +139,9 @@ class Tally:
     short_dialogues: int = 0
 
     def __str__(self) -> str:
-        dropped = [
-            f"{count:,} {what}"
-            for count, what in (
-                (self.short_dialogues, "dialogues of fewer than two turns"),
-                (self.empty_turns, "empty turns"),
-            )
-            if count
-        ]
-        return f"{self.dialogues:,} dialogues, {self.turns:,} turns" + (
-            f" (dropped: {', '.join(dropped)})" if dropped else ""
-        )
+        kinds = {"dialogues of fewer than two turns": self.short_dialogues, "empty turns": self.empty_turns}
+        dropped = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
+        return f"{self.dialogues:,} dialogues, {self.turns:,} turns" + (f" (dropped: {dropped})" if dropped else "")
 
 
 def cleaned(raw: Iterable[tuple[str, list[Turn]]], tally: Tally) -> Iterator[Dialogue]:

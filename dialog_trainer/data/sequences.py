@@ -17,16 +17,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dialog_trainer.records import Role, TokenSequence
-
-
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """Ids of the tokens that structure a dialogue."""
-
-    start: int  # [CLS]
-    separator: int  # [SEP]
-    end: int  # end of text
+from dialog_trainer.records import Marks, Role, TokenSequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +27,6 @@ class TurnTokens:
     ids: tuple[int, ...]
     role: Role
     index: int
-
-
-class _Writer:
-    """Writes an id and its role in the same call, so that they cannot part."""
-
-    def __init__(self) -> None:
-        self.ids: list[int] = []
-        self.roles: list[int] = []
-        self.turns: list[int] = []
-
-    def add(self, ids: Sequence[int], role: Role, turn: int) -> None:
-        self.ids.extend(ids)
-        self.roles.extend([int(role)] * len(ids))
-        self.turns.extend([turn] * len(ids))
-
-    def sequence(self, first: int, last: int) -> TokenSequence:
-        return TokenSequence(self.ids[first:last], self.roles[first:last], self.turns[first:last])
 
 
 def turn_tokens(text_ids: Sequence[Sequence[int]], roles: Sequence[int], separator: int) -> list[TurnTokens]:
@@ -65,13 +39,14 @@ def turn_tokens(text_ids: Sequence[Sequence[int]], roles: Sequence[int], separat
 
 def whole(turns: Sequence[TurnTokens], marks: Marks, ends: bool) -> TokenSequence:
     """All of `turns` as one sequence; `ends` adds the end-of-text token."""
-    writer = _Writer()
-    writer.add([marks.start], Role.START, turns[0].index)
-    for turn in turns:
-        writer.add(turn.ids, turn.role, turn.index)
+    parts = [TurnTokens((marks.start,), Role.START, turns[0].index), *turns]
     if ends:
-        writer.add([marks.end], Role.END, turns[-1].index)
-    return writer.sequence(0, len(writer.ids))
+        parts.append(TurnTokens((marks.end,), Role.END, turns[-1].index))
+    return TokenSequence(
+        [token for part in parts for token in part.ids],
+        [role for part in parts for role in [int(part.role)] * len(part.ids)],
+        [index for part in parts for index in [part.index] * len(part.ids)],
+    )
 
 
 def keep_start(turns: Sequence[TurnTokens], marks: Marks, max_len: int) -> list[TokenSequence]:

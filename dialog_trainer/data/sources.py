@@ -58,9 +58,9 @@ class DailyDialog:
     def digest(self, split: str) -> str:
         if self.path is None:
             files = sorted(Path(self.hub_id).rglob("*.parquet")) if Path(self.hub_id).is_dir() else []
-            content = [_file_digest(file) for file in files]
+            content = [file_digest(file) for file in files]
             return _digest("hub", self.hub_id, str(self.hub_revision), self.hub_column, split, *content)
-        return _file_digest(dailydialog_file(self.path, split))
+        return file_digest(dailydialog_file(self.path, split))
 
     def describe(self, split: str) -> str:
         if self.path is None:
@@ -104,8 +104,8 @@ class Jsonl:
 
     def digest(self, split: str) -> str:
         if split == "test" or "validation" in self.paths:
-            return _file_digest(self._path(split))
-        return _digest(_file_digest(self._path("train")), split, str(self.validation_share))
+            return file_digest(self._path(split))
+        return _digest(file_digest(self._path("train")), split, str(self.validation_share))
 
     def describe(self, split: str) -> str:
         if split == "test" or "validation" in self.paths:
@@ -142,7 +142,7 @@ class ChitChat:
                 yield identifier, _two_speakers(messages)
 
     def digest(self, split: str) -> str:
-        return _digest(_file_digest(self.path), split)
+        return _digest(file_digest(self.path), split)
 
     def describe(self, split: str) -> str:
         return f"package chitchat-dataset, split {split}"
@@ -303,6 +303,7 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\x00".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """The sha256 of the bytes of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

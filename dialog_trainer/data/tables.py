@@ -115,10 +115,7 @@ def _columns(table: pa.Table) -> tuple[np.ndarray, Runs]:
 def open_dialogues(source, split: str, cache_dir: Path, say: Callable[[str], None]) -> DialogueTable:
     """The cleaned dialogues of `split`, read from `source` the first time. Raises `DataError` if none is left."""
     folder = cache_dir / f"dialogues-{key_of(FORMAT, source.digest(split), split)}"
-    if not folder.exists():
-        with published(folder) as aside:
-            _write_dialogues(source, split, aside)
-    table = DialogueTable(folder)
+    table = DialogueTable(written_once(folder, lambda aside: _write_dialogues(source, split, aside)))
     say(f"{split}: {table.tally} from {source.describe(split)}")
     if not len(table):
         raise DataError(f"no dialogue is left in {source.describe(split)}: each needs at least two turns with text")
@@ -142,10 +139,6 @@ def _write_dialogues(source, split: str, folder: Path) -> None:
     (folder / "tally.json").write_text(json.dumps(asdict(tally)), encoding="utf-8")
 
 
-def vocabulary_folder(cache_dir: Path, training: DialogueTable, size: int) -> Path:
-    return cache_dir / f"vocabulary-{key_of(FORMAT, training.digest, size)}"
-
-
 def open_tokens(
     dialogues: DialogueTable,
     vocabulary: Vocabulary,
@@ -157,19 +150,17 @@ def open_tokens(
 ) -> TokenTable:
     """The token sequences of `dialogues`, tokenised the first time by up to `workers` processes."""
     key = key_of(FORMAT, dialogues.digest, vocabulary.digest(), max_len, truncation)
-    folder = cache_dir / f"tokens-{key}"
-    if not folder.exists():
-        marks = vocabulary.marks
-        policy = TRUNCATIONS[truncation]
+    marks, policy = vocabulary.marks, TRUNCATIONS[truncation]
 
-        def tokenise(rows: dict[str, list], indices: list[int]) -> dict[str, list]:
-            return _tokenise(rows, indices, vocabulary, marks, lambda turns: policy(turns, marks, max_len))
+    def tokenise(rows: dict[str, list], indices: list[int]) -> dict[str, list]:
+        return _tokenise(rows, indices, vocabulary, marks, lambda turns: policy(turns, marks, max_len))
 
-        with published(folder) as aside:
-            _map(dialogues.rows, tokenise, workers, aside / "parts")
-            _join(sorted((aside / "parts").glob("*.arrow")), aside / "tokens.arrow")
-            shutil.rmtree(aside / "parts")
-    return TokenTable(folder)
+    def write(aside: Path) -> None:
+        _map(dialogues.rows, tokenise, workers, aside / "parts")
+        _join(sorted((aside / "parts").glob("*.arrow")), aside / "tokens.arrow")
+        shutil.rmtree(aside / "parts")
+
+    return TokenTable(written_once(cache_dir / f"tokens-{key}", write))
 
 
 def _tokenise(
@@ -229,36 +220,35 @@ def _join(parts: list[Path], path: Path) -> None:
         writer.close()
 
 
-class published:
-    """A folder written aside and renamed when the block ends well; removed when it does not."""
+def written_once(folder: Path, write: Callable[[Path], object]) -> Path:
+    """`folder`, filled by `write` where it is not there yet: aside, and renamed when that has ended well.
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def __enter__(self) -> Path:
+    Raises `DataError` where it cannot be made or the disk is full.
+    """
+    if folder.exists():
+        return folder
+    aside = folder.parent / f".aside-{os.getpid()}-{time.monotonic_ns()}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside.mkdir()  # not by tempfile, whose folders others cannot read
+    except OSError as error:
+        raise DataError(f"{folder.parent} cannot be written ({error.strerror}): pass data.cache_dir=<folder>") from None
+    try:
+        write(aside)
         try:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            self.aside = self.folder.parent / f".aside-{os.getpid()}-{time.monotonic_ns()}"
-            self.aside.mkdir()  # not by tempfile, whose folders others cannot read
-        except OSError as error:
-            raise DataError(
-                f"{self.folder.parent} cannot be written ({error.strerror}): pass data.cache_dir=<folder>"
-            ) from None
-        return self.aside
-
-    def __exit__(self, kind, value, trace) -> None:
-        if kind is None:
-            try:
-                self.aside.rename(self.folder)
-                return
-            except OSError:  # another process published the same content first
-                if not self.folder.exists():
-                    raise
-        shutil.rmtree(self.aside, ignore_errors=True)
-        if isinstance(value, OSError) and value.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DataError(
-                f"{self.folder.parent} is full ({value.strerror}): make room, or pass data.cache_dir=<folder>"
-            ) from None
+            aside.rename(folder)
+        except OSError:  # ENOTEMPTY where another process published the same content first
+            if not folder.exists():
+                raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise DataError(
+            f"{folder.parent} is full ({error.strerror}): make room, or pass data.cache_dir=<folder>"
+        ) from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
 
 
 def key_of(*parts: object) -> str:

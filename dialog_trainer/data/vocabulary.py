@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from dialog_trainer.data.sequences import Marks
 from dialog_trainer.errors import ModelError
+from dialog_trainer.records import Marks
 
 DIALOGUE_TOKENS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
 END_TOKEN = "<|endoftext|>"
@@ -27,7 +27,7 @@ class Vocabulary:
 
     Attributes:
         cls_id, sep_id, pad_id, end_id: ids of `[CLS]`, `[SEP]`, `[PAD]` and the end-of-text token.
-        marks: those of them that structure a dialogue.
+        marks: the four together.
         added_tokens: how many of the three were new to the tokenizer.
     """
 
@@ -42,7 +42,7 @@ class Vocabulary:
         self.added_tokens = len(tokenizer) - size
         self.cls_id, self.sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
         self.pad_id, self.end_id = tokenizer.pad_token_id, tokenizer.eos_token_id
-        self.marks = Marks(self.cls_id, self.sep_id, self.end_id)
+        self.marks = Marks(self.cls_id, self.sep_id, self.end_id, self.pad_id)
         # A copy that reads "[SEP]" or "<|endoftext|>" in a text as characters: a text must not end a turn.
         self._text_encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._text_encoder.encode_special_tokens = True
@@ -73,7 +73,7 @@ class Vocabulary:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        tokenizer.train_from_iterator(_batches(texts), trainer)
+        tokenizer.train_from_iterator(texts, trainer)
         return cls(
             PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_TOKEN, clean_up_tokenization_spaces=False)
         )
@@ -109,13 +109,3 @@ def cannot_load(name_or_folder: str, error: Exception) -> ModelError:
     else:
         remedy = "without a hub pass model.pretrained_model=<folder>, or model=gpt2_tiny, which is trained from scratch"
     return ModelError(f"{name_or_folder} could not be loaded ({type(error).__name__}: {reason}); {remedy}")
-
-
-def _batches(texts: Iterable[str], size: int = 1000) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for text in texts:
-        batch.append(text)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    yield batch

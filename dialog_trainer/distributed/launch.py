@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -124,7 +124,9 @@ def _passed_on(pids: list[int]) -> Iterator[list[signal.Signals]]:
 
     def note(number: int, _: object) -> None:
         received.append(signal.Signals(number))
-        _send(pids, received[-1])
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     before = {number: signal.signal(number, note) for number in _STOPS}
     try:
@@ -143,11 +145,3 @@ def _held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
-
-
-def _send(pids: list[int], number: signal.Signals) -> None:
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue

@@ -63,11 +63,6 @@ def exchange(loss: torch.nn.Module, last: bool) -> Iterator[None]:
         yield
 
 
-def gradient_factor() -> int:
-    """Torch takes the mean of the gradients over the processes; times this, it is their sum."""
-    return group.size()
-
-
 def clip(parameters: Iterable[torch.nn.Parameter], max_norm: float | None) -> torch.Tensor:
     """Scales the gradients down to `max_norm` (None: never) and returns their norm before that, over all processes."""
     norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm or torch.inf)

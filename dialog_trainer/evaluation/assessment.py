@@ -6,18 +6,20 @@ Everything is made of the same statistics, summed by dialogue.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from dialog_trainer.metrics import intervals
 from dialog_trainer.metrics import scores as score_rules
-from dialog_trainer.metrics.depth import by_depth
 from dialog_trainer.metrics.loss import PERPLEXITIES
 from dialog_trainer.records import Reply
 
 SEED = 0
 LARGEST = 1e100
+# Bins of depths, and the last depth of each but the open one.
+DEPTHS = ("1", "2", "3", "4", "5-6", "7-10", ">10")
+_LAST_DEPTHS = (1, 2, 3, 4, 6, 10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,27 +81,14 @@ def part(names: Sequence[str], replies: Sequence[Reply], of: Statistics, wanted:
     return {"dialogues": dialogues, "replies": len(kept), "scores": with_intervals(scores, own)}
 
 
-def scores_of_parts(
-    names: Sequence[str], replies: Sequence[Reply], parts: Mapping[str, Sequence[int]]
-) -> dict[str, dict[str, float]]:
-    """The scores of the replies at the indices of each part; as in `part`, without intervals."""
-    names = [name for name in names if name not in PERPLEXITIES]
-    rows = score_rules.statistics(names, replies)
-    return {
-        title: {
-            name: value_of(name)(rows[name][list(indices)].sum(0))
-            if name in rows
-            else score_rules.SCORES[name].whole([replies[index] for index in indices])
-            for name in names
-        }
-        for title, indices in parts.items()
-    }
-
-
 def depths(names: Sequence[str], replies: Sequence[Reply]) -> list[dict]:
-    """Scores by the depth of the turn, with the number of replies."""
-    parts = {depth: indices for depth, indices in by_depth(replies).items() if len(indices)}
-    scores = scores_of_parts(names, replies, parts)
+    """Scores by the depth of the turn, the number of turns before it, with the number of replies; no bin without one.
+
+    Where one role alone replies, only its depths are there: an assistant that speaks second has 1, 3, 5-6, 7-10, >10.
+    """
+    bins = np.searchsorted(_LAST_DEPTHS, [reply.turn_index for reply in replies])
+    parts = {DEPTHS[place]: np.flatnonzero(bins == place) for place in np.unique(bins)}
+    scores = score_rules.scores_of_parts(names, replies, parts)
     return [{"depth": depth, "replies": len(indices), "scores": scores[depth]} for depth, indices in parts.items()]
 
 
@@ -111,12 +100,7 @@ def compared(names: Sequence[str], ours: Statistics, others: Statistics) -> dict
             continue
         difference = intervals.paired(ours.rows[name], others.rows[name], value_of(name), SEED)
         if difference is not None:
-            found[name] = {
-                "difference": difference.value,
-                "low": difference.low,
-                "high": difference.high,
-                "p_value": difference.p_value,
-            }
+            found[name] = asdict(difference)
     return found
 
 

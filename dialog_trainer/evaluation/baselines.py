@@ -56,7 +56,7 @@ def baselines(
             texts = [choose[role](context) for role, context in zip(roles, contexts, strict=True)]
         else:
             texts = [_FROM_CONTEXT[name](context) for context in contexts]
-        replies = [_reply(context, text) for context, text in zip(contexts, texts, strict=True)]
+        replies = [context.answered(text, ended=True) for context, text in zip(contexts, texts, strict=True)]
         made[name] = against_the_others(replies) if name == "human" else replies
     return made
 
@@ -71,12 +71,6 @@ def against_the_others(replies: Iterable[Reply]) -> list[Reply]:
         for reply in replies
         for place in [_left_out(reply)]
     ]
-
-
-def _reply(context: Context, text: str) -> Reply:
-    return Reply(
-        context.dialogue_id, context.turn_index, context.history, context.reference, text, True, context.references
-    )
 
 
 def _left_out(of: Context | Reply) -> int:

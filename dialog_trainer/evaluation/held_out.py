@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -48,38 +49,26 @@ def held_out_losses(
     """
     model.eval()
     own = share(table.lengths, group.size(), group.rank())
-    found = _losses_of(model, table, own, max_tokens, in_proportion(advance, len(own), len(table)), stopped)
-    if group.any_process(found is None):
-        return None
-    for sums in (found.cells, torch.from_numpy(found.by_dialogue)):
-        group.sum_over_processes(sums)
-    return found
-
-
-def _losses_of(
-    model: PreTrainedModel,
-    table: TokenTable,
-    own: np.ndarray,
-    max_tokens: int,
-    advance: Callable[[int], None],
-    stopped: Callable[[], bool],
-) -> HeldOutLosses | None:
+    advance = in_proportion(advance, len(own), len(table))
     cells = torch.zeros(2, len(Role), NUM_DEPTHS, dtype=torch.float64)
     by_dialogue = np.zeros((int(table.dialogues[-1]) + 1, len(Role), 2))
-    for first in range(0, len(own), CHUNK):
-        indices = own[first : first + CHUNK]
-        done = 0
-        for batch in micro_batches(table, indices, every_turn, max_tokens):
-            if stopped():
-                return None
-            targets, nll = token_losses(model, to_device(batch, model.device))
-            targets, nll = targets.cpu(), nll.cpu().double()
-            cells += cells_of(nll, batch.roles[targets], batch.turns[targets])
-            of_token = np.repeat(table.dialogues[indices[done : done + len(batch.lengths)]], batch.lengths)[targets]
-            roles = batch.roles[targets].numpy()
-            np.add.at(by_dialogue, (of_token, roles), np.stack([nll.numpy(), np.ones(len(nll))], axis=1))
-            done += len(batch.lengths)
-            advance(len(batch.lengths))
+    parts = (own[first : first + CHUNK] for first in range(0, len(own), CHUNK))
+    done, was_stopped = 0, False
+    for batch in chain.from_iterable(micro_batches(table, part, every_turn, max_tokens) for part in parts):
+        if was_stopped := stopped():
+            break
+        targets, nll = token_losses(model, to_device(batch, model.device))
+        targets, nll = targets.cpu(), nll.cpu().double()
+        cells += cells_of(nll, batch.roles[targets], batch.turns[targets])
+        of_token = np.repeat(table.dialogues[own[done : done + len(batch.lengths)]], batch.lengths)[targets]
+        roles = batch.roles[targets].numpy()
+        np.add.at(by_dialogue, (of_token, roles), np.stack([nll.numpy(), np.ones(len(nll))], axis=1))
+        done += len(batch.lengths)
+        advance(len(batch.lengths))
+    if group.any_process(was_stopped):
+        return None
+    for sums in (cells, torch.from_numpy(by_dialogue)):
+        group.sum_over_processes(sums)
     return HeldOutLosses(cells, by_dialogue)
 
 

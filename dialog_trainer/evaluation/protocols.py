@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from transformers import PreTrainedModel
 
@@ -78,28 +79,22 @@ def gold_contexts(dialogues: Sequence[Dialogue], how: Replying, vocabulary: Voca
 
 def produced(dialogues: Sequence[Dialogue], how: Replying, by: Production) -> list[Reply] | None:
     """The replies to `dialogues`, in their order; None once stopped."""
-
-    def reply(contexts: list[Context], advance: Callable[[int], None]) -> list[Reply] | None:
-        return replies_to(
-            contexts,
-            by.model,
-            by.vocabulary,
-            max_new_tokens=how.max_new_tokens,
-            batch_tokens=how.batch_tokens,
-            decoding=how.decoding,
-            seed=how.seed,
-            advance=advance,
-            stopped=by.stopped,
-        )
-
     if how.protocol == "original":
         return _original(dialogues, how, by)
+    reply = partial(
+        replies_to,
+        model=by.model,
+        vocabulary=by.vocabulary,
+        max_new_tokens=how.max_new_tokens,
+        batch_tokens=how.batch_tokens,
+        decoding=how.decoding,
+        seed=how.seed,
+        stopped=by.stopped,
+    )
     if how.protocol == "rollout":
-        return rolled_out(
-            dialogues, by.vocabulary, how.room(), lambda contexts: reply(contexts, lambda count: None), by.advance
-        )
+        return rolled_out(dialogues, by.vocabulary, how.room(), reply, by.advance)
     contexts = gold_contexts(dialogues, how, by.vocabulary)
-    return reply(contexts, in_proportion(by.advance, len(contexts), len(dialogues)))
+    return reply(contexts, advance=in_proportion(by.advance, len(contexts), len(dialogues)))
 
 
 def _original(dialogues: Sequence[Dialogue], how: Replying, by: Production) -> list[Reply] | None:

@@ -68,16 +68,7 @@ def replies_to(
         stopped=stopped,
     )
     for index, ids, ended in produced:
-        context = contexts[index]
-        replies[index] = Reply(
-            context.dialogue_id,
-            context.turn_index,
-            context.history,
-            context.reference,
-            vocabulary.decode(ids).strip(),
-            ended,
-            context.references,
-        )
+        replies[index] = contexts[index].answered(vocabulary.decode(ids).strip(), ended)
         advance(1)
     if len(replies) < len(contexts):
         return None

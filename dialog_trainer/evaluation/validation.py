@@ -45,8 +45,7 @@ class Validation:
 
     def samples(self, count: int) -> list[Reply]:
         """At most `count` replies, the same contexts each time, drawn by a hash."""
-        key = {id(reply): seed_of("sample", reply.dialogue_id, reply.turn_index) for reply in self.replies}
-        return sorted(self.replies, key=lambda reply: key[id(reply)])[:count]
+        return sorted(self.replies, key=lambda one: seed_of("sample", one.dialogue_id, one.turn_index))[:count]
 
 
 def validate(

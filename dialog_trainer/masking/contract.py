@@ -22,7 +22,7 @@ from dialog_trainer.errors import ConfigError, DataError
 from dialog_trainer.masking.mask import Mask
 from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.masking.statistics import MaskCounts, counted
-from dialog_trainer.records import Role, Runs
+from dialog_trainer.records import Marks, Role, Runs
 
 TRAINED_ROLES = (Role.USER, Role.ASSISTANT, Role.END)
 
@@ -43,9 +43,7 @@ def checked(
     mask: Mask,
     points: tuple[RoleWeights, ...],
     *,
-    separator: int,
-    end: int,
-    pad: int,
+    marks: Marks,
     max_len: int,
     drop: bool,
     id_of: Callable[[int], str],
@@ -63,7 +61,7 @@ def checked(
     for first, ids, runs in chunks:
         weights = [mask.run_weights(runs, at) for at in points]
         last = ends_dialogue[first : first + len(runs.counts)]
-        for clause, dialogues in _broken_clauses(ids, runs, weights, last, separator, end, pad, max_len):
+        for clause, dialogues in _broken_clauses(ids, runs, weights, last, marks, max_len):
             broken.setdefault(clause, []).extend(dialogues.tolist())
         wanted = ~np.isin(runs.dialogues, left_out)
         keep = mask.trainable(runs) & wanted
@@ -71,60 +69,42 @@ def checked(
         untrained += runs.dialogues[~keep & wanted].tolist()
         counts.append(counted(*_only(runs, weights, keep)))
     if broken:
-        raise DataError(_broken_text(broken, id_of))
-    kept, total = np.concatenate(indices), reduce(add, counts)
-    faults = _untrained_faults(mask.trained_role.name.lower(), kept, untrained, total, drop, id_of, len(left_out))
+        lines = [f"\n  - {clause}: {len(at):,}, first in dialogue {id_of(at[0])}" for clause, at in broken.items()]
+        raise DataError(
+            "the tokenised data break the contract of the mask; they are not what this version writes: remove that "
+            f"cache folder and start again{''.join(lines)}"
+        )
+    kept = Kept(np.concatenate(indices), len(untrained), reduce(add, counts))
+    first_dropped = next(map(id_of, untrained), "")
+    faults = _untrained_faults(kept, mask.trained_role.name.lower(), first_dropped, drop, len(left_out))
     if faults:
         raise ConfigError(faults)
-    return Kept(kept, len(untrained), total)
+    return kept
 
 
-def _broken_text(broken: dict[str, list[int]], id_of: Callable[[int], str]) -> str:
-    lines = [f"  - {clause}: {len(found):,}, first in dialogue {id_of(found[0])}" for clause, found in broken.items()]
-    title = (
-        "the tokenised data break the contract of the mask; they are not what this version writes: remove that cache "
-        "folder and start again"
-    )
-    return "\n".join([title, *lines])
-
-
-def _untrained_faults(
-    role: str,
-    kept: np.ndarray,
-    untrained: list[int],
-    total: MaskCounts,
-    drop: bool,
-    id_of: Callable[[int], str],
-    leaked: int,
-) -> list[str]:
-    faults = []
-    if untrained and not drop:
+def _untrained_faults(kept: Kept, role: str, first_dropped: str, drop: bool, leaked: int) -> list[str]:
+    """`first_dropped` is the id of the first dialogue with a sequence that has nothing to train."""
+    faults, idle = [], kept.counts.untrained.max()
+    if kept.dropped and not drop:
         faults.append(
-            f"mask_schedule.untrained=refuse: {len(untrained):,} sequences have no {role} turn and no end, the first "
-            f"of dialogue {id_of(untrained[0])}; pass mask_schedule.untrained=drop, or mend the data"
+            f"mask_schedule.untrained=refuse: {kept.dropped:,} sequences have no {role} turn and no end, the first "
+            f"of dialogue {first_dropped}; pass mask_schedule.untrained=drop, or mend the data"
         )
-    elif total.untrained.any() and not drop:
+    elif idle and not drop:
         faults.append(
-            f"mask_schedule.untrained=refuse: {total.untrained.max():,} sequences carry no weight at some point of the "
+            f"mask_schedule.untrained=refuse: {idle:,} sequences carry no weight at some point of the "
             "schedule; pass mask_schedule.untrained=drop, which trains them at the others, or change the schedule"
         )
-    if not len(kept):
+    if not len(kept.indices):
         faults.append(
-            f"mask_schedule: no sequence of the training split is left to train: {len(untrained):,} have no turn of the "
+            f"mask_schedule: no sequence of the training split is left to train: {kept.dropped:,} have no turn of the "
             f"{role} and no end (or the data weigh it 0), {leaked:,} dialogues are left out by data.drop_leaks"
         )
     return faults
 
 
 def _broken_clauses(
-    ids: np.ndarray,
-    runs: Runs,
-    weights: list[np.ndarray],
-    last: np.ndarray,
-    separator: int,
-    end: int,
-    pad: int,
-    max_len: int,
+    ids: np.ndarray, runs: Runs, weights: list[np.ndarray], last: np.ndarray, marks: Marks, max_len: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Each clause that is broken, and the dialogue of each place at which it is."""
     sequences = np.repeat(np.arange(len(runs.counts)), runs.counts)
@@ -140,9 +120,9 @@ def _broken_clauses(
     is_end = runs.roles == Role.END
     is_start = np.zeros(len(runs.roles), dtype=bool)
     is_start[first_runs] = True
-    at_pad = np.repeat(trained, runs.lengths) & (ids == pad)
+    at_pad = np.repeat(trained, runs.lengths) & (ids == marks.pad)
     ends_wrong = (
-        is_end & there & ((runs.lengths != 1) | (last_tokens != end) | ~np.all([w > 0 for w in weights], axis=0))
+        is_end & there & ((runs.lengths != 1) | (last_tokens != marks.end) | ~np.all([w > 0 for w in weights], axis=0))
     )
     ends = np.bincount(sequences[is_end], minlength=len(runs.counts))
     misplaced = (ends != last) | (is_end[last_runs] != last)
@@ -154,7 +134,7 @@ def _broken_clauses(
             is_start & (runs.lengths != 1) | (is_start != (runs.roles == Role.START)),
         ),
         ("trained tokens outside the turns and ends", trained & ~np.isin(runs.roles, TRAINED_ROLES)),
-        ("trained turns without their separator", trained & is_turn & has_end & (last_tokens != separator)),
+        ("trained turns without their separator", trained & is_turn & has_end & (last_tokens != marks.separator)),
         ("ends that are not one trained end-of-text token", ends_wrong),
         ("whole dialogues that lost their end", is_end & ~there & after_whole_turn & has_room),
     ):

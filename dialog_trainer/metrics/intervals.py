@@ -25,7 +25,7 @@ Value = Callable[[np.ndarray], float]
 class Difference:
     """What the first has more than the second, its 95 % interval, and the p value (`paired`)."""
 
-    value: float
+    difference: float
     low: float
     high: float
     p_value: float

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 
@@ -18,19 +19,9 @@ from dialog_trainer.metrics.words import words
 _MAX_NATS = 700.0
 
 
-def ppl(sums: np.ndarray) -> float:
-    """`exp(nats / tokens)`, at most e^700, which it is where there are no tokens."""
-    return _exp_mean(sums[0], sums[1])
-
-
-def ppl_word(sums: np.ndarray) -> float:
-    """`exp(nats / words)`, else as `ppl`."""
-    return _exp_mean(sums[0], sums[2])
-
-
-def ppl_byte(sums: np.ndarray) -> float:
-    """`exp(nats / bytes)`, else as `ppl`."""
-    return _exp_mean(sums[0], sums[3])
+def perplexity(sums: np.ndarray, place: int) -> float:
+    """`exp(nats / count)` with the count at `place` of the sums; at most e^700, which it is where the count is 0."""
+    return math.exp(min(sums[0] / sums[place], _MAX_NATS) if sums[place] else _MAX_NATS)
 
 
 def sizes(texts: Iterable[str]) -> tuple[int, int]:
@@ -39,9 +30,7 @@ def sizes(texts: Iterable[str]) -> tuple[int, int]:
     return sum(len(words(text)) for text in texts), sum(len(text.encode("utf-8")) for text in texts)
 
 
-def _exp_mean(nats: float, count: float) -> float:
-    return math.exp(min(nats / count, _MAX_NATS) if count else _MAX_NATS)
-
-
 # By the names that options give them; lower is better for each.
-PERPLEXITIES: dict[str, Callable[[np.ndarray], float]] = {"ppl": ppl, "ppl_word": ppl_word, "ppl_byte": ppl_byte}
+PERPLEXITIES: dict[str, Callable[[np.ndarray], float]] = {
+    name: partial(perplexity, place=place) for place, name in enumerate(("ppl", "ppl_word", "ppl_byte"), start=1)
+}

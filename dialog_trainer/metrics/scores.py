@@ -4,8 +4,8 @@ Nearly every score is the value of sums: `statistics(replies)` has a row for eac
 some replies is their score as one corpus. Rows made once give the score of the whole, of a part (clean dialogues, a depth
 of turn) and of each resample for an interval. Of no replies every score is 0; an empty reply is one without words.
 
-To add a score: write its statistics, put it into `SCORES`, and its name into `options.SCORE_NAMES`. For example the share
-of replies that ask something:
+To add a score: write its statistics, put it into `SCORES`, and its name into `options.SCORE_NAMES`; where more is not
+better, also into `LOWER_IS_BETTER` or `NO_BETTER` there. For example the share of replies that ask something:
 
 >>> import numpy as np
 >>> from dialog_trainer.metrics import intervals
@@ -14,7 +14,7 @@ of replies that ask something:
 >>> from dialog_trainer.records import Reply
 >>> def asks(replies):
 ...     return np.array([(reply.text.endswith("?"), 1) for reply in replies], dtype=float).reshape(-1, 2)
->>> SCORES["question_rate"] = Score("question_rate", "question_rate[last character]", "neither", asks, ratio)
+>>> SCORES["question_rate"] = Score("question_rate", "question_rate[last character]", asks, ratio)
 >>> texts = ["why ?", "no .", "you ?", "yes ?"]
 >>> replies = [Reply(str(n), 1, ("hello",), "hi", text, ended=True) for n, text in enumerate(texts)]
 >>> text_scores(["question_rate"], replies)
@@ -28,7 +28,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
 
@@ -39,7 +38,7 @@ from dialog_trainer.records import Reply
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A score of replies, at least 0. `better` says which of two values is the better one.
+    """A score of replies, at least 0.
 
     `statistics(replies)` `(n, K)` float64 has a row for each reply, and `value` makes the score of a sum of rows `(K,)`;
     scores that share statistics share the function, which is then called once. What is no sum has `whole(replies)`
@@ -48,7 +47,6 @@ class Score:
 
     name: str
     signature: str
-    better: Literal["higher", "lower", "neither"]
     statistics: Callable[[Sequence[Reply]], np.ndarray] | None = None
     value: Callable[[np.ndarray], float] | None = None
     whole: Callable[[Sequence[Reply]], float] | None = None
@@ -62,21 +60,21 @@ SCORES: dict[str, Score] = {
     score.name: score
     for score in (
         *(
-            Score(f"bleu{n}", _BLEU, "higher", bleu.statistics, partial(bleu.value, order=n))
+            Score(f"bleu{n}", _BLEU, bleu.statistics, partial(bleu.value, order=n))
             for n in range(1, bleu.MAX_ORDER + 1)
         ),
         *(
-            Score(f"nist{n}", _NIST, "higher", nist.statistics, partial(nist.value, order=n))
+            Score(f"nist{n}", _NIST, nist.statistics, partial(nist.value, order=n))
             for n in range(1, nist.MAX_ORDER + 1)
         ),
-        Score("chrf", f"chrf[{chrf.SIGNATURE}]", "higher", chrf.statistics, chrf.value),
-        Score("length", _WORDS, "neither", ratios.length, ratios.ratio),
-        Score("length_ratio", _WORDS, "neither", ratios.length_ratio, ratios.ratio),
-        Score("repetition", "repetition[case:lc|space:one]", "lower", ratios.repetition, ratios.ratio),
-        Score("turn_end_rate", "turn_end_rate[]", "higher", ratios.turn_end, ratios.ratio),
-        Score("distinct1", _DIVERSITY, "higher", whole=partial(diversity.distinct, order=1)),
-        Score("distinct2", _DIVERSITY, "higher", whole=partial(diversity.distinct, order=2)),
-        Score("entropy4", _DIVERSITY, "higher", whole=partial(diversity.entropy, order=4)),
+        Score("chrf", f"chrf[{chrf.SIGNATURE}]", chrf.statistics, chrf.value),
+        Score("length", _WORDS, ratios.length, ratios.ratio),
+        Score("length_ratio", _WORDS, ratios.length_ratio, ratios.ratio),
+        Score("repetition", "repetition[case:lc|space:one]", ratios.repetition, ratios.ratio),
+        Score("turn_end_rate", "turn_end_rate[]", ratios.turn_end, ratios.ratio),
+        Score("distinct1", _DIVERSITY, whole=partial(diversity.distinct, order=1)),
+        Score("distinct2", _DIVERSITY, whole=partial(diversity.distinct, order=2)),
+        Score("entropy4", _DIVERSITY, whole=partial(diversity.entropy, order=4)),
     )
 }
 
@@ -99,16 +97,30 @@ def statistics(names: Iterable[str], replies: Sequence[Reply]) -> dict[str, np.n
     return found
 
 
-def text_scores(names: Iterable[str], replies: Sequence[Reply]) -> dict[str, float]:
-    """The scores of `names` that are made from text, of all replies as one corpus; perplexities, from the loss, are not.
+def scores_of_parts(
+    names: Iterable[str], replies: Sequence[Reply], parts: Mapping[str, Sequence[int]]
+) -> dict[str, dict[str, float]]:
+    """Of each part the scores of `names` that are made from text, of the replies at its indices as one corpus;
+    perplexities, from the loss, are not. The information of NIST's n-grams is that of all replies.
 
     Raises `KeyError` of a name that no score has.
     """
     names = [name for name in names if name not in PERPLEXITIES]
     rows = statistics(names, replies)
     return {
-        name: SCORES[name].value(rows[name].sum(0)) if name in rows else SCORES[name].whole(replies) for name in names
+        title: {
+            name: SCORES[name].value(rows[name][list(indices)].sum(0))
+            if name in rows
+            else SCORES[name].whole([replies[index] for index in indices])
+            for name in names
+        }
+        for title, indices in parts.items()
     }
+
+
+def text_scores(names: Iterable[str], replies: Sequence[Reply]) -> dict[str, float]:
+    """`scores_of_parts` of all replies as one part."""
+    return scores_of_parts(names, replies, {"all": range(len(replies))})["all"]
 
 
 def weighted(scores: Mapping[str, float], weights: Mapping[str, float]) -> float:

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
@@ -124,7 +125,13 @@ def _read(model: PreTrainedModel, contexts: Sequence[Sequence[int]], room: int) 
     rows_at_once = max(1, READ_TOKENS // (width + 1))
     for first in range(0, len(alike), rows_at_once):
         part = alike[first : first + rows_at_once]
-        read = _right_padded(model, [contexts[chain[-1]] for chain in part])
+        longest = [torch.as_tensor(contexts[chain[-1]], dtype=torch.int64) for chain in part]
+        ids = pad_sequence(longest, batch_first=True).to(model.device)
+        read = DynamicCache(config=model.config)
+        # No token is masked: none of a context can see what is to its right. The one logit asked for is not read.
+        model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=read, use_cache=True, logits_to_keep=1
+        )
         for index, layer in enumerate(read.layers):
             if len(buffers) == index:
                 shape = (len(contexts), layer.keys.shape[1], width + room)
@@ -135,14 +142,3 @@ def _read(model: PreTrainedModel, contexts: Sequence[Sequence[int]], room: int) 
                         length = len(contexts[row]) - 1
                         buffer[row, :, width - length : width] = source[:, :length]
     return Cache(layers=[_Layer(keys, values, width) for keys, values in buffers])
-
-
-def _right_padded(model: PreTrainedModel, contexts: Sequence[Sequence[int]]) -> Cache:
-    rows = torch.zeros(len(contexts), max(map(len, contexts)), dtype=torch.int64)
-    for row, context in zip(rows, contexts, strict=True):
-        row[: len(context)] = torch.as_tensor(context)
-    rows = rows.to(model.device)
-    cache = DynamicCache(config=model.config)
-    # No token is masked: none of a context can see what is to its right. The one logit that is asked for is not read.
-    model(input_ids=rows, attention_mask=torch.ones_like(rows), past_key_values=cache, use_cache=True, logits_to_keep=1)
-    return cache

@@ -17,11 +17,6 @@ from dialog_trainer.model.packed import ATTENTION
 
 # What compiling may end in, beside faults of our own.
 FAILURES = (TorchDynamoException, CppCompileError)
-# On the CPU: between 0.7 M, where compiled code was not faster, and 124 M; what lies between was not measured.
-LEAST_PARAMETERS = 10**7
-# Operations of a process, 6 for each weight and token: 270,000 tokens at 124 M, about three times what took back
-# the time of compiling, by medians that lie within each other's spread.
-LEAST_OPERATIONS = 2e14
 
 
 def can(model: PreTrainedModel) -> bool:
@@ -29,11 +24,9 @@ def can(model: PreTrainedModel) -> bool:
     return model.config._attn_implementation == ATTENTION and bool(model._no_split_modules)
 
 
-def pays(on: torch.device, parameters: int, tokens: float) -> bool:
-    """Whether a training over `tokens` is shorter if it is compiled first: on the CPU measured, on CUDA supposed."""
-    if on.type == "cuda":
-        return has_triton() and torch.cuda.get_device_capability(on) >= (7, 0)
-    return on.type == "cpu" and parameters >= LEAST_PARAMETERS and 6 * parameters * tokens >= LEAST_OPERATIONS
+def pays(on: torch.device) -> bool:
+    """Whether compiled code is faster: on CUDA supposed, on the CPU measured (docs/performance.md), where it is not."""
+    return on.type == "cuda" and has_triton() and torch.cuda.get_device_capability(on) >= (7, 0)
 
 
 def compile_blocks(model: PreTrainedModel) -> None:

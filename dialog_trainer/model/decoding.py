@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessor, PreTrainedModel
 
 from dialog_trainer.data.vocabulary import Vocabulary
@@ -70,10 +72,12 @@ def _generated(
     max_new_tokens: int,
 ) -> Iterator[tuple[int, list[int], bool]]:
     """By transformers' `generate`: beams, and models whose cache has no plain rows."""
-    rows, real = _left_padded(contexts, vocabulary.pad_id, model.device)
+    padded = partial(pad_sequence, batch_first=True, padding_side="left")
+    ids = [torch.as_tensor(context, dtype=torch.int64) for context in contexts]
+    rows = padded(ids, padding_value=vocabulary.pad_id).to(model.device)
     output = model.generate(
         input_ids=rows,
-        attention_mask=real,
+        attention_mask=padded([torch.ones_like(row) for row in ids]).to(model.device),
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=decoding.beams if decoding.kind == "beam" else 1,
@@ -113,15 +117,3 @@ def _batches(contexts: Sequence[Sequence[int]], max_new_tokens: int, batch_token
         batch.append(index)
     if batch:
         yield batch
-
-
-def _left_padded(
-    contexts: Sequence[Sequence[int]], pad_id: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(map(len, contexts))
-    rows = torch.full((len(contexts), width), pad_id, dtype=torch.int64)
-    real = torch.zeros_like(rows)
-    for row, context in enumerate(contexts):
-        rows[row, width - len(context) :] = torch.as_tensor(context, dtype=torch.int64)
-        real[row, width - len(context) :] = 1
-    return rows.to(device), real.to(device)

@@ -47,7 +47,12 @@ def use_packed_attention(model: PreTrainedModel, longest: int = 8) -> bool:
             close = {"rtol": 0, "atol": TOLERANCE * float(expected.abs().max())}
             fits = torch.allclose(packed_logits(model, ids, positions, lengths, at), expected, **close)
             fits = fits and model.config._attn_implementation == ATTENTION
-            model.has_plain_head = fits and _head_is_plain(model, ids, positions, lengths, at, expected, close)
+            # The logits are the hidden states times the output embeddings, and nothing more.
+            model.has_plain_head = (
+                fits
+                and isinstance(head := model.get_output_embeddings(), torch.nn.Linear)
+                and torch.allclose(head(packed_states(model, ids, positions, lengths)[at]), expected, **close)
+            )
     except (TypeError, ValueError, RuntimeError, KeyError):
         fits = False
     if not fits:
@@ -56,14 +61,6 @@ def use_packed_attention(model: PreTrainedModel, longest: int = 8) -> bool:
     model.plain_attention = plain
     model.train(was_training)
     return fits
-
-
-def _head_is_plain(model, ids, positions, lengths, at, expected: torch.Tensor, close: dict[str, float]) -> bool:
-    """Whether the logits are the hidden states times the output embeddings, and nothing more."""
-    head = model.get_output_embeddings()
-    if not isinstance(head, torch.nn.Linear):
-        return False
-    return torch.allclose(head(packed_states(model, ids, positions, lengths)[at]), expected, **close)
 
 
 def packed_states(

@@ -16,11 +16,11 @@ def stream_reply(
     model: PreTrainedModel,
     vocabulary: Vocabulary,
     context: Sequence[int],
+    on_text: Callable[[str], None],
     *,
     max_new_tokens: int,
     temperature: float,
     top_p: float,
-    on_text: Callable[[str], None],
 ) -> str:
     """One reply, its text given to `on_text` in pieces as it comes. `temperature` 0 is greedy."""
     model.eval()

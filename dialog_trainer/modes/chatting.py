@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,17 +27,14 @@ def run(settings: Settings) -> int:
     for stream in (sys.stdin, sys.stdout):
         stream.reconfigure(encoding="utf-8", errors="replace")
 
-    def reply(context: list[int], on_text: Callable[[str], None]) -> str:
-        return stream_reply(
-            model,
-            vocabulary,
-            context,
-            max_new_tokens=max_new_tokens,
-            temperature=float(options["temperature"]),  # transformers refuses an int
-            top_p=float(options["top_p"]),
-            on_text=on_text,
-        )
-
+    reply = partial(
+        stream_reply,
+        model,
+        vocabulary,
+        max_new_tokens=max_new_tokens,
+        temperature=float(options["temperature"]),  # transformers refuses an int
+        top_p=float(options["top_p"]),
+    )
     window = settings["model"]["max_len"]
     try:
         chat(Conversation(vocabulary, window=window, max_new_tokens=max_new_tokens), reply)

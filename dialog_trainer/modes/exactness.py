@@ -21,6 +21,16 @@ _PARTS = {
 _EFFECTS = dict.fromkeys(_PARTS, "training goes on, but not exactly") | {"schedule": "it holds from here on"}
 
 
+def versions() -> dict[str, str]:
+    """Those that the processes of a group, and the attempts of a run, should have in common."""
+    return {
+        "dialog_trainer": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
 def surroundings(digest: dict[str, str], device: torch.device, compiled: bool) -> dict:
     """Saved with each checkpoint, and compared when a run goes on. `digest` is that of the mask."""
     hash_seed = os.environ.get("PYTHONHASHSEED", "random") if compiled else None
@@ -30,12 +40,7 @@ def surroundings(digest: dict[str, str], device: torch.device, compiled: bool) -
         "device": device.type,
         "processes": group.size(),
         "PYTHONHASHSEED": hash_seed,  # what torch compiles depends on it
-        "versions": {
-            "dialog_trainer": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
     }
 
 

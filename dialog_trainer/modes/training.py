@@ -26,10 +26,10 @@ from dialog_trainer.model import compiled
 from dialog_trainer.modes.exactness import differences
 from dialog_trainer.modes.run import Parts, Run
 from dialog_trainer.options import Settings
-from dialog_trainer.reports.lines import end_lines, mask_line, plan_line, speaker
+from dialog_trainer.reports.lines import end_lines, mask_line, speaker
 from dialog_trainer.reports.mask_figures import draw_schedule
 from dialog_trainer.reports.progress import RunProgress
-from dialog_trainer.saved_run import Changed
+from dialog_trainer.saved_run import inexact
 from dialog_trainer.tracking import next_attempt
 from dialog_trainer.training import checkpoint
 from dialog_trainer.training.early_stopping import Best
@@ -75,24 +75,22 @@ def _held(folder: Path) -> AbstractContextManager[None]:
     return run_folder.locked(folder) if group.is_main() else nullcontext()
 
 
-def resume(changed: Changed, console: Console) -> int:
+def resume(job: Job, console: Console) -> int:
     """mode=resume: goes on exactly from a checkpoint of the run, in its folder; returns the exit code."""
-    folder = Path(changed.settings["resume_model_dir"])
+    folder = Path(job.settings["resume_model_dir"])
     with _held(folder):
-        return _resume(folder, changed, console)
+        return _resume(folder, replace(job, settings=_with_schedule(job.settings)), console)
 
 
-def _resume(folder: Path, changed: Changed, console: Console) -> int:
-    say = speaker(console)
-    changed = replace(changed, settings=_with_schedule(changed.settings))
-    settings = changed.settings
+def _resume(folder: Path, job: Job, console: Console) -> int:
+    say, settings = speaker(console), job.settings
     weights = checkpoint.find(folder, settings["load_model_type"])
     saved = checkpoint.read_state(weights)
     state = _state_of(saved, weights, next_attempt(folder / "metrics.jsonl"))
-    if any(key in _MASK_OPTIONS or key.startswith("mask_schedule.") for key, _, _ in changed.changes):
+    if any(key in _MASK_OPTIONS or key.startswith("mask_schedule.") for key, _, _ in job.changes):
         state.best.bad_validations = 0  # counted under another mask
     _check_there_is_more(settings, state)
-    for line in _resume_lines(folder, weights, changed, state):
+    for line in _resume_lines(folder, weights, job, state):
         say(line)
     device = _begin(settings, say)
     model, vocabulary = experiment.saved_model(weights, settings, device, say)
@@ -100,7 +98,7 @@ def _resume(folder: Path, changed: Changed, console: Console) -> int:
         training = experiment.dialogues(settings, "train", say)
         validation = experiment.dialogues(settings, "validation", say)
     other_data = saved["held_out"] != validation.digest
-    for line in _best_anew(state.best, state.step, [key for key, _, _ in changed.changes], other_data):
+    for line in _best_anew(state.best, state.step, [key for key, _, _ in job.changes], other_data):
         say(line)
     parts = _parts(settings, device, vocabulary, model, training, validation, say)
     checkpoint.load_optimizer(weights, model, parts.optimizer)
@@ -148,11 +146,11 @@ def _parts(
         left_out = leak_guard.leaked(settings, training, validation, say)
     mask = experiment.mask(settings)
     whole = outline(mask, settings["schedule_steps"])
-    kept = experiment.checked_mask(settings, train_split, vocabulary, mask, whole, (whole.final,), left_out)
+    kept = experiment.checked_mask(settings, train_split, vocabulary, mask, whole, left_out)
     digest = experiment.mask_digest(settings, train_split, vocabulary, left_out)
     of_all = {"training data and mask": digest["whole"], "validation data": validation.digest}
     group.check_alike(of_all | {"weights": experiment.weights_digest(model)}, "give all the same files")
-    settings = computing.with_compile(settings, model, train_split.tokens, device, say)
+    settings = computing.with_compile(settings, model, device, say)
     loss = computing.spread(settings, model, device)
     optimizer, scaler = experiment.optimizer(settings, model), computing.scaler(settings, device)
     settings = computing.warmed_up(settings, loss, model, train_split.tokens, device, say)
@@ -177,18 +175,12 @@ def _train(folder: Path, parts: Parts, state: TrainingState, console: Console, s
         )
     else:
         console.file, console.quiet = _own_log(folder), False
+    parameters = sum(parameter.numel() for parameter in parts.model.parameters())
+    processes = f" ({group.size()} processes, {settings['parallel']})" if group.size() > 1 else ""
     say(
-        plan_line(
-            folder,
-            parameters=sum(parameter.numel() for parameter in parts.model.parameters()),
-            device=str(parts.device)
-            + (f" ({group.size()} processes, {settings['parallel']})" if group.size() > 1 else ""),
-            sequences=len(parts.kept.indices),
-            tokens=int(parts.kept.counts.tokens.sum()),
-            steps_per_epoch=plan.steps_per_epoch,
-            step=state.step,
-            steps=steps,
-        )
+        f"run folder {folder}: {parameters:,} parameters on {parts.device}{processes}, "
+        f"{len(parts.kept.indices):,} sequences of {parts.kept.counts.tokens.sum():,} tokens, "
+        f"{plan.steps_per_epoch:,} steps an epoch, steps {state.step:,} to {steps:,}"
     )
     say(mask_line(parts.mask, parts.outline, parts.kept, parts.digest["whole"]))
     with (
@@ -285,16 +277,16 @@ def _check_there_is_more(settings: Settings, state: TrainingState) -> None:
         )
 
 
-def _resume_lines(folder: Path, weights: Path, changed: Changed, state: TrainingState) -> list[str]:
-    settings = changed.settings
+def _resume_lines(folder: Path, weights: Path, job: Job, state: TrainingState) -> list[str]:
+    settings = job.settings
     link = checkpoint.LINKS[settings["load_model_type"]]
     lines = [f"resuming {folder} from weights/{link} (step {state.step:,}) as attempt {state.attempt}"]
     last = folder / "weights" / "last"
     if last.exists() and last.resolve() != weights:
         lines.append(f"  weights/last is at step {_step_of(last)}: load_model_type=last goes on from there")
-    lines += [f"  {key}: {before} -> {after}" for key, before, after in changed.changes]
-    if changed.inexact():
-        lines.append(f"  with other values of {', '.join(changed.inexact())} training goes on, but not exactly")
+    lines += [f"  {key}: {before} -> {after}" for key, before, after in job.changes]
+    if inexact(job.changes):
+        lines.append(f"  with other values of {', '.join(inexact(job.changes))} training goes on, but not exactly")
     planned = settings["schedule_steps"]
     if settings["steps"] > planned:
         lines.append(

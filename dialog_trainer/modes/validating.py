@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from dialog_trainer import __version__, computing, experiment, leak_guard
 from dialog_trainer.data.tables import DialogueTable
-from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.distributed import group
 from dialog_trainer.errors import CheckpointError, DataError
 from dialog_trainer.evaluation.assessment import (
@@ -17,38 +16,37 @@ from dialog_trainer.evaluation.assessment import (
     compared,
     depths,
     part,
-    scores_of_parts,
     statistics_of,
     with_intervals,
 )
 from dialog_trainer.evaluation.baselines import BASELINES, FROM_TRAINING, against_the_others, baselines
-from dialog_trainer.evaluation.protocols import gold_contexts
 from dialog_trainer.evaluation.replies import drawn
 from dialog_trainer.evaluation.validation import Validation
 from dialog_trainer.experiment import Say, Split
+from dialog_trainer.job import Job
 from dialog_trainer.metrics.loss import PERPLEXITIES
+from dialog_trainer.metrics.scores import scores_of_parts
 from dialog_trainer.modes import scored_files
 from dialog_trainer.modes.scoring import replying, signature, validated
 from dialog_trainer.options import Settings
-from dialog_trainer.records import Context, Dialogue, Reply
+from dialog_trainer.records import Context, Reply
 from dialog_trainer.reports.lines import losses_text, sample_lines, speaker
 from dialog_trainer.reports.mask_text import print_tables
 from dialog_trainer.reports.progress import RunProgress
 from dialog_trainer.reports.score_report import depth_table, difference_table, draw_by_depth, markdown, score_table
-from dialog_trainer.saved_run import Changed
 from dialog_trainer.training import checkpoint
 from dialog_trainer.training.stop_signal import StopSignal
 
 
-def run(changed: Changed, console: Console) -> int:
-    say, settings = speaker(console), changed.settings
-    folder, split = Path(settings["resume_model_dir"]), settings["split"]
+def run(job: Job, console: Console) -> int:
+    say, settings = speaker(console), job.settings
+    folder, split, metrics = Path(settings["resume_model_dir"]), settings["split"], settings["metrics"]
     weights = checkpoint.find(folder, settings["load_model_type"])
     state = checkpoint.read_state(weights)
     say(
         f"validating {folder}/weights/{checkpoint.LINKS[settings['load_model_type']]} (step {state['step']:,}) on split {split}"
     )
-    for key, before, after in changed.changes:
+    for key, before, after in job.changes:
         say(f"  {key}: {before} -> {after}")
     with group.once_a_machine():
         dialogues = experiment.dialogues(settings, split, say)
@@ -72,14 +70,21 @@ def run(changed: Changed, console: Console) -> int:
         return 0
     for line in sample_lines(result.samples(settings["prediction_print_n"])):
         say(line)
-    origin = {"checkpoint": f"{folder.name}/weights/{weights.name}", "step": state["step"], "split": split}
-    statistics = statistics_of(_sums(settings), result.replies, dialogues.rows["id"], result.loss_sums)
-    scored = origin | _scored(settings, data, training, result, statistics, vocabulary, say)
+    # By `original` only the perplexities are values of sums by dialogue.
+    summed = [name for name in metrics["names"] if metrics["protocol"] != "original" or name in PERPLEXITIES]
+    statistics = statistics_of(summed, result.replies, dialogues.rows["id"], result.loss_sums)
+    scored = {"checkpoint": f"{folder.name}/weights/{weights.name}", "step": state["step"], "split": split}
+    scored |= _scored(settings, data, training, result, statistics, say)
     scored["mask_digest"] = state.get("digest")
     if other:
-        scored["compared"] = _compared(settings, scored, statistics, other)
-    place = folder / "validation" / split / settings["metrics"]["protocol"]
-    _tell(console, scored, result, statistics, place, settings)
+        theirs, sums = other
+        scored["compared"] = {
+            "with": theirs["checkpoint"],
+            "signature": theirs["signature"],
+            "same_signature": theirs["signature"] == scored["signature"],
+            "differences": compared(metrics["names"], statistics, sums),
+        }
+    _tell(console, scored, result, statistics, folder / "validation" / split / metrics["protocol"], settings)
     return 0
 
 
@@ -94,20 +99,8 @@ def _training(settings: Settings, say: Say) -> DialogueTable | None:
         return None
 
 
-def _sums(settings: Settings) -> list[str]:
-    """The scores that have statistics by dialogue under the protocol."""
-    names = settings["metrics"]["names"]
-    return [n for n in names if n in PERPLEXITIES] if settings["metrics"]["protocol"] == "original" else names
-
-
 def _scored(
-    settings: Settings,
-    data: Split,
-    training: DialogueTable | None,
-    result: Validation,
-    statistics: Statistics,
-    vocabulary: Vocabulary,
-    say: Say,
+    settings: Settings, data: Split, training: DialogueTable | None, made: Validation, statistics: Statistics, say: Say
 ) -> dict:
     """What `scores.json` holds beside its origin."""
     names, original = settings["metrics"]["names"], settings["metrics"]["protocol"] == "original"
@@ -117,71 +110,57 @@ def _scored(
         found = leak_guard.leaks_between(settings, training, data.dialogues)
         say(found.summary(settings["split"]))
         clean_ids = ids - {data.dialogues.rows[index]["id"] for index in found.widest().held_out}
-    beside = {} if original else _baselines(settings, data, training, result, vocabulary, clean_ids, say)
+    beside = {}
+    for name, replies in ({} if original else _baselines(data.dialogues, training, made.replies, say)).items():
+        clean = [index for index, reply in enumerate(replies) if reply.dialogue_id in clean_ids]
+        beside[name] = scores_of_parts(names, replies, {"all": range(len(replies)), "clean": clean})
     clean = None
     if clean_ids != ids and not original:
-        clean = part(names, result.replies, statistics, clean_ids)
+        clean = part(names, made.replies, statistics, clean_ids)
         clean["baselines"] = {name: scores["clean"] for name, scores in beside.items()}
     return {
         "protocol": settings["metrics"]["protocol"],
-        "signature": signature(settings, data, result),
+        "signature": signature(settings, data, made),
         "version": __version__,
         "data": data.dialogues.digest,
-        "validation_loss": result.loss,
-        "losses": result.losses,
-        "dialogues": result.num_replied,
-        "replies": len(result.replies),
-        "scores": with_intervals(result.scores, statistics),
+        "validation_loss": made.loss,
+        "losses": made.losses,
+        "dialogues": made.num_replied,
+        "replies": len(made.replies),
+        "scores": with_intervals(made.scores, statistics),
         "baselines": {name: scores["all"] for name, scores in beside.items()},
         "clean": clean,
-        "by_depth": [] if original else depths(names, result.replies),
+        "by_depth": [] if original else depths(names, made.replies),
     }
 
 
 def _baselines(
-    settings: Settings,
-    data: Split,
-    training: DialogueTable | None,
-    result: Validation,
-    vocabulary: Vocabulary,
-    clean_ids: Collection[str],
-    say: Say,
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Scores, over `all` dialogues that were replied to and over the `clean` ones, of replies that no model made: to the
-    gold contexts of the same dialogues."""
-    dialogues = [data.dialogues[index] for index in drawn(data.dialogues, settings["metrics"]["max_dialogues"])]
-    replied = {(reply.dialogue_id, reply.turn_index) for reply in result.replies}
-    contexts = gold_contexts(dialogues, replying(settings), vocabulary)
-    contexts = [context for context in contexts if (context.dialogue_id, context.turn_index) in replied]
-    if not contexts:
+    dialogues: DialogueTable, training: DialogueTable | None, replies: Sequence[Reply], say: Say
+) -> dict[str, list[Reply]]:
+    """Replies that no model made, at the places of `replies`, to what people said before them."""
+    if not replies:
         return {}
+    replied = {reply.dialogue_id for reply in replies}
+    turns = {one: dialogues[index].turns for index, one in enumerate(dialogues.rows["id"]) if one in replied}
+    contexts, roles = [], []
+    for reply in replies:
+        *before, turn = turns[reply.dialogue_id][: reply.turn_index + 1]
+        history = tuple(one.text for one in before)
+        # Without ids: a baseline reads text.
+        contexts.append(Context(reply.dialogue_id, reply.turn_index, [], history, turn.text, turn.references))
+        roles.append(turn.role)
     several = all(len(context.references) > 1 for context in contexts)
     left_out = (set(FROM_TRAINING) if training is None else set()) | (set() if several else {"human"})
     wanted = [name for name in BASELINES if name not in left_out]
-    roles = _roles(dialogues, contexts)
-    made: dict[str, Sequence[Reply]]
+    each = () if training is None else (training[index] for index in range(len(training)))
     try:
-        made = baselines(wanted, contexts, roles, _each(training))
+        made = baselines(wanted, contexts, roles, each)
     except DataError as error:
         say(f"note: no baselines from training replies: {error}")
         made = baselines([name for name in wanted if name not in FROM_TRAINING], contexts, roles, ())
     if several:  # what `human` is to be read against
-        made["model (as human)"] = against_the_others(result.replies)
-    found = {}
-    for name, replies in made.items():
-        clean = [index for index, reply in enumerate(replies) if reply.dialogue_id in clean_ids]
-        parts = {"all": range(len(replies)), "clean": clean}
-        found[name] = scores_of_parts(settings["metrics"]["names"], replies, parts)
-    return found
-
-
-def _roles(dialogues: Sequence[Dialogue], contexts: Sequence[Context]) -> list:
-    turns = {dialogue.id: dialogue.turns for dialogue in dialogues}
-    return [turns[context.dialogue_id][context.turn_index].role for context in contexts]
-
-
-def _each(table: DialogueTable | None):
-    return () if table is None else (table[index] for index in range(len(table)))
+        made["model (as human)"] = against_the_others(replies)
+    return made
 
 
 def _other(settings: Settings, dialogues: DialogueTable) -> tuple[dict, Statistics] | None:
@@ -215,16 +194,6 @@ def _other(settings: Settings, dialogues: DialogueTable) -> tuple[dict, Statisti
 
 def _who_replies(signature: str) -> str:
     return next((part for part in signature.split("|") if part.startswith("role:")), "role:all")
-
-
-def _compared(settings: Settings, scored: dict, ours: Statistics, other: tuple[dict, Statistics]) -> dict:
-    theirs, statistics = other
-    return {
-        "with": theirs["checkpoint"],
-        "signature": theirs["signature"],
-        "same_signature": theirs["signature"] == scored["signature"],
-        "differences": compared(settings["metrics"]["names"], ours, statistics),
-    }
 
 
 def _tell(

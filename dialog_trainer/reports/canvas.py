@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -13,12 +14,20 @@ USER, ASSISTANT, END = ORANGE, BLUE, GREEN
 DPI = 120
 
 
+def panels(title: str, xlabel: str, heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
+    """Axes one under the other over one x axis; `heights` in inches, with their labels."""
+    figure = Figure(figsize=(7, sum(heights)), layout="constrained")
+    stack = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0].tolist()
+    stack[0].set_title(title, fontsize=11)
+    stack[-1].set_xlabel(xlabel)
+    for axes in stack:
+        axes.grid(alpha=0.25)
+    figure.align_ylabels()
+    return figure, stack
+
+
 def one_axes(title: str, xlabel: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(title, fontsize=11)
-    axes.set_xlabel(xlabel)
-    axes.grid(alpha=0.25)
+    figure, (axes,) = panels(title, xlabel, [3.6])
     return figure, axes
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from dialog_trainer.reports.canvas import BLUE, GREY, curve, mark_switch, one_axes, save
+from dialog_trainer.reports.canvas import BLUE, GREY, curve, mark_switch, one_axes, panels, save
 from dialog_trainer.tracking import newest
 
 
@@ -31,16 +29,8 @@ def draw_curves(folder: Path, metrics: Path, *, common: Sequence[str], names: Se
             mark_switch(axes, switch, train)
             save(figure, folder / f"{name}.png")
     if names:
-        _draw_scores(folder / "scores.png", validation, names)
-
-
-def _draw_scores(path: Path, rows: list[dict], names: Sequence[str]) -> None:
-    figure = Figure(figsize=(7, 2.1 * len(names)), layout="constrained")
-    for axes, name in zip(figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0], names, strict=True):
-        curve(axes, rows, name, BLUE)
-        axes.set_ylabel(name)
-        axes.grid(alpha=0.25)
-    axes.set_xlabel("updates")
-    figure.align_ylabels()
-    figure.suptitle("Scores on the validation dialogues", fontsize=11)
-    save(figure, path)
+        figure, stack = panels("Scores on the validation dialogues", "updates", [2.1] * len(names))
+        for axes, name in zip(stack, names, strict=True):
+            curve(axes, validation, name, BLUE)
+            axes.set_ylabel(name)
+        save(figure, folder / "scores.png")

@@ -40,14 +40,9 @@ def score_line(
     marks = [mark for mark, holds in (("best loss", better_loss), ("best score", better_score)) if holds]
     if bad_validations:
         marks.append(f"{bad_validations} without a better one")
-    shown = (
-        f"step {step:,}  validation_loss {result.loss:.4f}  {scores_text(result.scores)}  best_metric_score {score:.4f}"
-    )
+    scores = "  ".join(f"{name} {value:.4f}" for name, value in result.scores.items())
+    shown = f"step {step:,}  validation_loss {result.loss:.4f}  {scores}  best_metric_score {score:.4f}"
     return shown + (f"  ({', '.join(marks)})" if marks else "")
-
-
-def scores_text(scores: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
 
 
 def losses_text(losses: Mapping[str, float | int | None]) -> str:
@@ -66,24 +61,6 @@ def sample_lines(samples: Iterable[Reply]) -> list[str]:
             "",
         ]
     return lines
-
-
-def plan_line(
-    folder: Path,
-    *,
-    parameters: int,
-    device: str,
-    sequences: int,
-    tokens: int,
-    steps_per_epoch: int,
-    step: int,
-    steps: int,
-) -> str:
-    """What a run is about to do."""
-    return (
-        f"run folder {folder}: {parameters:,} parameters on {device}, {sequences:,} sequences of "
-        f"{tokens:,} tokens, {steps_per_epoch:,} steps an epoch, steps {step:,} to {steps:,}"
-    )
 
 
 def mask_line(mask: Mask, whole: Outline, kept: Kept, digest: str) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,80 +13,45 @@ from dialog_trainer.masking.outline import Outline
 from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.records import Role, Runs
 from dialog_trainer.reports.mask_tables import TextTable
-from dialog_trainer.reports.mask_text import ShownRun
 
 MAX_SCHEDULE_POINTS = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class ShownSequence:
-    """A sequence, part `part` of `parts` of the dialogue `id`, and its runs; the page's `tags` say why it is shown."""
+def shown_sequence(
+    ids: list[int], texts: list[str], runs: Runs, mask: Mask, whole: Outline, points: Sequence[RoleWeights], kept: bool
+) -> dict:
+    """One sequence as `mask_page` takes it, but for its name; what is not `kept` for training weighs nothing.
 
-    id: str
-    part: int
-    parts: int
-    runs: list[ShownRun]
-    coefficients: list[list[float]]
-    by_lot: list[list[float]] | None
-    tags: list[str]
-    note: str
-
-    def title(self) -> str:
-        part = f", part {self.part} of {self.parts}" if self.parts > 1 else ""
-        note = f", {self.note}" if self.note else ""
-        return f"dialogue {self.id}{part}: {sum(len(run.ids) for run in self.runs):,} tokens{note}"
-
-
-def shown_sequences(
-    ids: np.ndarray,
-    runs: Runs,
-    mask: Mask,
-    points: Sequence[RoleWeights],
-    pieces: Callable[[list[int]], list[str]],
-    *,
-    names: Sequence[tuple[str, int, int]],
-    longest: Sequence[bool],
-    kept: np.ndarray,
-    with_lots: bool,
-) -> Iterator[ShownSequence]:
-    """Of `columns` of a table: each sequence, with its name `(id, part, parts)`, whether its dialogue is of the longest,
-    and whether it is `kept` for training: what is not weighs nothing."""
-    trains = np.repeat(kept, runs.counts)
-    weights = np.array([mask.run_weights(runs, at) for at in points]) * trains
-    plain = _coefficients(mask, runs, by_lot=False) * trains[:, None]
-    lots = _coefficients(mask, runs, by_lot=True) * trains[:, None] if with_lots else None
-    ends = np.cumsum(runs.lengths)
-    sequence_ends = np.cumsum(runs.counts)
-    for number, last in enumerate(sequence_ends):
-        first = last - runs.counts[number]
-        start = ends[first] - runs.lengths[first]
-        shown = []
-        for run in range(first, last):
-            part = ids[ends[run] - runs.lengths[run] : ends[run]].tolist()
-            shown.append(
-                ShownRun(
-                    Role(int(runs.roles[run])),
-                    int(runs.turns[run]),
-                    int(ends[run] - runs.lengths[run] - start),
-                    part,
-                    pieces(part),
-                    int(runs.lost[run]),
-                    weights[:, run].tolist(),
-                )
-            )
-        tags = {
-            "cut": runs.lost[first:last].any(),
-            "untrained": not (weights[:, first:last] * runs.lengths[first:last]).any(axis=1).all(),
-            "longest": longest[number],
-        }
-        yield ShownSequence(
-            *names[number],
-            shown,
-            plain[first:last].tolist(),
-            None if lots is None else lots[first:last].tolist(),
-            [tag for tag, holds in tags.items() if holds],
-            "" if kept[number] else "left out of training",
+    The tag `untrained` says that at one of `points` it has no trained token.
+    """
+    by_lot = any(weights.by_lot for _, weights in whole.kinds)
+    plain = _coefficients(mask, runs, by_lot=False) * kept
+    lots = _coefficients(mask, runs, by_lot=True) * kept if by_lot else None
+    shown, first = [], 0
+    for run, length in enumerate(runs.lengths.tolist()):
+        shown.append(
+            {
+                "role": Role(int(runs.roles[run])).name.lower(),
+                "turn": int(runs.turns[run]),
+                "position": first,
+                "ids": ids[first : first + length],
+                "texts": texts[first : first + length],
+                "lost": int(runs.lost[run]),
+                "weight": plain[run].tolist(),
+                "lot": None if lots is None else lots[run].tolist(),
+            }
         )
+        first += length
+    turns = [run for run in shown if run["role"] not in ("start", "end")]
+    trained = kept and all((mask.run_weights(runs, at) * runs.lengths).any() for at in points)
+    return {
+        "tokens": len(ids),
+        "lost_tokens": sum(run["lost"] for run in turns),
+        "lost_turns": sum(not run["ids"] for run in turns),
+        "note": "" if kept else "left out of training",
+        "tags": [tag for tag, holds in (("cut", runs.lost.any()), ("untrained", not trained)) if holds],
+        "runs": shown,
+    }
 
 
 def page_content(
@@ -96,7 +60,7 @@ def page_content(
     progress: Sequence[float],
     mask: Mask,
     whole: Outline,
-    sequences: Sequence[ShownSequence],
+    sequences: Iterable[dict],
     tables: Sequence[TextTable],
     figures: Sequence[tuple[str, Path]],
 ) -> dict:
@@ -107,42 +71,12 @@ def page_content(
         "points": list(progress),
         "schedule_steps": whole.schedule_steps,
         "schedule": _schedule(mask, whole),
-        "dialogues": [_sequence(sequence) for sequence in sequences],
+        "dialogues": list(sequences),
         "tables": [{"title": table.title, "head": table.head, "rows": table.rows} for table in tables],
         "figures": [
             {"title": name, "alt": name, "png": base64.b64encode(path.read_bytes()).decode("ascii")}
             for name, path in figures
         ],
-    }
-
-
-def _sequence(sequence: ShownSequence) -> Mapping:
-    runs = []
-    lots = sequence.by_lot or [None] * len(sequence.runs)
-    for run, coefficients, lot in zip(sequence.runs, sequence.coefficients, lots, strict=True):
-        runs.append(
-            {
-                "role": run.role.name.lower(),
-                "turn": run.turn,
-                "position": run.position,
-                "ids": run.ids,
-                "texts": run.pieces,
-                "lost": run.lost,
-                "weight": coefficients,
-                "lot": lot,
-            }
-        )
-    turns = [run for run in sequence.runs if run.role not in (Role.START, Role.END)]
-    return {
-        "id": sequence.id,
-        "part": sequence.part,
-        "parts": sequence.parts,
-        "tokens": sum(len(run.ids) for run in sequence.runs),
-        "lost_tokens": sum(run.lost for run in turns),
-        "lost_turns": sum(not run.ids for run in turns),
-        "note": sequence.note,
-        "tags": sequence.tags,
-        "runs": runs,
     }
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from dialog_trainer.evaluation.by_role import TURN_NAMES
 from dialog_trainer.masking.schedules import RoleWeights
-from dialog_trainer.reports.canvas import ASSISTANT, BLUE, END, GREY, USER, curve, mark_switch, one_axes, save
+from dialog_trainer.reports.canvas import ASSISTANT, BLUE, END, GREY, USER, curve, mark_switch, one_axes, panels, save
 from dialog_trainer.tracking import newest
 
 MAX_POINTS = 1_000
@@ -47,13 +46,11 @@ def draw_weights(path: Path, *, schedule_steps: int, role_weights: Weights, swit
 def draw_loss_by_role(path: Path, metrics: Path, *, role_weights: Weights, switch: int) -> None:
     """The loss of each role, whatever the mask; how far the user's parts from the assistant's; the weights under both."""
     train, validation = newest(metrics, "train"), newest(metrics, "validation")
-    figure = Figure(figsize=(7, 6.4), layout="constrained")
-    axes, between, below = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1.4, 1))
+    figure, (axes, between, below) = panels("Loss by role", "updates", (3.56, 1.66, 1.18))
     for name, colour in (("user", USER), ("assistant", ASSISTANT), ("end", END)):
         if name != "end":  # of one token a dialogue, too noisy to look at step by step
             curve(axes, train, f"{name}_nll", colour, lw=0.6, alpha=0.35, marker="", label=None)
         curve(axes, validation, f"{name}_nll", colour, marker="o", lw=1.5)
-    axes.set_title("Loss by role", fontsize=11)
     axes.set_ylabel("nats a token")
     axes.legend(loc="upper right", title="validation (thin: training)", fontsize=8, title_fontsize=8)
     parted = [
@@ -66,10 +63,6 @@ def draw_loss_by_role(path: Path, metrics: Path, *, role_weights: Weights, switc
     between.set_ylabel("user - assistant")
     last = max((rows[-1]["step"] for rows in (train, validation) if rows), default=0)
     _plot_weights(below, _points(0, last, switch), role_weights)
-    below.set_xlabel("updates")
-    figure.align_ylabels()
-    for one in (axes, between, below):
-        one.grid(alpha=0.25)
     mark_switch(between, switch, train)
     if train and train[0]["step"] < switch <= train[-1]["step"]:
         for one in (axes, below):
@@ -100,8 +93,8 @@ def draw_loss_by_turn(path: Path, metrics: Path) -> None:
 def draw_alignment(path: Path, metrics: Path, *, switch: int) -> None:
     """The cosine of the two roles' gradients, whole and by group of layers, and their norms."""
     rows = newest(metrics, "probe")
-    figure = Figure(figsize=(7, 5.6), layout="constrained")
-    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    title = "Gradients of the user's and the assistant's loss on one held-out batch"
+    figure, (axes, below) = panels(title, "updates", (3.36, 2.24))
     prefix = "alignment_cosine_"
     groups = [name.removeprefix(prefix) for name in rows[-1] if name.startswith(prefix)]
     for place, group in enumerate(groups):
@@ -109,16 +102,12 @@ def draw_alignment(path: Path, metrics: Path, *, switch: int) -> None:
         curve(axes, rows, f"{prefix}{group}", shade, lw=1.0, label=group.replace("_", " "))
     curve(axes, rows, "alignment_cosine", "black", lw=2.0, label="all weights")
     axes.axhline(0, color=GREY, lw=0.8)
-    axes.set_title("Gradients of the user's and the assistant's loss on one held-out batch", fontsize=11)
     axes.set_ylabel("cosine")
     axes.legend(fontsize=8, ncols=2 if len(groups) > 6 else 1)
     for name, colour in (("user", USER), ("assistant", ASSISTANT)):
         curve(below, rows, f"alignment_{name}_norm", colour, label=name)
     below.set_ylabel("norm")
-    below.set_xlabel("updates")
     below.legend(fontsize=8)
-    for one in (axes, below):
-        one.grid(alpha=0.25)
     mark_switch(axes, switch, rows)
     save(figure, path)
 

@@ -2,53 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dialog_trainer.records import Role
+from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.reports.mask_tables import TextTable
 
 COLOURS = {
-    Role.SYSTEM: "magenta",
-    Role.USER: "dark_orange",
-    Role.ASSISTANT: "dodger_blue1",
-    Role.END: "green",
-    Role.START: "white",
+    "system": "magenta",
+    "user": "dark_orange",
+    "assistant": "dodger_blue1",
+    "end": "green",
+    "start": "white",
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ShownRun:
-    """A run of tokens as people read it: `pieces` is one text a token, `weights` one number a point."""
-
-    role: Role
-    turn: int
-    position: int
-    ids: list[int]
-    pieces: list[str]
-    lost: int
-    weights: list[float]
-
-
-def print_sequence(console: Console, title: str, runs: Sequence[ShownRun], progress: Sequence[float]) -> None:
-    """Each turn with its weight at every point; tokens are parted by bars, and dim where they weigh 0 at the last point."""
+def print_sequence(
+    console: Console, sequence: Mapping, progress: Sequence[float], points: Sequence[RoleWeights]
+) -> None:
+    """A sequence as `page_content` takes it: each turn with its weight at every point of `progress`, where the roles
+    weigh as in `points`. Tokens are parted by bars, and dim where they weigh 0 at the last point."""
+    part = f", part {sequence['part']} of {sequence['parts']}" if sequence["parts"] > 1 else ""
+    note = f", {sequence['note']}" if sequence["note"] else ""
+    title = f"dialogue {sequence['id']}{part}: {sequence['tokens']:,} tokens{note}"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1), pad_edge=False)
     table.add_column("role")
     table.add_column("turn", justify="right")
     for point in progress:
         table.add_column(f"at {point:.2f}", justify="right")
     table.add_column("tokens", overflow="fold")
-    for run in runs:
-        style = f"{'dim ' if run.weights[-1] == 0 else ''}{COLOURS[run.role]}"
-        tokens = Text("|").join(Text(printable(piece), style=style) for piece in run.pieces)
-        if run.lost:
-            tokens.append(f" ({run.lost:,} tokens lost)", style="red")
-        weights = [f"{weight:.3g}" for weight in run.weights]
-        table.add_row(Text(run.role.name.lower(), style=style), str(run.turn), *weights, tokens)
+    for run in sequence["runs"]:
+        factors = [run["lot"] if at.by_lot and run["lot"] else run["weight"] for at in points]
+        weights = [a * at.user + b * at.assistant + c for (a, b, c), at in zip(factors, points, strict=True)]
+        style = f"{'dim ' if weights[-1] == 0 else ''}{COLOURS[run['role']]}"
+        tokens = Text("|").join(Text(printable(text), style=style) for text in run["texts"])
+        if run["lost"]:
+            tokens.append(f" ({run['lost']:,} tokens lost)", style="red")
+        shown = [f"{weight:.3g}" for weight in weights]
+        table.add_row(Text(run["role"], style=style), str(run["turn"]), *shown, tokens)
     console.print(table)
     console.print()
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from dialog_trainer.metrics.loss import PERPLEXITIES
-from dialog_trainer.reports.canvas import BLUE, save
+from dialog_trainer.reports.canvas import BLUE, panels, save
 from dialog_trainer.reports.mask_tables import TextTable
 
 
@@ -54,22 +52,17 @@ def draw_by_depth(path: Path, scored: Mapping, names: Sequence[str]) -> None:
     """One panel a score; the number of replies stands at each point."""
     bins = scored["by_depth"]
     names = [name for name in names if name not in PERPLEXITIES]
-    figure = Figure(figsize=(7, 1.9 * max(1, len(names))), layout="constrained")
-    panels = figure.subplots(max(1, len(names)), 1, sharex=True, squeeze=False)[:, 0]
+    figure, stack = panels("Scores by depth of the turn", "turns before the reply", [1.9] * max(1, len(names)))
     labels = [bin_["depth"] for bin_ in bins]
-    for axes, name in zip(panels, names, strict=False):
+    for axes, name in zip(stack, names, strict=False):
         values = [bin_["scores"][name] for bin_ in bins]
         axes.plot(labels, values, color=BLUE, marker="o", ms=4, lw=1.3)
         axes.set_ylabel(name)
         axes.set_ylim(bottom=0, top=max([*values, 1e-9]) * 1.3)
-        axes.grid(alpha=0.25)
     for place, bin_ in enumerate(bins):
         if names:
-            panels[0].annotate(f"n = {bin_['replies']:,}", (place, bin_["scores"][names[0]]), xytext=(0, 6),
-                               textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
-    panels[-1].set_xlabel("turns before the reply")
-    figure.align_ylabels()
-    figure.suptitle("Scores by depth of the turn", fontsize=11)
+            stack[0].annotate(f"n = {bin_['replies']:,}", (place, bin_["scores"][names[0]]), xytext=(0, 6),
+                              textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
     save(figure, path)
 
 

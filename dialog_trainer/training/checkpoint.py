@@ -12,7 +12,6 @@ which no link points. No file is a pickle.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from dialog_trainer.data.sources import file_digest
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.distributed import parallel
 from dialog_trainer.errors import CheckpointError, TrainingError
@@ -162,7 +162,7 @@ def _parameter_names(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -
 def _write_manifest(folder: Path) -> None:
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        files[path.relative_to(folder).as_posix()] = [path.stat().st_size, _sha256(path)]
+        files[path.relative_to(folder).as_posix()] = [path.stat().st_size, file_digest(path)]
         _sync(path)
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps({"format": 1, "files": files}, indent=2), encoding="utf-8")
@@ -181,7 +181,7 @@ def _fault(folder: Path) -> str | None:
             path = folder / name
             if path.stat().st_size != size:
                 return f"{path} has {path.stat().st_size:,} bytes instead of {size:,}"
-            if _sha256(path) != digest:
+            if file_digest(path) != digest:
                 return f"{path} has other bytes than were written (sha256 differs)"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{folder}: {error}"
@@ -213,11 +213,6 @@ def _remove_unlinked(weights: Path) -> None:
                 # Renamed first: a folder half removed must not look like a checkpoint.
                 doomed = folder if folder.name.startswith(".") else folder.rename(weights / f".gone-{folder.name}")
                 shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -153,7 +153,8 @@ def train_step(
     sizes = group.rows_of_all(torch.cat([own, torch.tensor([float(len(batches))], dtype=torch.float64)]))
     divisor, tokens, _ = sizes.sum(0).tolist()
     rounds = max(1, int(sizes[:, 2].max()))
-    factor = parallel.gradient_factor()
+    # Torch takes the mean of the gradients over the processes; times their number, it is the sum.
+    factor = group.size()
     parts = []
     for number in range(rounds):
         batch = batches[number] if number < len(batches) else silent(next(loss.parameters()).device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,11 +128,8 @@ def _state_of(optimizer: torch.optim.Optimizer) -> int:
 def _present(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return 0
-    lines = (line.split() for line in status.read_text().splitlines())
-    return next((int(words[1]) * 1024 for words in lines if words[0] == "VmRSS:"), 0)
+    pages = Path("/proc/self/statm")
+    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0
 
 
 def _free(device: torch.device) -> int | None:

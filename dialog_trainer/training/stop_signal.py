@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
 
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 
@@ -25,9 +24,7 @@ class StopSignal:
             self._previous = {number: signal.signal(number, self._note) for number in EXIT_CODES}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -38,7 +35,7 @@ class StopSignal:
     def exit_code(self) -> int:
         return EXIT_CODES[self.received] if self.received else 0
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int, _: object) -> None:
         self.received = self.received or signal.Signals(number)
         self._count += 1
         if self._count >= 3:

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dialog_trainer.data.sequences import TRUNCATIONS, Marks, Run, context_ids, runs_of, split, turn_tokens, whole
+from dialog_trainer.data.sequences import TRUNCATIONS, Run, context_ids, runs_of, split, turn_tokens, whole
 from dialog_trainer.masking.mask import Mask
 from dialog_trainer.masking.schedules import step
-from dialog_trainer.records import Role, Runs
+from dialog_trainer.records import Marks, Role, Runs
 
-MARKS = Marks(start=1, separator=2, end=3)
+MARKS = Marks(start=1, separator=2, end=3, pad=0)
 U, A, S = Role.USER, Role.ASSISTANT, Role.SYSTEM
 
 # Three dialogues of DailyDialog's test split as the original program lays them out (ljm565/multi-turn-chatbot-GPT2
@@ -42,7 +42,7 @@ def original_labels(sequence, turns, progress, pad):
 def original_sequence(vocabulary, texts, max_len):
     """The sequence of the original program, and the turns that it is made of."""
     roles = [A if index % 2 else U for index in range(len(texts))]
-    marks = Marks(vocabulary.cls_id, vocabulary.sep_id, vocabulary.end_id)
+    marks = vocabulary.marks
     turns = turn_tokens(vocabulary.encode_batch(texts), roles, vocabulary.sep_id)
     return TRUNCATIONS["keep_start"](turns, marks, max_len)[0], turns
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dialog_trainer.data import tables
-from dialog_trainer.data.sequences import TRUNCATIONS, Marks, turn_tokens
+from dialog_trainer.data.sequences import TRUNCATIONS, turn_tokens
 from dialog_trainer.data.sources import DailyDialog, Jsonl
 from dialog_trainer.errors import DataError
 from dialog_trainer.records import Role, Runs
@@ -85,7 +85,7 @@ def test_columns_follow_the_asked_order(source, vocabulary, tmp_path):
 def test_ids_and_runs_are_those_of_the_sequences_of_every_dialogue(source, vocabulary, tmp_path, truncation):
     table = open_dialogues(source, tmp_path)
     tokens = open_tokens(table, vocabulary, tmp_path, truncation=truncation)
-    marks = Marks(vocabulary.cls_id, vocabulary.sep_id, vocabulary.end_id)
+    marks = vocabulary.marks
     expected, spoken = [], []
     for index in range(len(table)):
         turns = table[index].turns
@@ -231,10 +231,12 @@ def test_a_full_disk_says_what_to_pass_and_leaves_nothing_behind(source, tmp_pat
 
 def test_the_first_of_two_that_publish_the_same_wins(tmp_path):
     folder = tmp_path / "cache" / "one"
-    with tables.published(folder) as aside:
+
+    def second(aside):
         (aside / "file").write_text("second")
-        with tables.published(folder) as earlier:
-            (earlier / "file").write_text("first")
+        tables.written_once(folder, lambda earlier: (earlier / "file").write_text("first"))
+
+    assert tables.written_once(folder, second) == folder
     assert (folder / "file").read_text() == "first"
     assert list(folder.parent.iterdir()) == [folder]
 

@@ -3,10 +3,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from dialog_trainer.data.sequences import Marks, turn_tokens, whole
+from dialog_trainer.data.sequences import turn_tokens, whole
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.errors import ModelError
-from dialog_trainer.records import Role
+from dialog_trainer.records import Marks, Role
 
 
 @pytest.fixture(params=["small", "gpt2"])
@@ -73,13 +73,13 @@ TEXTS = ["Hi , how are you ?", "Fine .", "'s it ? 한국어 🙂", "Don't know [
 def test_the_chat_template_is_the_training_format(words):
     roles = [Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.USER]
     turns = turn_tokens(words.encode_batch(TEXTS), roles, words.sep_id)
-    marks = Marks(words.cls_id, words.sep_id, words.end_id)
+    assert words.marks == Marks(words.cls_id, words.sep_id, words.end_id, words.pad_id)
     messages = [{"role": role.name.lower(), "content": text} for role, text in zip(roles, TEXTS, strict=True)]
     for prompt in (False, True):
         ids = words.tokenizer.apply_chat_template(
             messages, tokenize=True, add_generation_prompt=prompt, return_dict=True
         )["input_ids"]
-        assert ids == whole(turns, marks, ends=not prompt).ids
+        assert ids == whole(turns, words.marks, ends=not prompt).ids
 
 
 def test_training_is_repeatable_and_bounded():

@@ -385,7 +385,6 @@ def test_one_process_is_a_group_of_one():
         pass
     loss = Loss(model_of(True))
     assert parallel.spread(loss, "fsdp", (), None) is loss
-    assert parallel.gradient_factor() == 1
 
 
 @pytest.mark.parametrize(("part", "whole"), [(1, 3), (3, 10), (5, 5), (7, 3)])

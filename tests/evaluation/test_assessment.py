@@ -14,7 +14,6 @@ from dialog_trainer.evaluation.assessment import (
     compared,
     depths,
     part,
-    scores_of_parts,
     statistics_of,
     value_of,
     with_intervals,
@@ -126,18 +125,20 @@ def test_a_part_is_scored_from_its_own_rows(wanted):
         assert result["scores"]["bleu2"] == with_intervals(alone, found)["bleu2"]
 
 
-def test_the_scores_of_parts_are_those_of_their_replies():
-    of = replies(1)
-    parts = {"all": range(len(of)), "some": [3, 1, 4], "none": []}
-    found = scores_of_parts(SCORE_NAMES, of, parts)
-    names = [name for name in SCORE_NAMES if name not in PERPLEXITIES]
-    assert {title: list(scores) for title, scores in found.items()} == dict.fromkeys(parts, names)
-    assert found["all"] == pytest.approx(score_rules.text_scores(names, of))
-    some = score_rules.text_scores(names, [of[3], of[1], of[4]])
-    for name in names:
-        if not name.startswith("nist"):
-            assert found["some"][name] == pytest.approx(some[name])
-    assert found["none"] == dict.fromkeys(names, 0.0)
+def test_each_depth_is_in_its_bin():
+    turns = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 30]
+    expected = ["1", "2", "3", "4", "5-6", "5-6", "7-10", "7-10", "7-10", "7-10", ">10", ">10"]
+    found = [depths([], [Reply("d", turn, ("a",), "b", "c", True)]) for turn in turns]
+    assert found == [[{"depth": name, "replies": 1, "scores": {}}] for name in expected]
+
+
+def test_each_bin_has_its_own_replies_wherever_they_stand():
+    said = [(7, "a"), (1, "a b"), (40, "a b c d e"), (1, "a b c d")]
+    assert depths(["length"], [Reply("d", turn, ("a",), "b", text, True) for turn, text in said]) == [
+        {"depth": "1", "replies": 2, "scores": {"length": 3.0}},
+        {"depth": "7-10", "replies": 1, "scores": {"length": 1.0}},
+        {"depth": ">10", "replies": 1, "scores": {"length": 5.0}},
+    ]
 
 
 def test_depths_are_parts_that_add_up():

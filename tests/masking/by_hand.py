@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from dialog_trainer.data.sequences import TRUNCATIONS, Marks, runs_of, turn_tokens
-from dialog_trainer.records import Role, Runs
+from dialog_trainer.data.sequences import TRUNCATIONS, runs_of, turn_tokens
+from dialog_trainer.records import Marks, Role, Runs
 
 U, A, S = Role.USER, Role.ASSISTANT, Role.SYSTEM
-PAD = 0
-MARKS = Marks(start=1, separator=2, end=3)
+MARKS = Marks(start=1, separator=2, end=3, pad=0)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from by_hand import MARKS, PAD, A, Piece, S, U, arrays, layouts, slow_trainable, slow_weights
+from by_hand import MARKS, A, Piece, S, U, arrays, layouts, slow_trainable, slow_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -75,9 +75,7 @@ def check(sequences, mask=STEP, *, ends=None, dialogues=None, size=100, points=N
         np.array([True] * len(sequences) if ends is None else ends),
         mask,
         (mask.at(1.0), mask.at(0.0)) if points is None else points,
-        separator=MARKS.separator,
-        end=MARKS.end,
-        pad=PAD,
+        marks=MARKS,
         max_len=max_len,
         drop=drop,
         id_of=lambda index: f"d{index}",
@@ -311,8 +309,8 @@ def test_real_dialogues_break_no_clause_under_any_schedule(daily_dialog, gpt2_vo
     masks = [*map(Mask, SCHEDULES), Mask(SCHEDULES[0], U), Mask(SCHEDULES[2], U), Mask(SCHEDULES[0], A, True)]
     for mask in masks:
         kept = checked(
-            table.chunks(300), ends, mask, points_of(mask), drop=True, id_of=str, max_len=max_len,
-            separator=gpt2_vocabulary.sep_id, end=gpt2_vocabulary.end_id, pad=gpt2_vocabulary.pad_id,
+            table.chunks(300), ends, mask, points_of(mask), marks=gpt2_vocabulary.marks, drop=True, id_of=str,
+            max_len=max_len,
         )  # fmt: skip
         expected = [
             place

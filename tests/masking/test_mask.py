@@ -8,7 +8,7 @@ from by_hand import A, S, Talk, U, arrays, cut, laid_out, layouts, slow_trainabl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dialog_trainer.data.sequences import Marks, turn_tokens
+from dialog_trainer.data.sequences import turn_tokens
 from dialog_trainer.masking import schedules
 from dialog_trainer.masking.mask import Mask
 from dialog_trainer.masking.schedules import RoleWeights
@@ -260,7 +260,7 @@ def test_a_draw_is_another_in_the_next_dialogue_and_the_same_in_any_part_of_one(
 
 def original_runs(vocabulary, texts, max_len):
     """The ids and runs of a dialogue as this package lays it out in the original program's way."""
-    marks = Marks(vocabulary.cls_id, vocabulary.sep_id, vocabulary.end_id)
+    marks = vocabulary.marks
     roles = [A if index % 2 else U for index in range(len(texts))]
     turns = turn_tokens(vocabulary.encode_batch(texts), roles, vocabulary.sep_id)
     return arrays(cut(turns, [1.0] * len(turns), marks, "keep_start", max_len)[1])

@@ -86,7 +86,7 @@ def test_a_difference_is_the_percentiles_and_the_far_side_of_the_same_resamples_
     a, b = draw.gamma(2.0, size=(2, 12, 2))
     found = [x - y for x, y in zip(slow_values(a, mean, 9, 400), slow_values(b, mean, 9, 400), strict=True)]
     result = paired(a, b, mean, seed=9, resamples=400)
-    assert result.value == pytest.approx(mean(a.sum(0)) - mean(b.sum(0)))
+    assert result.difference == pytest.approx(mean(a.sum(0)) - mean(b.sum(0)))
     assert (result.low, result.high) == pytest.approx(tuple(np.percentile(found, [2.5, 97.5])))
     far = min(sum(d <= 0 for d in found), sum(d >= 0 for d in found))
     assert result.p_value == pytest.approx(2 * (far + 1) / 401)
@@ -99,7 +99,7 @@ def test_either_side_may_come_first_and_a_small_p_means_an_interval_without_0(se
     draw = np.random.default_rng(seed)
     a, b = dialogues(draw.normal(shift, 1.0, count)), dialogues(draw.normal(0.0, 1.0, count))
     one, other = (paired(*sides, mean, seed, resamples=200) for sides in ((a, b), (b, a)))
-    assert (one.value, one.low, one.high) == pytest.approx((-other.value, -other.high, -other.low), abs=1e-12)
+    assert (one.difference, one.low, one.high) == pytest.approx((-other.difference, -other.high, -other.low), abs=1e-12)
     assert one.p_value == other.p_value
     assert 2 / 201 <= one.p_value <= 1
     assert one.p_value >= 0.05 or one.low > 0 or one.high < 0
@@ -108,7 +108,7 @@ def test_either_side_may_come_first_and_a_small_p_means_an_interval_without_0(se
 def test_without_any_difference_p_is_1():
     a = dialogues(np.arange(5.0))
     result = paired(a, a, mean, seed=0)
-    assert (result.value, result.low, result.high, result.p_value) == (0.0, 0.0, 0.0, 1.0)
+    assert (result.difference, result.low, result.high, result.p_value) == (0.0, 0.0, 0.0, 1.0)
 
 
 def test_p_is_about_uniform_without_a_true_difference_and_small_with_a_clear_one():

@@ -11,7 +11,7 @@ from made_up import PAIRS, replies_of, reply
 from dialog_trainer import options
 from dialog_trainer.metrics import bleu, chrf, diversity, nist, ratios, scores
 from dialog_trainer.metrics.loss import PERPLEXITIES
-from dialog_trainer.metrics.scores import SCORES, signature, statistics, text_scores, weighted
+from dialog_trainer.metrics.scores import SCORES, scores_of_parts, signature, statistics, text_scores, weighted
 from dialog_trainer.metrics.words import words
 
 # "mat" and "rug" are both likely after the same four words, so that every order of NIST finds information.
@@ -60,6 +60,18 @@ def test_scores_come_in_the_asked_order_without_perplexities():
     assert list(statistics(asked, REPLIES)) == ["nist2", "bleu4", "bleu2"]
 
 
+def test_the_scores_of_parts_are_those_of_their_replies():
+    parts = {"all": range(3), "some": [2, 0], "none": []}
+    found = scores_of_parts([*SCORES, *PERPLEXITIES], REPLIES, parts)
+    assert {title: list(of) for title, of in found.items()} == {title: list(SCORES) for title in parts}
+    assert found["all"] == pytest.approx(text_scores(SCORES, REPLIES))
+    some = text_scores(SCORES, [REPLIES[2], REPLIES[0]])
+    for name in SCORES:
+        if not name.startswith("nist"):  # by the information of all replies, not of the part's
+            assert found["some"][name] == pytest.approx(some[name])
+    assert found["none"] == dict.fromkeys(SCORES, 0.0)
+
+
 def test_a_name_that_no_score_has_is_an_error():
     for function in (lambda names: text_scores(names, REPLIES), lambda names: statistics(names, REPLIES), signature):
         with pytest.raises(KeyError, match="blue2"):
@@ -74,7 +86,7 @@ def test_what_scores_share_is_counted_once(monkeypatch):
         return ratios.length(replies)
 
     for name in ("one", "two"):
-        monkeypatch.setitem(SCORES, name, scores.Score(name, "", "neither", counted, ratios.ratio))
+        monkeypatch.setitem(SCORES, name, scores.Score(name, "", counted, ratios.ratio))
     rows = statistics(["one", "bleu1", "two"], REPLIES)
     assert calls == [3]
     assert rows["one"] is rows["two"]
@@ -117,9 +129,8 @@ def test_a_score_is_either_a_value_of_sums_or_of_the_whole():
 
 
 def test_which_way_is_better():
-    ways = {way: {name for name, score in SCORES.items() if score.better == way} for way in ("lower", "neither")}
-    assert ways == {"lower": {"repetition"}, "neither": {"length", "length_ratio"}}
-    assert {score.better for score in SCORES.values()} == {"higher", "lower", "neither"}
+    assert set(options.LOWER_IS_BETTER) == {"repetition", *PERPLEXITIES}
+    assert set(options.NO_BETTER) == {"length", "length_ratio"}
 
 
 def test_the_signature_names_each_rule_once():

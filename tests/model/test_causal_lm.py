@@ -147,7 +147,7 @@ def test_a_model_from_scratch_has_the_asked_shape(vocabulary):
     config = model.config
     assert (config.n_layer, config.n_head, config.n_embd, config.vocab_size) == (3, 4, 24, len(vocabulary))
     assert (config.resid_pdrop, config.embd_pdrop, config.attn_pdrop) == (0.25, 0.25, 0.25)
-    assert causal_lm.positions(model) == 40
+    assert config.max_position_embeddings == 40
 
 
 def test_a_width_that_the_heads_do_not_divide_names_both_options(vocabulary):

@@ -96,20 +96,16 @@ def test_a_model_without_packed_attention_is_not_compiled():
 
 
 @pytest.mark.parametrize(
-    ("capability", "device", "parameters", "tokens", "expected"),
+    ("device", "capability", "triton", "expected"),
     [
-        ((7, 0), "cuda", 1, 1, True),
-        ((6, 1), "cuda", 1, 1, False),
-        (None, "cpu", 124_000_000, 10**6, True),
-        (None, "cpu", 124_000_000, 10**5, False),
-        (None, "cpu", 700_000, 10**9, False),
-        (None, "cpu", 10**7, 10**7, True),
-        (None, "mps", 124_000_000, 10**9, False),
+        ("cuda", (7, 0), True, True),
+        ("cuda", (6, 1), True, False),
+        ("cuda", (9, 0), False, False),
+        ("cpu", None, True, False),
+        ("mps", None, True, False),
     ],
 )
-def test_where_it_pays(monkeypatch, capability, device, parameters, tokens, expected):
+def test_where_it_pays(monkeypatch, device, capability, triton, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda on: capability)
-    monkeypatch.setattr(compiled, "has_triton", lambda: True)
-    assert compiled.pays(torch.device(device), parameters, tokens) is expected
-    monkeypatch.setattr(compiled, "has_triton", lambda: False)
-    assert compiled.pays(torch.device(device), parameters, tokens) is (expected and device == "cpu")
+    monkeypatch.setattr(compiled, "has_triton", lambda: triton)
+    assert compiled.pays(torch.device(device)) is expected

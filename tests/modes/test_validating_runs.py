@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dialog_trainer import cli, composition, experiment, leak_guard
-from dialog_trainer.data.sequences import Marks, split, turn_tokens
+from dialog_trainer.data.sequences import split, turn_tokens
 from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.evaluation import protocols
 from dialog_trainer.evaluation.assessment import statistics_of
@@ -431,12 +431,12 @@ def trains(dialog_trainer, data, tmp_path, monkeypatch):
 def sequences_of(places, data, run) -> set[tuple[int, ...]]:
     """The token sequences of the training dialogues at `places`."""
     words = Vocabulary.pretrained(str(run / "weights/last"))
-    marks, rows = Marks(words.cls_id, words.sep_id, words.end_id), rows_of(data / "train.jsonl")
+    rows = rows_of(data / "train.jsonl")
     found = set()
     for place in places:
         ids = words.encode_batch(rows[place]["turns"])
         turns = turn_tokens(ids, [1 + index % 2 for index in range(len(ids))], words.sep_id)
-        found |= {tuple(sequence.ids) for sequence in split(turns, marks, 48)}
+        found |= {tuple(sequence.ids) for sequence in split(turns, words.marks, 48)}
     return found
 
 

@@ -11,7 +11,7 @@ from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.masking.survey import survey
 from dialog_trainer.records import Role, Runs
 from dialog_trainer.reports.mask_tables import mask_tables
-from dialog_trainer.reports.mask_text import ShownRun, print_sequence, print_tables, printable
+from dialog_trainer.reports.mask_text import print_sequence, print_tables, printable
 
 START, SYSTEM, USER, ASSISTANT, END = Role.START, Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.END
 # role, turn, length, lost: a whole dialogue, one cut to a part of its user's turn, and one of a late turn alone.
@@ -88,23 +88,51 @@ def printed(show, **options) -> str:
     return console.file.getvalue()
 
 
+def shown(runs, points, progress=(0.0, 0.75), *, name=("7", 1, 1), note="", **options) -> str:
+    """What is printed of a sequence; of each run its role, its texts, what it lost, its weight and that by lot."""
+    sequence = {
+        **dict(zip(("id", "part", "parts"), name, strict=True)),
+        "tokens": sum(len(texts) for _, texts, *_ in runs),
+        "note": note,
+        "runs": [
+            {"role": role, "turn": turn, "texts": texts, "lost": lost, "weight": weight, "lot": lot}
+            for turn, (role, texts, lost, weight, lot) in enumerate(runs)
+        ],
+    }
+    return printed(lambda console: print_sequence(console, sequence, progress, points), **options)
+
+
+OF_USER, OF_ASSISTANT = [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]
+
+
 def test_a_sequence_shows_tokens_roles_and_weights_as_text():
     runs = [
-        ShownRun(USER, 0, 1, [5, 6], ["[red]Hi", " there"], 0, [1.0, 0.1]),
-        ShownRun(ASSISTANT, 1, 3, [7], ["Yes\x1b[31m"], 4, [1.0, 1.0]),
+        ("user", ["[red]Hi", " there"], 0, OF_USER, None),
+        ("assistant", ["Yes\x1b[31m"], 4, OF_ASSISTANT, None),
     ]
-    text = printed(lambda console: print_sequence(console, "dialogue [b]7", runs, [0.0, 0.75]))
+    text = shown(runs, [RoleWeights(1.0), RoleWeights(0.1)])
+    assert text.splitlines()[0].strip() == "dialogue 7: 3 tokens"
     lines = [line.split() for line in text.splitlines()]
     assert lines[1] == ["role", "turn", "at", "0.00", "at", "0.75", "tokens"]
     assert lines[2] == ["user", "0", "1", "0.1", "[red]Hi|", "there"]
     assert lines[3] == ["assistant", "1", "1", "1", "Yes\\x1b[31m", "(4", "tokens", "lost)"]
 
 
+def test_a_turn_drawn_by_lot_weighs_what_its_lot_says():
+    points = [RoleWeights(0.5, 1.0, by_lot=True), RoleWeights(0.5, 1.0)]
+    text = shown([("user", ["Hi"], 0, OF_USER, OF_ASSISTANT), ("end", ["."], 0, [0.0, 0.0, 1.0], None)], points)
+    assert [line.split()[:4] for line in text.splitlines()[2:4]] == [["user", "0", "1", "0.5"], ["end", "1", "1", "1"]]
+
+
+def test_a_sequence_says_which_part_it_is_and_that_it_is_left_out():
+    text = shown([("user", ["Hi"], 0, OF_USER, None)], [RoleWeights(1.0)], [0.0], name=("7", 2, 3), note="left out")
+    assert " ".join(text.split()).startswith("dialogue 7, part 2 of 3: 1 tokens, left out role turn at 0.00 tokens")
+
+
 def test_what_weighs_nothing_at_the_last_point_is_dim():
     def one(*weights):
-        runs = [ShownRun(USER, 0, 1, [5], ["Hi"], 0, list(weights))]
-        options = {"force_terminal": True, "color_system": "standard"}
-        return printed(lambda console: print_sequence(console, "d", runs, [0.0, 1.0]), **options)
+        runs, points = [("user", ["Hi"], 0, OF_USER, None)], [RoleWeights(weight) for weight in weights]
+        return shown(runs, points, force_terminal=True, color_system="standard")
 
     assert "\x1b[2;" in one(1.0, 0.0)
     assert "\x1b[2;" not in one(0.0, 1.0)
