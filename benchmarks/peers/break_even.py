@@ -28,4 +28,4 @@ def told(rows: list[dict[str, Any]]) -> str | None:
     tokens = break_even_tokens(rows)
     if tokens is None:
         return None
-    return f"compiling pays {'never here' if tokens == float('inf') else f'after {tokens:,.0f} tokens'}"
+    return "compiling does not pay here" if tokens == float("inf") else f"compiling pays after {tokens:,.0f} tokens"
