@@ -19,9 +19,9 @@ from dialog_trainer.distributed import group, parallel
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.evaluation.held_out import every_turn
 from dialog_trainer.experiment import Say
+from dialog_trainer.freed_memory import give_freed_memory_back
 from dialog_trainer.model import compiled
 from dialog_trainer.model.loss import Loss
-from dialog_trainer.modes.memory import give_freed_memory_back
 from dialog_trainer.options import Settings
 from dialog_trainer.records import Batch
 from dialog_trainer.training.memory import fitting, measured
@@ -120,14 +120,11 @@ def warmed_up(
                 nats, _ = loss(_sample(training, on))
             nats.backward()
     except compiled.FAILURES as error:
-        if settings["compile"] != "auto" or group.size() > 1:
-            raise ConfigError(
-                [
-                    f"compile={str(settings['compile']).lower()}: torch could not: {compiled.reason(error)}; use compile=false"
-                ]
-            ) from None
+        why, asked = f"torch could not: {compiled.reason(error)}", settings["compile"]
+        if asked != "auto" or group.size() > 1:
+            raise ConfigError([f"compile={str(asked).lower()}: {why}; use compile=false"]) from None
         compiled.leave_blocks(of)
-        say(f"note: not compiled, which would be faster: torch could not: {compiled.reason(error)}")
+        say(f"note: not compiled, which would be faster: {why}")
         done = False
     else:
         say(f"  compiled in {time.perf_counter() - start:.0f} s")

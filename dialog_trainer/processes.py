@@ -101,7 +101,7 @@ def _before_torch(settings: Settings) -> Console:
     # Deterministic kernels of CUDA ask for it before torch is imported.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     _import_modes()
-    from dialog_trainer.modes.memory import keep_freed_memory
+    from dialog_trainer.freed_memory import keep_freed_memory
     from dialog_trainer.modes.quiet import hush_libraries
 
     hush_libraries()

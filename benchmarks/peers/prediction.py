@@ -86,13 +86,7 @@ def _counts(folder: Path, depth: int, dialogues: int) -> Counts:
 
     options = quick.run_options(work, 2, model)
     kept = [text for text in options if not text.startswith(("model.dropout=", "batch_size="))]
-    own = [
-        "model.dropout=0",
-        f"batch_size={dialogues}",
-        f"micro_batch_tokens={TOKENS}",
-        "compile=false",
-        "precision=bf16",
-    ]
+    own = ["model.dropout=0", f"batch_size={dialogues}", f"micro_batch_tokens={TOKENS}", "precision=bf16"]
     quick.quiet_run([*kept, *own], before_step, reports.append)
     return Counts(
         flops.get_total_flops(), operations.kernels - operations.attention, reports[1].tokens,

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from dialog_trainer.data.vocabulary import Vocabulary, cannot_load
-from dialog_trainer.errors import ConfigError, ModelError
+from dialog_trainer.errors import ModelError
 
 
 def load(
@@ -27,20 +27,22 @@ def load(
     """The model of a hub id or folder, fp32, with rows for the vocabulary's added tokens.
 
     `dropout` replaces every dropout probability of the model's config; None keeps them. `check` is called with the number
-    of weights before there are any; its `ConfigError` passes. Raises `ModelError`.
+    of weights before there are any. Raises `ModelError`.
     """
     try:
         config = AutoConfig.from_pretrained(name_or_folder)
-        if check:
-            check(_num_weights(config))
-        if dropout is not None:
-            _set_dropout(config, dropout)
+        weights = _num_weights(config) if check else 0
+    except Exception as error:  # a config may hold anything
+        raise cannot_load(name_or_folder, error) from None
+    if dropout is not None:
+        _set_dropout(config, dropout)
+    if check:  # its own faults are not those of the model
+        check(weights)
+    try:
         model = AutoModelForCausalLM.from_pretrained(
             name_or_folder, config=config, dtype=torch.float32, use_safetensors=True
         )
-    except ConfigError:  # of `check`
-        raise
-    except Exception as error:  # a config may hold anything, and the hub's client raises many kinds
+    except Exception as error:  # the hub's client raises many kinds; all mean that the model cannot be had
         raise cannot_load(name_or_folder, error) from None
     _fit(model, vocabulary)
     return model

@@ -41,8 +41,8 @@ class TrainingState:
 @dataclass(frozen=True, slots=True)
 class StepReport:
     """What update `step` was computed with and gave, over the global batch. `loss` is None if no token had weight;
-    `cells` are those of `LossSum`, float64 on the CPU; `grad_norm` is None where fp16 left the update out. The step waited `data_seconds` for its batches, and then took
-    `seconds`."""
+    `cells` are those of `LossSum`, float64 on the CPU; `grad_norm` is None where fp16 left the update out. The step
+    waited `data_seconds` for its batches, and then took `seconds`."""
 
     step: int
     loss: float | None
