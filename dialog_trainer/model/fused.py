@@ -5,6 +5,8 @@ The weights, and what a checkpoint says of the model, stay.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch.nn.functional import gelu
 from transformers import PreTrainedModel
@@ -43,20 +45,27 @@ class BitDropout(torch.nn.Dropout):
         if not self.training or self.p == 0 or values.device.type != "cpu":
             return super().forward(values)
         if torch.compiler.is_compiling():
-            return values * _kept(values, self.p) * _scale(self.p)
-        return _Dropped.apply(values, *keep_mask(values.shape, self.p))
+            return values * _kept(values, self.p) * kept_scale(self.p)
+        return _Dropped.apply(values, keep_mask(values.shape, self.p), kept_scale(self.p))
 
 
-def keep_mask(shape: torch.Size | tuple[int, ...], p: float) -> tuple[torch.Tensor, float]:
-    """Which values stay (bool), drawn from torch's generator, and by what they are multiplied."""
-    count = 1
-    for length in shape:
-        count *= length
-    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
-    return (bits >= round(p * 65536) - 32768).view(shape), _scale(p)
+def keep_mask(shape: torch.Size | tuple[int, ...], p: float) -> torch.Tensor:
+    """Which values stay (bool)."""
+    return (noise_bits(math.prod(shape)) >= first_kept(p)).view(shape)
 
 
-def _scale(p: float) -> float:
+def noise_bits(count: int) -> torch.Tensor:
+    """`(count,)` int16, drawn from torch's generator, each number as likely."""
+    return torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
+
+
+def first_kept(p: float) -> int:
+    """The smallest of the numbers of `noise_bits` whose values stay."""
+    return round(p * 65536) - 32768
+
+
+def kept_scale(p: float) -> float:
+    """By what the values that stay are multiplied."""
     return 65536 / (65536 - round(p * 65536))
 
 
@@ -64,7 +73,7 @@ def _scale(p: float) -> float:
     "dialog_trainer::kept", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,)
 )  # compiled code calls it, and neither looks into it nor makes one of two calls
 def _kept(like: torch.Tensor, p: float) -> torch.Tensor:
-    return keep_mask(like.shape, p)[0].clone()
+    return keep_mask(like.shape, p)
 
 
 @_kept.register_fake

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import torch
 
-# Logits that exist at once.
-CHUNK_LOGITS = 1 << 25
+# Logits that exist at once: twice 64 MB on the CPU, where larger products are not faster; a GPU would have little to do.
+CHUNK_LOGITS = {"cpu": 1 << 24, "cuda": 1 << 27}
 
 
 def weighted_nats(
@@ -27,20 +27,38 @@ def weighted_nats(
     return _WeightedNats.apply(hidden, weight, bias, targets, weights)
 
 
+@torch.no_grad()
 def nats(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor) -> torch.Tensor:
     """The `(M,)` nats of the targets, without a gradient."""
-    found = [nll for _, nll, _ in _chunks(hidden.detach(), weight.detach(), bias, targets)]
+    dtype = _dtype_of_products(hidden)
+    with torch.autocast(hidden.device.type, enabled=False):
+        found = [nll for _, nll, _ in _chunks(hidden.to(dtype), weight.to(dtype), bias, targets)]
     return torch.cat(found) if found else hidden.new_zeros(0, dtype=torch.float32)
 
 
+def _dtype_of_products(hidden: torch.Tensor) -> torch.dtype:
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+
+
+def chunk_rows(words: int, kind: str) -> int:
+    """Targets that a kind of device projects to so many words at once."""
+    return max(1, CHUNK_LOGITS.get(kind, CHUNK_LOGITS["cpu"]) // words)
+
+
 def _chunks(hidden, weight, bias, targets):
-    """Yields the place, the nats and the probabilities `(C, V)`, float32, of each chunk of targets."""
-    rows = max(1, CHUNK_LOGITS // len(weight))
-    for first in range(0, len(targets), rows):
+    """Yields the place, the nats and the probabilities `(C, V)`, float32, of each chunk of targets. Those of the one before
+    are then overwritten."""
+    rows = min(chunk_rows(len(weight), hidden.device.type), len(targets))
+    products = hidden.new_empty(rows, len(weight))
+    all_probabilities = torch.empty_like(products, dtype=torch.float32)
+    for first in range(0, len(targets), rows or 1):
         place = slice(first, first + rows)
-        logits = hidden[place] @ weight.T
-        logits = (logits if bias is None else logits + bias).float()
-        probabilities = logits.softmax(dim=1)
+        own = hidden[place]
+        logits = torch.mm(own, weight.T, out=products[: len(own)]).float()
+        if bias is not None:
+            logits.add_(bias)
+        probabilities = torch.softmax(logits, dim=1, out=all_probabilities[: len(own)])
         # The likeliest word's logit and probability give the logarithm of the sum without another pass.
         best, likeliest = probabilities.max(dim=1, keepdim=True)
         log_sum = logits.gather(1, likeliest) - best.log()
@@ -55,11 +73,10 @@ def _is_known_to_be_one(gradient: torch.Tensor) -> bool:
 class _WeightedNats(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, weights):
-        kind = hidden.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        dtype = _dtype_of_products(hidden)
         ctx.dtypes = hidden.dtype, weight.dtype
         nll = hidden.new_zeros(len(targets), dtype=torch.float32)
-        with torch.autocast(kind, enabled=False):
+        with torch.autocast(hidden.device.type, enabled=False):
             states, table = hidden.to(dtype), weight.to(dtype)
             of_hidden = torch.empty_like(states) if ctx.needs_input_grad[0] else None
             of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] and len(targets) == 0 else None

@@ -9,7 +9,7 @@ from transformers.activations import NewGELUActivation
 
 from dialog_trainer.model import attention
 from dialog_trainer.model.attention import Packing, packed_attention
-from dialog_trainer.model.fused import BitDropout, TanhGelu, keep_mask, use_fused
+from dialog_trainer.model.fused import BitDropout, TanhGelu, keep_mask, kept_scale, use_fused
 from dialog_trainer.model.packed import padded_attention
 
 
@@ -70,9 +70,17 @@ def test_without_noise_nothing_is_changed(module):
     assert torch.equal(module(values), values)
 
 
+# Of the sequences below, which tokens look together.
+BLOCKS = {128: [[(0, 5)], [(0, 1)], [(0, 8)]], 3: [[(0, 3), (3, 5)], [(0, 1)], [(0, 3), (3, 6), (6, 8)]]}
+
+
+@pytest.mark.parametrize("block_rows", BLOCKS)
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (4, 1)])
 @pytest.mark.parametrize("scaling", [None, 0.3])
-def test_attention_with_dropout_is_softmax_with_the_drawn_shares_left_out(heads, kv_heads, scaling):
+def test_attention_with_dropout_is_softmax_with_the_drawn_shares_left_out(
+    heads, kv_heads, scaling, block_rows, monkeypatch
+):
+    monkeypatch.setattr(attention, "BLOCK_ROWS", block_rows)
     lengths, width, p = (5, 1, 8), 6, 0.25
     draw = torch.Generator().manual_seed(0)
     query, key, value = (
@@ -82,9 +90,15 @@ def test_attention_with_dropout_is_softmax_with_the_drawn_shares_left_out(heads,
     torch.manual_seed(5)
     found, _ = packed_attention(None, query, key, value, None, p, scaling, packing=Packing(lengths))
     torch.manual_seed(5)
-    kept, scale = keep_mask((sum(heads * length**2 for length in lengths),), p)
+    blocks = BLOCKS[block_rows]
+    sizes = [heads * (stop - start) * stop for own in blocks for start, stop in own]
+    noise = iter(keep_mask((sum(sizes),), p).split(sizes))
+    masks, scale = [], kept_scale(p)
+    for length, own in zip(lengths, blocks, strict=True):
+        masks.append(torch.ones(heads, length, length, dtype=torch.bool))
+        for start, stop in own:
+            masks[-1][:, start:stop, :stop] = next(noise).view(heads, stop - start, stop)
     outputs = []
-    masks = kept.split([heads * length**2 for length in lengths])
     for q, k, v, stays in zip(*(t.split(lengths, dim=2) for t in (query, key, value)), masks, strict=True):
         k, v = (tensor.repeat_interleave(heads // kv_heads, dim=1) for tensor in (k, v))
         scores = q @ k.transpose(2, 3) * (width**-0.5 if scaling is None else scaling)
