@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/dialog-trainer
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-fast lint bench bench-quick bench-processes gpu-check clean
+.PHONY: help install demo test test-fast lint bench bench-start bench-quick bench-processes gpu-check clean
 
 help: ## Show these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
@@ -49,17 +49,21 @@ $(VENV)/.bench: $(STAMP)
 BENCH := $(BIN)/python benchmarks/training.py
 PEERS := hf hf-best trl trl-best original floor
 FIGURES := outputs/bench
+# In the order of the page; measured in another, the largest first.
+SITTINGS := small lengths medium large large-without-dropout runs
 
-bench: $(VENV)/.bench ## Measure all that docs/performance.md tells, and start-up and memory (about an hour and a half)
-	$(BIN)/python benchmarks/end_to_end.py
-	$(BENCH) --cost-of-data --whole-run --out $(FIGURES)/1.json
-	$(BENCH) --sizes 0.7M --contenders ours-compiled trl-padding-free $(PEERS) --out $(FIGURES)/2.json
-	$(BENCH) --sizes 0.7M --max-len 256 512 --contenders hf hf-best trl-best floor --out $(FIGURES)/3.json
-	$(BENCH) --sizes 10M --steps 5 --contenders ours-compiled trl-padding-free $(PEERS) --out $(FIGURES)/4.json
-	$(BENCH) --sizes 124M --steps 2 --contenders ours-compiled $(PEERS) --out $(FIGURES)/5.json
-	$(BENCH) --sizes 124M --steps 2 --dropout 0 --contenders ours-compiled floor --out $(FIGURES)/6.json
-	$(BENCH) --write-docs --from $(FIGURES)/[1-6].json
+bench: $(VENV)/.bench ## Measure all that docs/performance.md tells (about an hour and a half)
+	$(BENCH) --sizes 124M --steps 2 --contenders $(PEERS) --out $(FIGURES)/large.json
+	$(BENCH) --sizes 124M --steps 2 --dropout 0 --contenders floor --out $(FIGURES)/large-without-dropout.json
+	$(BENCH) --sizes 0.7M --contenders ours-compiled trl-padding-free $(PEERS) --out $(FIGURES)/small.json
+	$(BENCH) --cost-of-data --whole-run --out $(FIGURES)/runs.json
+	$(BENCH) --sizes 10M --steps 5 --contenders ours-compiled $(PEERS) --out $(FIGURES)/medium.json
+	$(BENCH) --sizes 0.7M --max-len 256 512 --contenders hf hf-best floor --out $(FIGURES)/lengths.json
 	$(BIN)/python benchmarks/step_time.py --write-docs
+	$(BENCH) --write-docs --from $(SITTINGS:%=$(FIGURES)/%.json)
+
+bench-start: $(STAMP) ## Measure start-up, validation and memory of whole runs (ten minutes)
+	$(BIN)/python benchmarks/end_to_end.py
 
 bench-quick: $(STAMP) ## Count what predicts a GPU, and fail where it got worse (under five minutes)
 	$(BIN)/python benchmarks/quick.py

@@ -1,4 +1,4 @@
-"""Measures what a user waits for and what a run holds in memory. Run it by `make bench`; nothing is asserted.
+"""Measures what a user waits for and what a run holds in memory. Run it by `make bench-start`; nothing is asserted.
 
 1. `--help`, and the first optimizer step of `make demo`, in seconds from the start of the process.
 2. Validating one dialogue (a reply to each of its contexts) against the original program's way (from the first

@@ -1,5 +1,6 @@
 """A short run with HF Trainer as most people write it: tokenise, train, and at each evaluation the loss and BLEU of the
-replies that `generate` gives, in left-padded batches. The job comes as JSON on the standard input."""
+replies that `generate` gives, in left-padded batches: of the trainer's own size for evaluations, or of `reply_tokens`. The
+job comes as JSON on the standard input."""
 
 from __future__ import annotations
 
@@ -26,8 +27,10 @@ class Replies(TrainerCallback):
         model.eval()
         self.tokenizer.padding_side = "left"
         texts: list[str] = []
-        longest = max(len(context["ids"]) for context in self.contexts)
-        size = max(1, self.job["reply_tokens"] // (longest + self.job["new_tokens"]))  # as many as ours has at most
+        size = args.per_device_eval_batch_size
+        if self.job["reply_tokens"]:
+            longest = max(len(context["ids"]) for context in self.contexts)
+            size = max(1, self.job["reply_tokens"] // (longest + self.job["new_tokens"]))  # as many as ours has at most
         for first in range(0, len(self.contexts), size):
             rows = [context["ids"] for context in self.contexts[first : first + size]]
             batch = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(model.device)
@@ -53,8 +56,10 @@ def main() -> None:
     arguments = arguments_of(job) | {
         "output_dir": str(folder / "hf"), "max_steps": job["steps"], "train_sampling_strategy": "random",
         "eval_strategy": "steps", "eval_steps": job["every"], "save_strategy": "steps", "save_steps": job["every"],
-        "per_device_eval_batch_size": job["batch_size"], "prediction_loss_only": True,
+        "prediction_loss_only": True,
     }  # fmt: skip
+    if job["reply_tokens"]:
+        arguments["per_device_eval_batch_size"] = job["batch_size"]
     trainer = Trainer(
         model=model_of(job),
         args=TrainingArguments(**arguments),

@@ -1,6 +1,7 @@
 """A short run by the clock, from the command to its end: tokenising, training, a validation with replies after each pass, saving.
 
-Ours through the command line; HF Trainer as most people run it, with `generate` over the same contexts (`hf_run.py`).
+Ours through the command line; HF Trainer with `generate` over the same contexts (`hf_run.py`), as most people run it, in its
+default batches of 8, and in batches as large as ours.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from dialog_trainer.records import Role
 
 BATCHES, PASSES, NEW = 50, 4, 40
 DIALOGUES, REPLY_TOKENS = 100, 8192  # the defaults of metrics.max_dialogues and metrics.batch_tokens
+# What the job of each peer says beside what is the same for all: the tokens in a batch of replies, null for the default.
+PEERS = {"hf": {"reply_tokens": None}, "hf-large-batches": {"reply_tokens": REPLY_TOKENS}}
 
 
 def measure_whole_run(folder: Path, job: dict[str, Any], arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -38,19 +41,20 @@ def _measure(work: Path, size: str, job: dict[str, Any], arguments: argparse.Nam
     contexts = _write_contexts(work, job["max_len"])
     steps, every = BATCHES * PASSES, BATCHES
     print(f"\n{size}: {steps} steps, every {every} the loss and {contexts} replies of up to {NEW} tokens", flush=True)
-    job = job | {"folder": str(work), "steps": steps, "every": every, "new_tokens": NEW, "reply_tokens": REPLY_TOKENS}
-    seconds: dict[str, list[float]] = {"ours": [], "hf": []}
+    job = job | {"folder": str(work), "steps": steps, "every": every, "new_tokens": NEW}
+    seconds: dict[str, list[float]] = {"ours": [], **{name: [] for name in PEERS}}
     missing: dict[str, str] = {}
     for turn in range(arguments.rounds):
-        commands = {"ours": _ours(job, work, turn), "hf": [sys.executable, "-m", "peers.hf_run"]}
-        for name in list(commands)[:: 1 if turn % 2 == 0 else -1]:
+        for name in list(seconds)[:: 1 if turn % 2 == 0 else -1]:
             if name in missing:
                 continue
+            command = _ours(job, work, turn) if name == "ours" else [sys.executable, "-m", "peers.hf_run"]
+            asked = json.dumps(job | PEERS.get(name, {}))
             log = work / f"{name}-{turn}.log"
             start = time.perf_counter()
             with log.open("w", encoding="utf-8") as file:
                 done = subprocess.run(
-                    commands[name], input=json.dumps(job), text=True, stdout=file, stderr=file, cwd=work,
+                    command, input=asked, text=True, stdout=file, stderr=file, cwd=work,
                     env=environment(work / f"compiled-{name}-{turn}", job["threads"]), check=False,
                 )  # fmt: skip
             if done.returncode:
@@ -59,18 +63,17 @@ def _measure(work: Path, size: str, job: dict[str, Any], arguments: argparse.Nam
                 continue
             seconds[name].append(time.perf_counter() - start)
             print(f"  round {turn + 1}, {name}: {seconds[name][-1]:.1f} s", flush=True)
-    row = {
-        "size": size,
-        "steps": steps,
-        "contexts": contexts,
-        "data": made.data,
-        "seconds": seconds,
-        "missing": missing,
+    faster = {
+        name: statistics.median(seconds[name]) / statistics.median(seconds["ours"])
+        for name in PEERS
+        if seconds[name] and seconds["ours"]
     }
-    if not missing:
-        row["ours_is_faster"] = statistics.median(seconds["hf"]) / statistics.median(seconds["ours"])
-        print(f"  ours is {row['ours_is_faster']:.2f} times as fast", flush=True)
-    return row
+    for name, ratio in faster.items():
+        print(f"  ours is {ratio:.2f} times as fast as {name}", flush=True)
+    return {
+        "size": size, "steps": steps, "contexts": contexts, "data": made.data, "seconds": seconds, "missing": missing,
+        "ours_is_faster": faster,
+    }  # fmt: skip
 
 
 def _ours(job: dict[str, Any], work: Path, turn: int) -> list[str]:
