@@ -31,15 +31,15 @@ from peers.contender import Contender, Unavailable
 
 # Name: the module in peers/, and what its job says beside what is the same for all.
 CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ours": ("ours", {}),
-    "ours-compiled": ("ours", {"overrides": ["compile=true"]}),
+    "ours": ("ours", {"best": True}),
+    "ours-compiled": ("ours", {"best": True, "overrides": ["compile=true"]}),
     "hf": ("hf_trainer", {}),
     "hf-best": ("hf_trainer", {"best": True, "order": "by_length"}),
     "trl": ("trl_sft", {}),
     "trl-best": ("trl_sft", {"best": True, "order": "by_length"}),
     "trl-padding-free": ("trl_sft", {"best": True, "padding_free": True}),
     "original": ("original", {}),
-    "floor": ("matrix_products", {}),
+    "floor": ("matrix_products", {"best": True}),
 }
 # Batches in a round: a second or more.
 STEPS = {"0.7M": 20, "10M": 10, "124M": 5}

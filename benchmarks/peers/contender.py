@@ -36,7 +36,7 @@ class Contender:
                 text=True,
                 cwd=folder,
                 env=environment(folder / f"compiled-{name}-{number}", job["threads"])
-                | (READ_BY_TORCH if module == "ours" else {}),  # there torch is imported before the command sets it
+                | (READ_BY_TORCH if job["best"] else {}),
             )
         try:
             self._ask(job)

@@ -31,7 +31,7 @@ def measure_cost_of_data(folder: Path, job: dict[str, Any], arguments: argparse.
             work = folder / f"cost-{factor}"
             _write_dialogues(work, BASE * factor)
             (work / "model").symlink_to(model)
-            own = job | {"folder": str(work), "overrides": ["compile=false"]}
+            own = job | {"folder": str(work), "best": True, "overrides": ["compile=false"]}
             cold = Contender("ours", "ours", own, work)
             cold.close()
             warm = running[factor] = Contender("ours", "ours", own, work)

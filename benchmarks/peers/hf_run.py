@@ -54,7 +54,7 @@ def main() -> None:
     folder = Path(job["folder"])
     tokenizer = tokenizer_of(job)
     arguments = arguments_of(job) | {
-        "output_dir": str(folder / "hf"), "max_steps": job["steps"], "train_sampling_strategy": "random",
+        "output_dir": str(folder / job["output"]), "max_steps": job["steps"], "train_sampling_strategy": "random",
         "eval_strategy": "steps", "eval_steps": job["every"], "save_strategy": "steps", "save_steps": job["every"],
         "prediction_loss_only": True,
     }  # fmt: skip
@@ -63,15 +63,15 @@ def main() -> None:
     trainer = Trainer(
         model=model_of(job),
         args=TrainingArguments(**arguments),
-        train_dataset=_tokenised(folder / "train.jsonl", tokenizer, job["max_len"]),
-        eval_dataset=_tokenised(folder / "validation.jsonl", tokenizer, job["max_len"]),
+        train_dataset=_tokenised(folder / "train.jsonl", tokenizer, job),
+        eval_dataset=_tokenised(folder / "validation.jsonl", tokenizer, job),
         data_collator=DataCollatorForSeq2Seq(tokenizer),
         callbacks=[Replies(json.loads((folder / "contexts.json").read_text(encoding="utf-8")), tokenizer, job)],
     )
     trainer.train()
 
 
-def _tokenised(path: Path, tokenizer, max_len: int) -> Dataset:
+def _tokenised(path: Path, tokenizer, job: dict[str, Any]) -> Dataset:
     def rows(row: dict[str, Any]) -> dict[str, list[int]]:
         ids, labels = [tokenizer.cls_token_id], [IGNORED]
         for message in row["messages"]:
@@ -79,9 +79,9 @@ def _tokenised(path: Path, tokenizer, max_len: int) -> Dataset:
             ids += turn
             labels += turn if message["role"] == "assistant" else [IGNORED] * len(turn)
         ids, labels = [*ids, tokenizer.eos_token_id], [*labels, tokenizer.eos_token_id]
-        return {"input_ids": ids[:max_len], "labels": labels[:max_len]}
+        return {"input_ids": ids[: job["max_len"]], "labels": labels[: job["max_len"]]}
 
-    return Dataset.from_json(str(path), cache_dir=str(path.parent / "hf-cache")).map(
+    return Dataset.from_json(str(path), cache_dir=str(path.parent / job["output"] / "cache")).map(
         rows, remove_columns=["messages"], load_from_cache_file=False
     )
 

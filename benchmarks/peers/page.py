@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ DOCS = BENCHMARKS.parent / "docs"
 TITLES = {
     "ours": "ours", "ours-compiled": "ours, compiled", "hf": "HF Trainer", "hf-best": "HF Trainer at its best",
     "trl": "TRL SFTTrainer", "trl-best": "TRL SFTTrainer at its best", "trl-padding-free": "TRL, padding-free",
-    "hf-large-batches": "HF Trainer, replies in batches as large as ours", "original": "the original's step", "floor": "matrix products alone",
+    "hf-large-batches": "HF Trainer, evaluated in batches as large as ours", "original": "the original's step", "floor": "matrix products alone",
 }  # fmt: skip
 
 
@@ -93,11 +92,15 @@ def _table_of(one: dict[str, Any]) -> list[str]:
 
 
 def _remarks(one: dict[str, Any]) -> list[str]:
-    lines = [f"- {_title(name)} was not run: {reason}" for name, reason in one["missing"].items()]
+    lines = _not_run(one)
     pays = told(one["contenders"])
     if pays:
         lines.append(f"- {pays[0].upper()}{pays[1:]}.")
     return [*lines, ""] if lines else []
+
+
+def _not_run(one: dict[str, Any]) -> list[str]:
+    return [f"- {_title(name)} was not run (again): {reason}" for name, reason in one["missing"].items()]
 
 
 def draw(steps: list[dict[str, Any]], path: Path) -> None:
@@ -144,10 +147,10 @@ def _whole_run(runs: list[tuple[dict, list[dict]]]) -> str:
                 "| | seconds of each round | ours is faster |", "|---|---|---|",
             ]  # fmt: skip
             for name, times in one["seconds"].items():
-                shown = " / ".join(f"{seconds:.0f}" for seconds in times) or one["missing"][name]
-                ratio = "1.00x" if name == "ours" else f"{one['ours_is_faster'].get(name, math.nan):.2f}x"
-                lines.append(f"| {TITLES[name]} | {shown} | {ratio} |")
-            lines.append("")
+                shown = " / ".join(f"{seconds:.0f}" for seconds in times) or "-"
+                ratio = one["ours_is_faster"].get(name)
+                lines.append(f"| {TITLES[name]} | {shown} | {f'{ratio:.2f}x' if ratio else '-'} |")
+            lines += ["", *_not_run(one)]
     return "\n".join(lines)
 
 

@@ -49,7 +49,7 @@ def _measure(work: Path, size: str, job: dict[str, Any], arguments: argparse.Nam
             if name in missing:
                 continue
             command = _ours(job, work, turn) if name == "ours" else [sys.executable, "-m", "peers.hf_run"]
-            asked = json.dumps(job | PEERS.get(name, {}))
+            asked = json.dumps(job | PEERS.get(name, {}) | {"output": f"{name}-{turn}"})
             log = work / f"{name}-{turn}.log"
             start = time.perf_counter()
             with log.open("w", encoding="utf-8") as file:

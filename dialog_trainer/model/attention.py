@@ -57,19 +57,21 @@ def packed_attention(
     if softcap is not None:  # Gemma 2 caps its scores; with small weights no probe would see the difference
         raise ValueError("packed attention does not cap its scores")
     groups = query.shape[1] // key.shape[1]
-    in_one = packing.offsets is not None and not dropout and query.dtype != torch.float32
-    own = dropout and query.device.type == "cpu" and query.dtype == torch.float32
+    in_one = packing.offsets is not None and not dropout and value.dtype != torch.float32
+    own = dropout and query.device.type == "cpu" and query.dtype == value.dtype == torch.float32
     if groups > 1 and (in_one or own):
         key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
+    # Not `tensor[0]`, whose gradient is filled with zeros and copied into.
     if in_one:
-        columns = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        # Under autocast rotary positions leave fp32 behind.
+        columns = (tensor.squeeze(0).transpose(0, 1).to(value.dtype) for tensor in (query, key, value))
         longest = max(packing.lengths)
         places = (packing.offsets, packing.offsets, longest, longest)
         return varlen_attn(*columns, *places, scale=scaling, window_size=(-1, 0)).unsqueeze(0), None
     if own:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        output = _DroppedAttention.apply(query[0], key[0], value[0], packing.lengths, dropout, scale)
-        return output.unsqueeze(0), None
+        rows = (tensor.squeeze(0) for tensor in (query, key, value))
+        return _DroppedAttention.apply(*rows, packing.lengths, dropout, scale).unsqueeze(0), None
     outputs = [
         scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=groups > 1)
         for q, k, v in zip(*(tensor.split(packing.lengths, dim=2) for tensor in (query, key, value)), strict=True)
@@ -96,17 +98,15 @@ class _DroppedAttention(torch.autograd.Function):
         heads, tokens, width = query.shape
         blocks = list(_blocks(lengths))
         sizes = [heads * (stop - start) * stop for _, start, stop in blocks]
-        signs = noise_bits(sum(sizes)).to(query.dtype).sub_(first_kept(dropout) - 0.5)
-        shares, scratch = torch.empty_like(signs), query.new_empty(max(sizes))
+        shares = noise_bits(sum(sizes)).to(query.dtype).sub_(first_kept(dropout) - 0.5)  # so far their signs
         output = query.new_empty(tokens, heads, width)
         causal, scale = _causal(-(-max(lengths) // 64) * 64), kept_scale(dropout)
-        for (first, start, stop), share, sign in zip(blocks, shares.split(sizes), signs.split(sizes), strict=True):
-            scores = scratch[: len(share)].view(heads, stop - start, stop)
-            share = share.view_as(scores)
+        for (first, start, stop), share in zip(blocks, shares.split(sizes), strict=True):
+            share = share.view(heads, stop - start, stop)
             rows, seen = slice(first + start, first + stop), slice(first, first + stop)
             q, k, v = query[:, rows], key[:, seen], value[:, seen]
-            torch.baddbmm(causal[start:stop, :stop], q, k.transpose(1, 2), alpha=scaling, out=scores)
-            torch.softmax(scores, dim=-1, out=share).copysign_(sign.view_as(share))
+            scores = torch.baddbmm(causal[start:stop, :stop], q, k.transpose(1, 2), alpha=scaling)
+            torch.copysign(scores.softmax(dim=-1), share, out=share)
             output[rows] = torch.bmm(share.relu(), v).transpose(0, 1)
         ctx.save_for_backward(query, key, value, shares)
         ctx.blocks, ctx.sizes, ctx.scaling, ctx.scale = blocks, sizes, scaling, scale

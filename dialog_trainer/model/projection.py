@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 # Logits that exist at once: twice 64 MB on the CPU, where larger products are not faster; a GPU would have little to do.
-CHUNK_LOGITS = {"cpu": 1 << 24, "cuda": 1 << 27}
+CHUNK_LOGITS = {"cpu": 1 << 24, "cuda": 1 << 26}
 
 
 def weighted_nats(

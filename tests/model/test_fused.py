@@ -113,6 +113,19 @@ def test_attention_with_dropout_is_softmax_with_the_drawn_shares_left_out(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_under_autocast_rotary_positions_leave_values_of_another_kind(dropout):
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(1, 14, 4, 6, generator=draw).transpose(1, 2).to(dtype).requires_grad_()
+        for dtype in (torch.float32, torch.float32, torch.bfloat16)
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = packed_attention(None, query, key, value, None, dropout, packing=Packing((5, 1, 8)))
+    found.float().sum().backward()
+    assert all(one.grad.isfinite().all() for one in (query, key, value))
+
+
 @pytest.mark.parametrize("kv_heads", [4, 2])
 def test_on_a_gpu_all_sequences_go_into_one_call(monkeypatch, kv_heads):
     """Of `varlen_attn`, which needs a GPU, a slow one stands in: it is told where each sequence begins, and to look back."""

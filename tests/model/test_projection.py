@@ -75,6 +75,7 @@ def test_under_autocast_the_products_are_of_its_kind(dtype):
         inputs = made(11, False)
         with torch.autocast("cpu", dtype=dtype, enabled=cast):
             total, nll = weighted_nats(*inputs)
+            assert torch.equal(nats(*inputs[:4]), nll)
         total.backward()
         assert (nll.dtype, inputs[0].grad.dtype, inputs[1].grad.dtype) == (torch.float32,) * 3
         gradients.append((total.detach(), inputs[0].grad, inputs[1].grad))
