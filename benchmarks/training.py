@@ -46,7 +46,7 @@ STEPS = {"0.7M": 20, "10M": 10, "124M": 5}
 REFERENCE, FLOOR = "ours", "floor"
 LOSS_TOLERANCE = 1e-4
 # Of the free memory, what the contenders of a heat may take together.
-SHARE_OF_MEMORY = 0.85
+SHARE_OF_MEMORY = 0.95
 
 
 def main() -> None:
@@ -205,7 +205,8 @@ def check(names: list[str], job: dict[str, Any], folder: Path, reference: float)
 
 
 def heats_of(checked: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """The contenders in as few heats as the free memory allows: each holds its weights, and one of them its peak."""
+    """The contenders in as few heats as the free memory allows: one of them is at its peak, and the others keep, after
+    many steps, about as much as lies halfway between what they held after one and their peaks."""
     free = machine.available_bytes() * SHARE_OF_MEMORY
     always = [name for name in (REFERENCE, FLOOR) if name in checked]
     heats: list[list[str]] = [list(always)]
@@ -213,7 +214,8 @@ def heats_of(checked: dict[str, dict[str, Any]]) -> list[list[str]]:
         if name in always:
             continue
         heat = [*heats[-1], name]
-        need = sum(checked[one]["held"] for one in heat) + max(checked[one]["peak"] for one in heat)
+        kept = {one: (checked[one]["held"] + checked[one]["peak"]) / 2 for one in heat}
+        need = sum(kept.values()) + max(checked[one]["peak"] - kept[one] for one in heat)
         if need > free and len(heats[-1]) > len(always):
             heats.append([*always, name])
         else:
@@ -238,10 +240,19 @@ def run_heat(number, heat, job, folder, steps, rounds, times, missing) -> None:
             one["peak"] = max(one.get("peak", 0), warm["peak_bytes"])
         for turn in range(rounds):
             order = list(running)
-            order = order[turn % len(order) :] + order[: turn % len(order)]
+            first = turn % max(1, len(order))
+            order = order[first:] + order[:first]
             seconds = {}
             for name in order:
-                report = running[name].round(steps)
+                try:
+                    report = running[name].round(steps)
+                except Unavailable as reason:
+                    if name == REFERENCE:
+                        raise SystemExit(f"{name}: {reason}") from None
+                    missing[name] = str(reason)
+                    running.pop(name).close()
+                    print(f"  {name}: ended in round {turn + 1}: {reason}", flush=True)
+                    continue
                 seconds[name] = report["seconds"]
                 times[name]["seconds"].append(report["seconds"])
                 times[name]["peak"] = max(times[name]["peak"], report["peak_bytes"])
@@ -258,6 +269,8 @@ def rows_of(times: dict[str, dict[str, Any]], tokens: int) -> list[dict[str, Any
     rows = []
     floor, ours = times.get(FLOOR), statistics.median(times[REFERENCE]["seconds"])
     for name, one in times.items():
+        if not one["seconds"]:
+            continue
         rates = [tokens / seconds for seconds in one["seconds"]]
         row = {
             "name": name,
@@ -266,7 +279,7 @@ def rows_of(times: dict[str, dict[str, Any]], tokens: int) -> list[dict[str, Any
             "peak_bytes": one["peak"], "ours_takes_memory": times[REFERENCE]["peak"] / one["peak"],
             "share_of_floor": None, "start_seconds": one["start"], "warm_up_seconds": one["warm_up"],
         }  # fmt: skip
-        if floor:
+        if floor and floor["seconds"]:
             row["share_of_floor"] = statistics.median(floor["seconds"]) / statistics.median(one["seconds"])
         rows.append(row)
     return rows
