@@ -46,7 +46,7 @@ STEPS = {"0.7M": 20, "10M": 10, "124M": 5}
 REFERENCE, FLOOR = "ours", "floor"
 LOSS_TOLERANCE = 1e-4
 # Of the free memory, what the contenders of a heat may take together.
-SHARE_OF_MEMORY = 0.95
+SHARE_OF_MEMORY = 0.9
 
 
 def main() -> None:
