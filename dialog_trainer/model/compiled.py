@@ -25,7 +25,7 @@ def can(model: PreTrainedModel) -> bool:
 
 
 def pays(on: torch.device) -> bool:
-    """Whether compiled code is faster: on CUDA supposed, on the CPU measured (docs/performance.md), where it is not."""
+    """Whether compiled code is faster: on CUDA supposed; on a CPU measured, and not always (docs/performance.md)."""
     return on.type == "cuda" and has_triton() and torch.cuda.get_device_capability(on) >= (7, 0)
 
 
