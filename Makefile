@@ -52,7 +52,7 @@ FIGURES := outputs/bench
 # In the order of the page; measured in another, the largest first.
 SITTINGS := small lengths medium large large-without-dropout runs
 
-bench: $(VENV)/.bench ## Measure all that docs/performance.md tells (about an hour and a half)
+bench: $(VENV)/.bench ## Measure all that docs/performance.md tells (one and a half to two hours)
 	$(BENCH) --sizes 124M --steps 2 --contenders $(PEERS) --out $(FIGURES)/large.json
 	$(BENCH) --sizes 124M --steps 2 --dropout 0 --contenders floor --out $(FIGURES)/large-without-dropout.json
 	$(BENCH) --sizes 0.7M --contenders ours-compiled trl-padding-free $(PEERS) --out $(FIGURES)/small.json

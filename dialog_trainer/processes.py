@@ -17,8 +17,9 @@ from dialog_trainer.errors import ConfigError
 from dialog_trainer.job import Job
 from dialog_trainer.options import Settings
 
-# What is to be set before torch makes its first tensor. Deterministic kernels of CUDA ask for the first; with the second, large tensors on
-# the CPU begin at multiples of 2 MiB, in pages of that size, and 0.2 to 0.3 of 4.7 GB less is lost between them at 124 M.
+# What is to be set before torch makes its first tensor. Deterministic kernels of CUDA ask for the first; with the second,
+# large tensors on the CPU begin at multiples of 2 MiB, in pages of that size, and 0.1 to 0.3 of 4.7 GB less is lost
+# between them at 124 M.
 READ_BY_TORCH = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "THP_MEM_ALLOC_ENABLE": "1"}
 # torch and what needs it are imported in the functions: a fault in the options should be told at once.
 

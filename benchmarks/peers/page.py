@@ -20,7 +20,8 @@ DOCS = BENCHMARKS.parent / "docs"
 TITLES = {
     "ours": "ours", "ours-compiled": "ours, compiled", "hf": "HF Trainer", "hf-best": "HF Trainer at its best",
     "trl": "TRL SFTTrainer", "trl-best": "TRL SFTTrainer at its best", "trl-padding-free": "TRL, padding-free",
-    "hf-large-batches": "HF Trainer, evaluated in batches as large as ours", "original": "the original's step", "floor": "matrix products alone",
+    "original": "the original's step", "floor": "matrix products alone",
+    "hf-large-batches": "HF Trainer, evaluated in batches as large as ours",
 }  # fmt: skip
 
 
@@ -100,7 +101,7 @@ def _remarks(one: dict[str, Any]) -> list[str]:
 
 
 def _not_run(one: dict[str, Any]) -> list[str]:
-    return [f"- {_title(name)} was not run (again): {reason}" for name, reason in one["missing"].items()]
+    return [f"- {_title(name)} did not run to the end: {reason}" for name, reason in one["missing"].items()]
 
 
 def draw(steps: list[dict[str, Any]], path: Path) -> None:
