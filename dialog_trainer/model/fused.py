@@ -51,7 +51,8 @@ class BitDropout(torch.nn.Dropout):
 
 def keep_mask(shape: torch.Size | tuple[int, ...], p: float) -> torch.Tensor:
     """Which values stay (bool)."""
-    return (noise_bits(math.prod(shape)) >= first_kept(p)).view(shape)
+    kept = torch.empty(shape, dtype=torch.int8)  # comparing into it, and reading it, is several times faster than bool
+    return torch.ge(noise_bits(math.prod(shape)).view(shape), first_kept(p), out=kept).view(torch.bool)
 
 
 def noise_bits(count: int) -> torch.Tensor:
@@ -86,9 +87,13 @@ class _Dropped(torch.autograd.Function):
     def forward(ctx, values, kept, scale):
         ctx.save_for_backward(kept)
         ctx.scale = scale
-        return (values * kept).mul_(scale)
+        return _dropped(values, kept, scale)
 
     @staticmethod
     def backward(ctx, gradient):
         (kept,) = ctx.saved_tensors
-        return (gradient * kept).mul_(ctx.scale), None, None
+        return _dropped(gradient, kept, ctx.scale), None, None
+
+
+def _dropped(values: torch.Tensor, kept: torch.Tensor, scale: float) -> torch.Tensor:
+    return kept.view(torch.int8).to(values.dtype).mul_(values).mul_(scale)

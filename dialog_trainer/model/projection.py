@@ -59,10 +59,9 @@ def _chunks(hidden, weight, bias, targets):
         if bias is not None:
             logits.add_(bias)
         probabilities = torch.softmax(logits, dim=1, out=all_probabilities[: len(own)])
-        # The likeliest word's logit and probability give the logarithm of the sum without another pass.
-        best, likeliest = probabilities.max(dim=1, keepdim=True)
-        log_sum = logits.gather(1, likeliest) - best.log()
-        yield place, (log_sum - logits.gather(1, targets[place].unsqueeze(1))).squeeze(1), probabilities
+        # The likeliest word's logit and probability give the logarithm of the sum without another exponential.
+        log_sum = logits.amax(dim=1) - probabilities.amax(dim=1).log()
+        yield place, log_sum - logits.gather(1, targets[place].unsqueeze(1)).squeeze(1), probabilities
 
 
 def _is_known_to_be_one(gradient: torch.Tensor) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 
@@ -10,11 +9,12 @@ REDRAW_SECONDS = 30.0
 
 
 class Redrawn:
-    """What `draw` draws, at most once in `REDRAW_SECONDS`, and by `finish` whatever was left out meanwhile."""
+    """What `draw` draws, at most once in `REDRAW_SECONDS`, first after these, and by `finish` whatever was left out meanwhile:
+    a run that ends sooner draws once."""
 
     def __init__(self, draw: Callable[[], None]):
         self._draw = draw
-        self._drawn_at = -math.inf
+        self._drawn_at = time.monotonic()
         self._outdated = False
 
     def renew(self) -> None:
