@@ -56,7 +56,7 @@ bench: $(VENV)/.bench ## Measure all that docs/performance.md tells (one and a h
 	$(BENCH) --sizes 124M --steps 2 --contenders $(PEERS) --out $(FIGURES)/large.json
 	$(BENCH) --sizes 124M --steps 2 --dropout 0 --contenders floor --out $(FIGURES)/large-without-dropout.json
 	$(BENCH) --sizes 0.7M --contenders ours-compiled trl-padding-free original $(PEERS) --out $(FIGURES)/small.json
-	$(BENCH) --cost-of-data --whole-run --out $(FIGURES)/runs.json
+	$(BENCH) --cost-of-data --whole-run --max-len 128 256 --out $(FIGURES)/runs.json
 	$(BENCH) --sizes 10M --steps 5 --contenders ours-compiled original $(PEERS) --out $(FIGURES)/medium.json
 	$(BENCH) --sizes 0.7M --max-len 256 512 --contenders hf hf-best floor --out $(FIGURES)/lengths.json
 	$(BIN)/python benchmarks/step_time.py --write-docs

@@ -73,7 +73,12 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.whole_run:
             from peers.whole_run import measure_whole_run
 
-            out["whole_run"] = measure_whole_run(Path(name), job_of(arguments, 128, 0.1), arguments)
+            out["whole_run"] = []
+            for size in arguments.sizes:
+                for max_len in arguments.max_len:
+                    job = job_of(arguments, max_len, 0.1)
+                    out["whole_run"].append(measure_whole_run(Path(name), size, job, arguments.rounds))
+                    save(out, arguments.out)
         if not (arguments.cost_of_data or arguments.whole_run) or arguments.steps_too:
             for size in arguments.sizes:
                 for max_len in arguments.max_len:

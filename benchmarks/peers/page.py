@@ -28,7 +28,7 @@ TITLES = {
 def write_page(sittings: list[dict[str, Any]]) -> None:
     """Replaces what stands between the marks of the page; a part that no sitting has measured stays as it is."""
     steps = _latest(sittings, "steps", lambda row: (row["size"], row["max_len"], row["dropout"]))
-    whole_runs = _latest(sittings, "whole_run", lambda row: row["size"])
+    whole_runs = _latest(sittings, "whole_run", lambda row: (row["size"], row["max_len"]))
     costs = [sitting for sitting in sittings if "cost_of_data" in sitting][-1:]
     if steps:
         replace_part("table", _table(steps))
@@ -144,7 +144,8 @@ def _whole_run(runs: list[tuple[dict, list[dict]]]) -> str:
         lines += [machine.line(sitting), ""]
         for one in rows:
             lines += [
-                f"**{one['size']}, {one['steps']} steps, {one['contexts']} replies a validation**", "",
+                f"**{one['size']}, max_len {one['max_len']}, {one['steps']} steps, "
+                f"{one['contexts']} replies a validation**", "",
                 "| | seconds of each round | ours is faster |", "|---|---|---|",
             ]  # fmt: skip
             for name, times in one["seconds"].items():

@@ -6,7 +6,6 @@ default batches of 8, and in batches as large as ours.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -30,21 +29,19 @@ DIALOGUES, REPLY_TOKENS = 100, 8192  # the defaults of metrics.max_dialogues and
 PEERS = {"hf": {"reply_tokens": None}, "hf-large-batches": {"reply_tokens": REPLY_TOKENS}}
 
 
-def measure_whole_run(folder: Path, job: dict[str, Any], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    return [_measure(folder / f"whole-{size}", size, job, arguments) for size in arguments.sizes]
-
-
-def _measure(work: Path, size: str, job: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+def measure_whole_run(folder: Path, size: str, job: dict[str, Any], rounds: int) -> dict[str, Any]:
+    work = folder / f"whole-{size}-{job['max_len']}"
     made = material.write(
         work, material.SIZES[size], steps=BATCHES, batch_size=job["batch_size"], max_len=job["max_len"], rounds=1
     )
     contexts = _write_contexts(work, job["max_len"])
     steps, every = BATCHES * PASSES, BATCHES
-    print(f"\n{size}: {steps} steps, every {every} the loss and {contexts} replies of up to {NEW} tokens", flush=True)
+    title = f"{size}, max_len {job['max_len']}"
+    print(f"\n{title}: {steps} steps, every {every} the loss and {contexts} replies of up to {NEW} tokens", flush=True)
     job = job | {"folder": str(work), "steps": steps, "every": every, "new_tokens": NEW}
     seconds: dict[str, list[float]] = {"ours": [], **{name: [] for name in PEERS}}
     missing: dict[str, str] = {}
-    for turn in range(arguments.rounds):
+    for turn in range(rounds):
         for name in list(seconds)[:: 1 if turn % 2 == 0 else -1]:
             if name in missing:
                 continue
@@ -71,7 +68,7 @@ def _measure(work: Path, size: str, job: dict[str, Any], arguments: argparse.Nam
     for name, ratio in faster.items():
         print(f"  ours is {ratio:.2f} times as fast as {name}", flush=True)
     return {
-        "size": size, "steps": steps, "contexts": contexts, "data": made.data, "seconds": seconds, "missing": missing,
+        "size": size, "max_len": job["max_len"], "steps": steps, "contexts": contexts, "data": made.data, "seconds": seconds, "missing": missing,
         "ours_is_faster": faster,
     }  # fmt: skip
 

@@ -21,7 +21,7 @@ BLOCK_ROWS = 128
 class Packing:
     """The lengths of the sequences of a packed batch, in their order. A record, for torch compiles anew for each tuple.
 
-    `offsets` `(S + 1,)` int32, on a GPU alone: where each begins, and the end.
+    `offsets` `(S + 1,)` int32: where each begins, and the end; None where there is no `varlen_attn`.
     """
 
     lengths: tuple[int, ...]
@@ -29,8 +29,8 @@ class Packing:
 
     @classmethod
     def on(cls, device: torch.device, lengths: tuple[int, ...]) -> Packing:
-        """Made once a batch: a copy to a GPU for each layer would be waited for."""
-        if device.type != "cuda":
+        """Made once a batch: a copy to a GPU for each layer would be waited for. `varlen_attn` is for Ampere and later."""
+        if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
             return cls(lengths)
         offsets = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).pin_memory()
         return cls(lengths, offsets.to(device, non_blocking=True))

@@ -153,4 +153,6 @@ def test_on_a_gpu_all_sequences_go_into_one_call(monkeypatch, kv_heads):
     single = [tensor.float() for tensor in tensors]  # in fp32 it cannot be had
     monkeypatch.setattr(attention, "varlen_attn", None)
     assert packed_attention(None, *single, None, packing=on_gpu)[0].shape == (1, 14, 4, 6)
-    assert Packing.on(torch.device("cpu"), lengths) == Packing(lengths)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    for device in ("cpu", "cuda"):
+        assert Packing.on(torch.device(device), lengths) == Packing(lengths)
