@@ -106,9 +106,9 @@ def _not_run(one: dict[str, Any]) -> list[str]:
 
 def draw(steps: list[dict[str, Any]], path: Path) -> None:
     """A bar for each contender, with the lowest and the highest round; one panel for each size, length and dropout."""
-    count, most = len(steps), max(len(one["contenders"]) for one in steps)
+    heights = [0.3 * len(one["contenders"]) + 0.7 for one in steps]  # inches, a bar as thick in each
     figure, axes = pyplot.subplots(
-        count, 1, figsize=(8, count * (0.32 * most + 1.2)), squeeze=False, layout="constrained"
+        len(steps), 1, figsize=(8, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
     )
     for axis, one in zip(axes[:, 0], steps, strict=True):
         rows = sorted(one["contenders"], key=lambda row: row["tokens_per_second"])
