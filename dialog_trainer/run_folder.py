@@ -1,13 +1,15 @@
-"""The folder of a run: who owns a name, and the settings that it keeps."""
+"""The folder of a run: who owns a name, the settings that it keeps, and what its processes say."""
 
 from __future__ import annotations
 
 import fcntl
 import itertools
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import yaml
 
@@ -66,6 +68,14 @@ def renew_settings(run: Path, settings: Settings, attempt: int) -> None:
     if not kept.exists():  # an attempt that ended before its first row has its number taken again
         os.link(run / "args.yaml", kept)
     os.replace(aside, run / "args.yaml")
+
+
+def log_of(run: Path, rank: int, size: int) -> TextIO:
+    """What a process that is not the main one says of its work; opened to go on where it ends."""
+    (run / "logs").mkdir(parents=True, exist_ok=True)  # on a machine that does not share it
+    file = (run / "logs" / f"rank-{rank}.log").open("a", encoding="utf-8", buffering=1)
+    print(f"rank {rank} of {size}, process {os.getpid()} on {platform.node()}", file=file)
+    return file
 
 
 def _yaml(content: object) -> str:

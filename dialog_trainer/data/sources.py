@@ -14,12 +14,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import pickle
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from dialog_trainer.data.pickles import pickle_rows
 from dialog_trainer.data.rows import RowError, alternating, turns_of_row
 from dialog_trainer.errors import DataError
 from dialog_trainer.records import Role, Turn
@@ -50,9 +50,7 @@ class DailyDialog:
             yield from _hub_rows(self.hub_id, self.hub_revision, self.hub_column, split)
         else:
             file = dailydialog_file(self.path, split)
-            read = {".jsonl": _jsonl_rows, ".txt": _official_rows, ".zip": _official_rows}.get(
-                file.suffix, _pickle_rows
-            )
+            read = {".jsonl": _jsonl_rows, ".txt": _official_rows, ".zip": _official_rows}.get(file.suffix, pickle_rows)
             yield from read(file)
 
     def digest(self, split: str) -> str:
@@ -246,29 +244,6 @@ def _official_rows(path: Path) -> Iterator[RawDialogue]:
         if line.strip():
             # What follows the last end mark is empty, not a turn.
             yield str(number), alternating(line.strip().removesuffix("__eou__").split("__eou__"))
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Loads lists, tuples and strings; refuses every name, so that a pickle cannot run code."""
-
-    def find_class(self, module: str, name: str) -> type:
-        raise pickle.UnpicklingError(f"it wants to load {module}.{name}")
-
-
-def _pickle_rows(path: Path) -> Iterator[RawDialogue]:
-    """The original program's pickles: a list of tuples of strings."""
-    with path.open("rb") as file:
-        try:
-            content = _PlainUnpickler(file).load()
-        except Exception as error:  # bytes that are no pickle raise nearly every kind
-            raise DataError(f"{path} is refused: {error}; only plain lists, tuples and strings are loaded") from None
-    if not isinstance(content, list):
-        raise DataError(f"{path} holds a {type(content).__name__}; expected a list of tuples of strings")
-    for index, row in enumerate(content):
-        try:
-            yield str(index), turns_of_row({"turns": list(row) if isinstance(row, tuple) else row})
-        except RowError as error:
-            raise DataError(f"{path}: dialogue {index}: {error}") from None
 
 
 def _hub_rows(hub_id: str, revision: str | None, column: str, split: str) -> Iterator[RawDialogue]:

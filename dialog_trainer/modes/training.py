@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
 
 import torch
 from rich.console import Console
@@ -110,9 +107,9 @@ def _resume(folder: Path, job: Job, console: Console) -> int:
         for link, step in group.from_main(lambda: _taken_over(folder, weights, kept, parts, state)).items():
             say(f"  weights/{link} was at step {step:,}, which is left behind: the next validation is the best anew")
             if link == "best_metric":
-                state.best.score, state.best.score_step = None, state.step
+                state.best.forget_score(state.step)
             else:
-                state.best.loss, state.best.loss_step = None, state.step
+                state.best.forget_loss(state.step)
         return _train(folder, parts, state, console, stop)
 
 
@@ -174,7 +171,7 @@ def _train(folder: Path, parts: Parts, state: TrainingState, console: Console, s
             switch=parts.outline.final_from_step,
         )
     else:
-        console.file, console.quiet = _own_log(folder), False
+        console.file, console.quiet = run_folder.log_of(folder, group.rank(), group.size()), False
     parameters = sum(parameter.numel() for parameter in parts.model.parameters())
     processes = f" ({group.size()} processes, {settings['parallel']})" if group.size() > 1 else ""
     say(
@@ -228,14 +225,6 @@ def _through(parts: Parts, state: TrainingState, run: Run, batches: Callable, st
         ) from None
 
 
-def _own_log(folder: Path) -> TextIO:
-    """What a process that is not the main one says of its work."""
-    (folder / "logs").mkdir(parents=True, exist_ok=True)  # on a machine that does not share it
-    file = (folder / "logs" / f"rank-{group.rank()}.log").open("a", encoding="utf-8", buffering=1)
-    print(f"rank {group.rank()} of {group.size()}, process {os.getpid()} on {platform.node()}", file=file)
-    return file
-
-
 def _state_of(saved: dict, weights: Path, attempt: int) -> TrainingState:
     keys = ("step", "validated_step", "tokens_seen", "user_tokens_seen", "assistant_tokens_seen")
     missing = [key for key in (*keys, "best", "digest", "held_out") if key not in saved]
@@ -251,11 +240,11 @@ def _best_anew(best: Best, step: int, changed: Sequence[str], other_data: bool) 
     """Forgets a best score or loss that means something else by now, and says so."""
     lines = []
     if best.score is not None and (other_data or any(key in _SCORE_OPTIONS for key in changed)):
-        best.score, best.score_step = None, step
+        best.forget_score(step)
         why = "on other data" if other_data else "by another score"
         lines.append(f"  best_metric was chosen {why}: the next validation is the best anew")
     if best.loss is not None and (other_data or "mask_schedule.trained_role" in changed):
-        best.loss, best.loss_step = None, step
+        best.forget_loss(step)
         why = "on other data" if other_data else "by the loss of another role"
         lines.append(f"  best_loss was chosen {why}: the next validation is the best anew")
     return lines

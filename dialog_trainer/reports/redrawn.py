@@ -9,8 +9,8 @@ REDRAW_SECONDS = 30.0
 
 
 class Redrawn:
-    """What `draw` draws, at most once in `REDRAW_SECONDS`, first after these, and by `finish` whatever was left out meanwhile:
-    a run that ends sooner draws once."""
+    """What `draw` draws: at most once in `REDRAW_SECONDS`, counted from now, and by `finish` whatever was left out
+    meanwhile. A run that ends sooner so draws once."""
 
     def __init__(self, draw: Callable[[], None]):
         self._draw = draw

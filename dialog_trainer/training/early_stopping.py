@@ -32,3 +32,11 @@ class Best:
         elif counts:
             self.bad_validations += 1
         return better_loss, better_score
+
+    def forget_loss(self, step: int) -> None:
+        """The best one is no longer there to compare with, or means something else: the next is the best anew."""
+        self.loss, self.loss_step = None, step
+
+    def forget_score(self, step: int) -> None:
+        """As `forget_loss`."""
+        self.score, self.score_step = None, step

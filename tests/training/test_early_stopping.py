@@ -18,3 +18,12 @@ def test_bad_validations_are_counted_in_a_row_and_only_where_they_count():
         assert best.update(step, loss, score, counts) == (better_loss, better_score)
         assert best.bad_validations == bad
     assert (best.loss, best.loss_step, best.score, best.score_step) == (1.9, 7, 0.2, 4)
+
+
+def test_what_is_forgotten_is_better_the_next_time_and_the_other_stays():
+    best = Best(loss=1.0, loss_step=3, score=0.5, score_step=4, bad_validations=2)
+    best.forget_score(7)
+    assert (best.loss, best.loss_step, best.score, best.score_step) == (1.0, 3, None, 7)
+    assert best.update(8, loss=1.5, score=0.1, counts=True) == (False, True)
+    best.forget_loss(9)
+    assert best.update(10, loss=2.0, score=0.0, counts=True) == (True, False)
