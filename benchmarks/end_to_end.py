@@ -87,21 +87,21 @@ def measure_validation(folder: Path, dialogues: int = 32, rounds: int = 3) -> No
     from dialog_trainer.records import Role
 
     random_gpt2.write(folder / "gpt2", layers=12, heads=12, width=768)
-    vocabulary = Vocabulary.pretrained(str(folder / "gpt2"))
-    model = causal_lm.load(str(folder / "gpt2"), vocabulary, dropout=None).eval()
+    tokenizer = Vocabulary.pretrained(str(folder / "gpt2"))
+    model = causal_lm.load(str(folder / "gpt2"), tokenizer, dropout=None).eval()
     use_packed_attention(model, MAX_LEN)
     source, name = _source()
     table = open_dialogues(source, "validation", folder / "cache", say=lambda line: None)
     drawn_dialogues = [table[index] for index in drawn(table, dialogues)]
-    contexts = [c for one in drawn_dialogues for c in contexts_of(one, vocabulary, MAX_LEN - 40, {Role.ASSISTANT})]
+    contexts = [c for one in drawn_dialogues for c in contexts_of(one, tokenizer, MAX_LEN - 40, {Role.ASSISTANT})]
     ours, original = [], []
     for round_number in range(rounds):
         start = time.perf_counter()
-        replies_to(contexts, model, vocabulary, max_new_tokens=40, batch_tokens=8192)
+        replies_to(contexts, model, tokenizer, max_new_tokens=40, batch_tokens=8192)
         ours.append((time.perf_counter() - start) / dialogues)
         start = time.perf_counter()
         first_turn = drawn_dialogues[round_number].turns[0].text
-        ids = [vocabulary.cls_id, *vocabulary.encode_batch([first_turn])[0], vocabulary.sep_id]
+        ids = [tokenizer.cls_id, *tokenizer.encode_batch([first_turn])[0], tokenizer.sep_id]
         with torch.no_grad(), padded_attention(model):
             while len(ids) < MAX_LEN:
                 ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))

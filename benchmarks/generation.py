@@ -51,45 +51,45 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         random_gpt2.write(folder / "gpt2", layers=12, heads=12, width=768)
-        model, vocabulary = _model(folder / "gpt2")
-        contexts, first_turns = _contexts(folder, vocabulary, arguments.dialogues)
-        _against_generate("124 M, replies never end", model, vocabulary, contexts, GREEDY, arguments.rounds)
-        _against_original(model, vocabulary, contexts, first_turns, arguments.rounds)
-        _let_replies_end(model, vocabulary, one_in=12)
+        model, tokenizer = _model(folder / "gpt2")
+        contexts, first_turns = _contexts(folder, tokenizer, arguments.dialogues)
+        _against_generate("124 M, replies never end", model, tokenizer, contexts, GREEDY, arguments.rounds)
+        _against_original(model, tokenizer, contexts, first_turns, arguments.rounds)
+        _let_replies_end(model, tokenizer, one_in=12)
         sampled = Decoding("sample")
-        _against_generate("124 M, 1 token in 12 ends", model, vocabulary, contexts, sampled, arguments.rounds)
-        model, vocabulary = _model(arguments.checkpoint or _trained(folder))
-        contexts, _ = _contexts(folder, vocabulary, arguments.dialogues)
+        _against_generate("124 M, 1 token in 12 ends", model, tokenizer, contexts, sampled, arguments.rounds)
+        model, tokenizer = _model(arguments.checkpoint or _trained(folder))
+        contexts, _ = _contexts(folder, tokenizer, arguments.dialogues)
         for decoding in (GREEDY, sampled):
-            _against_generate(f"trained, {decoding.kind}", model, vocabulary, contexts, decoding, arguments.rounds)
+            _against_generate(f"trained, {decoding.kind}", model, tokenizer, contexts, decoding, arguments.rounds)
 
 
 def _model(folder: Path):
-    vocabulary = Vocabulary.pretrained(str(folder))
-    model = causal_lm.load(str(folder), vocabulary, dropout=None).eval()
+    tokenizer = Vocabulary.pretrained(str(folder))
+    model = causal_lm.load(str(folder), tokenizer, dropout=None).eval()
     use_packed_attention(model, MAX_LEN)
-    return model, vocabulary
+    return model, tokenizer
 
 
-def _contexts(folder: Path, vocabulary: Vocabulary, dialogues: int) -> tuple[list[list[int]], list[list[int]]]:
+def _contexts(folder: Path, tokenizer: Vocabulary, dialogues: int) -> tuple[list[list[int]], list[list[int]]]:
     """The contexts of all assistant turns of the drawn dialogues, and of each dialogue its first turn."""
     data = os.environ.get("DIALOG_TRAINER_TEST_DATA")
     source = DailyDialog(str(Path(data) / "dailydialog"), "", None, "") if data else ChitChat()
     table = open_dialogues(source, "test", folder / "cache", say=lambda line: None)
     chosen = [table[index] for index in drawn(table, dialogues)]
-    found = [context for one in chosen for context in contexts_of(one, vocabulary, MAX_LEN - NEW, {Role.ASSISTANT})]
-    firsts = [[vocabulary.cls_id, *vocabulary.encode_batch([d.turns[0].text])[0], vocabulary.sep_id] for d in chosen]
+    found = [context for one in chosen for context in contexts_of(one, tokenizer, MAX_LEN - NEW, {Role.ASSISTANT})]
+    firsts = [[tokenizer.cls_id, *tokenizer.encode_batch([d.turns[0].text])[0], tokenizer.sep_id] for d in chosen]
     return [context.ids for context in found], firsts
 
 
-def _let_replies_end(model, vocabulary: Vocabulary, one_in: int) -> None:
+def _let_replies_end(model, tokenizer: Vocabulary, one_in: int) -> None:
     """Adds to the logit of `[SEP]` what makes it one token in `one_in` by chance."""
     with torch.no_grad():
         model.transformer.ln_f.bias.fill_(0.1)
         wte = model.get_input_embeddings().weight
         wte -= wte.mean(1, keepdim=True)
-        wanted = torch.tensor(len(vocabulary) / (one_in - 1)).log()
-        wte[vocabulary.sep_id] = wanted / (0.1 * wte.shape[1])
+        wanted = torch.tensor(len(tokenizer) / (one_in - 1)).log()
+        wte[tokenizer.sep_id] = wanted / (0.1 * wte.shape[1])
 
 
 def _trained(folder: Path) -> Path:
@@ -101,13 +101,13 @@ def _trained(folder: Path) -> Path:
     return (folder / "runs" / "trained" / "weights" / "last").resolve()
 
 
-def _against_generate(title: str, model, vocabulary, contexts, decoding: Decoding, rounds: int) -> None:
+def _against_generate(title: str, model, tokenizer, contexts, decoding: Decoding, rounds: int) -> None:
     size = max(1, BATCH_TOKENS // (max(map(len, contexts)) + NEW))
     lengths: list[int] = []
 
     def ours() -> None:
         made = replies(
-            model, vocabulary, contexts, decoding=decoding, seeds=range(len(contexts)), max_new_tokens=NEW,
+            model, tokenizer, contexts, decoding=decoding, seeds=range(len(contexts)), max_new_tokens=NEW,
             batch_tokens=BATCH_TOKENS,
         )  # fmt: skip
         lengths[:] = [len(ids) + ended for _, ids, ended in made]
@@ -117,7 +117,7 @@ def _against_generate(title: str, model, vocabulary, contexts, decoding: Decodin
     def generated() -> None:
         with padded_attention(model):
             for first in range(0, len(contexts), size):
-                batch = vocabulary.tokenizer.pad({"input_ids": contexts[first : first + size]}, return_tensors="pt")
+                batch = tokenizer.tokenizer.pad({"input_ids": contexts[first : first + size]}, return_tensors="pt")
                 model.generate(**batch, max_new_tokens=NEW, **sampling)
 
     ways = _taking_turns({"ours": ours, "generate": generated}, rounds)
@@ -129,13 +129,13 @@ def _against_generate(title: str, model, vocabulary, contexts, decoding: Decodin
     print(f"  ours / generate: {_ratios(ways['generate'], ways['ours'])}", flush=True)
 
 
-def _against_original(model, vocabulary, contexts, first_turns: list[list[int]], rounds: int) -> None:
+def _against_original(model, tokenizer, contexts, first_turns: list[list[int]], rounds: int) -> None:
     turns = iter(first_turns * rounds)
 
     def ours() -> None:
         list(
             replies(
-                model, vocabulary, contexts, decoding=GREEDY, seeds=range(len(contexts)), max_new_tokens=NEW,
+                model, tokenizer, contexts, decoding=GREEDY, seeds=range(len(contexts)), max_new_tokens=NEW,
                 batch_tokens=BATCH_TOKENS,
             )
         )  # fmt: skip

@@ -100,8 +100,8 @@ def settings_of(model: list[str], folder: Path, *overrides: str) -> tuple[Settin
 def tokens_of(settings: Settings) -> tuple[TokenTable, Vocabulary]:
     hush_libraries()
     training = experiment.dialogues(settings, "train", say=lambda line: None)
-    vocabulary = experiment.vocabulary(settings, training, say=lambda line: None)
-    return experiment.with_tokens(settings, training, vocabulary, "split").tokens, vocabulary
+    tokenizer = experiment.tokenizer(settings, training, say=lambda line: None)
+    return experiment.with_tokens(settings, training, tokenizer, "split").tokens, tokenizer
 
 
 def plan_of(settings: Settings, tokens: TokenTable, device: torch.device) -> experiment.Plan:
@@ -135,8 +135,8 @@ def _work(board, argument: str) -> int:
 def _steps(settings: Settings, first: int, steps: int, warm_up: int) -> dict:
     device = computing.device(settings)
     computing.set_up_torch(settings["deterministic"])
-    tokens, vocabulary = tokens_of(settings)
-    model = experiment.model(settings, vocabulary, device, say=lambda line: None)
+    tokens, tokenizer = tokens_of(settings)
+    model = experiment.model(settings, tokenizer, device, say=lambda line: None)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     plan = plan_of(settings, tokens, device)
     loss = computing.spread(settings, model, device)

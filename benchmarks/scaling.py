@@ -139,8 +139,8 @@ def main() -> None:
     for count in PROCESSES:
         if count <= arguments.batch_size:
             even = statistics.mean(balance(one, count) for one in batches)
-            cells = _efficiencies(arguments, model, speeds, count, tokens / count, even)
-            rows.append([count, f"{arguments.batch_size / count:.1f}", f"{even:.0%}", *cells])
+            role_turn_sums = _efficiencies(arguments, model, speeds, count, tokens / count, even)
+            rows.append([count, f"{arguments.batch_size / count:.1f}", f"{even:.0%}", *role_turn_sums])
         else:
             rows.append([count, "-", "-", *["-"] * len(speeds)])
     names = [speed.name for speed in speeds]
@@ -148,13 +148,13 @@ def main() -> None:
     print(f"A batch for each ({arguments.batch_size} dialogues a process), parallel={arguments.parallel}:\n")
     rows = []
     for count in PROCESSES:
-        cells = _efficiencies(arguments, model, speeds, count, tokens, 1.0)
+        role_turn_sums = _efficiencies(arguments, model, speeds, count, tokens, 1.0)
         rows.append(
             [
                 count,
                 f"{count * tokens:,.0f}",
                 f"{1000 * _sharing(lengths, count * arguments.batch_size, count):.1f} ms",
-                *cells,
+                *role_turn_sums,
             ]
         )
     print(_markdown(["processes", "tokens a step", "to share out", *names], rows) + "\n")
@@ -228,13 +228,15 @@ def _efficiencies(
 ) -> list[str]:
     """Without and with overlap, where each process computes so many tokens on average."""
     micro_batches = math.ceil(tokens / arguments.micro_batch_tokens)
-    cells = []
+    role_turn_sums = []
     for speed in speeds:
         compute = tokens / speed.tokens
         exchange = sent(arguments.parallel, model.parameters, processes, micro_batches) / speed.bytes
         beside = hidden(arguments.parallel, compute, micro_batches)
-        cells.append(" to ".join(f"{even * efficiency(compute, exchange, most):.0%}" for most in (0.0, beside)))
-    return cells
+        role_turn_sums.append(
+            " to ".join(f"{even * efficiency(compute, exchange, most):.0%}" for most in (0.0, beside))
+        )
+    return role_turn_sums
 
 
 def _markdown(names: list[str], rows: list[list[object]]) -> str:

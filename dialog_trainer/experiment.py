@@ -66,11 +66,11 @@ def dialogues(settings: Settings, split: str, say: Say) -> DialogueTable:
     return tables.open_dialogues(source, split, cache_dir(settings), say)
 
 
-def with_tokens(settings: Settings, table: DialogueTable, vocabulary: Vocabulary, truncation: str = "split") -> Split:
+def with_tokens(settings: Settings, table: DialogueTable, tokenizer: Vocabulary, truncation: str = "split") -> Split:
     """`truncation` is that of training for the training split; held-out dialogues are scored whole, in parts."""
     tokens = tables.open_tokens(
         table,
-        vocabulary,
+        tokenizer,
         max_len=settings["model"]["max_len"],
         truncation=truncation,
         workers=settings["data"]["workers"] or min(MAX_DEFAULT_WORKERS, os.cpu_count() or 1),
@@ -79,7 +79,7 @@ def with_tokens(settings: Settings, table: DialogueTable, vocabulary: Vocabulary
     return Split(table, tokens)
 
 
-def vocabulary(settings: Settings, training: DialogueTable, say: Say) -> Vocabulary:
+def tokenizer(settings: Settings, training: DialogueTable, say: Say) -> Vocabulary:
     """The pretrained model's, or a BPE learned from the training split (once for the same dialogues and size)."""
     model = settings["model"]
     if model["pretrained_model"]:
@@ -160,7 +160,7 @@ def checked_mask(
         np.append(tokens.dialogues[1:] != tokens.dialogues[:-1], True),
         of,
         (whole.final, *(weights for _, weights in whole.kinds)),
-        marks=words.marks,
+        special_tokens=words.special_tokens,
         max_len=settings["model"]["max_len"],
         drop=settings["mask_schedule"]["untrained"] == "drop",
         id_of=lambda index: split.dialogues.rows[index]["id"],

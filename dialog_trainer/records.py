@@ -130,7 +130,7 @@ class LossSum:
     """
 
     nats: torch.Tensor
-    cells: torch.Tensor
+    role_turn_sums: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)

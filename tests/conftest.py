@@ -92,7 +92,7 @@ def jsonl_folder(dialogue_turns: list[list[str]], tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="session")
-def vocabulary(dialogue_turns: list[list[str]]) -> Vocabulary:
+def tokenizer(dialogue_turns: list[list[str]]) -> Vocabulary:
     """A byte-level BPE of 300 entries, and the three dialogue tokens."""
     return Vocabulary.train((text for turns in dialogue_turns for text in turns), 300)
 
@@ -109,16 +109,16 @@ def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def gpt2_vocabulary(gpt2_folder: Path) -> Vocabulary:
-    vocabulary = Vocabulary.pretrained(str(gpt2_folder))
-    assert len(vocabulary) == 50257 + 3
-    return vocabulary
+def gpt2_tokenizer(gpt2_folder: Path) -> Vocabulary:
+    tokenizer = Vocabulary.pretrained(str(gpt2_folder))
+    assert len(tokenizer) == 50257 + 3
+    return tokenizer
 
 
 @pytest.fixture
-def tiny_model(vocabulary: Vocabulary):
+def tiny_model(tokenizer: Vocabulary):
     """A one-block GPT-2 of width 16 and 64 positions, in packed attention, without dropout."""
-    model = causal_lm.from_scratch(vocabulary, layers=1, heads=2, width=16, positions=64, dropout=0.0, seed=0)
+    model = causal_lm.from_scratch(tokenizer, layers=1, heads=2, width=16, positions=64, dropout=0.0, seed=0)
     assert use_packed_attention(model)
     return model
 

@@ -155,16 +155,16 @@ def test_scores_are_built(name):
     assert set(settings["metrics"]["names"]) <= set(options.SCORE_NAMES)
 
 
-def test_models_are_built(vocabulary, tmp_path):
+def test_models_are_built(tokenizer, tmp_path):
     say = lambda line: None  # noqa: E731
-    tiny = experiment.model(composed("model=gpt2_tiny"), vocabulary, torch.device("cpu"), say)
+    tiny = experiment.model(composed("model=gpt2_tiny"), tokenizer, torch.device("cpu"), say)
     assert (tiny.config.n_layer, tiny.config.n_positions) == (2, 256)
-    causal_lm.from_scratch(vocabulary, layers=1, heads=1, width=8, positions=128, dropout=0.0, seed=0).save_pretrained(
+    causal_lm.from_scratch(tokenizer, layers=1, heads=1, width=8, positions=128, dropout=0.0, seed=0).save_pretrained(
         tmp_path
     )
     loaded = experiment.model(
         composed("model=gpt2", f"model.pretrained_model={tmp_path}", "model.dropout=0.25"),
-        vocabulary,
+        tokenizer,
         torch.device("cpu"),
         say,
     )

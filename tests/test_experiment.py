@@ -84,12 +84,12 @@ def test_the_mask_has_its_own_keys_and_the_schedule_the_others(settings):
 
 
 @pytest.fixture
-def split(settings, tmp_path, vocabulary):
+def split(settings, tmp_path, tokenizer):
     """The training split, long dialogues cut into parts of 32 tokens."""
     settings["data"]["cache_dir"] = str(tmp_path / "cache")
     settings["model"]["max_len"] = 32
     dialogues = experiment.dialogues(settings, "train", lambda line: None)
-    return experiment.with_tokens(settings, dialogues, vocabulary, "split")
+    return experiment.with_tokens(settings, dialogues, tokenizer, "split")
 
 
 def test_the_batches_of_a_step_are_those_of_the_kept_sequences_weighed_as_planned(settings, split):
@@ -113,10 +113,10 @@ def test_the_batches_of_a_step_are_those_of_the_kept_sequences_weighed_as_planne
     assert [plan.role_weights(step) for step in (4, 5, 50)] == [RoleWeights(1.0), RoleWeights(0.0), RoleWeights(0.0)]
 
 
-def test_the_mask_is_checked_and_counted_at_its_final_weights_and_each_of_its_kinds(settings, split, vocabulary):
+def test_the_mask_is_checked_and_counted_at_its_final_weights_and_each_of_its_kinds(settings, split, tokenizer):
     mask = experiment.mask(settings)
     whole = outline(mask, 10)
-    kept = experiment.checked_mask(settings, split, vocabulary, mask, whole)
+    kept = experiment.checked_mask(settings, split, tokenizer, mask, whole)
     assert kept.indices.tolist() == list(range(len(split.tokens)))
     assert (kept.dropped, kept.counts.sequences) == (0, len(split.tokens))
     assert kept.counts.tokens.sum() == split.tokens.lengths.sum()
@@ -127,21 +127,21 @@ def test_the_mask_is_checked_and_counted_at_its_final_weights_and_each_of_its_ki
     assert by_role == [final, both, final]
 
 
-def test_the_digest_of_the_mask_has_a_part_for_each_thing_that_decides_it(settings, split, vocabulary, gpt2_vocabulary):
+def test_the_digest_of_the_mask_has_a_part_for_each_thing_that_decides_it(settings, split, tokenizer, gpt2_tokenizer):
     other = experiment.Split(experiment.dialogues(settings, "validation", lambda line: None), split.tokens)
-    plain = experiment.mask_digest(settings, split, vocabulary)
+    plain = experiment.mask_digest(settings, split, tokenizer)
     assert set(plain) == {"data", "vocabulary", "format", "truncation", "schedule", "whole"}
-    assert plain == experiment.mask_digest(copy.deepcopy(settings), split, vocabulary)
+    assert plain == experiment.mask_digest(copy.deepcopy(settings), split, tokenizer)
 
-    def parts(changes: dict, split=split, vocabulary=vocabulary) -> set[str]:
+    def parts(changes: dict, split=split, tokenizer=tokenizer) -> set[str]:
         changed = copy.deepcopy(settings)
         for key, value in changes.items():
             composition.set_key(changed, key, value)
-        found = experiment.mask_digest(changed, split, vocabulary)
+        found = experiment.mask_digest(changed, split, tokenizer)
         return {name for name in plain if found[name] != plain[name]}
 
     assert parts({}, split=other) == {"data", "whole"}
-    assert parts({}, vocabulary=gpt2_vocabulary) == {"vocabulary", "whole"}
+    assert parts({}, tokenizer=gpt2_tokenizer) == {"vocabulary", "whole"}
     for key, value in (("data.truncation", "keep_end"), ("model.max_len", 33)):
         assert parts({key: value}) == {"truncation", "whole"}
     for key, value in (
@@ -198,12 +198,12 @@ def test_a_class_of_the_user_runs_only_if_the_command_line_allows_it(
     assert "pass allow_targets=[own_optimizers.Slow]" in err
 
 
-def test_the_digest_of_the_data_knows_which_dialogues_are_left_out(settings, vocabulary):
+def test_the_digest_of_the_data_knows_which_dialogues_are_left_out(settings, tokenizer):
     class Table:
         digest = "d"
 
     split = experiment.Split(Table(), Table())
-    digests = [experiment.mask_digest(settings, split, vocabulary, out) for out in ((), {3, 1}, [1, 3], {1})]
+    digests = [experiment.mask_digest(settings, split, tokenizer, out) for out in ((), {3, 1}, [1, 3], {1})]
     assert digests[1] == digests[2]
     assert len({digest["data"] for digest in digests}) == 3
     assert len({digest["schedule"] for digest in digests}) == 1

@@ -71,11 +71,11 @@ def _write_model(folder: Path) -> None:
     size = SIZES["0.7M"]
     # Learned from the smallest corpus alone, it would give that one fewer tokens a dialogue than the others.
     texts = (text for turns in made_up_dialogues(BASE * 10, SEED) for text in turns)
-    vocabulary = Vocabulary.train(texts, size.entries)
+    tokenizer = Vocabulary.train(texts, size.entries)
     causal_lm.from_scratch(
-        vocabulary, layers=size.layers, heads=size.heads, width=size.width, positions=256, dropout=0.0, seed=SEED
+        tokenizer, layers=size.layers, heads=size.heads, width=size.width, positions=256, dropout=0.0, seed=SEED
     ).save_pretrained(folder)
-    vocabulary.save(folder)
+    tokenizer.save(folder)
 
 
 def _write_dialogues(work: Path, count: int) -> None:

@@ -102,11 +102,11 @@ def write(folder: Path, size: Size, *, steps: int, batch_size: int, max_len: int
     folder.mkdir(parents=True)
     found, data = source()
     table = open_dialogues(found, "train", folder / "cache", say=_silent)
-    vocabulary = _write_model(folder / "model", size, table, max_len)
+    tokenizer = _write_model(folder / "model", size, table, max_len)
     order = random.Random(SEED).sample(range(len(table)), min(len(table), 2 * SORTED_AT_A_TIME * batch_size))
     held_out = [table[index] for index in order[-HELD_OUT:]]
     drawn = [table[index] for index in order[:-HELD_OUT]]
-    ids, labels = _tokens(folder, "sample", drawn, vocabulary, max_len)
+    ids, labels = _tokens(folder, "sample", drawn, tokenizer, max_len)
     trainable = [index for index in range(len(ids)) if any(label != IGNORED for label in labels[index])]
     wanted = min(SORTED_AT_A_TIME, len(trainable) // batch_size)
     if steps > wanted:
@@ -124,7 +124,7 @@ def write(folder: Path, size: Size, *, steps: int, batch_size: int, max_len: int
     grouped = [[place_of[index] for index in pool[n * batch_size : (n + 1) * batch_size]] for n in range(steps)]
     first = [(ids[index], labels[index]) for index in given[0]]
     made = Material(
-        ids, labels, given, grouped, steps, max_len, size.layers, size.width, len(vocabulary),
+        ids, labels, given, grouped, steps, max_len, size.layers, size.width, len(tokenizer),
         _plain_loss(folder / "model", first), data,
     )  # fmt: skip
     (folder / "material.json").write_text(json.dumps(asdict(made)), encoding="utf-8")
@@ -142,20 +142,20 @@ def made_up_dialogues(count: int, seed: int, words: int = 10) -> Iterator[list[s
 def _write_model(folder: Path, size: Size, table: DialogueTable, max_len: int) -> Vocabulary:
     if size.entries is None:
         random_gpt2.write(folder, layers=size.layers, heads=size.heads, width=size.width)
-        vocabulary = Vocabulary.pretrained(str(folder))
-        model = causal_lm.load(str(folder), vocabulary, dropout=0.0)
+        tokenizer = Vocabulary.pretrained(str(folder))
+        model = causal_lm.load(str(folder), tokenizer, dropout=0.0)
     else:
-        vocabulary = Vocabulary.train(table.texts(), size.entries)
+        tokenizer = Vocabulary.train(table.texts(), size.entries)
         model = causal_lm.from_scratch(
-            vocabulary, layers=size.layers, heads=size.heads, width=size.width, positions=max(256, max_len),
+            tokenizer, layers=size.layers, heads=size.heads, width=size.width, positions=max(256, max_len),
             dropout=0.0, seed=SEED,
         )  # fmt: skip
     model.save_pretrained(folder)
-    vocabulary.save(folder)
+    tokenizer.save(folder)
     return Vocabulary.pretrained(str(folder))
 
 
-def _tokens(folder: Path, name: str, dialogues: list, vocabulary: Vocabulary, max_len: int):
+def _tokens(folder: Path, name: str, dialogues: list, tokenizer: Vocabulary, max_len: int):
     """Ids and labels of each dialogue, through the package's own tables and mask: the assistant's turns and the end."""
     path = folder / f"{name}.jsonl"
     _write_jsonl(path, dialogues)
@@ -163,7 +163,7 @@ def _tokens(folder: Path, name: str, dialogues: list, vocabulary: Vocabulary, ma
     if len(table) != len(dialogues):
         raise SystemExit(f"{len(dialogues) - len(table)} of the dialogues were dropped: the contenders would differ")
     tokens = open_tokens(
-        table, vocabulary, max_len=max_len, truncation="keep_start", workers=1, cache_dir=folder / "cache"
+        table, tokenizer, max_len=max_len, truncation="keep_start", workers=1, cache_dir=folder / "cache"
     )
     flat, runs = tokens.columns(range(len(tokens)))
     weights, _ = Mask(lambda progress: RoleWeights(0.0, 1.0)).tokens(runs, RoleWeights(0.0, 1.0))

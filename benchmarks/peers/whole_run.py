@@ -86,11 +86,11 @@ def _ours(job: dict[str, Any], work: Path, turn: int) -> list[str]:
 
 def _write_contexts(work: Path, max_len: int) -> int:
     """The contexts that a validation of ours replies to, for the peer."""
-    vocabulary = Vocabulary.pretrained(str(work / "model"))
+    tokenizer = Vocabulary.pretrained(str(work / "model"))
     path = str(work / "validation.jsonl")
     table = open_dialogues(Jsonl(path, path, None, 0.0), "validation", work / "cache", say=lambda line: None)
     chosen = [table[index] for index in drawn(table, DIALOGUES)]
-    found = [context for one in chosen for context in contexts_of(one, vocabulary, max_len - NEW, {Role.ASSISTANT})]
+    found = [context for one in chosen for context in contexts_of(one, tokenizer, max_len - NEW, {Role.ASSISTANT})]
     rows = [{"ids": context.ids, "reference": context.reference} for context in found]
     (work / "contexts.json").write_text(json.dumps(rows), encoding="utf-8")
     return len(found)

@@ -14,9 +14,9 @@ class LineTooLong(ValueError):
 class Conversation:
     """Alternating turns, the user's first. `window` bounds context and reply together, in tokens."""
 
-    def __init__(self, vocabulary: Vocabulary, *, window: int, max_new_tokens: int):
-        self._vocabulary = vocabulary
-        self._marks = vocabulary.marks
+    def __init__(self, tokenizer: Vocabulary, *, window: int, max_new_tokens: int):
+        self._vocabulary = tokenizer
+        self._marks = tokenizer.special_tokens
         self._room = window - max_new_tokens
         self._texts: list[str] = []
 

@@ -22,16 +22,16 @@ def micro_batches(table: TokenTable, indices: Sequence[int], weigh: Weigh, max_t
         yield pack(*table.columns(indices[part]), weigh)
 
 
-def pack(ids: np.ndarray, runs: Runs, weigh: Weigh) -> Batch:
+def pack(ids: np.ndarray, spans: Runs, weigh: Weigh) -> Batch:
     """One `Batch` of flat `ids` `(N,)` and their runs."""
-    first_runs = np.cumsum(runs.counts) - runs.counts
-    lengths = np.add.reduceat(runs.lengths, first_runs)
+    first_spans = np.cumsum(spans.counts) - spans.counts
+    lengths = np.add.reduceat(spans.lengths, first_spans)
     positions = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    weights, divisor = weigh(runs)
+    weights, divisor = weigh(spans)
     return Batch(
         ids=torch.from_numpy(ids.astype(np.int64)),
-        roles=torch.from_numpy(np.repeat(runs.roles, runs.lengths)),
-        turns=torch.from_numpy(np.repeat(runs.turns, runs.lengths)),
+        roles=torch.from_numpy(np.repeat(spans.roles, spans.lengths)),
+        turns=torch.from_numpy(np.repeat(spans.turns, spans.lengths)),
         positions=torch.from_numpy(positions),
         weights=torch.from_numpy(weights),
         lengths=tuple(lengths.tolist()),

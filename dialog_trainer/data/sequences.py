@@ -37,11 +37,11 @@ def turn_tokens(text_ids: Sequence[Sequence[int]], roles: Sequence[int], separat
     ]
 
 
-def whole(turns: Sequence[TurnTokens], marks: Marks, ends: bool) -> TokenSequence:
+def whole(turns: Sequence[TurnTokens], special_tokens: Marks, ends: bool) -> TokenSequence:
     """All of `turns` as one sequence; `ends` adds the end-of-text token."""
-    parts = [TurnTokens((marks.start,), Role.START, turns[0].index), *turns]
+    parts = [TurnTokens((special_tokens.start,), Role.START, turns[0].index), *turns]
     if ends:
-        parts.append(TurnTokens((marks.end,), Role.END, turns[-1].index))
+        parts.append(TurnTokens((special_tokens.end,), Role.END, turns[-1].index))
     return TokenSequence(
         [token for part in parts for token in part.ids],
         [role for part in parts for role in [int(part.role)] * len(part.ids)],
@@ -49,38 +49,38 @@ def whole(turns: Sequence[TurnTokens], marks: Marks, ends: bool) -> TokenSequenc
     )
 
 
-def keep_start(turns: Sequence[TurnTokens], marks: Marks, max_len: int) -> list[TokenSequence]:
-    full = whole(turns, marks, ends=True)
+def keep_start(turns: Sequence[TurnTokens], special_tokens: Marks, max_len: int) -> list[TokenSequence]:
+    full = whole(turns, special_tokens, ends=True)
     return [TokenSequence(full.ids[:max_len], full.roles[:max_len], full.turns[:max_len])]
 
 
-def keep_end(turns: Sequence[TurnTokens], marks: Marks, max_len: int) -> list[TokenSequence]:
-    full = whole(turns, marks, ends=True)
+def keep_end(turns: Sequence[TurnTokens], special_tokens: Marks, max_len: int) -> list[TokenSequence]:
+    full = whole(turns, special_tokens, ends=True)
     first = max(1, len(full.ids) - (max_len - 1))
     return [
         TokenSequence(
-            [marks.start, *full.ids[first:]],
+            [special_tokens.start, *full.ids[first:]],
             [int(Role.START), *full.roles[first:]],
             [full.turns[first], *full.turns[first:]],
         )
     ]
 
 
-def split(turns: Sequence[TurnTokens], marks: Marks, max_len: int) -> list[TokenSequence]:
+def split(turns: Sequence[TurnTokens], special_tokens: Marks, max_len: int) -> list[TokenSequence]:
     sequences: list[TokenSequence] = []
     pending: list[TurnTokens] = []
     exchanges = _exchanges(turns)
     for number, exchange in enumerate(exchanges):
         ends = number == len(exchanges) - 1
         if pending and _length(pending) + _length(exchange) + 1 + ends > max_len:
-            sequences.append(whole(pending, marks, ends=False))
+            sequences.append(whole(pending, special_tokens, ends=False))
             pending = []
         if not pending and _length(exchange) + 1 + ends > max_len:
-            sequences.append(_cut_whole(exchange, marks, max_len, ends))
+            sequences.append(_cut_whole(exchange, special_tokens, max_len, ends))
         else:
             pending.extend(exchange)
     if pending:
-        sequences.append(whole(pending, marks, ends=True))
+        sequences.append(whole(pending, special_tokens, ends=True))
     return sequences
 
 
@@ -96,13 +96,13 @@ def _exchanges(turns: Sequence[TurnTokens]) -> list[list[TurnTokens]]:
     return groups
 
 
-def _cut_whole(exchange: Sequence[TurnTokens], marks: Marks, max_len: int, ends: bool) -> TokenSequence:
+def _cut_whole(exchange: Sequence[TurnTokens], special_tokens: Marks, max_len: int, ends: bool) -> TokenSequence:
     """A sequence of an exchange that does not fit; it ends the dialogue only if its last turn is still whole."""
     if ends and max_len > 2:
         cut = _cut(exchange, max_len - 2)
         if cut[-1] == exchange[-1]:
-            return whole(cut, marks, ends=True)
-    return whole(_cut(exchange, max_len - 1), marks, ends=False)
+            return whole(cut, special_tokens, ends=True)
+    return whole(_cut(exchange, max_len - 1), special_tokens, ends=False)
 
 
 def _cut(exchange: Sequence[TurnTokens], room: int) -> list[TurnTokens]:
@@ -169,7 +169,7 @@ def runs_of(sequences: Sequence[TokenSequence], turns: Sequence[TurnTokens]) -> 
     found: list[list[Run]] = []
     due = iter(turns)
     for sequence in sequences:
-        runs: list[Run] = []
+        spans: list[Run] = []
         for (role, turn), tokens in itertools.groupby(zip(sequence.roles, sequence.turns, strict=True)):
             length, lost = sum(1 for _ in tokens), 0
             if role != Role.START:
@@ -177,9 +177,9 @@ def runs_of(sequences: Sequence[TokenSequence], turns: Sequence[TurnTokens]) -> 
                     if role != Role.END and whole_turn.index == turn:
                         lost = len(whole_turn.ids) - length
                         break
-                    runs.append(_lost(whole_turn))
-            runs.append(Run(role, turn, length, lost))
-        found.append(runs)
+                    spans.append(_lost(whole_turn))
+            spans.append(Run(role, turn, length, lost))
+        found.append(spans)
     found[-1] += [_lost(turn) for turn in due]
     if found[-1][-1].role != Role.END:
         found[-1].append(Run(Role.END, turns[-1].index, 0, 1))
@@ -190,7 +190,7 @@ def _lost(turn: TurnTokens) -> Run:
     return Run(turn.role, turn.index, 0, len(turn.ids))
 
 
-def context_ids(turns: Sequence[TurnTokens], marks: Marks, room: int) -> list[int]:
+def context_ids(turns: Sequence[TurnTokens], special_tokens: Marks, room: int) -> list[int]:
     """`[CLS]` and the turns before a reply, in at most `room` tokens.
 
     Whole turns are lost from the left, so that the first kept one is the user's where that is possible; of a last
@@ -204,4 +204,4 @@ def context_ids(turns: Sequence[TurnTokens], marks: Marks, room: int) -> list[in
         if index == 0 or turns[index].role == Role.USER:
             start = index
     ids = [token for turn in turns[start:] for token in turn.ids]
-    return [marks.start, *ids[max(0, len(ids) - (room - 1)) :]]
+    return [special_tokens.start, *ids[max(0, len(ids) - (room - 1)) :]]

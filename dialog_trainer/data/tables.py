@@ -141,7 +141,7 @@ def _write_dialogues(source, split: str, folder: Path) -> None:
 
 def open_tokens(
     dialogues: DialogueTable,
-    vocabulary: Vocabulary,
+    tokenizer: Vocabulary,
     *,
     max_len: int,
     truncation: str,
@@ -149,11 +149,11 @@ def open_tokens(
     cache_dir: Path,
 ) -> TokenTable:
     """The token sequences of `dialogues`, tokenised the first time by up to `workers` processes."""
-    key = key_of(FORMAT, dialogues.digest, vocabulary.digest(), max_len, truncation)
-    marks, policy = vocabulary.marks, TRUNCATIONS[truncation]
+    key = key_of(FORMAT, dialogues.digest, tokenizer.digest(), max_len, truncation)
+    special_tokens, policy = tokenizer.special_tokens, TRUNCATIONS[truncation]
 
     def tokenise(rows: dict[str, list], indices: list[int]) -> dict[str, list]:
-        return _tokenise(rows, indices, vocabulary, marks, lambda turns: policy(turns, marks, max_len))
+        return _tokenise(rows, indices, tokenizer, special_tokens, lambda turns: policy(turns, special_tokens, max_len))
 
     def write(aside: Path) -> None:
         _map(dialogues.rows, tokenise, workers, aside / "parts")
@@ -164,22 +164,22 @@ def open_tokens(
 
 
 def _tokenise(
-    rows: dict[str, list], indices: list[int], vocabulary: Vocabulary, marks: Marks, policy: Callable
+    rows: dict[str, list], indices: list[int], tokenizer: Vocabulary, special_tokens: Marks, policy: Callable
 ) -> dict[str, list]:
     texts = [text for dialogue in rows["texts"] for text in dialogue]
-    encoded = iter(vocabulary.encode_batch(texts))
+    encoded = iter(tokenizer.encode_batch(texts))
     columns: dict[str, list] = {name: [] for name in _TOKEN_FEATURES}
     for index, roles, weights in zip(indices, rows["roles"], rows["weights"], strict=True):
-        turns = turn_tokens([next(encoded) for _ in roles], roles, marks.separator)
+        turns = turn_tokens([next(encoded) for _ in roles], roles, special_tokens.separator)
         sequences = policy(turns)
-        for sequence, runs in zip(sequences, runs_of(sequences, turns), strict=True):
+        for sequence, spans in zip(sequences, runs_of(sequences, turns), strict=True):
             columns["dialogue"].append(index)
             columns["ids"].append(sequence.ids)
-            columns["roles"].append([run.role for run in runs])
-            columns["turns"].append([run.turn for run in runs])
-            columns["lengths"].append([run.length for run in runs])
-            columns["lost"].append([run.lost for run in runs])
-            columns["weights"].append([weights[run.turn] for run in runs])
+            columns["roles"].append([span.role for span in spans])
+            columns["turns"].append([span.turn for span in spans])
+            columns["lengths"].append([span.length for span in spans])
+            columns["lost"].append([span.lost for span in spans])
+            columns["weights"].append([weights[span.turn] for span in spans])
     return columns
 
 

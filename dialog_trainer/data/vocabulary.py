@@ -31,20 +31,20 @@ class Vocabulary:
         added_tokens: how many of the three were new to the tokenizer.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast):
-        if tokenizer.eos_token_id is None:
+    def __init__(self, hf_tokenizer: PreTrainedTokenizerFast):
+        if hf_tokenizer.eos_token_id is None:
             raise ModelError("this tokenizer has no end-of-text token: choose another model.pretrained_model")
-        size = len(tokenizer)
-        tokenizer.add_special_tokens(DIALOGUE_TOKENS)
-        tokenizer.chat_template = CHAT_TEMPLATE
-        tokenizer.padding_side = "left"  # the side that batched generation needs
-        self.tokenizer = tokenizer
-        self.added_tokens = len(tokenizer) - size
-        self.cls_id, self.sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
-        self.pad_id, self.end_id = tokenizer.pad_token_id, tokenizer.eos_token_id
-        self.marks = Marks(self.cls_id, self.sep_id, self.end_id, self.pad_id)
+        size = len(hf_tokenizer)
+        hf_tokenizer.add_special_tokens(DIALOGUE_TOKENS)
+        hf_tokenizer.chat_template = CHAT_TEMPLATE
+        hf_tokenizer.padding_side = "left"  # the side that batched generation needs
+        self.hf_tokenizer = hf_tokenizer
+        self.added_tokens = len(hf_tokenizer) - size
+        self.cls_id, self.sep_id = hf_tokenizer.cls_token_id, hf_tokenizer.sep_token_id
+        self.pad_id, self.end_id = hf_tokenizer.pad_token_id, hf_tokenizer.eos_token_id
+        self.special_tokens = Marks(self.cls_id, self.sep_id, self.end_id, self.pad_id)
         # A copy that reads "[SEP]" or "<|endoftext|>" in a text as characters: a text must not end a turn.
-        self._text_encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._text_encoder = Tokenizer.from_str(hf_tokenizer.backend_tokenizer.to_str())
         self._text_encoder.encode_special_tokens = True
         # A tokenizer.json may ask for both, and a padded call of the tokenizer leaves its wish behind.
         self._text_encoder.no_truncation()
@@ -54,32 +54,34 @@ class Vocabulary:
     def pretrained(cls, name_or_folder: str) -> Vocabulary:
         """The tokenizer of a hub id or folder. Raises `ModelError`."""
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name_or_folder)
+            hf_tokenizer = AutoTokenizer.from_pretrained(name_or_folder)
         except Exception as error:  # the hub's client raises many kinds; all mean that the tokenizer cannot be had
             raise cannot_load(name_or_folder, error) from None
-        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        if not isinstance(hf_tokenizer, PreTrainedTokenizerFast):
             raise ModelError(f"{name_or_folder}: its tokenizer has no fast (tokenizers) form")
-        return cls(tokenizer)
+        return cls(hf_tokenizer)
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int) -> Vocabulary:
         """A byte-level BPE of at most `size` entries (the three tokens come on top), learned from `texts`."""
-        tokenizer = Tokenizer(BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
+        hf_tokenizer = Tokenizer(BPE())
+        hf_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        hf_tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=size,
             special_tokens=[END_TOKEN],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        tokenizer.train_from_iterator(texts, trainer)
+        hf_tokenizer.train_from_iterator(texts, trainer)
         return cls(
-            PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_TOKEN, clean_up_tokenization_spaces=False)
+            PreTrainedTokenizerFast(
+                tokenizer_object=hf_tokenizer, eos_token=END_TOKEN, clean_up_tokenization_spaces=False
+            )
         )
 
     def __len__(self) -> int:
-        return len(self.tokenizer)
+        return len(self.hf_tokenizer)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text, without special tokens."""
@@ -87,18 +89,18 @@ class Vocabulary:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids; special tokens are left out."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return self.hf_tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The text of each id by itself, special tokens by their names; a part of a character is shown as U+FFFD."""
-        return [self.tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in ids]
+        return [self.hf_tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in ids]
 
     def digest(self) -> str:
         """Changes when `encode_batch` would."""
         return hashlib.sha256(self._text_encoder.to_str().encode("utf-8")).hexdigest()
 
     def save(self, folder: Path) -> None:
-        self.tokenizer.save_pretrained(folder)
+        self.hf_tokenizer.save_pretrained(folder)
 
 
 def cannot_load(name_or_folder: str, error: Exception) -> ModelError:

@@ -26,7 +26,7 @@ class HeldOutLosses:
     """Sums over the tokens of a split, float64: `cells` as in `LossSum`; `by_dialogue` `(D, 5, 2)`: nats and number of
     tokens of each dialogue by role."""
 
-    cells: torch.Tensor
+    role_turn_sums: torch.Tensor
     by_dialogue: np.ndarray
 
     def of(self, roles: tuple[Role, ...]) -> np.ndarray:
@@ -50,7 +50,7 @@ def held_out_losses(
     model.eval()
     own = share(table.lengths, group.size(), group.rank())
     advance = in_proportion(advance, len(own), len(table))
-    cells = torch.zeros(2, len(Role), NUM_DEPTHS, dtype=torch.float64)
+    role_turn_sums = torch.zeros(2, len(Role), NUM_DEPTHS, dtype=torch.float64)
     by_dialogue = np.zeros((int(table.dialogues[-1]) + 1, len(Role), 2))
     parts = (own[first : first + CHUNK] for first in range(0, len(own), CHUNK))
     done, was_stopped = 0, False
@@ -59,7 +59,7 @@ def held_out_losses(
             break
         targets, nll = token_losses(model, to_device(batch, model.device))
         targets, nll = targets.cpu(), nll.cpu().double()
-        cells += cells_of(nll, batch.roles[targets], batch.turns[targets])
+        role_turn_sums += cells_of(nll, batch.roles[targets], batch.turns[targets])
         of_token = np.repeat(table.dialogues[own[done : done + len(batch.lengths)]], batch.lengths)[targets]
         roles = batch.roles[targets].numpy()
         np.add.at(by_dialogue, (of_token, roles), np.stack([nll.numpy(), np.ones(len(nll))], axis=1))
@@ -67,12 +67,12 @@ def held_out_losses(
         advance(len(batch.lengths))
     if group.any_process(was_stopped):
         return None
-    for sums in (cells, torch.from_numpy(by_dialogue)):
+    for sums in (role_turn_sums, torch.from_numpy(by_dialogue)):
         group.sum_over_processes(sums)
-    return HeldOutLosses(cells, by_dialogue)
+    return HeldOutLosses(role_turn_sums, by_dialogue)
 
 
-def every_turn(runs: Runs) -> tuple[np.ndarray, float]:
+def every_turn(spans: Runs) -> tuple[np.ndarray, float]:
     """Weight 1 for each token of a user, of an assistant and for each end."""
-    weights = np.isin(runs.roles, (Role.USER, Role.ASSISTANT, Role.END)).astype(np.float32)
-    return np.repeat(weights, runs.lengths), float((weights * runs.lengths).sum())
+    weights = np.isin(spans.roles, (Role.USER, Role.ASSISTANT, Role.END)).astype(np.float32)
+    return np.repeat(weights, spans.lengths), float((weights * spans.lengths).sum())

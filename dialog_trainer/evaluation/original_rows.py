@@ -16,25 +16,25 @@ from dialog_trainer.model.packed import padded_attention
 from dialog_trainer.records import Dialogue
 
 
-def prompt_ids(dialogue: Dialogue, vocabulary: Vocabulary, max_len: int) -> list[int]:
+def prompt_ids(dialogue: Dialogue, tokenizer: Vocabulary, max_len: int) -> list[int]:
     """`[CLS]`, the first turn and its separator, at most `max_len - 1` tokens."""
-    turns = turn_tokens(vocabulary.encode_batch([dialogue.turns[0].text]), [dialogue.turns[0].role], vocabulary.sep_id)
-    return whole(turns, vocabulary.marks, ends=False).ids[: max_len - 1]
+    turns = turn_tokens(tokenizer.encode_batch([dialogue.turns[0].text]), [dialogue.turns[0].role], tokenizer.sep_id)
+    return whole(turns, tokenizer.special_tokens, ends=False).ids[: max_len - 1]
 
 
-def target_row(dialogue: Dialogue, vocabulary: Vocabulary, max_len: int) -> str:
+def target_row(dialogue: Dialogue, tokenizer: Vocabulary, max_len: int) -> str:
     """The whole dialogue, cut at its end or padded to `max_len` tokens, as text."""
     texts, roles = [turn.text for turn in dialogue.turns], [turn.role for turn in dialogue.turns]
-    turns = turn_tokens(vocabulary.encode_batch(texts), roles, vocabulary.sep_id)
-    ids = keep_start(turns, vocabulary.marks, max_len)[0].ids
-    return _text(ids + [vocabulary.pad_id] * (max_len - len(ids)), vocabulary)
+    turns = turn_tokens(tokenizer.encode_batch(texts), roles, tokenizer.sep_id)
+    ids = keep_start(turns, tokenizer.special_tokens, max_len)[0].ids
+    return _text(ids + [tokenizer.pad_id] * (max_len - len(ids)), tokenizer)
 
 
 @torch.no_grad()
 def predicted_rows(
     dialogues: Sequence[Dialogue],
     model: PreTrainedModel,
-    vocabulary: Vocabulary,
+    tokenizer: Vocabulary,
     *,
     max_len: int,
     batch_tokens: int,
@@ -45,7 +45,7 @@ def predicted_rows(
     nothing is padded."""
     by_length: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
     for index, dialogue in enumerate(dialogues):
-        ids = prompt_ids(dialogue, vocabulary, max_len)
+        ids = prompt_ids(dialogue, tokenizer, max_len)
         by_length[len(ids)].append((index, ids))
     rows: dict[int, str] = {}
     size = max(1, batch_tokens // max_len)
@@ -66,10 +66,10 @@ def predicted_rows(
                     suppress_tokens=None,
                 )
                 for index, row in zip(indices, output.tolist(), strict=True):
-                    rows[index] = _text(row + [vocabulary.pad_id] * (max_len - len(row)), vocabulary)
+                    rows[index] = _text(row + [tokenizer.pad_id] * (max_len - len(row)), tokenizer)
                 advance(len(indices))
     return [rows[index] for index in range(len(dialogues))]
 
 
-def _text(ids: list[int], vocabulary: Vocabulary) -> str:
-    return vocabulary.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+def _text(ids: list[int], tokenizer: Vocabulary) -> str:
+    return tokenizer.hf_tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -67,14 +67,14 @@ class Production:
     """With what replies are made: `advance` is told how many dialogues were done; once `stopped()`, none is begun."""
 
     model: PreTrainedModel
-    vocabulary: Vocabulary
+    tokenizer: Vocabulary
     stopped: Callable[[], bool]
     advance: Callable[[int], None]
 
 
-def gold_contexts(dialogues: Sequence[Dialogue], how: Replying, vocabulary: Vocabulary) -> list[Context]:
+def gold_contexts(dialogues: Sequence[Dialogue], how: Replying, tokenizer: Vocabulary) -> list[Context]:
     """The contexts of `response` and `all_turns`, dialogue by dialogue."""
-    return [context for dialogue in dialogues for context in contexts_of(dialogue, vocabulary, how.room(), how.roles())]
+    return [context for dialogue in dialogues for context in contexts_of(dialogue, tokenizer, how.room(), how.roles())]
 
 
 def produced(dialogues: Sequence[Dialogue], how: Replying, by: Production) -> list[Reply] | None:
@@ -84,7 +84,7 @@ def produced(dialogues: Sequence[Dialogue], how: Replying, by: Production) -> li
     reply = partial(
         replies_to,
         model=by.model,
-        vocabulary=by.vocabulary,
+        tokenizer=by.tokenizer,
         max_new_tokens=how.max_new_tokens,
         batch_tokens=how.batch_tokens,
         decoding=how.decoding,
@@ -92,8 +92,8 @@ def produced(dialogues: Sequence[Dialogue], how: Replying, by: Production) -> li
         stopped=by.stopped,
     )
     if how.protocol == "rollout":
-        return rolled_out(dialogues, by.vocabulary, how.room(), reply, by.advance)
-    contexts = gold_contexts(dialogues, how, by.vocabulary)
+        return rolled_out(dialogues, by.tokenizer, how.room(), reply, by.advance)
+    contexts = gold_contexts(dialogues, how, by.tokenizer)
     return reply(contexts, advance=in_proportion(by.advance, len(contexts), len(dialogues)))
 
 
@@ -101,7 +101,7 @@ def _original(dialogues: Sequence[Dialogue], how: Replying, by: Production) -> l
     rows = predicted_rows(
         dialogues,
         by.model,
-        by.vocabulary,
+        by.tokenizer,
         max_len=how.window,
         batch_tokens=how.batch_tokens,
         advance=by.advance,
@@ -111,7 +111,7 @@ def _original(dialogues: Sequence[Dialogue], how: Replying, by: Production) -> l
         return None
     return [
         Reply(
-            dialogue.id, 1, (dialogue.turns[0].text,), target_row(dialogue, by.vocabulary, how.window), row, ended=False
+            dialogue.id, 1, (dialogue.turns[0].text,), target_row(dialogue, by.tokenizer, how.window), row, ended=False
         )
         for dialogue, row in zip(dialogues, rows, strict=True)
     ]

@@ -24,16 +24,16 @@ def drawn(table: DialogueTable, max_dialogues: int | None) -> list[int]:
     return sorted(index for _, index in heapq.nsmallest(max_dialogues, hashes))
 
 
-def contexts_of(dialogue: Dialogue, vocabulary: Vocabulary, room: int, roles: Collection[Role]) -> list[Context]:
+def contexts_of(dialogue: Dialogue, tokenizer: Vocabulary, room: int, roles: Collection[Role]) -> list[Context]:
     """A context of at most `room` tokens before each turn of `roles` but a first one."""
     texts = [turn.text for turn in dialogue.turns]
-    turns = turn_tokens(vocabulary.encode_batch(texts), [turn.role for turn in dialogue.turns], vocabulary.sep_id)
-    marks = vocabulary.marks
+    turns = turn_tokens(tokenizer.encode_batch(texts), [turn.role for turn in dialogue.turns], tokenizer.sep_id)
+    special_tokens = tokenizer.special_tokens
     return [
         Context(
             dialogue.id,
             index,
-            context_ids(turns[:index], marks, room),
+            context_ids(turns[:index], special_tokens, room),
             tuple(texts[:index]),
             turn.text,
             turn.references,
@@ -46,7 +46,7 @@ def contexts_of(dialogue: Dialogue, vocabulary: Vocabulary, room: int, roles: Co
 def replies_to(
     contexts: list[Context],
     model: PreTrainedModel,
-    vocabulary: Vocabulary,
+    tokenizer: Vocabulary,
     *,
     max_new_tokens: int,
     batch_tokens: int,
@@ -59,7 +59,7 @@ def replies_to(
     replies: dict[int, Reply] = {}
     produced = decoded(
         model,
-        vocabulary,
+        tokenizer,
         [context.ids for context in contexts],
         decoding=decoding,
         seeds=[seed_of(seed, context.dialogue_id, context.turn_index) for context in contexts],
@@ -68,7 +68,7 @@ def replies_to(
         stopped=stopped,
     )
     for index, ids, ended in produced:
-        replies[index] = contexts[index].answered(vocabulary.decode(ids).strip(), ended)
+        replies[index] = contexts[index].answered(tokenizer.decode(ids).strip(), ended)
         advance(1)
     if len(replies) < len(contexts):
         return None

@@ -17,8 +17,8 @@ from dialog_trainer.records import Context, Dialogue, Reply, Role
 class _Played:
     """A dialogue as far as it is played."""
 
-    def __init__(self, dialogue: Dialogue, vocabulary: Vocabulary):
-        self.dialogue, self._vocabulary = dialogue, vocabulary
+    def __init__(self, dialogue: Dialogue, tokenizer: Vocabulary):
+        self.dialogue, self._vocabulary = dialogue, tokenizer
         self.texts: list[str] = []
         self._tokens: list[TurnTokens] = []
         first_user = next((i for i, turn in enumerate(dialogue.turns) if turn.role == Role.USER), 0)
@@ -39,16 +39,16 @@ class _Played:
     def over(self) -> bool:
         return len(self.texts) == len(self.dialogue.turns)
 
-    def context(self, marks: Marks, room: int) -> Context:
+    def context(self, special_tokens: Marks, room: int) -> Context:
         index = len(self.texts)
         gold = self.dialogue.turns[index]
-        ids = context_ids(self._tokens, marks, room)
+        ids = context_ids(self._tokens, special_tokens, room)
         return Context(self.dialogue.id, index, ids, tuple(self.texts), gold.text, gold.references)
 
 
 def rolled_out(
     dialogues: Sequence[Dialogue],
-    vocabulary: Vocabulary,
+    tokenizer: Vocabulary,
     room: int,
     reply: Callable[[list[Context]], list[Reply] | None],
     advance: Callable[[int], None] = lambda dialogues: None,
@@ -57,12 +57,12 @@ def rolled_out(
 
     `advance` is told how many dialogues were ended.
     """
-    marks = vocabulary.marks
-    played = [_Played(dialogue, vocabulary) for dialogue in dialogues]
+    special_tokens = tokenizer.special_tokens
+    played = [_Played(dialogue, tokenizer) for dialogue in dialogues]
     advance(sum(one.over() for one in played))
     made: dict[int, list[Reply]] = {number: [] for number in range(len(played))}
     while going_on := [number for number, one in enumerate(played) if not one.over()]:
-        replies = reply([played[number].context(marks, room) for number in going_on])
+        replies = reply([played[number].context(special_tokens, room) for number in going_on])
         if replies is None:
             return None
         for number, found in zip(going_on, replies, strict=True):

@@ -50,7 +50,7 @@ class Validation:
 
 def validate(
     model: PreTrainedModel,
-    vocabulary: Vocabulary,
+    tokenizer: Vocabulary,
     dialogues: DialogueTable,
     tokens: TokenTable,
     how: Replying,
@@ -70,7 +70,7 @@ def validate(
     losses = held_out_losses(model, tokens, max_tokens=max_tokens, advance=stage("loss", len(tokens)), stopped=stopped)
     if losses is None:
         return None
-    loss_sums = _loss_sums(losses, tokens, vocabulary, how.role, count=bool({"ppl_word", "ppl_byte"} & set(names)))
+    loss_sums = _loss_sums(losses, tokens, tokenizer, how.role, count=bool({"ppl_word", "ppl_byte"} & set(names)))
     nats, count = loss_sums[:, :2].sum(0)
     loss = nats / count if count else math.nan
     if not math.isfinite(losses.by_dialogue.sum()) or not count:
@@ -79,23 +79,25 @@ def validate(
             + ("the weights hold values that are not finite" if count else "this split has no turn of that role")
         )
     lengths = np.bincount(tokens.dialogues, weights=tokens.lengths)
-    found = _replied(model, vocabulary, dialogues, lengths, how, max_dialogues, max_seconds, stage, stopped)
+    found = _replied(model, tokenizer, dialogues, lengths, how, max_dialogues, max_seconds, stage, stopped)
     if found is None:
         return None
     replies, num_replied = found
     made = {name: PERPLEXITIES[name](loss_sums.sum(0)) for name in names if name in PERPLEXITIES}
     if how.protocol == "original":
         texts, targets = [reply.text for reply in replies], [reply.reference for reply in replies]
-        made |= original_scores(texts, targets, vocabulary.tokenizer.tokenize)
+        made |= original_scores(texts, targets, tokenizer.hf_tokenizer.tokenize)
     else:
         made |= score_rules.text_scores(names, replies)
     scores = {name: made[name] for name in names}
-    return Validation(loss, by_role(losses.cells) | by_turn(losses.cells), loss_sums, scores, replies, num_replied)
+    return Validation(
+        loss, by_role(losses.role_turn_sums) | by_turn(losses.role_turn_sums), loss_sums, scores, replies, num_replied
+    )
 
 
 def _replied(
     model: PreTrainedModel,
-    vocabulary: Vocabulary,
+    tokenizer: Vocabulary,
     dialogues: DialogueTable,
     lengths: np.ndarray,
     how: Replying,
@@ -118,7 +120,7 @@ def _replied(
     for first in range(0, len(indices), size):
         part = np.array(indices[first : first + size])
         own = part[share(lengths[part], group.size(), group.rank())]
-        production = Production(model, vocabulary, stopped, in_proportion(advance, len(own), len(part)))
+        production = Production(model, tokenizer, stopped, in_proportion(advance, len(own), len(part)))
         replies = produced([dialogues[index] for index in own.tolist()], how, production)
         if group.any_process(replies is None):
             return None
@@ -131,16 +133,14 @@ def _replied(
     return [reply for identifier in order for reply in done.get(identifier, ())], len(indices)
 
 
-def _loss_sums(
-    losses: HeldOutLosses, tokens: TokenTable, vocabulary: Vocabulary, role: Role, count: bool
-) -> np.ndarray:
+def _loss_sums(losses: HeldOutLosses, tokens: TokenTable, tokenizer: Vocabulary, role: Role, count: bool) -> np.ndarray:
     sums = np.zeros((len(losses.by_dialogue), 4))
     sums[:, :2] = losses.of((role, Role.END))
     if count:  # of the text that the tokens say: truncation may have taken some of a turn
-        for _, ids, runs in tokens.chunks():
-            ends = np.cumsum(runs.lengths)
-            dialogues = np.repeat(runs.dialogues, runs.counts)
-            for run in np.flatnonzero((runs.roles == role) & (runs.lengths > 0)):
-                text = vocabulary.decode(ids[ends[run] - runs.lengths[run] : ends[run]].tolist())
-                sums[dialogues[run], 2:] += sizes([text])
+        for _, ids, spans in tokens.chunks():
+            ends = np.cumsum(spans.lengths)
+            dialogues = np.repeat(spans.dialogues, spans.counts)
+            for span in np.flatnonzero((spans.roles == role) & (spans.lengths > 0)):
+                text = tokenizer.decode(ids[ends[span] - spans.lengths[span] : ends[span]].tolist())
+                sums[dialogues[span], 2:] += sizes([text])
     return sums

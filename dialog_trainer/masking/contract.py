@@ -43,7 +43,7 @@ def checked(
     mask: Mask,
     points: tuple[RoleWeights, ...],
     *,
-    marks: Marks,
+    special_tokens: Marks,
     max_len: int,
     drop: bool,
     id_of: Callable[[int], str],
@@ -58,16 +58,16 @@ def checked(
     """
     broken: dict[str, list[int]] = {}
     indices, counts, untrained = [], [], []
-    for first, ids, runs in chunks:
-        weights = [mask.run_weights(runs, at) for at in points]
-        last = ends_dialogue[first : first + len(runs.counts)]
-        for clause, dialogues in _broken_clauses(ids, runs, weights, last, marks, max_len):
+    for first, ids, spans in chunks:
+        weights = [mask.span_weights(spans, at) for at in points]
+        last = ends_dialogue[first : first + len(spans.counts)]
+        for clause, dialogues in _broken_clauses(ids, spans, weights, last, special_tokens, max_len):
             broken.setdefault(clause, []).extend(dialogues.tolist())
-        wanted = ~np.isin(runs.dialogues, left_out)
-        keep = mask.trainable(runs) & wanted
+        wanted = ~np.isin(spans.dialogues, left_out)
+        keep = mask.trainable(spans) & wanted
         indices.append(first + np.flatnonzero(keep))
-        untrained += runs.dialogues[~keep & wanted].tolist()
-        counts.append(counted(*_only(runs, weights, keep)))
+        untrained += spans.dialogues[~keep & wanted].tolist()
+        counts.append(counted(*_only(spans, weights, keep)))
     if broken:
         lines = [f"\n  - {clause}: {len(at):,}, first in dialogue {id_of(at[0])}" for clause, at in broken.items()]
         raise DataError(
@@ -104,52 +104,57 @@ def _untrained_faults(kept: Kept, role: str, first_dropped: str, drop: bool, lea
 
 
 def _broken_clauses(
-    ids: np.ndarray, runs: Runs, weights: list[np.ndarray], last: np.ndarray, marks: Marks, max_len: int
+    ids: np.ndarray, spans: Runs, weights: list[np.ndarray], last: np.ndarray, special_tokens: Marks, max_len: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Each clause that is broken, and the dialogue of each place at which it is."""
-    sequences = np.repeat(np.arange(len(runs.counts)), runs.counts)
-    first_runs = np.cumsum(runs.counts) - runs.counts
-    there = runs.lengths > 0
-    behind = np.cumsum(runs.lengths)
+    sequences = np.repeat(np.arange(len(spans.counts)), spans.counts)
+    first_spans = np.cumsum(spans.counts) - spans.counts
+    there = spans.lengths > 0
+    behind = np.cumsum(spans.lengths)
     last_tokens = ids[np.maximum(0, behind - 1)]
-    last_runs = first_runs + runs.counts - 1
+    last_spans = first_spans + spans.counts - 1
     # What truncation left of a turn still has its end where tokens of the sequence follow.
-    has_end = (runs.lost == 0) | (behind < behind[last_runs][sequences])
+    has_end = (spans.lost == 0) | (behind < behind[last_spans][sequences])
     trained = np.any([w > 0 for w in weights], axis=0) & there
-    is_turn = (runs.roles == Role.USER) | (runs.roles == Role.ASSISTANT)
-    is_end = runs.roles == Role.END
-    is_start = np.zeros(len(runs.roles), dtype=bool)
-    is_start[first_runs] = True
-    at_pad = np.repeat(trained, runs.lengths) & (ids == marks.pad)
+    is_turn = (spans.roles == Role.USER) | (spans.roles == Role.ASSISTANT)
+    is_end = spans.roles == Role.END
+    is_start = np.zeros(len(spans.roles), dtype=bool)
+    is_start[first_spans] = True
+    at_pad = np.repeat(trained, spans.lengths) & (ids == special_tokens.pad)
     ends_wrong = (
-        is_end & there & ((runs.lengths != 1) | (last_tokens != marks.end) | ~np.all([w > 0 for w in weights], axis=0))
+        is_end
+        & there
+        & ((spans.lengths != 1) | (last_tokens != special_tokens.end) | ~np.all([w > 0 for w in weights], axis=0))
     )
-    ends = np.bincount(sequences[is_end], minlength=len(runs.counts))
-    misplaced = (ends != last) | (is_end[last_runs] != last)
-    has_room = (np.add.reduceat(runs.lengths, first_runs) < max_len)[sequences]
-    after_whole_turn = np.append(False, (runs.lost == 0)[:-1])
+    ends = np.bincount(sequences[is_end], minlength=len(spans.counts))
+    misplaced = (ends != last) | (is_end[last_spans] != last)
+    has_room = (np.add.reduceat(spans.lengths, first_spans) < max_len)[sequences]
+    after_whole_turn = np.append(False, (spans.lost == 0)[:-1])
     for clause, at in (
         (
             "sequences that do not start with one [CLS]",
-            is_start & (runs.lengths != 1) | (is_start != (runs.roles == Role.START)),
+            is_start & (spans.lengths != 1) | (is_start != (spans.roles == Role.START)),
         ),
-        ("trained tokens outside the turns and ends", trained & ~np.isin(runs.roles, TRAINED_ROLES)),
-        ("trained turns without their separator", trained & is_turn & has_end & (last_tokens != marks.separator)),
+        ("trained tokens outside the turns and ends", trained & ~np.isin(spans.roles, TRAINED_ROLES)),
+        (
+            "trained turns without their separator",
+            trained & is_turn & has_end & (last_tokens != special_tokens.separator),
+        ),
         ("ends that are not one trained end-of-text token", ends_wrong),
         ("whole dialogues that lost their end", is_end & ~there & after_whole_turn & has_room),
     ):
         if at.any():
-            yield clause, runs.dialogues[sequences[at]]
+            yield clause, spans.dialogues[sequences[at]]
     if at_pad.any():
-        yield "trained padding tokens", runs.dialogues[np.repeat(sequences, runs.lengths)[at_pad]]
+        yield "trained padding tokens", spans.dialogues[np.repeat(sequences, spans.lengths)[at_pad]]
     if misplaced.any():
-        yield "sequences whose end-of-text token is missing or out of place", runs.dialogues[misplaced]
+        yield "sequences whose end-of-text token is missing or out of place", spans.dialogues[misplaced]
 
 
-def _only(runs: Runs, weights: list[np.ndarray], keep: np.ndarray) -> tuple[Runs, list[np.ndarray]]:
+def _only(spans: Runs, weights: list[np.ndarray], keep: np.ndarray) -> tuple[Runs, list[np.ndarray]]:
     """The runs of the kept sequences, and their weights."""
     if keep.all():
-        return runs, weights
-    of_run = np.repeat(keep, runs.counts)
-    arrays = (getattr(runs, name)[of_run] for name in ("roles", "turns", "lengths", "lost", "weights"))
-    return Runs(*arrays, runs.counts[keep], runs.dialogues[keep]), [w[of_run] for w in weights]
+        return spans, weights
+    of_run = np.repeat(keep, spans.counts)
+    arrays = (getattr(spans, name)[of_run] for name in ("roles", "turns", "lengths", "lost", "weights"))
+    return Runs(*arrays, spans.counts[keep], spans.dialogues[keep]), [w[of_run] for w in weights]

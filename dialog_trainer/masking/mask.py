@@ -48,72 +48,72 @@ class Mask:
             weights = RoleWeights(weights.assistant, weights.user, weights.by_lot)
         return weights
 
-    def run_weights(self, runs: Runs, at: RoleWeights) -> np.ndarray:
+    def span_weights(self, spans: Runs, at: RoleWeights) -> np.ndarray:
         """The weight of the tokens of each run, `(R,)` float32, as yet undivided."""
         of_role = np.zeros(len(Role), dtype=np.float32)
         of_role[Role.USER], of_role[Role.ASSISTANT] = at.user, at.assistant
-        roles = runs.roles
+        roles = spans.roles
         if at.by_lot and at.user != at.assistant:
-            roles = np.where(self._candidates(runs), self._drawn_roles(runs), roles)
-        weights = of_role[roles] * runs.weights
+            roles = np.where(self._candidates(spans), self._drawn_roles(spans), roles)
+        weights = of_role[roles] * spans.weights
         if self.last_turn_only:
-            weights *= self._last_turns(runs)
-        weights[runs.roles == Role.END] = 1.0
+            weights *= self._last_turns(spans)
+        weights[spans.roles == Role.END] = 1.0
         return weights
 
-    def tokens(self, runs: Runs, at: RoleWeights) -> tuple[np.ndarray, float]:
+    def tokens(self, spans: Runs, at: RoleWeights) -> tuple[np.ndarray, float]:
         """The weight of each token, `(N,)` float32, and what the sequences add to the divisor of the loss."""
-        weights = self.run_weights(runs, at)
+        weights = self.span_weights(spans, at)
         if self.normalize == "turn":
-            weights = weights / _turn_sizes(runs).astype(np.float32)
+            weights = weights / _turn_sizes(spans).astype(np.float32)
         if self.normalize == "fixed":
-            divisor = float(runs.lengths.sum())
+            divisor = float(spans.lengths.sum())
         else:
-            divisor = float((weights.astype(np.float64) * runs.lengths).sum())
-        return np.repeat(weights, runs.lengths), divisor
+            divisor = float((weights.astype(np.float64) * spans.lengths).sum())
+        return np.repeat(weights, spans.lengths), divisor
 
-    def trainable(self, runs: Runs) -> np.ndarray:
+    def trainable(self, spans: Runs) -> np.ndarray:
         """Whether a sequence has anything that this mask is for, whatever the schedule: `(S,)` bool.
 
         That is a turn of the trained role that the data do not weigh 0, or an end.
         """
-        wanted = self._candidates(runs) & (runs.roles == self.trained_role)
-        wanted |= (runs.roles == Role.END) & (runs.lengths > 0)
-        return np.add.reduceat(wanted, np.cumsum(runs.counts) - runs.counts) > 0
+        wanted = self._candidates(spans) & (spans.roles == self.trained_role)
+        wanted |= (spans.roles == Role.END) & (spans.lengths > 0)
+        return np.add.reduceat(wanted, np.cumsum(spans.counts) - spans.counts) > 0
 
-    def _candidates(self, runs: Runs) -> np.ndarray:
+    def _candidates(self, spans: Runs) -> np.ndarray:
         """The turns that can carry weight at all."""
-        return np.isin(runs.roles, (Role.USER, Role.ASSISTANT)) & (runs.lengths > 0) & (runs.weights > 0)
+        return np.isin(spans.roles, (Role.USER, Role.ASSISTANT)) & (spans.lengths > 0) & (spans.weights > 0)
 
-    def _drawn_roles(self, runs: Runs) -> np.ndarray:
+    def _drawn_roles(self, spans: Runs) -> np.ndarray:
         """The trained role for as many turns of each sequence as have it, drawn by a hash of dialogue and turn."""
-        sequences = np.repeat(np.arange(len(runs.counts)), runs.counts)
-        candidates = self._candidates(runs)
-        wanted = np.bincount(sequences[candidates & (runs.roles == self.trained_role)], minlength=len(runs.counts))
+        sequences = np.repeat(np.arange(len(spans.counts)), spans.counts)
+        candidates = self._candidates(spans)
+        wanted = np.bincount(sequences[candidates & (spans.roles == self.trained_role)], minlength=len(spans.counts))
         places = np.flatnonzero(candidates)
         of_sequence = sequences[places]
-        hashes = _hashes(runs.dialogues[of_sequence], runs.turns[places])
+        hashes = _hashes(spans.dialogues[of_sequence], spans.turns[places])
         # One key to sort by, which is fast: the sequence, then the upper half of the hash.
         order = np.argsort(of_sequence.astype(np.uint64) << np.uint64(32) | hashes >> np.uint64(32), kind="stable")
         ranks = np.arange(len(places)) - np.searchsorted(of_sequence, of_sequence)
         other = Role.USER if self.trained_role == Role.ASSISTANT else Role.ASSISTANT
-        drawn = np.full(len(runs.roles), int(other))
+        drawn = np.full(len(spans.roles), int(other))
         drawn[places[order]] = np.where(ranks < wanted[of_sequence], int(self.trained_role), int(other))
         return drawn
 
-    def _last_turns(self, runs: Runs) -> np.ndarray:
-        sequences = np.repeat(np.arange(len(runs.counts)), runs.counts)
-        places = np.flatnonzero(self._candidates(runs) & (runs.roles == self.trained_role))
-        last = np.zeros(len(runs.roles), dtype=bool)
+    def _last_turns(self, spans: Runs) -> np.ndarray:
+        sequences = np.repeat(np.arange(len(spans.counts)), spans.counts)
+        places = np.flatnonzero(self._candidates(spans) & (spans.roles == self.trained_role))
+        last = np.zeros(len(spans.roles), dtype=bool)
         of_sequence = sequences[places]
         last[places[np.append(of_sequence[1:] != of_sequence[:-1], True)[: len(places)]]] = True
         return last
 
 
-def _turn_sizes(runs: Runs) -> np.ndarray:
+def _turn_sizes(spans: Runs) -> np.ndarray:
     """The number of tokens of each run's turn, that of an end among those of the turn before it; at least 1."""
-    turn = np.cumsum(runs.roles != Role.END) - 1
-    return np.maximum(1, np.bincount(turn, weights=runs.lengths))[turn]
+    turn = np.cumsum(spans.roles != Role.END) - 1
+    return np.maximum(1, np.bincount(turn, weights=spans.lengths))[turn]
 
 
 def _hashes(dialogues: np.ndarray, turns: np.ndarray) -> np.ndarray:

@@ -33,28 +33,28 @@ class MaskCounts:
         return MaskCounts(*(getattr(self, name) + getattr(other, name) for name in MaskCounts.__slots__))
 
 
-def counted(runs: Runs, weights_at_points: Sequence[np.ndarray]) -> MaskCounts:
+def counted(spans: Runs, weights_at_points: Sequence[np.ndarray]) -> MaskCounts:
     """The counts of some sequences, given the weights `(R,)` of their runs at each point."""
-    places = runs.roles * NUM_DEPTHS + np.minimum(runs.turns, NUM_DEPTHS - 1)
-    first_runs = np.cumsum(runs.counts) - runs.counts
+    places = spans.roles * NUM_DEPTHS + np.minimum(spans.turns, NUM_DEPTHS - 1)
+    first_spans = np.cumsum(spans.counts) - spans.counts
 
     def by_place(lengths: np.ndarray) -> np.ndarray:
         counts = np.bincount(places, weights=lengths, minlength=len(Role) * NUM_DEPTHS)
         return counts.astype(np.int64).reshape(len(Role), NUM_DEPTHS)
 
-    trained = [np.where(weights > 0, runs.lengths, 0) for weights in weights_at_points]
-    is_turn = (runs.roles != Role.START) & (runs.roles != Role.END)
-    lost = np.where(is_turn, runs.lost, 0)
+    trained = [np.where(weights > 0, spans.lengths, 0) for weights in weights_at_points]
+    is_turn = (spans.roles != Role.START) & (spans.roles != Role.END)
+    lost = np.where(is_turn, spans.lost, 0)
     return MaskCounts(
-        sequences=len(runs.counts),
-        tokens=by_place(runs.lengths),
+        sequences=len(spans.counts),
+        tokens=by_place(spans.lengths),
         trained=np.array([by_place(lengths) for lengths in trained]),
-        untrained=np.array([np.sum(np.add.reduceat(lengths, first_runs) == 0) for lengths in trained]),
+        untrained=np.array([np.sum(np.add.reduceat(lengths, first_spans) == 0) for lengths in trained]),
         turns=int(is_turn.sum()),
         lost_tokens=int(lost.sum()),
-        cut_turns=int(((lost > 0) & (runs.lengths > 0)).sum()),
-        lost_turns=int((is_turn & (runs.lengths == 0)).sum()),
-        lost_ends=int(((runs.roles == Role.END) & (runs.lengths == 0)).sum()),
+        cut_turns=int(((lost > 0) & (spans.lengths > 0)).sum()),
+        lost_turns=int((is_turn & (spans.lengths == 0)).sum()),
+        lost_ends=int(((spans.roles == Role.END) & (spans.lengths == 0)).sum()),
     )
 
 

@@ -37,15 +37,15 @@ def survey(
     tokens, lost = np.zeros(num_dialogues, dtype=np.int64), np.zeros(num_dialogues, dtype=np.int64)
     trained = np.zeros((len(points), num_dialogues), dtype=np.int64)
     counts = []
-    for first, _, runs in chunks:
-        trains = np.repeat(kept[first : first + len(runs.counts)], runs.counts)
-        weights = [mask.run_weights(runs, at) * trains for at in points]
-        counts.append(counted(runs, weights))
-        dialogues = np.repeat(runs.dialogues, runs.counts)
+    for first, _, spans in chunks:
+        trains = np.repeat(kept[first : first + len(spans.counts)], spans.counts)
+        weights = [mask.span_weights(spans, at) * trains for at in points]
+        counts.append(counted(spans, weights))
+        dialogues = np.repeat(spans.dialogues, spans.counts)
         in_sequence = np.ones(len(dialogues), dtype=bool)
-        in_sequence[np.cumsum(runs.counts) - runs.counts] = False  # [CLS]
-        np.add.at(tokens, dialogues, (runs.lengths + runs.lost) * in_sequence)
-        np.add.at(lost, dialogues, runs.lost)
+        in_sequence[np.cumsum(spans.counts) - spans.counts] = False  # [CLS]
+        np.add.at(tokens, dialogues, (spans.lengths + spans.lost) * in_sequence)
+        np.add.at(lost, dialogues, spans.lost)
         for total, w in zip(trained, weights, strict=True):
-            np.add.at(total, dialogues, np.where(w > 0, runs.lengths, 0))
+            np.add.at(total, dialogues, np.where(w > 0, spans.lengths, 0))
     return Survey(reduce(add, counts), tokens, lost, trained)

@@ -20,7 +20,7 @@ from dialog_trainer.errors import ModelError
 
 def load(
     name_or_folder: str,
-    vocabulary: Vocabulary,
+    tokenizer: Vocabulary,
     dropout: float | None,
     check: Callable[[int], None] | None = None,
 ) -> PreTrainedModel:
@@ -44,12 +44,12 @@ def load(
         )
     except Exception as error:  # the hub's client raises many kinds; all mean that the model cannot be had
         raise cannot_load(name_or_folder, error) from None
-    _fit(model, vocabulary)
+    _fit(model, tokenizer)
     return model
 
 
 def from_scratch(
-    vocabulary: Vocabulary,
+    tokenizer: Vocabulary,
     *,
     layers: int,
     heads: int,
@@ -63,7 +63,7 @@ def from_scratch(
     if width % heads:
         raise ModelError(f"model.width={width} is not a multiple of model.heads={heads}")
     config = GPT2Config(
-        vocab_size=len(vocabulary),
+        vocab_size=len(tokenizer),
         n_positions=positions,
         n_embd=width,
         n_layer=layers,
@@ -73,16 +73,16 @@ def from_scratch(
         attn_pdrop=dropout,
         # GPT-2's 0.02 is meant for a width of 768; narrower models learn faster from wider weights.
         initializer_range=0.02 * (768 / width) ** 0.5,
-        bos_token_id=vocabulary.cls_id,
-        eos_token_id=vocabulary.end_id,
-        pad_token_id=vocabulary.pad_id,
+        bos_token_id=tokenizer.cls_id,
+        eos_token_id=tokenizer.end_id,
+        pad_token_id=tokenizer.pad_id,
     )
     if check:
         check(_num_weights(config))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)
-    _fit(model, vocabulary)
+    _fit(model, tokenizer)
     return model
 
 
@@ -98,20 +98,20 @@ def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
             setattr(config, key, dropout)
 
 
-def _fit(model: PreTrainedModel, vocabulary: Vocabulary) -> None:
+def _fit(model: PreTrainedModel, tokenizer: Vocabulary) -> None:
     rows = model.get_input_embeddings().num_embeddings
-    if len(vocabulary) > rows:
-        model.resize_token_embeddings(len(vocabulary), mean_resizing=False)
-    if vocabulary.added_tokens:
-        _start_at_mean(model, len(vocabulary) - vocabulary.added_tokens)
-    model.config.bos_token_id = vocabulary.cls_id
-    model.config.eos_token_id = vocabulary.end_id
-    model.config.pad_token_id = vocabulary.pad_id
+    if len(tokenizer) > rows:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    if tokenizer.added_tokens:
+        _start_at_mean(model, len(tokenizer) - tokenizer.added_tokens)
+    model.config.bos_token_id = tokenizer.cls_id
+    model.config.eos_token_id = tokenizer.end_id
+    model.config.pad_token_id = tokenizer.pad_id
     model.generation_config = GenerationConfig(
-        bos_token_id=vocabulary.cls_id,
-        eos_token_id=[vocabulary.sep_id, vocabulary.end_id],
-        pad_token_id=vocabulary.pad_id,
-        suppress_tokens=[vocabulary.cls_id, vocabulary.pad_id],
+        bos_token_id=tokenizer.cls_id,
+        eos_token_id=[tokenizer.sep_id, tokenizer.end_id],
+        pad_token_id=tokenizer.pad_id,
+        suppress_tokens=[tokenizer.cls_id, tokenizer.pad_id],
         do_sample=False,
     )
 

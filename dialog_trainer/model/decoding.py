@@ -18,7 +18,7 @@ from dialog_trainer.model.packed import padded_attention
 @torch.no_grad()
 def replies(
     model: PreTrainedModel,
-    vocabulary: Vocabulary,
+    tokenizer: Vocabulary,
     contexts: Sequence[Sequence[int]],
     *,
     decoding: Decoding,
@@ -43,29 +43,29 @@ def replies(
                 return
             drawn = uniforms([seeds[i] for i in indices], max_new_tokens) if decoding.kind == "sample" else None
             rows = [contexts[index] for index in indices]
-            for row, ids, ended in make(model, vocabulary, rows, decoding, drawn, max_new_tokens):
+            for row, ids, ended in make(model, tokenizer, rows, decoding, drawn, max_new_tokens):
                 yield indices[row], ids, ended
 
 
 def _continued(
     model: PreTrainedModel,
-    vocabulary: Vocabulary,
+    tokenizer: Vocabulary,
     contexts: Sequence[Sequence[int]],
     decoding: Decoding,
     drawn: torch.Tensor | None,
     max_new_tokens: int,
 ) -> Iterator[tuple[int, list[int], bool]]:
     def choose(logits: torch.Tensor, rows: list[int], step: int) -> torch.Tensor:
-        logits[:, [vocabulary.cls_id, vocabulary.pad_id]] = -torch.inf
+        logits[:, [tokenizer.cls_id, tokenizer.pad_id]] = -torch.inf
         return next_tokens(logits, decoding, None if drawn is None else drawn[rows, step])
 
-    ends = (vocabulary.sep_id, vocabulary.end_id)
+    ends = (tokenizer.sep_id, tokenizer.end_id)
     return continued(model, contexts, choose=choose, ends=ends, max_new_tokens=max_new_tokens)
 
 
 def _generated(
     model: PreTrainedModel,
-    vocabulary: Vocabulary,
+    tokenizer: Vocabulary,
     contexts: Sequence[Sequence[int]],
     decoding: Decoding,
     drawn: torch.Tensor | None,
@@ -74,20 +74,20 @@ def _generated(
     """By transformers' `generate`: beams, and models whose cache has no plain rows."""
     padded = partial(pad_sequence, batch_first=True, padding_side="left")
     ids = [torch.as_tensor(context, dtype=torch.int64) for context in contexts]
-    rows = padded(ids, padding_value=vocabulary.pad_id).to(model.device)
+    rows = padded(ids, padding_value=tokenizer.pad_id).to(model.device)
     output = model.generate(
         input_ids=rows,
         attention_mask=padded([torch.ones_like(row) for row in ids]).to(model.device),
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=decoding.beams if decoding.kind == "beam" else 1,
-        eos_token_id=[vocabulary.sep_id, vocabulary.end_id],
-        pad_token_id=vocabulary.pad_id,
-        suppress_tokens=[vocabulary.cls_id, vocabulary.pad_id],
+        eos_token_id=[tokenizer.sep_id, tokenizer.end_id],
+        pad_token_id=tokenizer.pad_id,
+        suppress_tokens=[tokenizer.cls_id, tokenizer.pad_id],
         logits_processor=[] if drawn is None else [_Drawn(decoding, drawn, rows.shape[1])],
     )
     for row, ids in enumerate(output[:, rows.shape[1] :].tolist()):
-        ends = (place for place, token in enumerate(ids) if token in (vocabulary.sep_id, vocabulary.end_id))
+        ends = (place for place, token in enumerate(ids) if token in (tokenizer.sep_id, tokenizer.end_id))
         length = next(ends, len(ids))
         yield row, ids[:length], length < len(ids)
 

@@ -34,7 +34,7 @@ class Loss(torch.nn.Module):
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         found = loss_sum(self.model, batch)
-        return found.nats, found.cells
+        return found.nats, found.role_turn_sums
 
 
 def token_losses(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,6 +64,6 @@ def _from_logits(model: PreTrainedModel, batch: Batch, targets: torch.Tensor) ->
 def cells_of(nll: torch.Tensor, roles: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     """The sum and the number of `nll` `(M,)` by role and by turn index: `(2, 5, NUM_DEPTHS)`."""
     places = roles * NUM_DEPTHS + turns.clamp(max=NUM_DEPTHS - 1)
-    cells = nll.new_zeros(2, len(Role) * NUM_DEPTHS)
-    cells.index_add_(1, places, torch.stack([nll, torch.ones_like(nll)]))
-    return cells.view(2, len(Role), NUM_DEPTHS)
+    role_turn_sums = nll.new_zeros(2, len(Role) * NUM_DEPTHS)
+    role_turn_sums.index_add_(1, places, torch.stack([nll, torch.ones_like(nll)]))
+    return role_turn_sums.view(2, len(Role), NUM_DEPTHS)

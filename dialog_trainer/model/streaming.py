@@ -14,7 +14,7 @@ from dialog_trainer.model.packed import padded_attention
 @torch.no_grad()
 def stream_reply(
     model: PreTrainedModel,
-    vocabulary: Vocabulary,
+    tokenizer: Vocabulary,
     context: Sequence[int],
     on_text: Callable[[str], None],
     *,
@@ -31,15 +31,15 @@ def stream_reply(
             input_ids=rows,
             attention_mask=torch.ones_like(rows),
             max_new_tokens=max_new_tokens,
-            streamer=_Streamer(vocabulary, on_text),
+            streamer=_Streamer(tokenizer, on_text),
             **(sampling or {"do_sample": False}),
         )
-    return vocabulary.decode(output[0, rows.shape[1] :].tolist()).strip()
+    return tokenizer.decode(output[0, rows.shape[1] :].tolist()).strip()
 
 
 class _Streamer(TextStreamer):
-    def __init__(self, vocabulary: Vocabulary, on_text: Callable[[str], None]):
-        super().__init__(vocabulary.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    def __init__(self, tokenizer: Vocabulary, on_text: Callable[[str], None]):
+        super().__init__(tokenizer.hf_tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.on_text = on_text
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:

@@ -20,7 +20,7 @@ def run(settings: Settings) -> int:
     folder = checkpoint.find(Path(settings["resume_model_dir"]), settings["load_model_type"])
     options = settings["chat"]
     max_new_tokens = options["max_new_tokens"] or settings["metrics"]["max_new_tokens"]
-    model, vocabulary = experiment.saved_model(
+    model, tokenizer = experiment.saved_model(
         folder, settings, computing.device(settings), lambda line: print(line, file=sys.stderr)
     )
     torch.manual_seed(settings["seed"])
@@ -30,14 +30,14 @@ def run(settings: Settings) -> int:
     reply = partial(
         stream_reply,
         model,
-        vocabulary,
+        tokenizer,
         max_new_tokens=max_new_tokens,
         temperature=float(options["temperature"]),  # transformers refuses an int
         top_p=float(options["top_p"]),
     )
     window = settings["model"]["max_len"]
     try:
-        chat(Conversation(vocabulary, window=window, max_new_tokens=max_new_tokens), reply)
+        chat(Conversation(tokenizer, window=window, max_new_tokens=max_new_tokens), reply)
     except KeyboardInterrupt:
         print()
         return 130

@@ -41,7 +41,7 @@ def run(settings: Settings, console: Console) -> int:
     mask = experiment.mask(settings)
     whole = outline(mask, settings["schedule_steps"])
     dialogues = experiment.dialogues(settings, "train", say)
-    words = experiment.vocabulary(settings, dialogues, say)
+    words = experiment.tokenizer(settings, dialogues, say)
     split = experiment.with_tokens(settings, dialogues, words, settings["data"]["truncation"])
     left_out = set()
     if settings["data"]["drop_leaks"]:
@@ -61,10 +61,10 @@ def run(settings: Settings, console: Console) -> int:
         for dialogue in indices:
             first, last = np.searchsorted(split.tokens.dialogues, [dialogue, dialogue + 1]).tolist()
             for place in range(first, last):
-                ids, runs = split.tokens.columns([place])
+                ids, spans = split.tokens.columns([place])
                 ids = ids.tolist()
                 texts = list(map(text_of, ids))
-                sequence = shown_sequence(ids, texts, runs, mask, whole, points, bool(is_kept[place]))
+                sequence = shown_sequence(ids, texts, spans, mask, whole, points, bool(is_kept[place]))
                 sequence["tags"] += ["longest"] * (dialogue in longest)
                 name = {"id": dialogues.rows[dialogue]["id"], "part": place - first + 1, "parts": last - first}
                 yield name | sequence

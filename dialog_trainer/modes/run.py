@@ -42,7 +42,7 @@ class Parts:
 
     settings: Settings
     device: torch.device
-    vocabulary: Vocabulary
+    tokenizer: Vocabulary
     model: PreTrainedModel
     loss: torch.nn.Module
     optimizer: torch.optim.Optimizer
@@ -91,7 +91,7 @@ class Run:
         weights = self._plan.role_weights(report.step)
         speed = report.tokens / (report.seconds + report.data_seconds)
         seen = {name: getattr(self.state, name) for name in ("assistant_tokens_seen", "user_tokens_seen")}
-        parts = by_role(report.cells) | by_turn(report.cells)
+        parts = by_role(report.role_turn_sums) | by_turn(report.role_turn_sums)
         self._row(
             "train",
             report.step,
@@ -133,7 +133,7 @@ class Run:
             result = validated(
                 self._settings,
                 self.parts.model,
-                self.parts.vocabulary,
+                self.parts.tokenizer,
                 self.parts.validation,
                 stage=self._progress.stage,
                 stopped=lambda: group.stop_seen(self._stop.requested()),
@@ -201,7 +201,7 @@ class Run:
                 self.folder / "weights",
                 links or ("last",),
                 model=self.parts.model,
-                vocabulary=self.parts.vocabulary,
+                tokenizer=self.parts.tokenizer,
                 content=content,
                 state=state,
             )

@@ -48,9 +48,9 @@ def start(job: Job, console: Console) -> int:
     with group.once_a_machine():
         training = experiment.dialogues(settings, "train", say)
         validation = experiment.dialogues(settings, "validation", say)
-        vocabulary = experiment.vocabulary(settings, training, say)
-    model = experiment.model(settings, vocabulary, device, say)
-    parts = _parts(settings, device, vocabulary, model, training, validation, say)
+        tokenizer = experiment.tokenizer(settings, training, say)
+    model = experiment.model(settings, tokenizer, device, say)
+    parts = _parts(settings, device, tokenizer, model, training, validation, say)
     with StopSignal() as stop:
         folder = Path(group.from_main(lambda: str(_claimed(job))))
         with _held(folder):
@@ -90,14 +90,14 @@ def _resume(folder: Path, job: Job, console: Console) -> int:
     for line in _resume_lines(folder, weights, job, state):
         say(line)
     device = _begin(settings, say)
-    model, vocabulary = experiment.saved_model(weights, settings, device, say)
+    model, tokenizer = experiment.saved_model(weights, settings, device, say)
     with group.once_a_machine():
         training = experiment.dialogues(settings, "train", say)
         validation = experiment.dialogues(settings, "validation", say)
     other_data = saved["held_out"] != validation.digest
     for line in _best_anew(state.best, state.step, [key for key, _, _ in job.changes], other_data):
         say(line)
-    parts = _parts(settings, device, vocabulary, model, training, validation, say)
+    parts = _parts(settings, device, tokenizer, model, training, validation, say)
     checkpoint.load_optimizer(weights, model, parts.optimizer)
     parts.scaler.load_state_dict(saved.get("loss_scale") or parts.scaler.state_dict())
     for line in differences(saved, parts.surroundings()):
@@ -131,20 +131,20 @@ def _begin(settings: Settings, say: experiment.Say) -> torch.device:
 def _parts(
     settings: Settings,
     device: torch.device,
-    vocabulary: Vocabulary,
+    tokenizer: Vocabulary,
     model: PreTrainedModel,
     training: DialogueTable,
     validation: DialogueTable,
     say: experiment.Say,
 ) -> Parts:
     with group.once_a_machine():
-        train_split = experiment.with_tokens(settings, training, vocabulary, settings["data"]["truncation"])
-        validation_split = experiment.with_tokens(settings, validation, vocabulary)
+        train_split = experiment.with_tokens(settings, training, tokenizer, settings["data"]["truncation"])
+        validation_split = experiment.with_tokens(settings, validation, tokenizer)
         left_out = leak_guard.leaked(settings, training, validation, say)
     mask = experiment.mask(settings)
     whole = outline(mask, settings["schedule_steps"])
-    kept = experiment.checked_mask(settings, train_split, vocabulary, mask, whole, left_out)
-    digest = experiment.mask_digest(settings, train_split, vocabulary, left_out)
+    kept = experiment.checked_mask(settings, train_split, tokenizer, mask, whole, left_out)
+    digest = experiment.mask_digest(settings, train_split, tokenizer, left_out)
     of_all = {"training data and mask": digest["whole"], "validation data": validation.digest}
     group.check_alike(of_all | {"weights": experiment.weights_digest(model)}, "give all the same files")
     settings = computing.with_compile(settings, model, device, say)
@@ -154,7 +154,7 @@ def _parts(
     settings = computing.with_micro_batches(settings, loss, optimizer, train_split.tokens, device, say)
     plan = experiment.plan(settings, train_split.tokens, kept.indices, mask, device)
     return Parts(
-        settings, device, vocabulary, model, loss, optimizer, scaler,
+        settings, device, tokenizer, model, loss, optimizer, scaler,
         train_split, validation_split, mask, whole, kept, plan, digest,
     )  # fmt: skip
 

@@ -54,15 +54,15 @@ def run(job: Job, console: Console) -> int:
     other = _other(settings, dialogues)
     on = computing.device(settings)
     computing.set_up_torch(settings["deterministic"])
-    model, vocabulary = experiment.saved_model(weights, settings, on, say)
+    model, tokenizer = experiment.saved_model(weights, settings, on, say)
     with group.once_a_machine():
-        data = experiment.with_tokens(settings, dialogues, vocabulary)
+        data = experiment.with_tokens(settings, dialogues, tokenizer)
     group.check_alike(
         {"data": dialogues.digest, "weights": experiment.weights_digest(model)}, "give all the same files"
     )
     with StopSignal() as stop, RunProgress(console, start=0, steps=0) as progress:
         stopped = lambda: group.stop_seen(stop.requested())  # noqa: E731
-        result = validated(settings, model, vocabulary, data, stage=progress.stage, stopped=stopped)
+        result = validated(settings, model, tokenizer, data, stage=progress.stage, stopped=stopped)
     if result is None:
         say("interrupted: no scores were written")
         return int(group.largest(stop.exit_code))

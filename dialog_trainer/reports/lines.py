@@ -37,12 +37,12 @@ def typed(key: str, value: object) -> str:
 def score_line(
     step: int, result: Validation, score: float, better_loss: bool, better_score: bool, bad_validations: int
 ) -> str:
-    marks = [mark for mark, holds in (("best loss", better_loss), ("best score", better_score)) if holds]
+    special_tokens = [mark for mark, holds in (("best loss", better_loss), ("best score", better_score)) if holds]
     if bad_validations:
-        marks.append(f"{bad_validations} without a better one")
+        special_tokens.append(f"{bad_validations} without a better one")
     scores = "  ".join(f"{name} {value:.4f}" for name, value in result.scores.items())
     shown = f"step {step:,}  validation_loss {result.loss:.4f}  {scores}  best_metric_score {score:.4f}"
-    return shown + (f"  ({', '.join(marks)})" if marks else "")
+    return shown + (f"  ({', '.join(special_tokens)})" if special_tokens else "")
 
 
 def losses_text(losses: Mapping[str, float | int | None]) -> str:

@@ -18,38 +18,38 @@ MAX_SCHEDULE_POINTS = 1_000
 
 
 def shown_sequence(
-    ids: list[int], texts: list[str], runs: Runs, mask: Mask, whole: Outline, points: Sequence[RoleWeights], kept: bool
+    ids: list[int], texts: list[str], spans: Runs, mask: Mask, whole: Outline, points: Sequence[RoleWeights], kept: bool
 ) -> dict:
     """One sequence as `mask_page` takes it, but for its name; what is not `kept` for training weighs nothing.
 
     The tag `untrained` says that at one of `points` it has no trained token.
     """
     by_lot = any(weights.by_lot for _, weights in whole.kinds)
-    plain = _coefficients(mask, runs, by_lot=False) * kept
-    lots = _coefficients(mask, runs, by_lot=True) * kept if by_lot else None
+    plain = _coefficients(mask, spans, by_lot=False) * kept
+    lots = _coefficients(mask, spans, by_lot=True) * kept if by_lot else None
     shown, first = [], 0
-    for run, length in enumerate(runs.lengths.tolist()):
+    for run, length in enumerate(spans.lengths.tolist()):
         shown.append(
             {
-                "role": Role(int(runs.roles[run])).name.lower(),
-                "turn": int(runs.turns[run]),
+                "role": Role(int(spans.roles[run])).name.lower(),
+                "turn": int(spans.turns[run]),
                 "position": first,
                 "ids": ids[first : first + length],
                 "texts": texts[first : first + length],
-                "lost": int(runs.lost[run]),
+                "lost": int(spans.lost[run]),
                 "weight": plain[run].tolist(),
                 "lot": None if lots is None else lots[run].tolist(),
             }
         )
         first += length
     turns = [run for run in shown if run["role"] not in ("start", "end")]
-    trained = kept and all((mask.run_weights(runs, at) * runs.lengths).any() for at in points)
+    trained = kept and all((mask.span_weights(spans, at) * spans.lengths).any() for at in points)
     return {
         "tokens": len(ids),
         "lost_tokens": sum(run["lost"] for run in turns),
         "lost_turns": sum(not run["ids"] for run in turns),
         "note": "" if kept else "left out of training",
-        "tags": [tag for tag, holds in (("cut", runs.lost.any()), ("untrained", not trained)) if holds],
+        "tags": [tag for tag, holds in (("cut", spans.lost.any()), ("untrained", not trained)) if holds],
         "runs": shown,
     }
 
@@ -80,10 +80,10 @@ def page_content(
     }
 
 
-def _coefficients(mask: Mask, runs: Runs, by_lot: bool) -> np.ndarray:
+def _coefficients(mask: Mask, spans: Runs, by_lot: bool) -> np.ndarray:
     """`(R, 3)`: a run weighs `[0]·user + [1]·assistant + [2]`, for any weights of the roles."""
     fixed, user, assistant = (
-        mask.run_weights(runs, RoleWeights(*of_roles, by_lot)) for of_roles in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
+        mask.span_weights(spans, RoleWeights(*of_roles, by_lot)) for of_roles in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
     )
     return np.stack([user - fixed, assistant - fixed, fixed], axis=1).astype(np.float64).round(6)
 

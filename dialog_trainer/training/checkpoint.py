@@ -49,7 +49,7 @@ def save(
     names: Iterable[str],
     *,
     model: PreTrainedModel,
-    vocabulary: Vocabulary,
+    tokenizer: Vocabulary,
     content: tuple[Tensors, Tensors],
     state: dict,
 ) -> None:
@@ -63,7 +63,7 @@ def save(
         _remove_unlinked(weights)
         (aside / "trainer").mkdir(parents=True)
         model.save_pretrained(aside, state_dict=content[0], safe_serialization=True)
-        vocabulary.save(aside)
+        tokenizer.save(aside)
         save_file(content[1], aside / "trainer" / "optimizer.safetensors")
         (aside / "trainer" / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
         _write_manifest(aside)

@@ -49,12 +49,12 @@ class StepReport:
     lr: float
     grad_norm: float | None
     tokens: int
-    cells: torch.Tensor
+    role_turn_sums: torch.Tensor
     seconds: float
     data_seconds: float = 0.0
 
     def trained_tokens(self, role: Role | None = None) -> int:
-        return int((self.cells[1] if role is None else self.cells[1, role]).sum())
+        return int((self.role_turn_sums[1] if role is None else self.role_turn_sums[1, role]).sum())
 
 
 def train(
@@ -160,17 +160,17 @@ def train_step(
         batch = batches[number] if number < len(batches) else silent(next(loss.parameters()).device)
         with parallel.exchange(loss, last=number == rounds - 1):
             with autocast():
-                nats, cells = loss(batch)
+                nats, role_turn_sums = loss(batch)
             scaler.scale(nats * factor / max(divisor, 1e-12)).backward()
-        parts.append(torch.cat([nats.detach().view(1), cells.flatten()]))
+        parts.append(torch.cat([nats.detach().view(1), role_turn_sums.flatten()]))
     scaler.unscale_(optimizer)
     norm = parallel.clip(loss.parameters(), max_grad_norm)
     # One wait for the device for all that is asked of it here.
     *sums, grad_norm = torch.cat([*parts, norm.view(1)]).cpu().double().split([*map(len, parts), 1])
     rows = group.rows_of_all(torch.stack(sums).sum(0))
     _check_finite(step, lr, rows[:, 0].tolist(), 0.0 if scaler.is_enabled() else float(grad_norm))
-    nats, cells = float(rows[:, 0].sum()), rows[:, 1:].sum(0).view(2, len(Role), NUM_DEPTHS)
-    trains = bool(cells[1].any())
+    nats, role_turn_sums = float(rows[:, 0].sum()), rows[:, 1:].sum(0).view(2, len(Role), NUM_DEPTHS)
+    trains = bool(role_turn_sums[1].any())
     if trains:
         for settings in optimizer.param_groups:
             settings["lr"] = lr
@@ -182,7 +182,7 @@ def train_step(
         lr=lr,
         grad_norm=float(grad_norm) if math.isfinite(grad_norm) else None,
         tokens=int(tokens),
-        cells=cells,
+        role_turn_sums=role_turn_sums,
         seconds=time.perf_counter() - start,
     )
 

@@ -25,9 +25,9 @@ def runs_from(*sequences: list[tuple]) -> Runs:
     return Runs(*whole, counts, np.arange(len(counts)))
 
 
-def of_the_user(runs: Runs) -> tuple[np.ndarray, float]:
+def of_the_user(spans: Runs) -> tuple[np.ndarray, float]:
     """Weight 0.25 for each token of a user."""
-    weights = np.repeat(np.where(runs.roles == U, 0.25, 0.0), runs.lengths).astype(np.float32)
+    weights = np.repeat(np.where(spans.roles == U, 0.25, 0.0), spans.lengths).astype(np.float32)
     return weights, float(weights.sum())
 
 
@@ -47,16 +47,16 @@ def test_pack_lays_runs_out_as_tokens():
 
 
 def test_the_divisor_is_what_the_weighing_says_and_no_sum_of_the_packed_weights():
-    runs = runs_from([(START, 0, 1), (U, 0, 2)])
-    batch = pack(np.arange(3), runs, lambda runs: (np.array([0, 1, 1], dtype=np.float32), 17.5))
+    spans = runs_from([(START, 0, 1), (U, 0, 2)])
+    batch = pack(np.arange(3), spans, lambda spans: (np.array([0, 1, 1], dtype=np.float32), 17.5))
     assert (batch.weights.tolist(), batch.divisor) == ([0, 1, 1], 17.5)
 
 
 @pytest.mark.parametrize("normalize", ["token", "fixed", "turn"])
 def test_a_mask_weighs_what_is_packed(normalize):
-    runs = runs_from([(START, 0, 1), (U, 0, 3), (A, 1, 2, 0.5), (END, 1, 1)], [(START, 0, 1), (S, 0, 2), (A, 1, 4)])
+    spans = runs_from([(START, 0, 1), (U, 0, 3), (A, 1, 2, 0.5), (END, 1, 1)], [(START, 0, 1), (S, 0, 2), (A, 1, 4)])
     mask = Mask(lambda progress: RoleWeights(0.25), normalize=normalize)
-    batch = pack(np.arange(14), runs, partial(mask.tokens, at=mask.at(0.0)))
+    batch = pack(np.arange(14), spans, partial(mask.tokens, at=mask.at(0.0)))
     # Of each token: its weight, and the number of tokens of its turn, to which the end belongs.
     expected = [(0, 1), *[(0.25, 3)] * 3, *[(0.5, 3)] * 2, (1, 3), (0, 1), *[(0, 2)] * 2, *[(1, 4)] * 4]
     weights = [weight / size if normalize == "turn" else weight for weight, size in expected]
@@ -83,8 +83,8 @@ class Table:
 
     def columns(self, indices):
         lengths = self.lengths[list(indices)]
-        runs = runs_from(*([(U, int(i), int(length))] for i, length in zip(indices, lengths, strict=True)))
-        return np.repeat(np.array(indices), lengths), runs
+        spans = runs_from(*([(U, int(i), int(length))] for i, length in zip(indices, lengths, strict=True)))
+        return np.repeat(np.array(indices), lengths), spans
 
 
 def fewest(lengths, max_tokens):

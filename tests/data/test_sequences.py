@@ -31,20 +31,20 @@ LONG = [50257, 23722, 314, 423, 616, 2855, 837, 3387, 5633, 50258, 36001, 837, 1
 
 def original_labels(sequence, turns, progress, pad):
     """Labels of the original program: the id where it is trained, else the padding id."""
-    (runs,) = runs_of([sequence], turns)
-    columns = (np.array([getattr(run, name) for run in runs]) for name in ("role", "turn", "length", "lost"))
-    whole = Runs(*columns, np.ones(len(runs), dtype=np.float32), np.array([len(runs)]), np.array([0]))
+    (spans,) = runs_of([sequence], turns)
+    columns = (np.array([getattr(run, name) for run in spans]) for name in ("role", "turn", "length", "lost"))
+    whole = Runs(*columns, np.ones(len(spans), dtype=np.float32), np.array([len(spans)]), np.array([0]))
     mask = Mask(partial(step, train_user_turn_mask_step=0.5))
     weights, _ = mask.tokens(whole, mask.at(progress))
     return [token if weight else pad for token, weight in zip(sequence.ids, weights, strict=True)]
 
 
-def original_sequence(vocabulary, texts, max_len):
+def original_sequence(tokenizer, texts, max_len):
     """The sequence of the original program, and the turns that it is made of."""
     roles = [A if index % 2 else U for index in range(len(texts))]
-    marks = vocabulary.marks
-    turns = turn_tokens(vocabulary.encode_batch(texts), roles, vocabulary.sep_id)
-    return TRUNCATIONS["keep_start"](turns, marks, max_len)[0], turns
+    special_tokens = tokenizer.special_tokens
+    turns = turn_tokens(tokenizer.encode_batch(texts), roles, tokenizer.sep_id)
+    return TRUNCATIONS["keep_start"](turns, special_tokens, max_len)[0], turns
 
 
 @pytest.mark.parametrize(
@@ -58,25 +58,25 @@ def original_sequence(vocabulary, texts, max_len):
         (LONG, 128, 82, [*range(10, 15), *range(25, 39), *range(68, 82)]),
     ],
 )
-def test_golden_sequence_and_labels(gpt2_vocabulary, full, max_len, length, trained):
+def test_golden_sequence_and_labels(gpt2_tokenizer, full, max_len, length, trained):
     texts = " ".join(map(str, full[1:-2])).split(" 50258 ")
-    texts = [gpt2_vocabulary.decode(map(int, text.split())) for text in texts]
-    sequence, turns = original_sequence(gpt2_vocabulary, texts, max_len)
+    texts = [gpt2_tokenizer.decode(map(int, text.split())) for text in texts]
+    sequence, turns = original_sequence(gpt2_tokenizer, texts, max_len)
     assert sequence.ids == full[:length]
-    labels = original_labels(sequence, turns, 0.5, gpt2_vocabulary.pad_id)
-    assert [place for place, label in enumerate(labels) if label != gpt2_vocabulary.pad_id] == trained
+    labels = original_labels(sequence, turns, 0.5, gpt2_tokenizer.pad_id)
+    assert [place for place, label in enumerate(labels) if label != gpt2_tokenizer.pad_id] == trained
     # In the first phase all is a label; that of [CLS] predicts nothing, for nothing stands before it.
-    assert original_labels(sequence, turns, 0.49, gpt2_vocabulary.pad_id)[1:] == full[1:length]
+    assert original_labels(sequence, turns, 0.49, gpt2_tokenizer.pad_id)[1:] == full[1:length]
 
 
-def test_all_golden_sequences(gpt2_vocabulary, real_data):
+def test_all_golden_sequences(gpt2_tokenizer, real_data):
     golden = json.loads((real_data.parent / "golden/sequences.json").read_text())
     with (real_data / "dailydialog/test.jsonl").open() as file:
         dialogues = [json.loads(line)["turns"] for line in file]
-    pad = gpt2_vocabulary.pad_id
+    pad = gpt2_tokenizer.pad_id
     for max_len, rows in golden["max_len"].items():
         for row in rows:
-            sequence, turns = original_sequence(gpt2_vocabulary, dialogues[row["dialogue"]], int(max_len))
+            sequence, turns = original_sequence(gpt2_tokenizer, dialogues[row["dialogue"]], int(max_len))
             padding = [pad] * (int(max_len) - len(sequence.ids))
             assert sequence.ids + padding == row["input_ids"]
             assert original_labels(sequence, turns, 0.5, pad) + padding == row["labels"]
@@ -248,14 +248,14 @@ def test_of_a_dialogue_no_turn_and_no_token_goes_missing_in_its_runs(turns, max_
     sequences = TRUNCATIONS[policy](turns, MARKS, max_len)
     found = runs_of(sequences, turns)
     assert len(found) == len(sequences)
-    for sequence, runs in zip(sequences, found, strict=True):
-        assert [run.role for run in runs for _ in range(run.length)] == sequence.roles
-        assert [run.turn for run in runs for _ in range(run.length)] == sequence.turns
-        assert (runs[0].role, runs[0].length, runs[0].lost) == (Role.START, 1, 0)
+    for sequence, spans in zip(sequences, found, strict=True):
+        assert [run.role for run in spans for _ in range(run.length)] == sequence.roles
+        assert [run.turn for run in spans for _ in range(run.length)] == sequence.turns
+        assert (spans[0].role, spans[0].length, spans[0].lost) == (Role.START, 1, 0)
         # A turn of which nothing is left stands before the one that follows it.
-        order = [run.turn for run in runs[1:]]
+        order = [run.turn for run in spans[1:]]
         assert order == sorted(order)
-    spoken = [run for runs in found for run in runs if run.role not in (Role.START, Role.END)]
+    spoken = [run for spans in found for run in spans if run.role not in (Role.START, Role.END)]
     # Each turn once, in order, with as many tokens in all as it has.
     assert [(run.turn, run.role) for run in spoken] == [(turn.index, turn.role) for turn in turns]
     assert [run.length + run.lost for run in spoken] == [len(turn.ids) for turn in turns]
@@ -276,7 +276,7 @@ def test_the_end_of_a_dialogue_is_one_run_at_its_very_end_kept_or_lost(turns, ma
     sequences = TRUNCATIONS[policy](turns, MARKS, max_len)
     found = runs_of(sequences, turns)
     ends = [
-        (number, place) for number, runs in enumerate(found) for place, run in enumerate(runs) if run.role == Role.END
+        (number, place) for number, spans in enumerate(found) for place, run in enumerate(spans) if run.role == Role.END
     ]
     assert ends == [(len(found) - 1, len(found[-1]) - 1)]
     is_kept = sequences[-1].ids[-1] == MARKS.end
@@ -310,4 +310,4 @@ def test_the_end_of_a_dialogue_is_one_run_at_its_very_end_kept_or_lost(turns, ma
 def test_the_runs_of_what_truncation_left(policy, lengths, max_len, expected):
     turns = exchange(*lengths)
     found = runs_of(TRUNCATIONS[policy](turns, MARKS, max_len), turns)
-    assert [[(run.role, run.turn, run.length, run.lost) for run in runs] for runs in found] == expected
+    assert [[(run.role, run.turn, run.length, run.lost) for run in spans] for spans in found] == expected

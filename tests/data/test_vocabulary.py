@@ -10,8 +10,8 @@ from dialog_trainer.records import Marks, Role
 
 
 @pytest.fixture(params=["small", "gpt2"])
-def words(request, vocabulary, gpt2_vocabulary):
-    return {"small": vocabulary, "gpt2": gpt2_vocabulary}[request.param]
+def words(request, tokenizer, gpt2_tokenizer):
+    return {"small": tokenizer, "gpt2": gpt2_tokenizer}[request.param]
 
 
 def test_the_three_tokens_come_last_and_in_order(words):
@@ -21,9 +21,9 @@ def test_the_three_tokens_come_last_and_in_order(words):
     assert words.added_tokens == 3
 
 
-def test_gpt2_ids_are_those_of_the_original_program(gpt2_vocabulary):
-    assert (gpt2_vocabulary.end_id, gpt2_vocabulary.cls_id) == (50256, 50257)
-    assert gpt2_vocabulary.encode_batch(["Hello !", " a"]) == [[15496, 5145], [257]]
+def test_gpt2_ids_are_those_of_the_original_program(gpt2_tokenizer):
+    assert (gpt2_tokenizer.end_id, gpt2_tokenizer.cls_id) == (50256, 50257)
+    assert gpt2_tokenizer.encode_batch(["Hello !", " a"]) == [[15496, 5145], [257]]
 
 
 @pytest.mark.parametrize("text", ["[SEP]", "a [CLS] b", "<|endoftext|>", "[PAD][PAD]"])
@@ -36,8 +36,8 @@ def test_a_text_cannot_hold_a_special_token(words, text):
 @settings(deadline=None, max_examples=60)
 @given(st.text(st.characters(exclude_categories=("Cs",)), max_size=30))
 @example("한국어 🙂\x00 [SEP] ' s ?\u2028\r\n")
-def test_any_text_comes_back(vocabulary, gpt2_vocabulary, text):
-    for words in (vocabulary, gpt2_vocabulary):
+def test_any_text_comes_back(tokenizer, gpt2_tokenizer, text):
+    for words in (tokenizer, gpt2_tokenizer):
         assert words.decode(words.encode_batch([text])[0]) == text
 
 
@@ -53,18 +53,18 @@ def test_saved_and_loaded_is_the_same(words, tmp_path):
     )
 
 
-def test_neither_truncation_nor_padding_of_the_tokenizer_reaches_a_text(vocabulary, tmp_path):
-    vocabulary.save(tmp_path)
+def test_neither_truncation_nor_padding_of_the_tokenizer_reaches_a_text(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
     backend = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     backend.enable_truncation(3)
-    backend.enable_padding(pad_id=vocabulary.pad_id, pad_token="[PAD]")
+    backend.enable_padding(pad_id=tokenizer.pad_id, pad_token="[PAD]")
     backend.save(str(tmp_path / "tokenizer.json"))
     texts = ["a", "the sea likes long walks and good books"]
     loaded = Vocabulary.pretrained(str(tmp_path))
-    assert loaded.encode_batch(texts) == vocabulary.encode_batch(texts)
-    assert loaded.digest() == vocabulary.digest()
-    loaded.tokenizer(texts, padding=True, truncation=True, max_length=2)
-    assert loaded.digest() == vocabulary.digest()
+    assert loaded.encode_batch(texts) == tokenizer.encode_batch(texts)
+    assert loaded.digest() == tokenizer.digest()
+    loaded.hf_tokenizer(texts, padding=True, truncation=True, max_length=2)
+    assert loaded.digest() == tokenizer.digest()
 
 
 TEXTS = ["Hi , how are you ?", "Fine .", "'s it ? 한국어 🙂", "Don't know [x] !"]
@@ -73,13 +73,13 @@ TEXTS = ["Hi , how are you ?", "Fine .", "'s it ? 한국어 🙂", "Don't know [
 def test_the_chat_template_is_the_training_format(words):
     roles = [Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.USER]
     turns = turn_tokens(words.encode_batch(TEXTS), roles, words.sep_id)
-    assert words.marks == Marks(words.cls_id, words.sep_id, words.end_id, words.pad_id)
+    assert words.special_tokens == Marks(words.cls_id, words.sep_id, words.end_id, words.pad_id)
     messages = [{"role": role.name.lower(), "content": text} for role, text in zip(roles, TEXTS, strict=True)]
     for prompt in (False, True):
-        ids = words.tokenizer.apply_chat_template(
+        ids = words.hf_tokenizer.apply_chat_template(
             messages, tokenize=True, add_generation_prompt=prompt, return_dict=True
         )["input_ids"]
-        assert ids == whole(turns, words.marks, ends=not prompt).ids
+        assert ids == whole(turns, words.special_tokens, ends=not prompt).ids
 
 
 def test_training_is_repeatable_and_bounded():

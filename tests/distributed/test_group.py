@@ -153,7 +153,7 @@ def gradients(kind: str, tied: bool) -> dict:
     grads = {name: parameter.grad for name, parameter in model.named_parameters()}
     found["gradients"] = {name: tensor.clone() for name, tensor in parallel.gathered_whole(grads).items()}
     reports.append(one_step(loss, optimizer, [batch_of(group.rank())]))
-    found["reports"] = [(r.loss, r.grad_norm, r.tokens, r.cells) for r in reports]
+    found["reports"] = [(r.loss, r.grad_norm, r.tokens, r.role_turn_sums) for r in reports]
     found["weights"] = {n: t.clone() for n, t in parallel.gathered_whole(model.state_dict(keep_vars=True)).items()}
     with torch.no_grad():
         parameter = next(model.parameters())
@@ -254,11 +254,11 @@ def test_a_model_on_several_processes_is_the_plain_one(found, kind, tied):
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(spread["gradients"][name], parameter.grad, rtol=1e-4, atol=1e-7)
     reports.append(one_step(Loss(model), optimizer, [batch_of(index) for index in range(3)]))
-    for (loss, norm, tokens, cells), report in zip(spread["reports"], reports, strict=True):
+    for (loss, norm, tokens, role_turn_sums), report in zip(spread["reports"], reports, strict=True):
         assert loss == pytest.approx(report.loss, rel=1e-5)
         assert norm == pytest.approx(report.grad_norm, rel=1e-4)
         assert tokens == report.tokens
-        torch.testing.assert_close(cells, report.cells, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(role_turn_sums, report.role_turn_sums, rtol=1e-5, atol=1e-6)
     assert reports[0].grad_norm > 0.05  # it was clipped
     assert spread["weights"].keys() == model.state_dict().keys()
     assert spread["unlike before"] == [False] * len(spread["unlike before"])

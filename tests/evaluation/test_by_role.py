@@ -56,13 +56,13 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def table_of(vocabulary, tmp_path_factory):
+def table_of(tokenizer, tmp_path_factory):
     cache = tmp_path_factory.mktemp("tables")
 
     def make(truncation: str = "split", weighed: bool = True) -> tables.TokenTable:
         dialogues = tables.open_dialogues(Made(weighed), "train", cache, lambda line: None)
         return tables.open_tokens(
-            dialogues, vocabulary, max_len=MAX_LEN, truncation=truncation, workers=1, cache_dir=cache
+            dialogues, tokenizer, max_len=MAX_LEN, truncation=truncation, workers=1, cache_dir=cache
         )
 
     return make
@@ -128,16 +128,16 @@ def test_a_step_has_loss_and_gradient_of_the_slow_reference(
     for name, parameter in tiny_model.named_parameters():
         scale = float(expected[name].abs().max())
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-5, atol=1e-5 * scale)
-    check_cells(report.cells, [token for token, weight in zip(tokens, weights, strict=True) if weight > 0])
+    check_cells(report.role_turn_sums, [token for token, weight in zip(tokens, weights, strict=True) if weight > 0])
 
 
-def check_cells(cells, tokens):
+def check_cells(role_turn_sums, tokens):
     """`cells` are the sums and numbers of the tokens of `slow_nll`, whatever their weights."""
     expected = torch.zeros(2, len(Role), NUM_DEPTHS, dtype=torch.float64)
     for nll, role, turn, _, _ in tokens:
         expected[0, role, min(turn, NUM_DEPTHS - 1)] += nll.item()
         expected[1, role, min(turn, NUM_DEPTHS - 1)] += 1
-    torch.testing.assert_close(cells, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(role_turn_sums, expected, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("max_tokens", [1, 70, 10_000])
@@ -145,22 +145,22 @@ def test_held_out_losses_are_those_of_every_turn_and_end_of_the_slow_reference(t
     table = table_of()
     with torch.no_grad():
         tokens = [token for token in slow_nll(tiny_model, table) if token[1] in (U, A, Role.END)]
-    cells = held_out_losses(tiny_model.train(), table, max_tokens=max_tokens).cells
-    check_cells(cells, tokens)
-    found = by_role(cells)
+    role_turn_sums = held_out_losses(tiny_model.train(), table, max_tokens=max_tokens).role_turn_sums
+    check_cells(role_turn_sums, tokens)
+    found = by_role(role_turn_sums)
     for name, of in NAMES.items():
         own = [nll.item() for nll, kind, *_ in tokens if kind == of]
         assert found[f"{name}_nll"] == pytest.approx(sum(own) / len(own), rel=1e-5)
         assert found[f"{name}_tokens"] == len(own) > 0
     for turn in range(11):
         own = [nll.item() for nll, kind, index, *_ in tokens if index == turn and kind in (U, A)]
-        assert by_turn(cells)[f"nll_turn_{turn:02d}"] == pytest.approx(sum(own) / len(own), rel=1e-5)
+        assert by_turn(role_turn_sums)[f"nll_turn_{turn:02d}"] == pytest.approx(sum(own) / len(own), rel=1e-5)
 
 
 def test_weights_of_the_data_have_no_part_in_held_out_losses(tiny_model, table_of):
     weighed, plain = table_of(weighed=True), table_of(weighed=False)
     assert weighed.rows.with_format(None)["weights"][:] != plain.rows.with_format(None)["weights"][:]
-    losses = [held_out_losses(tiny_model, table, max_tokens=100).cells for table in (weighed, plain)]
+    losses = [held_out_losses(tiny_model, table, max_tokens=100).role_turn_sums for table in (weighed, plain)]
     assert torch.equal(*losses)
 
 
@@ -174,17 +174,17 @@ def counted_tokens(draw):
 @settings(deadline=None, max_examples=150)
 @given(counted_tokens())
 def test_means_and_counts_are_those_of_a_list_of_tokens(tokens):
-    cells = torch.zeros(2, len(Role), NUM_DEPTHS, dtype=torch.float64)
+    role_turn_sums = torch.zeros(2, len(Role), NUM_DEPTHS, dtype=torch.float64)
     for nll, role, turn in tokens:
-        cells[:, role, min(turn, NUM_DEPTHS - 1)] += torch.tensor([nll, 1.0], dtype=torch.float64)
+        role_turn_sums[:, role, min(turn, NUM_DEPTHS - 1)] += torch.tensor([nll, 1.0], dtype=torch.float64)
 
     def mean(values):
         return pytest.approx(math.fsum(values) / len(values)) if values else None
 
     expected = {f"{name}_nll": mean([nll for nll, r, _ in tokens if r == role]) for name, role in NAMES.items()}
     expected |= {f"{name}_tokens": sum(r == role for _, r, _ in tokens) for name, role in NAMES.items()}
-    assert by_role(cells) == expected
-    assert by_turn(cells) == {
+    assert by_role(role_turn_sums) == expected
+    assert by_turn(role_turn_sums) == {
         f"nll_turn_{turn:02d}": mean([nll for nll, r, t in tokens if t == turn and r in (U, A)]) for turn in range(11)
     }
-    assert all(type(by_role(cells)[f"{name}_tokens"]) is int for name in NAMES)
+    assert all(type(by_role(role_turn_sums)[f"{name}_tokens"]) is int for name in NAMES)

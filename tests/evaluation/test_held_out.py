@@ -32,11 +32,11 @@ class Made:
 
 
 @pytest.fixture
-def tokens_of(vocabulary, tmp_path):
+def tokens_of(tokenizer, tmp_path):
     def make(turns: list[list[str]]) -> tables.TokenTable:
         dialogues = tables.open_dialogues(Made(turns), "validation", tmp_path, lambda line: None)
         return tables.open_tokens(
-            dialogues, vocabulary, max_len=MAX_LEN, truncation="split", workers=1, cache_dir=tmp_path
+            dialogues, tokenizer, max_len=MAX_LEN, truncation="split", workers=1, cache_dir=tmp_path
         )
 
     return make
@@ -44,7 +44,7 @@ def tokens_of(vocabulary, tmp_path):
 
 def slow_cells(model, table: tables.TokenTable, only: int | None = None) -> torch.Tensor:
     """Nats and number of all tokens of turns and ends by role and turn, a sequence and a token at a time; of one dialogue."""
-    cells = torch.zeros(2, len(Role), NUM_DEPTHS, dtype=torch.float64)
+    role_turn_sums = torch.zeros(2, len(Role), NUM_DEPTHS, dtype=torch.float64)
     model.eval()
     for row in table.rows.with_format(None):
         if only is not None and row["dialogue"] != only:
@@ -57,9 +57,9 @@ def slow_cells(model, table: tables.TokenTable, only: int | None = None) -> torc
         for t in range(1, len(row["ids"])):
             role, turn = of_token[t]
             if role in (Role.USER, Role.ASSISTANT, Role.END):
-                cells[0, role, min(turn, NUM_DEPTHS - 1)] -= logs[t - 1, row["ids"][t]]
-                cells[1, role, min(turn, NUM_DEPTHS - 1)] += 1
-    return cells
+                role_turn_sums[0, role, min(turn, NUM_DEPTHS - 1)] -= logs[t - 1, row["ids"][t]]
+                role_turn_sums[1, role, min(turn, NUM_DEPTHS - 1)] += 1
+    return role_turn_sums
 
 
 @pytest.mark.parametrize("max_tokens", [1, 100, 100_000])
@@ -70,7 +70,7 @@ def test_the_loss_is_that_of_the_slow_reference_however_it_is_batched(
     table = tokens_of([*dialogue_turns[:12], dialogue_turns[12] * 3])  # the last of 18 turns
     expected = slow_cells(tiny_model, table)
     losses = held_out_losses(tiny_model, table, max_tokens=max_tokens)
-    found = losses.cells
+    found = losses.role_turn_sums
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
     for dialogue, (own,) in enumerate(zip(losses.by_dialogue, strict=True)):
         alone = slow_cells(tiny_model, table, only=dialogue).sum(2).T
@@ -95,7 +95,7 @@ def test_weights_of_the_data_have_no_part(tiny_model, tokens_of):
     plain, weighed = tokens_of([texts]), tokens_of([said])
     assert weighed.columns([0])[1].weights.tolist() == pytest.approx([7, 7, 0, 1, 0.1, 0.1])
     losses = [held_out_losses(tiny_model, table, max_tokens=1000) for table in (plain, weighed)]
-    assert torch.equal(*(one.cells for one in losses))
+    assert torch.equal(*(one.role_turn_sums for one in losses))
     assert losses[0].by_dialogue.tolist() == losses[1].by_dialogue.tolist()
 
 
@@ -114,20 +114,20 @@ def test_every_turn_weighs_1_but_what_is_never_a_target(tokens_of):
 
 
 @pytest.mark.parametrize("role", [Role.USER, Role.ASSISTANT])
-def test_the_others_words_have_no_part_as_targets(tiny_model, tokens_of, vocabulary, role):
+def test_the_others_words_have_no_part_as_targets(tiny_model, tokens_of, tokenizer, role):
     """In a model that attends to nothing but the token before, only what the role says counts for it."""
     for parameter in tiny_model.transformer.h.parameters():
         parameter.data.zero_()
     tiny_model.transformer.wpe.weight.data.zero_()
     same, quiet, loud = "Yes , the sea .", "my brother", "a teacher wants a new hat"
     pairs = [[same, other] if role == Role.USER else [other, same] for other in (quiet, loud)]
-    cells = [held_out_losses(tiny_model, tokens_of([pair]), max_tokens=1000).cells for pair in pairs]
-    of_role = [one[:, role].sum(1).tolist() for one in cells]
+    role_turn_sums = [held_out_losses(tiny_model, tokens_of([pair]), max_tokens=1000).role_turn_sums for pair in pairs]
+    of_role = [one[:, role].sum(1).tolist() for one in role_turn_sums]
     assert of_role[0] == pytest.approx(of_role[1], rel=1e-6)
-    assert of_role[0][1] == len(vocabulary.encode_batch([same])[0]) + 1
+    assert of_role[0][1] == len(tokenizer.encode_batch([same])[0]) + 1
     other = Role.ASSISTANT if role == Role.USER else Role.USER
-    assert [int(one[1, other].sum()) for one in cells] == [
-        len(vocabulary.encode_batch([t])[0]) + 1 for t in (quiet, loud)
+    assert [int(one[1, other].sum()) for one in role_turn_sums] == [
+        len(tokenizer.encode_batch([t])[0]) + 1 for t in (quiet, loud)
     ]
 
 
@@ -138,7 +138,7 @@ def test_it_says_how_far_it_is_and_evaluates_without_dropout(tiny_model, tokens_
     assert sum(done) == len(table)
     assert len(done) > 3
     again = held_out_losses(tiny_model.train(), table, max_tokens=60)
-    assert torch.equal(first.cells, again.cells)
+    assert torch.equal(first.role_turn_sums, again.role_turn_sums)
     assert first.by_dialogue.tolist() == again.by_dialogue.tolist()
 
 

@@ -31,7 +31,7 @@ def dialogues(dialogue_turns) -> list[Dialogue]:
 @pytest.fixture
 def as_ids(monkeypatch):
     """Rows as lists of ids instead of text."""
-    monkeypatch.setattr(original_rows, "_text", lambda ids, vocabulary: list(ids))
+    monkeypatch.setattr(original_rows, "_text", lambda ids, tokenizer: list(ids))
 
 
 @pytest.fixture
@@ -52,44 +52,44 @@ def wishes(tiny_model):
     return wish
 
 
-def test_a_prompt_is_the_first_turn_between_its_marks(vocabulary):
-    (ids,) = vocabulary.encode_batch(["the old car"])
+def test_a_prompt_is_the_first_turn_between_its_marks(tokenizer):
+    (ids,) = tokenizer.encode_batch(["the old car"])
     of = dialogue("the old car", "yes")
-    assert prompt_ids(of, vocabulary, 60) == [vocabulary.cls_id, *ids, vocabulary.sep_id]
-    assert prompt_ids(of, vocabulary, len(ids) + 3) == [vocabulary.cls_id, *ids, vocabulary.sep_id]
-    assert prompt_ids(of, vocabulary, len(ids) + 2) == [vocabulary.cls_id, *ids]
-    assert prompt_ids(of, vocabulary, 3) == [vocabulary.cls_id, ids[0]]
+    assert prompt_ids(of, tokenizer, 60) == [tokenizer.cls_id, *ids, tokenizer.sep_id]
+    assert prompt_ids(of, tokenizer, len(ids) + 3) == [tokenizer.cls_id, *ids, tokenizer.sep_id]
+    assert prompt_ids(of, tokenizer, len(ids) + 2) == [tokenizer.cls_id, *ids]
+    assert prompt_ids(of, tokenizer, 3) == [tokenizer.cls_id, ids[0]]
 
 
-def test_a_target_is_the_dialogue_padded_or_cut(vocabulary, as_ids):
-    first, second = vocabulary.encode_batch(["the old car", "needs green tea"])
-    whole = [vocabulary.cls_id, *first, vocabulary.sep_id, *second, vocabulary.sep_id, vocabulary.end_id]
+def test_a_target_is_the_dialogue_padded_or_cut(tokenizer, as_ids):
+    first, second = tokenizer.encode_batch(["the old car", "needs green tea"])
+    whole = [tokenizer.cls_id, *first, tokenizer.sep_id, *second, tokenizer.sep_id, tokenizer.end_id]
     of = dialogue("the old car", "needs green tea")
     for max_len in range(8, 60):
-        row = target_row(of, vocabulary, max_len)
+        row = target_row(of, tokenizer, max_len)
         assert len(row) == max_len
         assert row[: len(whole)] == whole[:max_len]
-        assert set(row[len(whole) :]) <= {vocabulary.pad_id}
+        assert set(row[len(whole) :]) <= {tokenizer.pad_id}
 
 
-def test_a_target_as_text_has_its_marks(vocabulary):
+def test_a_target_as_text_has_its_marks(tokenizer):
     of, whole = dialogue("hi", "ho"), "[CLS]hi[SEP]ho[SEP]<|endoftext|>"
-    length = len(vocabulary.tokenizer(whole, add_special_tokens=False).input_ids)
-    assert target_row(of, vocabulary, length + 3) == whole + "[PAD]" * 3
-    assert target_row(of, vocabulary, length) == whole
-    assert target_row(of, vocabulary, length - 1) == "[CLS]hi[SEP]ho[SEP]"
+    length = len(tokenizer.hf_tokenizer(whole, add_special_tokens=False).input_ids)
+    assert target_row(of, tokenizer, length + 3) == whole + "[PAD]" * 3
+    assert target_row(of, tokenizer, length) == whole
+    assert target_row(of, tokenizer, length - 1) == "[CLS]hi[SEP]ho[SEP]"
 
 
-def test_what_looks_like_a_mark_in_a_text_is_no_mark(vocabulary, as_ids):
-    assert target_row(dialogue("[SEP]", "b"), vocabulary, 40).count(vocabulary.sep_id) == 2
-    assert prompt_ids(dialogue("[SEP]", "b"), vocabulary, 40).count(vocabulary.sep_id) == 1
+def test_what_looks_like_a_mark_in_a_text_is_no_mark(tokenizer, as_ids):
+    assert target_row(dialogue("[SEP]", "b"), tokenizer, 40).count(tokenizer.sep_id) == 2
+    assert prompt_ids(dialogue("[SEP]", "b"), tokenizer, 40).count(tokenizer.sep_id) == 1
 
 
 @pytest.mark.parametrize("max_len", [8, 20, 64])
-def test_a_row_is_the_prompt_and_the_likeliest_tokens_to_the_window(tiny_model, vocabulary, as_ids, max_len, dialogues):
-    rows = predicted_rows(dialogues, tiny_model, vocabulary, max_len=max_len, batch_tokens=3 * max_len)
+def test_a_row_is_the_prompt_and_the_likeliest_tokens_to_the_window(tiny_model, tokenizer, as_ids, max_len, dialogues):
+    rows = predicted_rows(dialogues, tiny_model, tokenizer, max_len=max_len, batch_tokens=3 * max_len)
     for one, row in zip(dialogues, rows, strict=True):
-        ids = prompt_ids(one, vocabulary, max_len)
+        ids = prompt_ids(one, tokenizer, max_len)
         while len(ids) < max_len:
             with torch.no_grad(), padded_attention(tiny_model):
                 logits = tiny_model(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids))).logits[0, -1]
@@ -98,21 +98,21 @@ def test_a_row_is_the_prompt_and_the_likeliest_tokens_to_the_window(tiny_model, 
 
 
 @pytest.mark.parametrize("name", ["end_id", "sep_id", "pad_id", "cls_id"])
-def test_no_token_ends_a_row_and_none_is_held_back(wishes, vocabulary, as_ids, name, dialogues):
-    token = getattr(vocabulary, name)
+def test_no_token_ends_a_row_and_none_is_held_back(wishes, tokenizer, as_ids, name, dialogues):
+    token = getattr(tokenizer, name)
     model = wishes(token)
-    rows = predicted_rows(dialogues, model, vocabulary, max_len=40, batch_tokens=200)
+    rows = predicted_rows(dialogues, model, tokenizer, max_len=40, batch_tokens=200)
     for one, row in zip(dialogues, rows, strict=True):
-        prompt = prompt_ids(one, vocabulary, 40)
+        prompt = prompt_ids(one, tokenizer, 40)
         assert row == [*prompt, *[token] * (40 - len(prompt))]
 
 
-def test_batches_change_no_row(tiny_model, vocabulary, dialogues):
+def test_batches_change_no_row(tiny_model, tokenizer, dialogues):
     batches = [
-        predicted_rows(dialogues, tiny_model, vocabulary, max_len=48, batch_tokens=size) for size in (1, 100, 10_000)
+        predicted_rows(dialogues, tiny_model, tokenizer, max_len=48, batch_tokens=size) for size in (1, 100, 10_000)
     ]
     assert batches[0] == batches[1] == batches[2]
-    backwards = predicted_rows(dialogues[::-1], tiny_model, vocabulary, max_len=48, batch_tokens=10_000)
+    backwards = predicted_rows(dialogues[::-1], tiny_model, tokenizer, max_len=48, batch_tokens=10_000)
     assert backwards[::-1] == batches[0]
 
 
@@ -147,23 +147,23 @@ def test_a_batch_holds_no_more_tokens_than_allowed_but_one_row(batch_tokens):
 
 
 @pytest.mark.parametrize("batches", [0, 1, 2])
-def test_once_stopped_there_are_no_rows(tiny_model, vocabulary, batches, dialogues):
+def test_once_stopped_there_are_no_rows(tiny_model, tokenizer, batches, dialogues):
     done = []
     stopped = lambda: len(done) >= batches  # noqa: E731
     arguments = {"max_len": 48, "batch_tokens": 1, "advance": done.append, "stopped": stopped}
-    assert predicted_rows(dialogues, tiny_model, vocabulary, **arguments) is None
+    assert predicted_rows(dialogues, tiny_model, tokenizer, **arguments) is None
     assert len(done) == batches
 
 
-def test_scores_of_rows_are_the_originals(wishes, vocabulary):
+def test_scores_of_rows_are_the_originals(wishes, tokenizer):
     """Where the model writes [PAD] alone and the dialogue is short, nearly all is right: what that rule counts."""
     short = [dialogue("hi there", "ho"), dialogue("good books", "I know")]
-    model = wishes(vocabulary.pad_id)
-    rows = predicted_rows(short, model, vocabulary, max_len=48, batch_tokens=100)
+    model = wishes(tokenizer.pad_id)
+    rows = predicted_rows(short, model, tokenizer, max_len=48, batch_tokens=100)
     assert rows[0] == "[CLS]hi there[SEP]" + "[PAD]" * rows[0].count("[PAD]")
-    targets = [target_row(one, vocabulary, 48) for one in short]
-    tokens = [[vocabulary.tokenizer.tokenize(text) for text in texts] for texts in (rows, targets)]
+    targets = [target_row(one, tokenizer, 48) for one in short]
+    tokens = [[tokenizer.hf_tokenizer.tokenize(text) for text in texts] for texts in (rows, targets)]
     assert {len(row) for rows in tokens for row in rows} == {48}
-    scores = original_scores(rows, targets, vocabulary.tokenizer.tokenize)
+    scores = original_scores(rows, targets, tokenizer.hf_tokenizer.tokenize)
     assert scores["bleu4"] == pytest.approx(corpus_bleu([[row] for row in tokens[1]], tokens[0]))
     assert scores["bleu4"] > 0.7

@@ -39,13 +39,13 @@ def how(**changes) -> Replying:
     return dataclasses.replace(Replying("response", A, 4, 48, 100, GREEDY, 0), **changes)
 
 
-def production(model, vocabulary, stopped=lambda: False, advance=lambda count: None) -> Production:
-    return Production(model, vocabulary, stopped, advance)
+def production(model, tokenizer, stopped=lambda: False, advance=lambda count: None) -> Production:
+    return Production(model, tokenizer, stopped, advance)
 
 
 @pytest.mark.parametrize(("protocol", "role"), TURNS)
-def test_whom_a_protocol_replies_to_in_the_order_of_the_dialogues(tiny_model, vocabulary, protocol, role):
-    replies = produced(MIXED, how(protocol=protocol, role=role), production(tiny_model, vocabulary))
+def test_whom_a_protocol_replies_to_in_the_order_of_the_dialogues(tiny_model, tokenizer, protocol, role):
+    replies = produced(MIXED, how(protocol=protocol, role=role), production(tiny_model, tokenizer))
     expected = [(name, turn) for name, turns in TURNS[protocol, role].items() for turn in turns]
     assert [(reply.dialogue_id, reply.turn_index) for reply in replies] == expected
     texts = {dialogue.id: [turn.text for turn in dialogue.turns] for dialogue in MIXED}
@@ -59,19 +59,19 @@ def test_whom_a_protocol_replies_to_in_the_order_of_the_dialogues(tiny_model, vo
 
 @pytest.mark.parametrize("protocol", ["response", "all_turns"])
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLE, BEAM])
-def test_replies_to_gold_contexts_are_made_as_asked(tiny_model, vocabulary, protocol, decoding):
+def test_replies_to_gold_contexts_are_made_as_asked(tiny_model, tokenizer, protocol, decoding):
     asked = how(protocol=protocol, decoding=decoding, seed=3, window=20, max_new_tokens=5)
     roles = (A,) if protocol == "response" else (U, A)
-    contexts = [context for dialogue in MIXED for context in contexts_of(dialogue, vocabulary, 15, roles)]
-    assert gold_contexts(MIXED, asked, vocabulary) == contexts
+    contexts = [context for dialogue in MIXED for context in contexts_of(dialogue, tokenizer, 15, roles)]
+    assert gold_contexts(MIXED, asked, tokenizer) == contexts
     made = {"max_new_tokens": 5, "batch_tokens": 100, "decoding": decoding, "seed": 3}
-    assert produced(MIXED, asked, production(tiny_model, vocabulary)) == replies_to(
-        contexts, tiny_model, vocabulary, **made
+    assert produced(MIXED, asked, production(tiny_model, tokenizer)) == replies_to(
+        contexts, tiny_model, tokenizer, **made
     )
 
 
 @pytest.mark.parametrize("protocol", ["response", "all_turns", "rollout"])
-def test_contexts_use_the_window_that_the_longest_reply_leaves(vocabulary, monkeypatch, protocol):
+def test_contexts_use_the_window_that_the_longest_reply_leaves(tokenizer, monkeypatch, protocol):
     """Of one turn that is too long for any window, just as much as there is room."""
     long = Dialogue("a", (Turn(U, "the sea " * 50), Turn(A, "yes")))
     asked = how(protocol=protocol, window=20, max_new_tokens=5)
@@ -82,61 +82,61 @@ def test_contexts_use_the_window_that_the_longest_reply_leaves(vocabulary, monke
         return contexts_as_replies(contexts)
 
     monkeypatch.setattr(protocols, "replies_to", replied)
-    produced([long], asked, production(None, vocabulary))
+    produced([long], asked, production(None, tokenizer))
     assert lengths == [15]
 
 
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLE])
-def test_a_rollout_is_made_as_asked(tiny_model, vocabulary, decoding):
+def test_a_rollout_is_made_as_asked(tiny_model, tokenizer, decoding):
     asked = how(protocol="rollout", decoding=decoding, seed=3, window=30, max_new_tokens=5)
     made = {"max_new_tokens": 5, "batch_tokens": 100, "decoding": decoding, "seed": 3}
     alone = [
         reply
         for dialogue in MIXED
         for reply in rolled_out(
-            [dialogue], vocabulary, 25, lambda contexts: replies_to(contexts, tiny_model, vocabulary, **made)
+            [dialogue], tokenizer, 25, lambda contexts: replies_to(contexts, tiny_model, tokenizer, **made)
         )
     ]
-    assert produced(MIXED, asked, production(tiny_model, vocabulary)) == alone
+    assert produced(MIXED, asked, production(tiny_model, tokenizer)) == alone
 
 
-def test_the_original_compares_whole_rows(tiny_model, vocabulary):
-    replies = produced(MIXED, how(protocol="original", window=30), production(tiny_model, vocabulary))
-    rows = predicted_rows(MIXED, tiny_model, vocabulary, max_len=30, batch_tokens=100)
+def test_the_original_compares_whole_rows(tiny_model, tokenizer):
+    replies = produced(MIXED, how(protocol="original", window=30), production(tiny_model, tokenizer))
+    rows = predicted_rows(MIXED, tiny_model, tokenizer, max_len=30, batch_tokens=100)
     assert [reply.text for reply in replies] == rows
-    assert [reply.targets() for reply in replies] == [(target_row(one, vocabulary, 30),) for one in MIXED]
+    assert [reply.targets() for reply in replies] == [(target_row(one, tokenizer, 30),) for one in MIXED]
     assert [reply.history for reply in replies] == [(one.turns[0].text,) for one in MIXED]
     assert not any(reply.ended for reply in replies)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("batch_tokens", [1, 10_000])
-def test_the_dialogues_done_add_up_to_all(tiny_model, vocabulary, protocol, batch_tokens):
+def test_the_dialogues_done_add_up_to_all(tiny_model, tokenizer, protocol, batch_tokens):
     done = []
     asked = how(protocol=protocol, batch_tokens=batch_tokens)
-    produced(MIXED, asked, production(tiny_model, vocabulary, advance=done.append))
+    produced(MIXED, asked, production(tiny_model, tokenizer, advance=done.append))
     assert sum(done) == len(MIXED)
     assert all(count >= 0 for count in done)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_once_stopped_there_are_no_replies(tiny_model, vocabulary, protocol):
+def test_once_stopped_there_are_no_replies(tiny_model, tokenizer, protocol):
     looks = iter([False] + [True] * 100)
     asked = how(protocol=protocol, batch_tokens=1)
-    assert produced(MIXED, asked, production(tiny_model, vocabulary, stopped=lambda: next(looks))) is None
+    assert produced(MIXED, asked, production(tiny_model, tokenizer, stopped=lambda: next(looks))) is None
     assert next(looks) is True  # neither at once nor after all
 
 
 @pytest.mark.parametrize("protocol", ["response", "all_turns", "rollout"])
-def test_without_a_turn_to_reply_to_there_is_no_reply(tiny_model, vocabulary, protocol):
+def test_without_a_turn_to_reply_to_there_is_no_reply(tiny_model, tokenizer, protocol):
     alone = [MIXED[3], Dialogue("e", (Turn(U, "a"), Turn(S, "b"), Turn(S, "c")))]
-    assert produced(alone, how(protocol=protocol), production(tiny_model, vocabulary)) == []
+    assert produced(alone, how(protocol=protocol), production(tiny_model, tokenizer)) == []
 
 
-def test_batches_change_no_reply(tiny_model, vocabulary):
+def test_batches_change_no_reply(tiny_model, tokenizer):
     for protocol in PROTOCOLS:
         small, large = (
-            produced(MIXED, how(protocol=protocol, batch_tokens=size), production(tiny_model, vocabulary))
+            produced(MIXED, how(protocol=protocol, batch_tokens=size), production(tiny_model, tokenizer))
             for size in (1, 10_000)
         )
         assert small == large
@@ -192,26 +192,26 @@ def test_signatures_in_full(changes, text):
     assert how(**changes).signature() == text
 
 
-def test_contexts_of_dailydialog(real_data, gpt2_vocabulary, tmp_path, monkeypatch):
+def test_contexts_of_dailydialog(real_data, gpt2_tokenizer, tmp_path, monkeypatch):
     source = DailyDialog(str(real_data / "dailydialog"), "", None, "")
     table = tables.open_dialogues(source, "test", tmp_path, lambda line: None)
     dialogues = [table[index] for index in range(len(table))]
     for protocol, role, count in (("all_turns", A, 6740), ("response", A, 3700), ("response", U, 3040)):
         asked = how(protocol=protocol, role=role, max_new_tokens=40, window=128)
-        contexts = gold_contexts(dialogues, asked, gpt2_vocabulary)
+        contexts = gold_contexts(dialogues, asked, gpt2_tokenizer)
         assert len(contexts) == count
         assert max(len(context.ids) for context in contexts) <= 88
     several = tables.open_dialogues(
         Jsonl("", None, str(real_data / "dailydialog/test_multiref.jsonl"), 0.0), "test", tmp_path, lambda line: None
     )
     asked = how(protocol="all_turns", max_new_tokens=40, window=128)
-    contexts = gold_contexts([several[index] for index in range(len(several))], asked, gpt2_vocabulary)
+    contexts = gold_contexts([several[index] for index in range(len(several))], asked, gpt2_tokenizer)
     assert Counter(len(context.references) for context in contexts) == {5: 6740}
     monkeypatch.setattr(protocols, "replies_to", lambda contexts, *_, **__: contexts_as_replies(contexts))
     replies = produced(
         dialogues,
         how(protocol="rollout", max_new_tokens=40, window=128),
-        production(None, gpt2_vocabulary),
+        production(None, gpt2_tokenizer),
     )
     assert len(replies) == 6740
     assert Counter(reply.turn_index for reply in replies)[1] == 1000

@@ -47,28 +47,28 @@ def table_of(identifiers) -> SimpleNamespace:
         (USER, (ASSISTANT, ASSISTANT), []),
     ],
 )
-def test_a_context_stands_before_each_turn_of_the_role_but_a_first_one(vocabulary, role, roles, expected):
+def test_a_context_stands_before_each_turn_of_the_role_but_a_first_one(tokenizer, role, roles, expected):
     material = dialogue(*roles)
-    contexts = contexts_of(material, vocabulary, room=500, roles=[role])
+    contexts = contexts_of(material, tokenizer, room=500, roles=[role])
     assert [context.turn_index for context in contexts] == expected
     for context in contexts:
         texts = [turn.text for turn in material.turns]
         assert context.history == tuple(texts[: context.turn_index])
         assert context.reference == texts[context.turn_index]
         assert context.dialogue_id == "d"
-        turns = [[*ids, vocabulary.sep_id] for ids in vocabulary.encode_batch(list(context.history))]
-        assert context.ids == [vocabulary.cls_id, *chain.from_iterable(turns)]
+        turns = [[*ids, tokenizer.sep_id] for ids in tokenizer.encode_batch(list(context.history))]
+        assert context.ids == [tokenizer.cls_id, *chain.from_iterable(turns)]
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 80), st.integers(2, 9), st.integers(1, 12))
-def test_a_context_fits_the_room_and_loses_whole_turns_from_the_left(vocabulary, room, turns, words):
+def test_a_context_fits_the_room_and_loses_whole_turns_from_the_left(tokenizer, room, turns, words):
     material = dialogue(*([USER, ASSISTANT] * 5)[:turns], text=" ".join(["sea"] * words))
-    for context in contexts_of(material, vocabulary, room, [ASSISTANT]):
+    for context in contexts_of(material, tokenizer, room, [ASSISTANT]):
         assert len(context.ids) <= room
-        assert context.ids[0] == vocabulary.cls_id
-        assert context.ids[-1] == vocabulary.sep_id
-        whole = [[*ids, vocabulary.sep_id] for ids in vocabulary.encode_batch(list(context.history))]
+        assert context.ids[0] == tokenizer.cls_id
+        assert context.ids[-1] == tokenizer.sep_id
+        whole = [[*ids, tokenizer.sep_id] for ids in tokenizer.encode_batch(list(context.history))]
         suffixes = [list(chain.from_iterable(whole[start:])) for start in range(0, context.turn_index, 2)]
         fitting = [suffix for suffix in suffixes if len(suffix) < room]
         expected = fitting[0] if fitting else whole[-1][-(room - 1) :]
@@ -100,42 +100,42 @@ def test_a_draw_is_not_the_first_dialogues_and_none_draws_all():
     assert 30 < sum(index < 100 for index in half) < 70
 
 
-def test_replies_keep_the_order_of_their_contexts(tiny_model, vocabulary, dialogue_turns):
+def test_replies_keep_the_order_of_their_contexts(tiny_model, tokenizer, dialogue_turns):
     """The contexts differ in length, so that they are not decoded in this order."""
     material = [
         dialogue(USER, ASSISTANT, text=turns[0] * (1 + index % 3)) for index, turns in enumerate(dialogue_turns[:8])
     ]
-    contexts = [context for one in material for context in contexts_of(one, vocabulary, room=50, roles=[ASSISTANT])]
+    contexts = [context for one in material for context in contexts_of(one, tokenizer, room=50, roles=[ASSISTANT])]
     lengths = [len(context.ids) for context in contexts]
     assert lengths != sorted(lengths, reverse=True)
     done = []
-    replies = replies_to(contexts, tiny_model, vocabulary, max_new_tokens=6, batch_tokens=120, advance=done.append)
+    replies = replies_to(contexts, tiny_model, tokenizer, max_new_tokens=6, batch_tokens=120, advance=done.append)
     assert sum(done) == len(contexts)
     assert len({reply.text for reply in replies}) > 1
     for context, reply in zip(contexts, replies, strict=True):
         ((_, ids, ended),) = decoded(
-            tiny_model, vocabulary, [context.ids], decoding=GREEDY, seeds=[0], max_new_tokens=6, batch_tokens=1
+            tiny_model, tokenizer, [context.ids], decoding=GREEDY, seeds=[0], max_new_tokens=6, batch_tokens=1
         )
-        assert reply.text == vocabulary.decode(ids).strip()
+        assert reply.text == tokenizer.decode(ids).strip()
         assert (reply.ended, reply.reference, reply.history) == (ended, context.reference, context.history)
         assert (reply.dialogue_id, reply.turn_index) == (context.dialogue_id, context.turn_index)
 
 
-def test_a_reply_in_the_place_of_the_user_is_that_to_the_turns_before_it(tiny_model, vocabulary):
-    contexts = contexts_of(dialogue(USER, ASSISTANT, USER, ASSISTANT, USER), vocabulary, room=60, roles=[USER])
-    replies = replies_to(contexts, tiny_model, vocabulary, max_new_tokens=4, batch_tokens=200)
+def test_a_reply_in_the_place_of_the_user_is_that_to_the_turns_before_it(tiny_model, tokenizer):
+    contexts = contexts_of(dialogue(USER, ASSISTANT, USER, ASSISTANT, USER), tokenizer, room=60, roles=[USER])
+    replies = replies_to(contexts, tiny_model, tokenizer, max_new_tokens=4, batch_tokens=200)
     assert [(reply.turn_index, reply.reference) for reply in replies] == [(2, "words 2"), (4, "words 4")]
     assert [reply.history for reply in replies] == [
         ("words 0", "words 1"),
         ("words 0", "words 1", "words 2", "words 3"),
     ]
-    alone = [replies_to([one], tiny_model, vocabulary, max_new_tokens=4, batch_tokens=1)[0] for one in contexts]
+    alone = [replies_to([one], tiny_model, tokenizer, max_new_tokens=4, batch_tokens=1)[0] for one in contexts]
     assert replies == alone
 
 
-def test_once_stopped_there_are_no_replies(tiny_model, vocabulary):
-    contexts = contexts_of(dialogue(USER, ASSISTANT, USER, ASSISTANT), vocabulary, room=50, roles=[ASSISTANT])
+def test_once_stopped_there_are_no_replies(tiny_model, tokenizer):
+    contexts = contexts_of(dialogue(USER, ASSISTANT, USER, ASSISTANT), tokenizer, room=50, roles=[ASSISTANT])
     done = []
     options = {"max_new_tokens": 4, "batch_tokens": 1, "advance": done.append}
-    assert replies_to(contexts, tiny_model, vocabulary, stopped=lambda: len(done) == 1, **options) is None
+    assert replies_to(contexts, tiny_model, tokenizer, stopped=lambda: len(done) == 1, **options) is None
     assert done == [1]

@@ -35,7 +35,7 @@ def made_up(context: Context) -> Reply:
     )
 
 
-def played(of: Dialogue, vocabulary, room: int = ROOM) -> list[Reply]:
+def played(of: Dialogue, tokenizer, room: int = ROOM) -> list[Reply]:
     """One dialogue alone, its contexts written out turn by turn."""
     roles = [turn.role for turn in of.turns]
     start = roles.index(U) + 1 if U in roles else 1
@@ -46,21 +46,21 @@ def played(of: Dialogue, vocabulary, room: int = ROOM) -> list[Reply]:
         if gold.role == S:
             said.append(gold.text)
             continue
-        ids = [[*vocabulary.encode_batch([text])[0], vocabulary.sep_id] for text in said]
+        ids = [[*tokenizer.encode_batch([text])[0], tokenizer.sep_id] for text in said]
         starts = [0, *(index for index in range(1, place) if roles[index] == U)]
         fitting = [first for first in starts if 1 + sum(map(len, ids[first:])) <= room]
         # Where not even the last user's turn and what follows it fit, the end of the last turn.
         kept = [token for turn in ids[min(fitting) :] for token in turn] if fitting else ids[-1]
         context = Context(
-            of.id, place, [vocabulary.cls_id, *kept[-(room - 1) :]], tuple(said), gold.text, gold.references
+            of.id, place, [tokenizer.cls_id, *kept[-(room - 1) :]], tuple(said), gold.text, gold.references
         )
         replies.append(made_up(context))
         said.append(replies[-1].text)
     return replies
 
 
-def all_at_once(dialogues, vocabulary, room: int = ROOM, advance=lambda count: None) -> list[Reply]:
-    return rolled_out(dialogues, vocabulary, room, lambda contexts: list(map(made_up, contexts)), advance)
+def all_at_once(dialogues, tokenizer, room: int = ROOM, advance=lambda count: None) -> list[Reply]:
+    return rolled_out(dialogues, tokenizer, room, lambda contexts: list(map(made_up, contexts)), advance)
 
 
 ROLES = [
@@ -70,9 +70,9 @@ ROLES = [
 
 
 @pytest.mark.parametrize("roles", ROLES)
-def test_a_dialogue_alone(vocabulary, roles):
+def test_a_dialogue_alone(tokenizer, roles):
     of = dialogue("d", *roles)
-    assert all_at_once([of], vocabulary) == played(of, vocabulary)
+    assert all_at_once([of], tokenizer) == played(of, tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -88,21 +88,21 @@ def test_a_dialogue_alone(vocabulary, roles):
         ((A, A), [1]),
     ],
 )
-def test_which_turns_are_replied_to(vocabulary, roles, replied):
-    assert [reply.turn_index for reply in all_at_once([dialogue("d", *roles)], vocabulary)] == replied
+def test_which_turns_are_replied_to(tokenizer, roles, replied):
+    assert [reply.turn_index for reply in all_at_once([dialogue("d", *roles)], tokenizer)] == replied
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.lists(st.sampled_from((S, U, A)), min_size=2, max_size=8), max_size=6), st.integers(8, 60))
-def test_many_at_once_are_as_each_alone_in_their_order(vocabulary, roles, room):
+def test_many_at_once_are_as_each_alone_in_their_order(tokenizer, roles, room):
     dialogues = [dialogue(str(number), *one) for number, one in enumerate(roles)]
     ended = []
-    replies = all_at_once(dialogues, vocabulary, room, ended.append)
-    assert replies == [reply for one in dialogues for reply in played(one, vocabulary, room)]
+    replies = all_at_once(dialogues, tokenizer, room, ended.append)
+    assert replies == [reply for one in dialogues for reply in played(one, tokenizer, room)]
     assert sum(ended) == len(dialogues)
 
 
-def test_what_the_model_said_is_the_context_of_what_it_says_next(vocabulary):
+def test_what_the_model_said_is_the_context_of_what_it_says_next(tokenizer):
     contexts = []
 
     def reply(asked):
@@ -112,16 +112,16 @@ def test_what_the_model_said_is_the_context_of_what_it_says_next(vocabulary):
             for c in asked
         ]
 
-    replies = rolled_out([dialogue("d", U, A, S, U)], vocabulary, 100, reply)
+    replies = rolled_out([dialogue("d", U, A, S, U)], tokenizer, 100, reply)
     assert [context.history for context in contexts] == [("turn 0",), ("turn 0", "answer 1", "turn 2")]
     assert [(reply.reference, reply.references) for reply in replies] == [
         ("turn 1", ("reference 1",)), ("turn 3", ("reference 3",)),
     ]  # fmt: skip
-    said = vocabulary.encode_batch(["turn 0", "answer 1", "turn 2"])
-    assert contexts[1].ids == [vocabulary.cls_id, *(token for ids in said for token in (*ids, vocabulary.sep_id))]
+    said = tokenizer.encode_batch(["turn 0", "answer 1", "turn 2"])
+    assert contexts[1].ids == [tokenizer.cls_id, *(token for ids in said for token in (*ids, tokenizer.sep_id))]
 
 
-def test_all_dialogues_that_go_on_are_asked_for_together_and_told_when_they_end(vocabulary):
+def test_all_dialogues_that_go_on_are_asked_for_together_and_told_when_they_end(tokenizer):
     asked, ended = [], []
 
     def reply(contexts):
@@ -129,23 +129,23 @@ def test_all_dialogues_that_go_on_are_asked_for_together_and_told_when_they_end(
         return list(map(made_up, contexts))
 
     dialogues = [dialogue("a", U, A, U), dialogue("b", U, A, S), dialogue("c", U, S), dialogue("d", S, U, A, U, A)]
-    rolled_out(dialogues, vocabulary, ROOM, reply, ended.append)
+    rolled_out(dialogues, tokenizer, ROOM, reply, ended.append)
     assert asked == [[("a", 1), ("b", 1), ("d", 2)], [("a", 2), ("d", 3)], [("d", 4)]]
     assert ended == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 2])
-def test_once_the_replies_stop_there_are_none_and_nothing_more_is_asked_for(vocabulary, rounds):
+def test_once_the_replies_stop_there_are_none_and_nothing_more_is_asked_for(tokenizer, rounds):
     calls = []
 
     def reply(contexts):
         calls.append(len(contexts))
         return list(map(made_up, contexts)) if len(calls) <= rounds else None
 
-    assert rolled_out([dialogue("a", U, A, U, A, U), dialogue("b", U, A)], vocabulary, ROOM, reply) is None
+    assert rolled_out([dialogue("a", U, A, U, A, U), dialogue("b", U, A)], tokenizer, ROOM, reply) is None
     assert calls == [2, 1, 1][: rounds + 1]
 
 
-def test_of_no_dialogues_and_of_none_that_goes_on_nothing_is_asked(vocabulary):
-    assert rolled_out([], vocabulary, ROOM, lambda contexts: None) == []
-    assert rolled_out([dialogue("a", U, S), dialogue("b", S, U)], vocabulary, ROOM, lambda contexts: None) == []
+def test_of_no_dialogues_and_of_none_that_goes_on_nothing_is_asked(tokenizer):
+    assert rolled_out([], tokenizer, ROOM, lambda contexts: None) == []
+    assert rolled_out([dialogue("a", U, S), dialogue("b", S, U)], tokenizer, ROOM, lambda contexts: None) == []

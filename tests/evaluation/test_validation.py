@@ -24,14 +24,14 @@ WINDOW, NEW = 48, 5
 
 
 @pytest.fixture(scope="module")
-def split(jsonl_folder, vocabulary, tmp_path_factory):
+def split(jsonl_folder, tokenizer, tmp_path_factory):
     """The dialogues and tokens of `train.jsonl`."""
     cache = tmp_path_factory.mktemp("tables")
     dialogues = tables.open_dialogues(
         Jsonl(str(jsonl_folder / "train.jsonl"), None, None, 0.0), "train", cache, lambda line: None
     )
     return dialogues, tables.open_tokens(
-        dialogues, vocabulary, max_len=WINDOW, truncation="split", workers=1, cache_dir=cache
+        dialogues, tokenizer, max_len=WINDOW, truncation="split", workers=1, cache_dir=cache
     )
 
 
@@ -44,30 +44,30 @@ def no_stage(name: str, total: int):
     return lambda count: None
 
 
-def validated(model, vocabulary, split, *, stage=no_stage, stopped=lambda: False, **changes) -> Validation | None:
+def validated(model, tokenizer, split, *, stage=no_stage, stopped=lambda: False, **changes) -> Validation | None:
     own = {"names": NAMES, "max_dialogues": 4, "max_seconds": None, "max_tokens": 200}
     own |= {key: changes.pop(key) for key in own.keys() & changes.keys()}
-    return validate(model, vocabulary, *split, replying(**changes), **own, stage=stage, stopped=stopped)
+    return validate(model, tokenizer, *split, replying(**changes), **own, stage=stage, stopped=stopped)
 
 
 @pytest.mark.parametrize("role", [Role.ASSISTANT, Role.USER])
-def test_loss_and_scores_are_those_of_the_split(tiny_model, vocabulary, split, role):
-    result = validated(tiny_model, vocabulary, split, role=role)
+def test_loss_and_scores_are_those_of_the_split(tiny_model, tokenizer, split, role):
+    result = validated(tiny_model, tokenizer, split, role=role)
     losses = held_out_losses(tiny_model, split[1], max_tokens=10_000)
     nats, tokens = losses.of((role, Role.END)).sum(0)
     assert result.loss == pytest.approx(nats / tokens, rel=1e-6)
     assert result.loss_sums[:, :2] == pytest.approx(losses.of((role, Role.END)), rel=1e-5)
     assert not result.loss_sums[:, 2:].any()  # no score asks for words and bytes
-    cells = held_out_losses(tiny_model, split[1], max_tokens=200).cells
-    assert result.losses == by_role(cells) | by_turn(cells)
+    role_turn_sums = held_out_losses(tiny_model, split[1], max_tokens=200).role_turn_sums
+    assert result.losses == by_role(role_turn_sums) | by_turn(role_turn_sums)
     assert len(result.losses) == 6 + 11
     assert result.scores == text_scores(NAMES, result.replies) | {"ppl": math.exp(result.loss)}
     assert list(result.scores) == list(NAMES)
 
 
 @pytest.mark.parametrize("role", [Role.ASSISTANT, Role.USER])
-def test_words_and_bytes_are_those_of_the_tokens_that_gave_the_nats(tiny_model, vocabulary, split, role):
-    result = validated(tiny_model, vocabulary, split, role=role, names=["ppl_word", "ppl_byte"])
+def test_words_and_bytes_are_those_of_the_tokens_that_gave_the_nats(tiny_model, tokenizer, split, role):
+    result = validated(tiny_model, tokenizer, split, role=role, names=["ppl_word", "ppl_byte"])
     nats, _, words, size = result.loss_sums.sum(0)
     assert result.scores["ppl_word"] == pytest.approx(math.exp(nats / words))
     assert result.scores["ppl_byte"] == pytest.approx(math.exp(nats / size))
@@ -84,16 +84,16 @@ def test_words_and_bytes_are_those_of_the_tokens_that_gave_the_nats(tiny_model, 
 @pytest.mark.parametrize("max_dialogues", [1, 4, 36, 1000, None])
 @pytest.mark.parametrize(("role", "first"), [(Role.ASSISTANT, 1), (Role.USER, 2)])
 def test_replies_are_to_every_turn_of_the_role_in_the_drawn_dialogues(
-    tiny_model, vocabulary, split, max_dialogues, role, first
+    tiny_model, tokenizer, split, max_dialogues, role, first
 ):
-    result = validated(tiny_model, vocabulary, split, max_dialogues=max_dialogues, role=role)
+    result = validated(tiny_model, tokenizer, split, max_dialogues=max_dialogues, role=role)
     indices = drawn(split[0], max_dialogues)
     expected = [(split[0][i].id, turn) for i in indices for turn in range(first, len(split[0][i].turns), 2)]
     assert [(reply.dialogue_id, reply.turn_index) for reply in result.replies] == expected
     assert result.num_replied == len(indices)
 
 
-def test_context_and_reply_fit_the_window_and_use_it(tiny_model, vocabulary, split, monkeypatch):
+def test_context_and_reply_fit_the_window_and_use_it(tiny_model, tokenizer, split, monkeypatch):
     widths = []
 
     def watched(contexts, *arguments, max_new_tokens, **options):
@@ -104,12 +104,12 @@ def test_context_and_reply_fit_the_window_and_use_it(tiny_model, vocabulary, spl
     unused = []
     for window in (20, 30, 40, 50, 60):
         widths.clear()
-        validated(tiny_model, vocabulary, split, window=window, max_dialogues=None)
+        validated(tiny_model, tokenizer, split, window=window, max_dialogues=None)
         unused.append(window - max(widths))
     assert min(unused) == 0
 
 
-def test_the_stages_are_opened_with_their_totals_and_advanced_to_them(tiny_model, vocabulary, split):
+def test_the_stages_are_opened_with_their_totals_and_advanced_to_them(tiny_model, tokenizer, split):
     opened, done = [], {"loss": 0, "dialogues replied to": 0}
 
     def stage(name: str, total: int):
@@ -120,13 +120,13 @@ def test_the_stages_are_opened_with_their_totals_and_advanced_to_them(tiny_model
 
         return advance
 
-    validated(tiny_model, vocabulary, split, stage=stage)
+    validated(tiny_model, tokenizer, split, stage=stage)
     assert opened == [("loss", len(split[1])), ("dialogues replied to", 4)]
     assert done == dict(opened)
 
 
 @pytest.mark.parametrize("within", ["loss", "dialogues replied to"])
-def test_once_stopped_it_gives_none(tiny_model, vocabulary, split, within):
+def test_once_stopped_it_gives_none(tiny_model, tokenizer, split, within):
     reached = []
 
     def stage(name: str, total: int):
@@ -134,23 +134,23 @@ def test_once_stopped_it_gives_none(tiny_model, vocabulary, split, within):
 
     small = {"max_tokens": 50, "batch_tokens": 1}
     stopped = lambda: within in reached  # noqa: E731
-    assert validated(tiny_model, vocabulary, split, stage=stage, stopped=stopped, **small) is None
+    assert validated(tiny_model, tokenizer, split, stage=stage, stopped=stopped, **small) is None
     assert reached.count(within) == 1
 
 
-def test_a_loss_that_is_not_finite_is_an_error_that_says_where_it_comes_from(tiny_model, vocabulary, split):
+def test_a_loss_that_is_not_finite_is_an_error_that_says_where_it_comes_from(tiny_model, tokenizer, split):
     with torch.no_grad():
         tiny_model.get_input_embeddings().weight[5] = math.nan
     with pytest.raises(TrainingError, match=r"the validation loss is nan: the weights hold values that are not finite"):
-        validated(tiny_model, vocabulary, split)
+        validated(tiny_model, tokenizer, split)
 
 
-def test_a_split_without_a_turn_of_the_role_and_without_an_end_is_an_error(tiny_model, vocabulary, split, monkeypatch):
+def test_a_split_without_a_turn_of_the_role_and_without_an_end_is_an_error(tiny_model, tokenizer, split, monkeypatch):
     nothing = HeldOutLosses(torch.zeros(2, len(Role), NUM_DEPTHS), np.zeros((36, len(Role), 2)))
     nothing.by_dialogue[:, Role.USER] = 1.0
     monkeypatch.setattr(validation, "held_out_losses", lambda *arguments, **keys: nothing)
     with pytest.raises(TrainingError, match=r"the validation loss is nan: this split has no turn of that role"):
-        validated(tiny_model, vocabulary, split)
+        validated(tiny_model, tokenizer, split)
 
 
 def replies(turns: int) -> list[Reply]:

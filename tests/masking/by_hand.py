@@ -71,15 +71,15 @@ class Layout:
         return np.array([*(a != b for a, b in zip(self.dialogues, self.dialogues[1:], strict=False)), True])
 
 
-def cut(turns, weights, marks, truncation, max_len):
+def cut(turns, weights, special_tokens, truncation, max_len):
     """The sequences of a dialogue, and each as `Piece`s."""
-    sequences = TRUNCATIONS[truncation](turns, marks, max_len)
+    sequences = TRUNCATIONS[truncation](turns, special_tokens, max_len)
     pieces = []
-    for sequence, runs in zip(sequences, runs_of(sequences, turns), strict=True):
+    for sequence, spans in zip(sequences, runs_of(sequences, turns), strict=True):
         rest = iter(sequence.ids)
-        ids = [tuple(next(rest) for _ in range(run.length)) for run in runs]
+        ids = [tuple(next(rest) for _ in range(run.length)) for run in spans]
         pieces.append(
-            [Piece(run.role, run.turn, own, run.lost, weights[run.turn]) for run, own in zip(runs, ids, strict=True)]
+            [Piece(run.role, run.turn, own, run.lost, weights[run.turn]) for run, own in zip(spans, ids, strict=True)]
         )
     return sequences, pieces
 

@@ -31,8 +31,8 @@ def trains(*roles):
     """A mask that is wrong: it trains these roles, whichever they are."""
 
     class Wrong(Mask):
-        def run_weights(self, runs, at):
-            return np.isin(runs.roles, roles).astype(np.float32)
+        def span_weights(self, spans, at):
+            return np.isin(spans.roles, roles).astype(np.float32)
 
     return Wrong(STEP.schedule)
 
@@ -75,7 +75,7 @@ def check(sequences, mask=STEP, *, ends=None, dialogues=None, size=100, points=N
         np.array([True] * len(sequences) if ends is None else ends),
         mask,
         (mask.at(1.0), mask.at(0.0)) if points is None else points,
-        marks=MARKS,
+        special_tokens=MARKS,
         max_len=max_len,
         drop=drop,
         id_of=lambda index: f"d{index}",
@@ -133,8 +133,8 @@ def test_an_end_is_trained_at_every_point():
     """A mask that forgets the ends at the last of its points."""
 
     class Forgetful(Mask):
-        def run_weights(self, runs, at):
-            return np.where((runs.roles == Role.END) & (at.user == 0), 0, Mask.run_weights(self, runs, at))
+        def span_weights(self, spans, at):
+            return np.where((spans.roles == Role.END) & (at.user == 0), 0, Mask.span_weights(self, spans, at))
 
     assert found([SOUND, SOUND], Forgetful(STEP.schedule)) == [f"  - {WRONG_END}: 2, first in dialogue d0"]
 
@@ -286,7 +286,7 @@ def test_what_the_package_lays_out_breaks_no_clause(layout, mask, data):
 
 
 @pytest.fixture(scope="module")
-def daily_dialog(real_data, gpt2_vocabulary, tmp_path_factory):
+def daily_dialog(real_data, gpt2_tokenizer, tmp_path_factory):
     """1,000 real dialogues as tokens, by truncation and length."""
     cache = tmp_path_factory.mktemp("tokens")
     source = DailyDialog(str(real_data / "dailydialog"), "", None, "")
@@ -294,7 +294,7 @@ def daily_dialog(real_data, gpt2_vocabulary, tmp_path_factory):
 
     def tokens(truncation, max_len):
         return tables.open_tokens(
-            dialogues, gpt2_vocabulary, max_len=max_len, truncation=truncation, workers=1, cache_dir=cache
+            dialogues, gpt2_tokenizer, max_len=max_len, truncation=truncation, workers=1, cache_dir=cache
         )
 
     return tokens
@@ -302,14 +302,14 @@ def daily_dialog(real_data, gpt2_vocabulary, tmp_path_factory):
 
 @pytest.mark.parametrize("truncation", ["split", "keep_start", "keep_end"])
 @pytest.mark.parametrize("max_len", [8, 64])
-def test_real_dialogues_break_no_clause_under_any_schedule(daily_dialog, gpt2_vocabulary, truncation, max_len):
+def test_real_dialogues_break_no_clause_under_any_schedule(daily_dialog, gpt2_tokenizer, truncation, max_len):
     table = daily_dialog(truncation, max_len)
     ends = np.append(table.dialogues[1:] != table.dialogues[:-1], True)
     rows = table.rows.with_format(None)[:]
     masks = [*map(Mask, SCHEDULES), Mask(SCHEDULES[0], U), Mask(SCHEDULES[2], U), Mask(SCHEDULES[0], A, True)]
     for mask in masks:
         kept = checked(
-            table.chunks(300), ends, mask, points_of(mask), marks=gpt2_vocabulary.marks, drop=True, id_of=str,
+            table.chunks(300), ends, mask, points_of(mask), special_tokens=gpt2_tokenizer.special_tokens, drop=True, id_of=str,
             max_len=max_len,
         )  # fmt: skip
         expected = [
@@ -319,7 +319,7 @@ def test_real_dialogues_break_no_clause_under_any_schedule(daily_dialog, gpt2_vo
         ]
         assert kept.indices.tolist() == expected
         assert kept.dropped == len(table) - len(expected)
-        _, runs = table.columns(expected)
-        whole = counted(runs, [mask.run_weights(runs, at) for at in points_of(mask)])
+        _, spans = table.columns(expected)
+        whole = counted(spans, [mask.span_weights(spans, at) for at in points_of(mask)])
         for name in MaskCounts.__slots__:
             assert np.array_equal(getattr(kept.counts, name), getattr(whole, name)), name

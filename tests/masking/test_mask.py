@@ -35,8 +35,8 @@ def constant_mask(user, assistant=1.0, by_lot=False, **options):
     return Mask(lambda progress: RoleWeights(user, assistant, by_lot), **options)
 
 
-def weights_of(mask, runs, progress=0.0):
-    return mask.tokens(runs, mask.at(progress))[0].tolist()
+def weights_of(mask, spans, progress=0.0):
+    return mask.tokens(spans, mask.at(progress))[0].tolist()
 
 
 def alternating(lengths, weights=None):
@@ -90,10 +90,10 @@ def test_a_token_weighs_the_same_in_any_batch_and_divisors_add(layout, mask, dat
 @settings(deadline=None, max_examples=50)
 @given(layouts(weights=(0.0, 2.0, 1000.0)), MASKS)
 def test_ends_always_weigh_1_and_system_turns_and_cls_never_anything(layout, mask):
-    _, runs = layout.arrays()
-    weights = mask.run_weights(runs, mask.at(0.0))
-    assert (weights[runs.roles == E] == 1).all()
-    assert (weights[np.isin(runs.roles, [C, S])] == 0).all()
+    _, spans = layout.arrays()
+    weights = mask.span_weights(spans, mask.at(0.0))
+    assert (weights[spans.roles == E] == 1).all()
+    assert (weights[np.isin(spans.roles, [C, S])] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -108,9 +108,9 @@ def test_ends_always_weigh_1_and_system_turns_and_cls_never_anything(layout, mas
     ],
 )
 def test_the_worked_example_of_the_docstring(normalize, user, weights, divisor, loss):
-    runs = only(alternating([2, 1]))
+    spans = only(alternating([2, 1]))
     mask = constant_mask(user, normalize=normalize)
-    found, found_divisor = mask.tokens(runs, mask.at(0.0))
+    found, found_divisor = mask.tokens(spans, mask.at(0.0))
     assert found.tolist() == pytest.approx(weights, rel=1e-6)
     assert found_divisor == pytest.approx(divisor, rel=1e-6)
     assert sum(2 * weight for weight in found.tolist()) / found_divisor == pytest.approx(loss, abs=5e-4)
@@ -157,8 +157,8 @@ HALF = only(alternating([1, 1, 1, 1], [0.5, 2.0, 0.0, 0.25]))
         (constant_mask(1.0), only(Talk((S, U), (1, 1), (1.0, 1.0))), [0, 0, 0, 1, 1, 1]),
     ],
 )  # fmt: skip
-def test_masks_by_table(mask, runs, weights):
-    assert weights_of(mask, runs) == weights
+def test_masks_by_table(mask, spans, weights):
+    assert weights_of(mask, spans) == weights
 
 
 def test_the_last_turn_is_that_of_each_sequence():
@@ -185,18 +185,18 @@ def test_the_last_turn_is_that_of_each_sequence():
     ],
 )
 def test_what_a_mask_can_train_at_all(role, truncation, max_len, talk, expected):
-    runs = only(talk, truncation=truncation, max_len=max_len)
-    assert constant_mask(0.0, trained_role=role).trainable(runs).tolist() == [expected]
+    spans = only(talk, truncation=truncation, max_len=max_len)
+    assert constant_mask(0.0, trained_role=role).trainable(spans).tolist() == [expected]
 
 
-def drawn_turns(mask, runs, progress=1.0):
+def drawn_turns(mask, spans, progress=1.0):
     """Of each sequence the turns with weight, as a list of (role, turn)."""
-    weights = mask.run_weights(runs, mask.at(progress))
-    firsts = np.cumsum(runs.counts) - runs.counts
-    there = (weights > 0) & (runs.roles != E) & (runs.lengths > 0)
+    weights = mask.span_weights(spans, mask.at(progress))
+    firsts = np.cumsum(spans.counts) - spans.counts
+    there = (weights > 0) & (spans.roles != E) & (spans.lengths > 0)
     return [
-        [(role, turn) for role, turn, on in zip(runs.roles[a:b], runs.turns[a:b], there[a:b], strict=True) if on]
-        for a, b in zip(firsts, firsts + runs.counts, strict=True)
+        [(role, turn) for role, turn, on in zip(spans.roles[a:b], spans.turns[a:b], there[a:b], strict=True) if on]
+        for a, b in zip(firsts, firsts + spans.counts, strict=True)
     ]
 
 
@@ -204,13 +204,13 @@ def drawn_turns(mask, runs, progress=1.0):
 @given(layouts(), st.sampled_from([A, U]))
 def test_a_draw_leaves_as_many_turns_as_the_trained_role_has(layout, role):
     """Of those that are there and that the data do not weigh 0."""
-    _, runs = layout.arrays()
+    _, spans = layout.arrays()
     placebo = Mask(partial(schedules.random_turns, train_user_turn_mask_step=0.5), trained_role=role)
     step = Mask(partial(schedules.step, train_user_turn_mask_step=0.5), trained_role=role)
-    drawn, own = drawn_turns(placebo, runs), drawn_turns(step, runs)
+    drawn, own = drawn_turns(placebo, spans), drawn_turns(step, spans)
     assert list(map(len, drawn)) == list(map(len, own))
-    before = placebo.tokens(runs, placebo.at(0.49))
-    assert (before[0].tolist(), before[1]) == (weights_of(step, runs, 0.49), step.tokens(runs, step.at(0.49))[1])
+    before = placebo.tokens(spans, placebo.at(0.49))
+    assert (before[0].tolist(), before[1]) == (weights_of(step, spans, 0.49), step.tokens(spans, step.at(0.49))[1])
 
 
 def many_talks(count, roles):
@@ -234,8 +234,8 @@ def many_talks(count, roles):
 def test_a_draw_has_no_regard_to_role_nor_place(roles, role):
     """Of 20,000 dialogues each set of so many turns is drawn as often as chance has it, and so are user turns."""
     mask = Mask(partial(schedules.random_turns, train_user_turn_mask_step=0.5), trained_role=role)
-    runs = many_talks(20_000, roles)
-    on = mask.run_weights(runs, mask.at(1.0)).reshape(20_000, -1)[:, 1:-1] > 0
+    spans = many_talks(20_000, roles)
+    on = mask.span_weights(spans, mask.at(1.0)).reshape(20_000, -1)[:, 1:-1] > 0
     speaking = [turn for turn, of in enumerate(roles) if of in (U, A)]
     size = roles.count(role)
     sets = list(combinations(speaking, size))
@@ -258,12 +258,12 @@ def test_a_draw_is_another_in_the_next_dialogue_and_the_same_in_any_part_of_one(
     assert drawn_turns(mask, many_talks(50, (U, A, U, A, U, A))) == drawn[:50]
 
 
-def original_runs(vocabulary, texts, max_len):
+def original_runs(tokenizer, texts, max_len):
     """The ids and runs of a dialogue as this package lays it out in the original program's way."""
-    marks = vocabulary.marks
+    special_tokens = tokenizer.special_tokens
     roles = [A if index % 2 else U for index in range(len(texts))]
-    turns = turn_tokens(vocabulary.encode_batch(texts), roles, vocabulary.sep_id)
-    return arrays(cut(turns, [1.0] * len(turns), marks, "keep_start", max_len)[1])
+    turns = turn_tokens(tokenizer.encode_batch(texts), roles, tokenizer.sep_id)
+    return arrays(cut(turns, [1.0] * len(turns), special_tokens, "keep_start", max_len)[1])
 
 
 @pytest.mark.parametrize(
@@ -274,33 +274,33 @@ def original_runs(vocabulary, texts, max_len):
         (USER_LAST, 64, [*range(12, 18), *range(31, 34), 45]),
     ],
 )
-def test_step_trains_what_the_original_trains(gpt2_vocabulary, full, max_len, trained):
+def test_step_trains_what_the_original_trains(gpt2_tokenizer, full, max_len, trained):
     texts = " ".join(map(str, full[1:-2])).split(" 50258 ")
-    texts = [gpt2_vocabulary.decode(map(int, text.split())) for text in texts]
-    ids, runs = original_runs(gpt2_vocabulary, texts, max_len)
+    texts = [gpt2_tokenizer.decode(map(int, text.split())) for text in texts]
+    ids, spans = original_runs(gpt2_tokenizer, texts, max_len)
     assert ids.tolist() == full[:max_len]
     for progress in (0.5, 0.75, 1.0):
-        weights = weights_of(ORIGINAL, runs, progress)
+        weights = weights_of(ORIGINAL, spans, progress)
         assert [place for place, weight in enumerate(weights) if weight] == trained
         assert set(weights) == {0.0, 1.0}
     # In the first phase all is a label; that of [CLS] predicts nothing, for nothing stands before it.
-    assert weights_of(ORIGINAL, runs, 0.4999) == [0, *[1] * (len(ids) - 1)]
+    assert weights_of(ORIGINAL, spans, 0.4999) == [0, *[1] * (len(ids) - 1)]
 
 
-def test_step_gives_the_labels_of_all_golden_sequences_in_both_phases(gpt2_vocabulary, real_data):
+def test_step_gives_the_labels_of_all_golden_sequences_in_both_phases(gpt2_tokenizer, real_data):
     golden = json.loads((real_data.parent / "golden/sequences.json").read_text())
     with (real_data / "dailydialog/test.jsonl").open() as file:
         dialogues = [json.loads(line)["turns"] for line in file]
-    pad, checked = gpt2_vocabulary.pad_id, 0
+    pad, checked = gpt2_tokenizer.pad_id, 0
     for max_len, rows in golden["max_len"].items():
         for row in rows:
-            ids, runs = original_runs(gpt2_vocabulary, dialogues[row["dialogue"]], int(max_len))
+            ids, spans = original_runs(gpt2_tokenizer, dialogues[row["dialogue"]], int(max_len))
             padding = [pad] * (int(max_len) - len(ids))
             assert ids.tolist() + padding == row["input_ids"]
             for progress in (0.5, 1.0):
-                weights = weights_of(ORIGINAL, runs, progress)
+                weights = weights_of(ORIGINAL, spans, progress)
                 labels = [token if weight else pad for token, weight in zip(ids.tolist(), weights, strict=True)]
                 assert labels + padding == row["labels"]
-            assert weights_of(ORIGINAL, runs, 0.49) == [0, *[1] * (len(ids) - 1)]
+            assert weights_of(ORIGINAL, spans, 0.49) == [0, *[1] * (len(ids) - 1)]
             checked += 1
     assert checked == 50

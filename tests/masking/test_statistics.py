@@ -17,8 +17,8 @@ POINTS = (RoleWeights(1.0), RoleWeights(0.0), RoleWeights(0.5, 0.0), RoleWeights
 
 
 def counts_of(layout, places=None, points=POINTS):
-    _, runs = layout.arrays(places)
-    return counted(runs, [MASK.run_weights(runs, at) for at in points])
+    _, spans = layout.arrays(places)
+    return counted(spans, [MASK.span_weights(spans, at) for at in points])
 
 
 def listed(counts):
@@ -26,13 +26,13 @@ def listed(counts):
     return {name: np.asarray(getattr(counts, name)).tolist() for name in MaskCounts.__slots__}
 
 
-def cells():
+def role_turn_sums():
     return [[0] * NUM_DEPTHS for _ in Role]
 
 
 def slow_counts(layout):
     """Token by token over the sequences, turn by turn over what the dialogues had."""
-    tokens, trained, untrained = cells(), [cells() for _ in POINTS], [0] * len(POINTS)
+    tokens, trained, untrained = role_turn_sums(), [role_turn_sums() for _ in POINTS], [0] * len(POINTS)
     for place, sequence in enumerate(layout.tokens):
         for role, turn in zip(sequence.roles, sequence.turns, strict=True):
             tokens[role][min(turn, 11)] += 1

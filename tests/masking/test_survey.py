@@ -14,20 +14,20 @@ POINTS = (RoleWeights(1.0), RoleWeights(0.0), RoleWeights(0.5, 0.0), RoleWeights
 
 @pytest.mark.parametrize("truncation", ["split", "keep_start", "keep_end"])
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_sums_by_dialogue_are_those_of_every_token(truncation, size, jsonl_folder, vocabulary, tmp_path):
+def test_sums_by_dialogue_are_those_of_every_token(truncation, size, jsonl_folder, tokenizer, tmp_path):
     source = DailyDialog(str(jsonl_folder), "", None, "")
     dialogues = tables.open_dialogues(source, "train", tmp_path, lambda line: None)
-    table = tables.open_tokens(dialogues, vocabulary, max_len=24, truncation=truncation, workers=1, cache_dir=tmp_path)
+    table = tables.open_tokens(dialogues, tokenizer, max_len=24, truncation=truncation, workers=1, cache_dir=tmp_path)
     mask = Mask(schedule=None)
     kept = np.arange(len(table)) % 5 != 3
     found = survey(table.chunks(size), mask, POINTS, kept, len(dialogues))
     for index in range(len(dialogues)):
         texts = [turn.text for turn in dialogues[index].turns]
-        whole = sum(len(ids) + 1 for ids in vocabulary.encode_batch(texts)) + 1  # separators, and the end
+        whole = sum(len(ids) + 1 for ids in tokenizer.encode_batch(texts)) + 1  # separators, and the end
         assert found.tokens[index] == whole
         sequences = np.flatnonzero(table.dialogues == index)
-        _, runs = table.columns(sequences)
-        assert found.lost[index] == whole - (sum(int(length) for length in runs.lengths) - len(runs.counts))
+        _, spans = table.columns(sequences)
+        assert found.lost[index] == whole - (sum(int(length) for length in spans.lengths) - len(spans.counts))
         for point, weights in enumerate(POINTS):
             expected = 0
             for sequence in sequences[kept[sequences]]:  # what is left out of training trains nothing

@@ -29,9 +29,9 @@ def by_nltk(predictions, targets) -> dict[str, float]:
     }
 
 
-def test_it_is_what_the_original_program_printed(real_data, gpt2_vocabulary):
+def test_it_is_what_the_original_program_printed(real_data, gpt2_tokenizer):
     golden = json.loads((real_data.parent / "golden" / "original_scores.json").read_text(encoding="utf-8"))
-    found = original_scores(golden["predictions"], golden["targets"], gpt2_vocabulary.tokenizer.tokenize)
+    found = original_scores(golden["predictions"], golden["targets"], gpt2_tokenizer.hf_tokenizer.tokenize)
     assert found == pytest.approx(golden["scores"], abs=1e-9)
 
 

@@ -13,15 +13,15 @@ SHAPE = {
 }  # fmt: skip
 
 
-def wide_gpt2(vocabulary):
+def wide_gpt2(tokenizer):
     """Weights so wide that replies differ with their contexts and end at various lengths; dropout that must not count."""
-    model = causal_lm.from_scratch(vocabulary, layers=2, heads=2, width=16, positions=64, dropout=0.3, seed=0)
+    model = causal_lm.from_scratch(tokenizer, layers=2, heads=2, width=16, positions=64, dropout=0.3, seed=0)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(4)
         wte = model.get_input_embeddings().weight
-        wte[[vocabulary.sep_id, vocabulary.end_id, vocabulary.cls_id, vocabulary.pad_id]] *= 10
+        wte[[tokenizer.sep_id, tokenizer.end_id, tokenizer.cls_id, tokenizer.pad_id]] *= 10
     assert use_packed_attention(model)
     return model
 

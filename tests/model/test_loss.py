@@ -18,9 +18,9 @@ VOCABULARY = 303
 
 
 @pytest.fixture(scope="module")
-def model(vocabulary):
-    assert len(vocabulary) == VOCABULARY
-    model = causal_lm.from_scratch(vocabulary, layers=1, heads=2, width=16, positions=64, dropout=0.0, seed=0)
+def model(tokenizer):
+    assert len(tokenizer) == VOCABULARY
+    model = causal_lm.from_scratch(tokenizer, layers=1, heads=2, width=16, positions=64, dropout=0.0, seed=0)
     assert use_packed_attention(model)
     return model.eval()
 
@@ -62,12 +62,12 @@ def slow_nlls(model, batch: Batch) -> list[tuple[float, float, int, int]]:
 
 def slow_cells(tokens: list[tuple[float, float, int, int]]) -> torch.Tensor:
     """Sum and number of the nlls of what has weight, whatever the weight, by role and turn."""
-    cells = torch.zeros(2, len(Role), NUM_DEPTHS)
+    role_turn_sums = torch.zeros(2, len(Role), NUM_DEPTHS)
     for nll, weight, role, turn in tokens:
         if weight > 0:
-            cells[0, role, min(turn, NUM_DEPTHS - 1)] += nll
-            cells[1, role, min(turn, NUM_DEPTHS - 1)] += 1
-    return cells
+            role_turn_sums[0, role, min(turn, NUM_DEPTHS - 1)] += nll
+            role_turn_sums[1, role, min(turn, NUM_DEPTHS - 1)] += 1
+    return role_turn_sums
 
 
 @settings(max_examples=20, deadline=None)
@@ -78,8 +78,8 @@ def test_the_sum_is_that_of_the_slow_reference(model, lengths, seed):
         found = loss_sum(model, batch)
         tokens = slow_nlls(model, batch)
     assert float(found.nats) == pytest.approx(sum(nll * weight for nll, weight, *_ in tokens), rel=1e-5, abs=1e-5)
-    torch.testing.assert_close(found.cells, slow_cells(tokens), rtol=1e-5, atol=1e-5)
-    assert int(found.cells[1].sum()) == int((batch.weights > 0).sum())
+    torch.testing.assert_close(found.role_turn_sums, slow_cells(tokens), rtol=1e-5, atol=1e-5)
+    assert int(found.role_turn_sums[1].sum()) == int((batch.weights > 0).sum())
 
 
 def test_cells_hold_whole_nats_of_each_role_and_turn_whatever_the_weights(model):
@@ -94,8 +94,8 @@ def test_cells_hold_whole_nats_of_each_role_and_turn_whatever_the_weights(model)
         )
         found = loss_sum(
             model, dataclasses.replace(batch, roles=roles, turns=turns, weights=weights, targets=None)
-        ).cells
-    torch.testing.assert_close(found, whole.cells, rtol=1e-5, atol=0)
+        ).role_turn_sums
+    torch.testing.assert_close(found, whole.role_turn_sums, rtol=1e-5, atol=0)
     places = {(Role.USER, 0): 2, (Role.USER, 9): 1, (Role.ASSISTANT, 10): 1, (Role.ASSISTANT, 11): 2, (Role.END, 11): 1}
     assert {tuple(place): int(found[1, *place]) for place in found[1].nonzero().tolist()} == places
     assert torch.equal(found[0] > 0, found[1] > 0)
@@ -105,7 +105,7 @@ def test_cells_hold_whole_nats_of_each_role_and_turn_whatever_the_weights(model)
 def test_cells_are_outside_the_graph(model):
     found = loss_sum(model, joined(pieces([4, 6], 0)))
     assert found.nats.requires_grad
-    assert not found.cells.requires_grad
+    assert not found.role_turn_sums.requires_grad
 
 
 @pytest.mark.parametrize("token", range(1, 6))
@@ -135,13 +135,13 @@ def test_sums_and_gradients_add_over_any_partition(model, lengths, data):
         sums = [loss_sum(model, batch) for batch in batches]
         for part in sums:
             part.nats.backward()
-        total = LossSum(sum(part.nats for part in sums), sum(part.cells for part in sums))
+        total = LossSum(sum(part.nats for part in sums), sum(part.role_turn_sums for part in sums))
         return total, torch.cat([p.grad.flatten() for p in model.parameters()])
 
     whole, gradient = sum_and_gradient([joined(parts)])
     total, added = sum_and_gradient([joined(group) for group in groups])
-    assert torch.equal(total.cells[1], whole.cells[1])
-    torch.testing.assert_close(total.cells[0], whole.cells[0], rtol=1e-5, atol=1e-5)
+    assert torch.equal(total.role_turn_sums[1], whole.role_turn_sums[1])
+    torch.testing.assert_close(total.role_turn_sums[0], whole.role_turn_sums[0], rtol=1e-5, atol=1e-5)
     assert total.nats.item() == pytest.approx(whole.nats.item(), rel=1e-5)
     torch.testing.assert_close(added, gradient, rtol=0, atol=1e-5)
 
@@ -150,8 +150,8 @@ def test_a_batch_without_weight_gives_a_zero_in_the_graph(model):
     batch = joined(pieces([4, 1, 7], 0))
     batch = batch.weighted(torch.zeros_like(batch.weights))
     found = loss_sum(model, batch)
-    assert (found.nats.item(), found.cells.any().item()) == (0.0, False)
-    assert (tuple(found.cells.shape), bool(found.cells.any())) == ((2, len(Role), NUM_DEPTHS), False)
+    assert (found.nats.item(), found.role_turn_sums.any().item()) == (0.0, False)
+    assert (tuple(found.role_turn_sums.shape), bool(found.role_turn_sums.any())) == ((2, len(Role), NUM_DEPTHS), False)
     model.zero_grad()
     found.nats.backward()
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
@@ -168,5 +168,5 @@ def test_the_loss_of_logits_of_a_shorter_precision_is_computed_in_float32(model)
         expected = float((nats * batch.weights[places]).sum())
         found = loss_sum(short, batch)
         assert float(found.nats) == pytest.approx(expected, rel=1e-6)
-        assert found.cells.dtype == torch.float32
-        assert float(found.cells[0].sum()) == pytest.approx(float(nats.sum()), rel=1e-6)
+        assert found.role_turn_sums.dtype == torch.float32
+        assert float(found.role_turn_sums[0].sum()) == pytest.approx(float(nats.sum()), rel=1e-6)

@@ -12,67 +12,67 @@ NEW = 8
 
 
 @pytest.fixture(scope="module")
-def model(vocabulary):
-    return wide_gpt2(vocabulary)
+def model(tokenizer):
+    return wide_gpt2(tokenizer)
 
 
-def streamed(model, vocabulary, context, **options) -> tuple[str, list[str]]:
+def streamed(model, tokenizer, context, **options) -> tuple[str, list[str]]:
     pieces: list[str] = []
     options = {"max_new_tokens": NEW, "temperature": 0.0, "top_p": 1.0} | options
-    return stream_reply(model, vocabulary, context, on_text=pieces.append, **options), pieces
+    return stream_reply(model, tokenizer, context, on_text=pieces.append, **options), pieces
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("length", [1, 5, 33])
-def test_the_pieces_of_a_stream_join_to_the_reply(model, vocabulary, length, temperature):
+def test_the_pieces_of_a_stream_join_to_the_reply(model, tokenizer, length, temperature):
     torch.manual_seed(0)
-    for context in contexts_of([length] * 6, vocabulary.cls_id, 300, seed=length):
-        reply, pieces = streamed(model, vocabulary, context, temperature=temperature, max_new_tokens=20)
+    for context in contexts_of([length] * 6, tokenizer.cls_id, 300, seed=length):
+        reply, pieces = streamed(model, tokenizer, context, temperature=temperature, max_new_tokens=20)
         assert "".join(pieces).strip() == reply
 
 
-def test_a_reply_is_streamed_piece_by_piece(tiny_model, vocabulary):
-    (space,) = vocabulary.encode_batch([" "])[0]
+def test_a_reply_is_streamed_piece_by_piece(tiny_model, tokenizer):
+    (space,) = tokenizer.encode_batch([" "])[0]
     always_say(tiny_model, space)
-    _, pieces = streamed(tiny_model, vocabulary, [5])
+    _, pieces = streamed(tiny_model, tokenizer, [5])
     assert [piece for piece in pieces if piece] == [" "] * NEW
 
 
-def test_a_greedy_stream_says_what_a_batch_says(model, vocabulary):
-    contexts = contexts_of([2, 8, 8, 25], vocabulary.cls_id, 300)
+def test_a_greedy_stream_says_what_a_batch_says(model, tokenizer):
+    contexts = contexts_of([2, 8, 8, 25], tokenizer.cls_id, 300)
     options = {"decoding": GREEDY, "seeds": [0] * 4, "max_new_tokens": NEW, "batch_tokens": 1000}
-    batched = {index: ids for index, ids, _ in replies(model, vocabulary, contexts, **options)}
+    batched = {index: ids for index, ids, _ in replies(model, tokenizer, contexts, **options)}
     for index, context in enumerate(contexts):
-        assert streamed(model, vocabulary, context)[0] == vocabulary.decode(batched[index]).strip()
+        assert streamed(model, tokenizer, context)[0] == tokenizer.decode(batched[index]).strip()
 
 
-def test_sampling_repeats_with_the_seed_and_varies_without(model, vocabulary):
-    (context,) = contexts_of([9], vocabulary.cls_id, 300)
+def test_sampling_repeats_with_the_seed_and_varies_without(model, tokenizer):
+    (context,) = contexts_of([9], tokenizer.cls_id, 300)
 
     def sampled(seed: int) -> str:
         torch.manual_seed(seed)
-        return streamed(model, vocabulary, context, temperature=1.5, max_new_tokens=20)[0]
+        return streamed(model, tokenizer, context, temperature=1.5, max_new_tokens=20)[0]
 
     assert [sampled(seed) for seed in range(5)] == [sampled(seed) for seed in range(5)]
     assert len({sampled(seed) for seed in range(5)}) > 1
 
 
-def test_a_sample_may_be_any_token(model, vocabulary, monkeypatch):
+def test_a_sample_may_be_any_token(model, tokenizer, monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(vocabulary, "decode", str)
-    said = {streamed(model, vocabulary, [9], temperature=1e4, max_new_tokens=1)[0] for _ in range(120)}
+    monkeypatch.setattr(tokenizer, "decode", str)
+    said = {streamed(model, tokenizer, [9], temperature=1e4, max_new_tokens=1)[0] for _ in range(120)}
     assert len(said) > 55  # transformers draws from 50 unless told
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1e-6), (1e-4, 1.0)])
-def test_a_narrow_top_p_and_a_low_temperature_are_greedy(model, vocabulary, temperature, top_p):
-    for context in contexts_of([4, 9, 16], vocabulary.cls_id, 300):
-        greedy = streamed(model, vocabulary, context)[0]
-        assert streamed(model, vocabulary, context, temperature=temperature, top_p=top_p)[0] == greedy
+def test_a_narrow_top_p_and_a_low_temperature_are_greedy(model, tokenizer, temperature, top_p):
+    for context in contexts_of([4, 9, 16], tokenizer.cls_id, 300):
+        greedy = streamed(model, tokenizer, context)[0]
+        assert streamed(model, tokenizer, context, temperature=temperature, top_p=top_p)[0] == greedy
 
 
-def test_a_stream_is_without_dropout_whatever_the_models_mode(model, vocabulary):
-    (context,) = contexts_of([9], vocabulary.cls_id, 300)
-    expected = streamed(model, vocabulary, context)
+def test_a_stream_is_without_dropout_whatever_the_models_mode(model, tokenizer):
+    (context,) = contexts_of([9], tokenizer.cls_id, 300)
+    expected = streamed(model, tokenizer, context)
     model.train()
-    assert streamed(model, vocabulary, context) == expected
+    assert streamed(model, tokenizer, context) == expected

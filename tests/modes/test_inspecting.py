@@ -10,7 +10,7 @@ from dialog_trainer.data.vocabulary import Vocabulary
 from dialog_trainer.model import causal_lm
 
 pytestmark = pytest.mark.slow
-MARKS = ("[CLS]", "<|endoftext|>")
+SPECIAL_TOKENS = ("[CLS]", "<|endoftext|>")
 
 
 @pytest.fixture
@@ -89,12 +89,12 @@ def test_the_page_weighs_as_training_does(inspect, options, monkeypatch):
     assert [run["lost"] for run in shown] == runs.lost.tolist()
     steps = content["schedule_steps"]
     for step in {0, 1, steps // 2, steps - 1, steps}:
-        weights = mask.run_weights(runs, mask.at(step / steps))
+        weights = mask.span_weights(runs, mask.at(step / steps))
         assert [weight_at(content, run, step / steps) for run in shown] == pytest.approx(weights.tolist(), abs=1e-6)
 
 
 def test_sequences_say_where_they_are_and_what_they_lack(inspect, dialogue_turns):
-    vocabulary = Vocabulary.train((text for turns in dialogue_turns[:36] for text in turns), 300)
+    tokenizer = Vocabulary.train((text for turns in dialogue_turns[:36] for text in turns), 300)
     _, folder = inspect("model.max_len=24", "inspect_dialogues=1000")
     by_id = {}
     for sequence in content_of(folder)["dialogues"]:
@@ -104,7 +104,7 @@ def test_sequences_say_where_they_are_and_what_they_lack(inspect, dialogue_turns
         assert [s["part"] for s in sequences] == list(range(1, len(sequences) + 1))
         assert {s["parts"] for s in sequences} == {len(sequences)}
         texts = dialogue_turns[int(identifier) - 1]
-        whole = sum(len(ids) + 1 for ids in vocabulary.encode_batch(texts))
+        whole = sum(len(ids) + 1 for ids in tokenizer.encode_batch(texts))
         kept = sum(len(run["ids"]) for s in sequences for run in s["runs"] if run["role"] in ("user", "assistant"))
         assert sum(s["lost_tokens"] for s in sequences) == whole - kept
         for s in sequences:
@@ -113,7 +113,7 @@ def test_sequences_say_where_they_are_and_what_they_lack(inspect, dialogue_turns
             assert [run["position"] for run in s["runs"]][:2] == [0, 1]
     some = [run for sequences in by_id.values() for s in sequences for run in s["runs"]]
     assert all(
-        vocabulary.decode(run["ids"]) == "".join(run["texts"]).replace("[SEP]", "")
+        tokenizer.decode(run["ids"]) == "".join(run["texts"]).replace("[SEP]", "")
         for run in some
         if run["role"] == "user"
     )

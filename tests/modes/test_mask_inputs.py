@@ -334,7 +334,7 @@ def test_a_run_that_diverges_under_the_probe_ends_with_the_loops_own_remedy(dial
 def test_a_loss_of_exactly_0_stays_in_its_row(dialog_trainer, tiny_options, tmp_path, monkeypatch):
     def certain(*arguments, **keys):
         report = train_step(*arguments, **keys)
-        return replace(report, cells=torch.stack([report.cells[0] * 0, report.cells[1]]))
+        return replace(report, role_turn_sums=torch.stack([report.role_turn_sums[0] * 0, report.role_turn_sums[1]]))
 
     monkeypatch.setattr("dialog_trainer.training.loop.train_step", certain)
     assert dialog_trainer(*tiny_options, "steps=2")[0] == 0

@@ -239,7 +239,7 @@ def test_every_training_row_adds_up(train, schedule, normalize):
 @pytest.mark.parametrize(("schedule", "role"), [("step", "assistant"), ("piecewise", "assistant"), ("user", "user")])
 def test_every_validation_row_adds_up(train, folder, schedule, role):
     run = train(*SCHEDULES[schedule], "validate_every_n_steps=3")
-    vocabulary = Vocabulary.pretrained(str(run.folder / "weights/last"))
+    tokenizer = Vocabulary.pretrained(str(run.folder / "weights/last"))
     dialogues = [json.loads(line)["messages"] for line in (folder / "validation.jsonl").read_text().splitlines()]
     rows = run.rows("validation")
     assert [row["step"] for row in rows] == [3, 6, 8]
@@ -247,7 +247,7 @@ def test_every_validation_row_adds_up(train, folder, schedule, role):
     of_turn = [0] * 11
     for turns in dialogues:
         for index, turn in enumerate(turns):
-            size = len(vocabulary.encode_batch([turn["content"]])[0]) + 1
+            size = len(tokenizer.encode_batch([turn["content"]])[0]) + 1
             tokens[turn["role"]] += size
             of_turn[index] += size if turn["role"] != "system" else 0
     for row in rows:

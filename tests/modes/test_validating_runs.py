@@ -436,7 +436,7 @@ def sequences_of(places, data, run) -> set[tuple[int, ...]]:
     for place in places:
         ids = words.encode_batch(rows[place]["turns"])
         turns = turn_tokens(ids, [1 + index % 2 for index in range(len(ids))], words.sep_id)
-        found |= {tuple(sequence.ids) for sequence in split(turns, words.marks, 48)}
+        found |= {tuple(sequence.ids) for sequence in split(turns, words.special_tokens, 48)}
     return found
 
 

@@ -25,7 +25,7 @@ def clock(monkeypatch):
 
 
 def report(step: int, **changes) -> StepReport:
-    values = {"loss": 3.25, "lr": 1e-4, "grad_norm": 1.0, "tokens": 500, "cells": None, "seconds": 1.0}
+    values = {"loss": 3.25, "lr": 1e-4, "grad_norm": 1.0, "tokens": 500, "role_turn_sums": None, "seconds": 1.0}
     return StepReport(step, **(values | changes))
 
 

@@ -27,7 +27,7 @@ FILES = {
 
 
 @pytest.fixture
-def saver(tiny_model, vocabulary, tmp_path):
+def saver(tiny_model, tokenizer, tmp_path):
     """`save(step, *links)` into `tmp_path/weights`, with an optimizer that has made one update."""
     optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=0.1)
     with padded_attention(tiny_model):
@@ -39,7 +39,7 @@ def saver(tiny_model, vocabulary, tmp_path):
             tmp_path / "weights",
             links or ("last",),
             model=tiny_model,
-            vocabulary=vocabulary,
+            tokenizer=tokenizer,
             content=checkpoint.tensors(tiny_model, optimizer),
             state={"step": step},
         )
@@ -51,7 +51,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_checkpoint_is_a_whole_hugging_face_folder(saver, tiny_model, vocabulary, tmp_path):
+def test_a_checkpoint_is_a_whole_hugging_face_folder(saver, tiny_model, tokenizer, tmp_path):
     saver(7, "last", "best_loss")
     for link in ("last", "best_loss"):
         place = tmp_path / "weights" / link
@@ -60,7 +60,7 @@ def test_a_checkpoint_is_a_whole_hugging_face_folder(saver, tiny_model, vocabula
         for (name, found), (_, expected) in zip(loaded.named_parameters(), tiny_model.named_parameters(), strict=True):
             assert torch.equal(found, expected), name
         assert loaded.config._attn_implementation == "sdpa"
-        assert len(AutoTokenizer.from_pretrained(place)) == len(vocabulary)
+        assert len(AutoTokenizer.from_pretrained(place)) == len(tokenizer)
     found = {
         path.relative_to(tmp_path / "weights/step-00000007").as_posix()
         for path in (tmp_path / "weights/step-00000007").rglob("*")
@@ -272,7 +272,7 @@ def test_a_full_disk_before_the_first_checkpoint_is_said_too(saver, monkeypatch)
     ("kind", "settings"),
     [(torch.optim.AdamW, {}), (torch.optim.Adam, {}), (torch.optim.SGD, {"momentum": 0.9}), (torch.optim.SGD, {})],
 )
-def test_optimizer_state_comes_back_bit_for_bit(tiny_model, vocabulary, tmp_path, kind, settings):
+def test_optimizer_state_comes_back_bit_for_bit(tiny_model, tokenizer, tmp_path, kind, settings):
     optimizer = kind(tiny_model.parameters(), lr=0.1, **settings)
     for _ in range(2):
         optimizer.zero_grad()
@@ -283,7 +283,7 @@ def test_optimizer_state_comes_back_bit_for_bit(tiny_model, vocabulary, tmp_path
         tmp_path / "w",
         ("last",),
         model=tiny_model,
-        vocabulary=vocabulary,
+        tokenizer=tokenizer,
         content=checkpoint.tensors(tiny_model, optimizer),
         state={"step": 2},
     )

@@ -67,7 +67,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tiny_model, parts, w
     assert split.grad_norm == pytest.approx(whole.grad_norm, rel=1e-5)
     for name, parameter in tiny_model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(split.cells, whole.cells, rtol=1e-6, atol=0)
+    torch.testing.assert_close(split.role_turn_sums, whole.role_turn_sums, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize(("weights", "weigh"), [(ALL_TURNS, 1.0), ({Role.USER: 0.25, Role.ASSISTANT: 0.25}, 0.25)])
@@ -75,11 +75,11 @@ def test_the_loss_is_the_weighted_nats_over_the_divisors_and_the_cells_are_whole
     optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.0)
     parts = [batch_of((9, 3), weights, lambda lengths: 5.0), batch_of((14, 6), weights, lambda lengths: 11.0)]
     report = step_with(tiny_model, optimizer, parts)
-    nats, tokens = report.cells.sum((1, 2)).tolist()
+    nats, tokens = report.role_turn_sums.sum((1, 2)).tolist()
     assert tokens == 28
     assert report.loss == pytest.approx(weigh * nats / 16.0, rel=1e-6)
-    assert report.cells.dtype == torch.float64
-    assert not report.cells.requires_grad
+    assert report.role_turn_sums.dtype == torch.float64
+    assert not report.role_turn_sums.requires_grad
     norm = torch.cat([parameter.grad.flatten() for parameter in tiny_model.parameters()]).norm()
     assert report.grad_norm == pytest.approx(float(norm), rel=1e-6)
 
@@ -88,8 +88,8 @@ class Steep(Loss):
     """Its gradients, times a scale near the largest float32, are infinite."""
 
     def forward(self, batch):
-        nats, cells = super().forward(batch)
-        return 1e3 * nats, cells
+        nats, role_turn_sums = super().forward(batch)
+        return 1e3 * nats, role_turn_sums
 
 
 def test_an_update_that_fp16_leaves_out_has_no_norm_and_changes_nothing(tiny_model):
@@ -127,8 +127,8 @@ def test_report_counts_trained_tokens_by_role_and_turn(tiny_model):
     for length in LENGTHS:
         for turn in range(1, length):
             expected[Role.ASSISTANT if turn % 2 else Role.USER, min(turn, NUM_DEPTHS - 1)] += 1
-    assert report.cells[1].tolist() == expected.tolist()
-    assert torch.equal(report.cells[0] > 0, expected > 0)
+    assert report.role_turn_sums[1].tolist() == expected.tolist()
+    assert torch.equal(report.role_turn_sums[0] > 0, expected > 0)
     assert [report.trained_tokens(role) for role in Role] == [0, 13, 15, 0, 0]
     assert report.trained_tokens() == 28
     assert all(type(report.trained_tokens(role)) is int for role in (None, Role.USER))
@@ -242,11 +242,11 @@ def trained(model, *, before_step, **changes) -> TrainingState:
     return state
 
 
-def test_a_step_depends_on_its_number_and_not_on_what_was_drawn_before(vocabulary):
+def test_a_step_depends_on_its_number_and_not_on_what_was_drawn_before(tokenizer):
     """Nor on what is looked at before it: that may draw, and leave the model without dropout."""
     weights = []
     for drawn_before, drawn_at_step, training in ((0, 0, True), (17, 0, True), (0, 5, False)):
-        model = causal_lm.from_scratch(vocabulary, layers=1, heads=2, width=16, positions=64, dropout=0.3, seed=1)
+        model = causal_lm.from_scratch(tokenizer, layers=1, heads=2, width=16, positions=64, dropout=0.3, seed=1)
         use_packed_attention(model)
         torch.rand(drawn_before)
 
