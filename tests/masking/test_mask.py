@@ -137,7 +137,7 @@ HALF = only(alternating([1, 1, 1, 1], [0.5, 2.0, 0.0, 0.25]))
 
 
 @pytest.mark.parametrize(
-    ("mask", "runs", "weights"),
+    ("mask", "spans", "weights"),
     [
         (constant_mask(0.5), TABLE, [0, 0.5, 0.5, 1, 1, 0.5, 0.5, 1, 1, 1]),
         # The roles change places.
