@@ -79,25 +79,25 @@ def measure_validation(folder: Path, dialogues: int = 32, rounds: int = 3) -> No
     import random_gpt2
     import torch
 
-    from dialog_trainer.data.tables import open_dialogues
-    from dialog_trainer.data.vocabulary import Vocabulary
-    from dialog_trainer.evaluation.replies import contexts_of, drawn, replies_to
-    from dialog_trainer.model import causal_lm
-    from dialog_trainer.model.packed import padded_attention, use_packed_attention
-    from dialog_trainer.records import Role
+    from dialog_trainer.data.dataset import open_dialogues
+    from dialog_trainer.data.tokenizer import DialogueTokenizer
+    from dialog_trainer.evaluation.contexts import build_contexts, generate_replies, sample_dialogues
+    from dialog_trainer.model.loading import load_pretrained
+    from dialog_trainer.model.packed_forward import padded_attention, use_packed_attention
+    from dialog_trainer.types import Role
 
     random_gpt2.write(folder / "gpt2", layers=12, heads=12, width=768)
-    tokenizer = Vocabulary.pretrained(str(folder / "gpt2"))
-    model = causal_lm.load(str(folder / "gpt2"), tokenizer, dropout=None).eval()
+    tokenizer = DialogueTokenizer.pretrained(str(folder / "gpt2"))
+    model = load_pretrained(str(folder / "gpt2"), tokenizer, dropout=None).eval()
     use_packed_attention(model, MAX_LEN)
     source, name = _source()
     table = open_dialogues(source, "validation", folder / "cache", say=lambda line: None)
-    drawn_dialogues = [table[index] for index in drawn(table, dialogues)]
-    contexts = [c for one in drawn_dialogues for c in contexts_of(one, tokenizer, MAX_LEN - 40, {Role.ASSISTANT})]
+    drawn_dialogues = [table[index] for index in sample_dialogues(table, dialogues)]
+    contexts = [c for one in drawn_dialogues for c in build_contexts(one, tokenizer, MAX_LEN - 40, {Role.ASSISTANT})]
     ours, original = [], []
     for round_number in range(rounds):
         start = time.perf_counter()
-        replies_to(contexts, model, tokenizer, max_new_tokens=40, batch_tokens=8192)
+        generate_replies(contexts, model, tokenizer, max_new_tokens=40, batch_tokens=8192)
         ours.append((time.perf_counter() - start) / dialogues)
         start = time.perf_counter()
         first_turn = drawn_dialogues[round_number].turns[0].text
@@ -116,7 +116,8 @@ def measure_validation(folder: Path, dialogues: int = 32, rounds: int = 3) -> No
 
 
 def _source():
-    from dialog_trainer.data.sources import ChitChat, DailyDialog
+    from dialog_trainer.data.sources.chitchat import ChitChat
+    from dialog_trainer.data.sources.dailydialog import DailyDialog
 
     data = os.environ.get("DIALOG_TRAINER_TEST_DATA")
     if data:

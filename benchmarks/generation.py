@@ -24,16 +24,17 @@ import torch
 from end_to_end import command
 from transformers.utils import logging
 
-from dialog_trainer.data.sources import ChitChat, DailyDialog
-from dialog_trainer.data.tables import open_dialogues
-from dialog_trainer.data.vocabulary import Vocabulary
-from dialog_trainer.evaluation.replies import contexts_of, drawn
-from dialog_trainer.model import causal_lm
-from dialog_trainer.model.cached import chains
-from dialog_trainer.model.choosing import GREEDY, Decoding
-from dialog_trainer.model.decoding import replies
-from dialog_trainer.model.packed import padded_attention, use_packed_attention
-from dialog_trainer.records import Role
+from dialog_trainer.data.dataset import open_dialogues
+from dialog_trainer.data.sources.chitchat import ChitChat
+from dialog_trainer.data.sources.dailydialog import DailyDialog
+from dialog_trainer.data.tokenizer import DialogueTokenizer
+from dialog_trainer.evaluation.contexts import build_contexts, sample_dialogues
+from dialog_trainer.model.generation.generate import generate
+from dialog_trainer.model.generation.kv_cache import group_by_prefix
+from dialog_trainer.model.generation.sampling import GREEDY, Decoding
+from dialog_trainer.model.loading import load_pretrained
+from dialog_trainer.model.packed_forward import padded_attention, use_packed_attention
+from dialog_trainer.types import Role
 
 MAX_LEN, NEW, BATCH_TOKENS = 128, 40, 8192
 
@@ -65,24 +66,24 @@ def main() -> None:
 
 
 def _model(folder: Path):
-    tokenizer = Vocabulary.pretrained(str(folder))
-    model = causal_lm.load(str(folder), tokenizer, dropout=None).eval()
+    tokenizer = DialogueTokenizer.pretrained(str(folder))
+    model = load_pretrained(str(folder), tokenizer, dropout=None).eval()
     use_packed_attention(model, MAX_LEN)
     return model, tokenizer
 
 
-def _contexts(folder: Path, tokenizer: Vocabulary, dialogues: int) -> tuple[list[list[int]], list[list[int]]]:
+def _contexts(folder: Path, tokenizer: DialogueTokenizer, dialogues: int) -> tuple[list[list[int]], list[list[int]]]:
     """The contexts of all assistant turns of the drawn dialogues, and of each dialogue its first turn."""
     data = os.environ.get("DIALOG_TRAINER_TEST_DATA")
     source = DailyDialog(str(Path(data) / "dailydialog"), "", None, "") if data else ChitChat()
     table = open_dialogues(source, "test", folder / "cache", say=lambda line: None)
-    chosen = [table[index] for index in drawn(table, dialogues)]
-    found = [context for one in chosen for context in contexts_of(one, tokenizer, MAX_LEN - NEW, {Role.ASSISTANT})]
+    chosen = [table[index] for index in sample_dialogues(table, dialogues)]
+    found = [context for one in chosen for context in build_contexts(one, tokenizer, MAX_LEN - NEW, {Role.ASSISTANT})]
     firsts = [[tokenizer.cls_id, *tokenizer.encode_batch([d.turns[0].text])[0], tokenizer.sep_id] for d in chosen]
     return [context.ids for context in found], firsts
 
 
-def _let_replies_end(model, tokenizer: Vocabulary, one_in: int) -> None:
+def _let_replies_end(model, tokenizer: DialogueTokenizer, one_in: int) -> None:
     """Adds to the logit of `[SEP]` what makes it one token in `one_in` by chance."""
     with torch.no_grad():
         model.transformer.ln_f.bias.fill_(0.1)
@@ -106,7 +107,7 @@ def _against_generate(title: str, model, tokenizer, contexts, decoding: Decoding
     lengths: list[int] = []
 
     def ours() -> None:
-        made = replies(
+        made = generate(
             model, tokenizer, contexts, decoding=decoding, seeds=range(len(contexts)), max_new_tokens=NEW,
             batch_tokens=BATCH_TOKENS,
         )  # fmt: skip
@@ -134,7 +135,7 @@ def _against_original(model, tokenizer, contexts, first_turns: list[list[int]], 
 
     def ours() -> None:
         list(
-            replies(
+            generate(
                 model, tokenizer, contexts, decoding=GREEDY, seeds=range(len(contexts)), max_new_tokens=NEW,
                 batch_tokens=BATCH_TOKENS,
             )
@@ -151,7 +152,7 @@ def _against_original(model, tokenizer, contexts, first_turns: list[list[int]], 
     each = tuple([seconds / dialogues for seconds in kind] for kind in ways["ours"])
     body = sum(p.numel() for name, p in model.named_parameters() if ".h." in name)
     head = model.get_output_embeddings().weight.numel()
-    read = sum(len(contexts[chain[-1]]) for chain in chains(contexts))
+    read = sum(len(contexts[chain[-1]]) for chain in group_by_prefix(contexts))
     said = len(contexts) * NEW
     first = sum(map(len, first_turns[:rounds])) / min(rounds, dialogues)
     again = sum(range(round(first), MAX_LEN))

@@ -23,7 +23,7 @@ import torch
 import transformers
 from processes import measured, model_of, options_of, rate, settings_of
 
-from dialog_trainer.training.utilization import mfu, peak_of
+from dialog_trainer.training.mfu import compute_mfu, peak_flops_of
 
 
 def main() -> None:
@@ -53,8 +53,8 @@ def main() -> None:
                 losses = [rows[0][1] for rows in found["steps"]]
                 expected = expected or losses
                 apart = max(abs(one - other) for one, other in zip(losses, expected, strict=True))
-                best = peak_of(device, precision)
-                share = f"{mfu(found['parameters'], rate(found), best * size):.1%}" if best else "?"
+                best = peak_flops_of(device, precision)
+                share = f"{compute_mfu(found['parameters'], rate(found), best * size):.1%}" if best else "?"
                 print(f"| {precision} | {size} | {apart:.2g} | {rate(found):,.0f} | {share} |", flush=True)
         options, _ = options_of(model, folder)
         sys.exit(_whole_run([*options, "device=[0]", f"steps={arguments.steps}"]))

@@ -28,14 +28,25 @@ import random_gpt2
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from dialog_trainer import composition, computing, experiment
-from dialog_trainer.data.order import seed_of
-from dialog_trainer.data.tables import TokenTable
-from dialog_trainer.data.vocabulary import Vocabulary
-from dialog_trainer.distributed import group
-from dialog_trainer.distributed.launch import locally
-from dialog_trainer.modes.quiet import hush_libraries
-from dialog_trainer.options import Settings
+from dialog_trainer.build.data import load_dialogues, load_tokenizer, tokenize_split
+from dialog_trainer.build.mask import build_mask
+from dialog_trainer.build.model import build_model
+from dialog_trainer.build.optimization import TrainingPlan, build_optimizer, plan_training
+from dialog_trainer.build.runtime import (
+    build_autocast,
+    build_grad_scaler,
+    configure_torch,
+    parallelize_loss,
+    select_device,
+)
+from dialog_trainer.cli.compose import compose_jobs, quote_overrides
+from dialog_trainer.cli.quiet import silence_libraries
+from dialog_trainer.config.options import Settings
+from dialog_trainer.data.dataset import TokenDataset
+from dialog_trainer.data.sampler import derive_seed
+from dialog_trainer.data.tokenizer import DialogueTokenizer
+from dialog_trainer.distributed import collectives
+from dialog_trainer.distributed.launcher import launch_local
 from dialog_trainer.training.loop import train_step
 
 THREADS = 2
@@ -52,7 +63,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     steps = arguments.steps or {"124m": 5, "tiny": 50}[arguments.size]
-    print(f"load {os.getloadavg()[0]:.1f}, {group.cores()} cores, torch {torch.__version__}", flush=True)
+    print(f"load {os.getloadavg()[0]:.1f}, {collectives.count_cores()} cores, torch {torch.__version__}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         settings, data = settings_of(
@@ -92,21 +103,21 @@ def options_of(model: list[str], folder: Path) -> tuple[list[str], str]:
 def settings_of(model: list[str], folder: Path, *overrides: str) -> tuple[Settings, str]:
     """The settings of a run whose tokens are in `folder` from now on, and the name of its data."""
     options, data = options_of(model, folder)
-    settings = composition.jobs(composition.quoted([*options, *overrides]), None, sweep=False)[0]
+    settings = compose_jobs(quote_overrides([*options, *overrides]), None, sweep=False)[0]
     tokens_of(settings)
     return settings, data
 
 
-def tokens_of(settings: Settings) -> tuple[TokenTable, Vocabulary]:
-    hush_libraries()
-    training = experiment.dialogues(settings, "train", say=lambda line: None)
-    tokenizer = experiment.tokenizer(settings, training, say=lambda line: None)
-    return experiment.with_tokens(settings, training, tokenizer, "split").tokens, tokenizer
+def tokens_of(settings: Settings) -> tuple[TokenDataset, DialogueTokenizer]:
+    silence_libraries()
+    training = load_dialogues(settings, "train", say=lambda line: None)
+    tokenizer = load_tokenizer(settings, training, say=lambda line: None)
+    return tokenize_split(settings, training, tokenizer, "split").tokens, tokenizer
 
 
-def plan_of(settings: Settings, tokens: TokenTable, device: torch.device) -> experiment.Plan:
+def plan_of(settings: Settings, tokens: TokenDataset, device: torch.device) -> TrainingPlan:
     """That of a run, over all sequences."""
-    return experiment.plan(settings, tokens, np.arange(len(tokens)), experiment.mask(settings), device)
+    return plan_training(settings, tokens, np.arange(len(tokens)), build_mask(settings), device)
 
 
 def measured(settings: Settings, size: int, *, first: int, steps: int, warm_up: int = WARM_UP) -> dict:
@@ -115,7 +126,7 @@ def measured(settings: Settings, size: int, *, first: int, steps: int, warm_up: 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "found.json"
         task = {"settings": settings, "first": first, "steps": steps, "warm_up": warm_up, "place": str(place)}
-        code = locally(size, None, _work, json.dumps(task))
+        code = launch_local(size, None, _work, json.dumps(task))
         if code:
             raise SystemExit(code)
         return json.loads(place.read_text(encoding="utf-8"))
@@ -123,28 +134,28 @@ def measured(settings: Settings, size: int, *, first: int, steps: int, warm_up: 
 
 def _work(board, argument: str) -> int:
     task = json.loads(argument)
-    with group.joined(board, 600) if board.member.size > 1 else nullcontext():
+    with collectives.join_process_group(board, 600) if board.member.size > 1 else nullcontext():
         if task["settings"]["device"] == "cpu":
-            torch.set_num_threads(max(1, THREADS // group.size()))
+            torch.set_num_threads(max(1, THREADS // collectives.world_size()))
         found = _steps(task["settings"], task["first"], task["steps"], task["warm_up"])
-        if group.is_main():
+        if collectives.is_rank0():
             Path(task["place"]).write_text(json.dumps(found), encoding="utf-8")
     return 0
 
 
 def _steps(settings: Settings, first: int, steps: int, warm_up: int) -> dict:
-    device = computing.device(settings)
-    computing.set_up_torch(settings["deterministic"])
+    device = select_device(settings)
+    configure_torch(settings["deterministic"])
     tokens, tokenizer = tokens_of(settings)
-    model = experiment.model(settings, tokenizer, device, say=lambda line: None)
+    model = build_model(settings, tokenizer, device, say=lambda line: None)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     plan = plan_of(settings, tokens, device)
-    loss = computing.spread(settings, model, device)
-    optimizer, scaler = experiment.optimizer(settings, model), computing.scaler(settings, device)
+    loss = parallelize_loss(settings, model, device)
+    optimizer, scaler = build_optimizer(settings, model), build_grad_scaler(settings, device)
     rows = []
     for step in [*[first] * warm_up, *range(first, first + steps)]:
-        group.any_process(False)  # all begin together
-        torch.manual_seed(seed_of("step", settings["seed"], step, group.rank()))
+        collectives.any_rank(False)  # all begin together
+        torch.manual_seed(derive_seed("step", settings["seed"], step, collectives.rank()))
         clock, processor = time.perf_counter(), time.thread_time()
         report = train_step(
             loss,
@@ -154,13 +165,13 @@ def _steps(settings: Settings, first: int, steps: int, warm_up: int) -> dict:
             step=step,
             lr=plan.learning_rate(step),
             max_grad_norm=settings["max_grad_norm"],
-            autocast=computing.autocast(settings, device),
+            autocast=build_autocast(settings, device),
         )
         rows.append([report.tokens, report.loss, time.perf_counter() - clock, time.thread_time() - processor])
-    of_all = group.gathered(rows[warm_up:])
+    of_all = collectives.all_gather_objects(rows[warm_up:])
     return {
         "steps": list(zip(*of_all, strict=True)),
-        "exchange": _exchange(parameters, device) if group.size() > 1 else 0.0,
+        "exchange": _exchange(parameters, device) if collectives.world_size() > 1 else 0.0,
         "parameters": parameters,
     }
 
@@ -172,10 +183,10 @@ def _exchange(parameters: int, device: torch.device, times: int = 3) -> float:
     values = torch.ones(numbers, device=device)
     seconds = []
     for _ in range(times):
-        group.any_process(False)
+        collectives.any_rank(False)
         start = time.perf_counter()
         for bucket in buckets:
-            group.sum_over_processes(values[:bucket])
+            collectives.all_reduce_sum(values[:bucket])
         float(values[0])  # of a GPU too, wait for it
         seconds.append(time.perf_counter() - start)
         values.fill_(1.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dialog_trainer.tracking import newest
+from dialog_trainer.tracking.jsonl import read_newest_rows
 
 LEFT_OUT = {"attempt", "time_seconds", "tokens_per_second", "data_seconds", "mfu", "step", "epoch"}
 
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs=2)
     one, other = parser.parse_args().runs
     for split in ("train", "validation"):
-        pairs = _pairs(newest(one / "metrics.jsonl", split), newest(other / "metrics.jsonl", split))
+        pairs = _pairs(read_newest_rows(one / "metrics.jsonl", split), read_newest_rows(other / "metrics.jsonl", split))
         print(f"{split}: {len(pairs):,} steps in both")
         for name in dict.fromkeys(name for before, _ in pairs for name in before):
             both = [(before[name], after.get(name)) for before, after in pairs if _is_number(before.get(name))]

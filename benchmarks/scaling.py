@@ -27,7 +27,7 @@ import torch
 from processes import plan_of, settings_of, tokens_of
 from transformers.utils.logging import disable_progress_bar
 
-from dialog_trainer.data.order import batch_indices, share
+from dialog_trainer.data.sampler import global_batch_indices, local_shard
 
 # Layers and width of the four GPT-2.
 SIZES = {"gpt2": (12, 768), "gpt2-medium": (24, 1024), "gpt2-large": (36, 1280), "gpt2-xl": (48, 1600)}
@@ -97,7 +97,7 @@ def state_in_validation(model: Model, processes: int) -> float:
 
 def balance(lengths: Sequence[int], processes: int) -> float:
     """The mean over the largest number of tokens that a process gets of a batch of such dialogues."""
-    tokens = [sum(int(lengths[place]) for place in share(lengths, processes, rank)) for rank in range(processes)]
+    tokens = [sum(int(lengths[place]) for place in local_shard(lengths, processes, rank)) for rank in range(processes)]
     return statistics.mean(tokens) / max(tokens)
 
 
@@ -181,7 +181,7 @@ def _data_path(folder: Path, batch_size: int, batches: int = 200) -> tuple[np.nd
         start = time.perf_counter()
         count = sum(len(batch.ids) for step in range(batches) for batch in plan.batches(step))
         times.append((time.perf_counter() - start) / count)
-    drawn = [tokens.lengths[batch_indices(0, step, len(tokens), batch_size)].tolist() for step in range(20)]
+    drawn = [tokens.lengths[global_batch_indices(0, step, len(tokens), batch_size)].tolist() for step in range(20)]
     return tokens.lengths, drawn, 1 / min(times)
 
 
@@ -191,7 +191,7 @@ def _sharing(lengths: np.ndarray, size: int, processes: int) -> float:
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        share(batch, processes, 0)
+        local_shard(batch, processes, 0)
         times.append(time.perf_counter() - start)
     return min(times)
 

@@ -29,8 +29,12 @@ from peers import machine, material, ours, page
 from peers.contender import environment
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from dialog_trainer.processes import READ_BY_TORCH
-from dialog_trainer.reports.canvas import save
+from dialog_trainer.build import model as build_model
+from dialog_trainer.build import optimization
+from dialog_trainer.cli.launch import READ_BY_TORCH
+from dialog_trainer.distributed import parallel
+from dialog_trainer.model import loss, packed_forward
+from dialog_trainer.reporting.plotting import save
 
 STEP = "a whole step"
 PRODUCTS, ATTENTION, ACTIVATION, DROPOUT, VOCABULARY, NORM, OPTIMIZER, CLIPPING, FUSED, REST = PARTS = (
@@ -151,11 +155,9 @@ def _leave_out_what_is_fast() -> None:
     """The package's own faster ways, exchanged for those of torch and transformers."""
     from transformers import AttentionInterface
 
-    from dialog_trainer import experiment
     from dialog_trainer.distributed import parallel
-    from dialog_trainer.model import packed
 
-    use_packed_attention = experiment.use_packed_attention
+    use_packed_attention = build_model.use_packed_attention
 
     def packed_without_plain_head(model, longest):
         if not use_packed_attention(model, longest):
@@ -170,11 +172,11 @@ def _leave_out_what_is_fast() -> None:
         own = settings["optim"]
         return torch.optim.AdamW(of.parameters(), lr=own["lr0"], weight_decay=own["weight_decay"])
 
-    experiment.use_fused = lambda model: None
-    experiment.use_packed_attention = packed_without_plain_head
-    experiment.optimizer = adamw
-    parallel.clip = clip
-    AttentionInterface.register(packed.ATTENTION, _attention)
+    build_model.fuse_activations = lambda model: None
+    build_model.use_packed_attention = packed_without_plain_head
+    optimization.build_optimizer = adamw
+    parallel.clip_grad_norm = clip
+    AttentionInterface.register(packed_forward.ATTENTION, _attention)
 
 
 def _attention(module, query, key, value, attention_mask, dropout=0.0, scaling=None, *, packing, **_):
@@ -187,10 +189,8 @@ def _attention(module, query, key, value, attention_mask, dropout=0.0, scaling=N
 
 def _mark_functions(compiled: bool) -> None:
     """Lets the profiler see in which function and module an operation is called; nothing inside compiled blocks."""
-    from dialog_trainer.distributed import parallel
-    from dialog_trainer.model import loss
 
-    own_loss_sum, own_clip, marked = loss.loss_sum, parallel.clip, set()
+    own_loss_sum, own_clip, marked = loss.compute_loss, parallel.clip_grad_norm, set()
 
     def loss_sum(model, batch):
         if not marked:
@@ -206,7 +206,7 @@ def _mark_functions(compiled: bool) -> None:
         with record_function(CLIPPING):
             return own_clip(parameters, max_norm)
 
-    loss.loss_sum, parallel.clip = loss_sum, clip
+    loss.compute_loss, parallel.clip_grad_norm = loss_sum, clip
 
 
 def _mark_module(module: torch.nn.Module) -> None:

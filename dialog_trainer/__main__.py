@@ -10,9 +10,9 @@ def entry() -> None:
     if os.environ.get("PYTHONHASHSEED", "") in ("", "random") and os.name == "posix":
         os.environ["PYTHONHASHSEED"] = "0"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    from dialog_trainer import cli
+    from dialog_trainer.cli import main
 
-    cli.entry()
+    main.entry()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What can go wrong for a user, and with which exit code.
 
 DialogTrainerError            exit 1
-├── ConfigError               exit 2   an option or a combination of options (all faults of a composition in one)
+├── ConfigError               exit 2   an option or a combination of options (all errors of a composition in one)
 ├── DataError                 exit 2   a file of dialogues: names file, line and remedy
 ├── CheckpointError           exit 2   a checkpoint or run folder that is missing, broken or does not fit
 ├── ModelError                exit 2   a model or tokenizer that cannot be loaded
@@ -19,11 +19,11 @@ class DialogTrainerError(Exception):
 class ConfigError(DialogTrainerError):
     exit_code = 2
 
-    def __init__(self, faults: list[str]):
-        self.faults = list(dict.fromkeys(faults))
-        count = len(self.faults)
-        title = "1 fault in the options:" if count == 1 else f"{count} faults in the options:"
-        super().__init__("\n".join([title, *(f"  - {fault}" for fault in self.faults)]))
+    def __init__(self, errors: list[str]):
+        self.errors = list(dict.fromkeys(errors))
+        count = len(self.errors)
+        title = "1 error in the configuration:" if count == 1 else f"{count} errors in the configuration:"
+        super().__init__("\n".join([title, *(f"  - {fault}" for fault in self.errors)]))
 
 
 class DataError(DialogTrainerError):

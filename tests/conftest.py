@@ -20,10 +20,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
-from dialog_trainer import cli
-from dialog_trainer.data.vocabulary import Vocabulary
-from dialog_trainer.model import causal_lm
-from dialog_trainer.model.packed import use_packed_attention
+from dialog_trainer.cli.main import main
+from dialog_trainer.data.tokenizer import DialogueTokenizer
+from dialog_trainer.model.loading import build_from_scratch
+from dialog_trainer.model.packed_forward import use_packed_attention
 
 
 def pytest_collection() -> None:
@@ -92,9 +92,9 @@ def jsonl_folder(dialogue_turns: list[list[str]], tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="session")
-def tokenizer(dialogue_turns: list[list[str]]) -> Vocabulary:
+def tokenizer(dialogue_turns: list[list[str]]) -> DialogueTokenizer:
     """A byte-level BPE of 300 entries, and the three dialogue tokens."""
-    return Vocabulary.train((text for turns in dialogue_turns for text in turns), 300)
+    return DialogueTokenizer.train((text for turns in dialogue_turns for text in turns), 300)
 
 
 @pytest.fixture(scope="session")
@@ -109,16 +109,16 @@ def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def gpt2_tokenizer(gpt2_folder: Path) -> Vocabulary:
-    tokenizer = Vocabulary.pretrained(str(gpt2_folder))
+def gpt2_tokenizer(gpt2_folder: Path) -> DialogueTokenizer:
+    tokenizer = DialogueTokenizer.pretrained(str(gpt2_folder))
     assert len(tokenizer) == 50257 + 3
     return tokenizer
 
 
 @pytest.fixture
-def tiny_model(tokenizer: Vocabulary):
+def tiny_model(tokenizer: DialogueTokenizer):
     """A one-block GPT-2 of width 16 and 64 positions, in packed attention, without dropout."""
-    model = causal_lm.from_scratch(tokenizer, layers=1, heads=2, width=16, positions=64, dropout=0.0, seed=0)
+    model = build_from_scratch(tokenizer, layers=1, heads=2, width=16, positions=64, dropout=0.0, seed=0)
     assert use_packed_attention(model)
     return model
 
@@ -141,7 +141,7 @@ def dialog_trainer(capsys: pytest.CaptureFixture[str]):
 
     def run(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = cli.main(list(arguments))
+        code = main(list(arguments))
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

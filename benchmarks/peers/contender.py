@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dialog_trainer.processes import READ_BY_TORCH
+from dialog_trainer.cli.launch import READ_BY_TORCH
 
 BENCHMARKS = Path(__file__).resolve().parent.parent
 

@@ -14,8 +14,8 @@ from typing import Any
 from peers.contender import Contender
 from peers.material import SEED, SIZES, made_up_dialogues
 
-from dialog_trainer.data.vocabulary import Vocabulary
-from dialog_trainer.model import causal_lm
+from dialog_trainer.data.tokenizer import DialogueTokenizer
+from dialog_trainer.model.loading import build_from_scratch
 
 FACTORS, BASE, STEPS = (1, 10, 100), 1_000, 20
 
@@ -71,8 +71,8 @@ def _write_model(folder: Path) -> None:
     size = SIZES["0.7M"]
     # Learned from the smallest corpus alone, it would give that one fewer tokens a dialogue than the others.
     texts = (text for turns in made_up_dialogues(BASE * 10, SEED) for text in turns)
-    tokenizer = Vocabulary.train(texts, size.entries)
-    causal_lm.from_scratch(
+    tokenizer = DialogueTokenizer.train(texts, size.entries)
+    build_from_scratch(
         tokenizer, layers=size.layers, heads=size.heads, width=size.width, positions=256, dropout=0.0, seed=SEED
     ).save_pretrained(folder)
     tokenizer.save(folder)

@@ -24,13 +24,15 @@ import random_gpt2
 import torch
 from transformers import AutoModelForCausalLM
 
-from dialog_trainer.data.order import batch_indices
-from dialog_trainer.data.sources import ChitChat, DailyDialog, Jsonl
-from dialog_trainer.data.tables import DialogueTable, open_dialogues, open_tokens
-from dialog_trainer.data.vocabulary import Vocabulary
-from dialog_trainer.masking.mask import Mask
+from dialog_trainer.data.dataset import DialogueDataset, open_dialogues, open_tokens
+from dialog_trainer.data.sampler import global_batch_indices
+from dialog_trainer.data.sources.chitchat import ChitChat
+from dialog_trainer.data.sources.dailydialog import DailyDialog
+from dialog_trainer.data.sources.jsonl import Jsonl
+from dialog_trainer.data.tokenizer import DialogueTokenizer
+from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights
-from dialog_trainer.model import causal_lm
+from dialog_trainer.model.loading import build_from_scratch, load_pretrained
 
 IGNORED = -100
 SORTED_AT_A_TIME = 50  # batches; transformers.trainer_pt_utils.get_length_grouped_indices
@@ -120,7 +122,7 @@ def write(folder: Path, size: Size, *, steps: int, batch_size: int, max_len: int
     ids, labels = [ids[index] for index in kept], [labels[index] for index in kept]
     place_of = {index: place for place, index in enumerate(kept)}
     count = steps * batch_size
-    given = [batch_indices(SEED, step, count, batch_size).tolist() for step in range(rounds * steps)]
+    given = [global_batch_indices(SEED, step, count, batch_size).tolist() for step in range(rounds * steps)]
     grouped = [[place_of[index] for index in pool[n * batch_size : (n + 1) * batch_size]] for n in range(steps)]
     first = [(ids[index], labels[index]) for index in given[0]]
     made = Material(
@@ -139,23 +141,23 @@ def made_up_dialogues(count: int, seed: int, words: int = 10) -> Iterator[list[s
         yield [" ".join(draw.choices(known, k=words)) for _ in range(4)]
 
 
-def _write_model(folder: Path, size: Size, table: DialogueTable, max_len: int) -> Vocabulary:
+def _write_model(folder: Path, size: Size, table: DialogueDataset, max_len: int) -> DialogueTokenizer:
     if size.entries is None:
         random_gpt2.write(folder, layers=size.layers, heads=size.heads, width=size.width)
-        tokenizer = Vocabulary.pretrained(str(folder))
-        model = causal_lm.load(str(folder), tokenizer, dropout=0.0)
+        tokenizer = DialogueTokenizer.pretrained(str(folder))
+        model = load_pretrained(str(folder), tokenizer, dropout=0.0)
     else:
-        tokenizer = Vocabulary.train(table.texts(), size.entries)
-        model = causal_lm.from_scratch(
+        tokenizer = DialogueTokenizer.train(table.texts(), size.entries)
+        model = build_from_scratch(
             tokenizer, layers=size.layers, heads=size.heads, width=size.width, positions=max(256, max_len),
             dropout=0.0, seed=SEED,
         )  # fmt: skip
     model.save_pretrained(folder)
     tokenizer.save(folder)
-    return Vocabulary.pretrained(str(folder))
+    return DialogueTokenizer.pretrained(str(folder))
 
 
-def _tokens(folder: Path, name: str, dialogues: list, tokenizer: Vocabulary, max_len: int):
+def _tokens(folder: Path, name: str, dialogues: list, tokenizer: DialogueTokenizer, max_len: int):
     """Ids and labels of each dialogue, through the package's own tables and mask: the assistant's turns and the end."""
     path = folder / f"{name}.jsonl"
     _write_jsonl(path, dialogues)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from peers.gate import Gate
 
-from dialog_trainer import cli
-from dialog_trainer.modes.run import Run
+from dialog_trainer.cli import main as command_line
+from dialog_trainer.cli.commands.callbacks import TrainingCallbacks
 
 # The default; never reached in a round or two.
 NEVER = 30_000
@@ -17,21 +17,21 @@ NEVER = 30_000
 
 def run(overrides: list[str], before_step: Callable[[int], None], track: Callable[[object], None]) -> int:
     """A run in this process; the two functions are called beside those of the run."""
-    own_before, own_track = Run.before_step, Run.track
+    own_before, own_track = TrainingCallbacks.before_step, TrainingCallbacks.track
 
-    def both_before(self: Run, step: int) -> None:
+    def both_before(self: TrainingCallbacks, step: int) -> None:
         own_before(self, step)
         before_step(step)
 
-    def both_track(self: Run, report: object) -> None:
+    def both_track(self: TrainingCallbacks, report: object) -> None:
         own_track(self, report)
         track(report)
 
-    Run.before_step, Run.track = both_before, both_track
+    TrainingCallbacks.before_step, TrainingCallbacks.track = both_before, both_track
     try:
-        return cli.main(overrides)
+        return command_line.main(overrides)
     finally:
-        Run.before_step, Run.track = own_before, own_track
+        TrainingCallbacks.before_step, TrainingCallbacks.track = own_before, own_track
 
 
 def overrides_of(job: dict) -> list[str]:

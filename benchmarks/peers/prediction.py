@@ -17,7 +17,7 @@ import quick
 import random_gpt2
 from peers import material
 
-from dialog_trainer.model.projection import chunk_rows
+from dialog_trainer.model.kernels.linear_cross_entropy import chunk_rows
 
 # NVIDIA H100 SXM: dense bf16 peak of its data sheet; the share that is reached and the cost of a launch are assumed.
 PEAK, ASSUMED_SHARE, LAUNCH_SECONDS, TOKENS = 989e12, 0.5, 5e-6, 16_384

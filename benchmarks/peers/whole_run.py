@@ -17,11 +17,11 @@ from typing import Any
 from peers import material, ours
 from peers.contender import environment
 
-from dialog_trainer.data.sources import Jsonl
-from dialog_trainer.data.tables import open_dialogues
-from dialog_trainer.data.vocabulary import Vocabulary
-from dialog_trainer.evaluation.replies import contexts_of, drawn
-from dialog_trainer.records import Role
+from dialog_trainer.data.dataset import open_dialogues
+from dialog_trainer.data.sources.jsonl import Jsonl
+from dialog_trainer.data.tokenizer import DialogueTokenizer
+from dialog_trainer.evaluation.contexts import build_contexts, sample_dialogues
+from dialog_trainer.types import Role
 
 BATCHES, PASSES, NEW = 50, 4, 40
 DIALOGUES, REPLY_TOKENS = 100, 8192  # the defaults of metrics.max_dialogues and metrics.batch_tokens
@@ -86,11 +86,11 @@ def _ours(job: dict[str, Any], work: Path, turn: int) -> list[str]:
 
 def _write_contexts(work: Path, max_len: int) -> int:
     """The contexts that a validation of ours replies to, for the peer."""
-    tokenizer = Vocabulary.pretrained(str(work / "model"))
+    tokenizer = DialogueTokenizer.pretrained(str(work / "model"))
     path = str(work / "validation.jsonl")
     table = open_dialogues(Jsonl(path, path, None, 0.0), "validation", work / "cache", say=lambda line: None)
-    chosen = [table[index] for index in drawn(table, DIALOGUES)]
-    found = [context for one in chosen for context in contexts_of(one, tokenizer, max_len - NEW, {Role.ASSISTANT})]
+    chosen = [table[index] for index in sample_dialogues(table, DIALOGUES)]
+    found = [context for one in chosen for context in build_contexts(one, tokenizer, max_len - NEW, {Role.ASSISTANT})]
     rows = [{"ids": context.ids, "reference": context.reference} for context in found]
     (work / "contexts.json").write_text(json.dumps(rows), encoding="utf-8")
     return len(found)

@@ -12,7 +12,7 @@ _FIRST_PORT, _PORTS = 20_000, 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class RankInfo:
     """`rank` of `size` processes; `local_rank` of `local_size` on this one of the machines."""
 
     rank: int
@@ -22,7 +22,7 @@ class Member:
     machine: int
 
 
-def member(environ: Mapping[str, str] = os.environ) -> Member | None:
+def detect_rank(environ: Mapping[str, str] = os.environ) -> RankInfo | None:
     """None where this process stands alone."""
     if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= environ.keys():  # torchrun, or by hand
         rank, size = int(environ["RANK"]), int(environ["WORLD_SIZE"])
@@ -32,13 +32,13 @@ def member(environ: Mapping[str, str] = os.environ) -> Member | None:
         rank, size = int(environ["SLURM_PROCID"]), int(environ["SLURM_STEP_NUM_TASKS"])
         local_rank = int(environ.get("SLURM_LOCALID", 0))
         machine = int(environ.get("SLURM_NODEID", 0))
-        local_size = tasks_of(environ.get("SLURM_STEP_TASKS_PER_NODE", "1"))[machine]
+        local_size = parse_tasks_per_node(environ.get("SLURM_STEP_TASKS_PER_NODE", "1"))[machine]
     else:
         return None
-    return Member(rank, size, local_rank, local_size, machine) if size > 1 else None
+    return RankInfo(rank, size, local_rank, local_size, machine) if size > 1 else None
 
 
-def tasks_of(nodes: str) -> list[int]:
+def parse_tasks_per_node(nodes: str) -> list[int]:
     """`3,2(x2)` -> `[3, 2, 2]`: the tasks of each node."""
     found = []
     for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", nodes):
@@ -46,7 +46,7 @@ def tasks_of(nodes: str) -> list[int]:
     return found
 
 
-def meeting_point(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
+def rendezvous_address(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
     """Host and port of rank 0. Slurm names neither: the first host of the step, and a port that follows from the job."""
     job = int(environ.get("SLURM_JOB_ID", 0)) * 31 + int(environ.get("SLURM_STEP_ID", 0))
     host = environ.get("MASTER_ADDR") or first_host(environ.get("SLURM_STEP_NODELIST", "localhost"))

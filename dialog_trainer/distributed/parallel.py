@@ -14,24 +14,24 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from dialog_trainer.distributed import group
+from dialog_trainer.distributed import collectives
 from dialog_trainer.errors import ConfigError
 
 
-def spread(loss: torch.nn.Module, parallel: str, blocks: Iterable[str], sample: object) -> torch.nn.Module:
+def parallelize(loss: torch.nn.Module, parallel: str, blocks: Iterable[str], sample: object) -> torch.nn.Module:
     """`loss` (a module that gives the loss of a batch, as `sample` is one, first) for a group of processes; as it is where
     there is one process alone.
 
     With `fsdp` the parameters are parts from here on, those of the modules whose class is named in `blocks` gathered one
     by one as they are needed: an optimizer is to be made after this.
     """
-    if group.size() == 1:
+    if collectives.world_size() == 1:
         return loss
     device = next(loss.parameters()).device
     if parallel == "fsdp":
         if not hasattr(FSDPModule, "reset_iter_state"):
             raise ConfigError([f"parallel=fsdp: torch {torch.__version__} is too old for it; use 2.13 or later"])
-        mesh = torch.distributed.init_device_mesh(device.type, (group.size(),))
+        mesh = torch.distributed.init_device_mesh(device.type, (collectives.world_size(),))
         names = set(blocks)
         for module in [module for module in loss.modules() if type(module).__name__ in names]:
             fully_shard(module, mesh=mesh)
@@ -52,7 +52,7 @@ def spread(loss: torch.nn.Module, parallel: str, blocks: Iterable[str], sample: 
 
 
 @contextmanager
-def exchange(loss: torch.nn.Module, last: bool) -> Iterator[None]:
+def gradient_sync(loss: torch.nn.Module, last: bool) -> Iterator[None]:
     """Around a forward and backward pass: gradients are summed over the processes in the last one of a step."""
     if isinstance(loss, FSDPModule):
         loss.set_requires_gradient_sync(last)
@@ -63,14 +63,14 @@ def exchange(loss: torch.nn.Module, last: bool) -> Iterator[None]:
         yield
 
 
-def clip(parameters: Iterable[torch.nn.Parameter], max_norm: float | None) -> torch.Tensor:
+def clip_grad_norm(parameters: Iterable[torch.nn.Parameter], max_norm: float | None) -> torch.Tensor:
     """Scales the gradients down to `max_norm` (None: never) and returns their norm before that, over all processes."""
     norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm or torch.inf)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 @contextmanager
-def whole(loss: torch.nn.Module) -> Iterator[torch.nn.Module]:
+def unsharded(loss: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """Within the block every process has all weights of `loss`, as `spread` gave it, and can use them, and what is
     yielded, without the others."""
     if not isinstance(loss, FSDPModule):
@@ -89,22 +89,22 @@ def whole(loss: torch.nn.Module) -> Iterator[torch.nn.Module]:
     loss.reset_iter_state()
 
 
-def held_here(loss: torch.nn.Module) -> int:
+def count_local_parameters(loss: torch.nn.Module) -> int:
     """How many numbers of the weights this process holds."""
     return sum((one.to_local() if isinstance(one, DTensor) else one).numel() for one in loss.parameters())
 
 
-def gathered_whole(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def gather_full_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors, whole where each process holds a part; of those only the main process keeps any. Called by all."""
     found: dict[int, torch.Tensor] = {}
     for tensor in tensors.values():
         if id(tensor) not in found and isinstance(tensor, DTensor):
             full = tensor.full_tensor().detach()
-            found[id(tensor)] = full.cpu() if group.is_main() else full.new_empty(0)
+            found[id(tensor)] = full.cpu() if collectives.is_rank0() else full.new_empty(0)
     return {name: found.get(id(tensor), tensor.detach()) for name, tensor in tensors.items()}
 
 
-def part_of(whole_tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def shard_like(whole_tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """`whole_tensor`, or the part of it that this process holds of `like`."""
     if isinstance(like, DTensor) and whole_tensor.shape == like.shape:
         return distribute_tensor(whole_tensor.to(like.device), like.device_mesh, like.placements)

@@ -23,10 +23,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from dialog_trainer.data.order import seed_of
+from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.errors import DataError
-from dialog_trainer.metrics.words import words
-from dialog_trainer.records import Context, Dialogue, Reply, Role
+from dialog_trainer.metrics.tokenize import split_words
+from dialog_trainer.types import Context, Dialogue, Reply, Role
 
 # Of a larger training split so many dialogues, drawn by a hash of their ids, make the baselines.
 MAX_TRAINING_DIALOGUES = 100_000
@@ -39,7 +39,7 @@ DENSE_SHARE = 0.125
 _Exchanges = list[tuple[tuple[str, ...], str]]
 
 
-def baselines(
+def make_baselines(
     names: Iterable[str], contexts: Sequence[Context], roles: Sequence[Role], training: Iterable[Dialogue]
 ) -> dict[str, list[Reply]]:
     """The replies of each baseline of `names`, in the order of `contexts`, all `ended`.
@@ -57,11 +57,11 @@ def baselines(
         else:
             texts = [_FROM_CONTEXT[name](context) for context in contexts]
         replies = [context.answered(text, ended=True) for context, text in zip(contexts, texts, strict=True)]
-        made[name] = against_the_others(replies) if name == "human" else replies
+        made[name] = drop_human_reference(replies) if name == "human" else replies
     return made
 
 
-def against_the_others(replies: Iterable[Reply]) -> list[Reply]:
+def drop_human_reference(replies: Iterable[Reply]) -> list[Reply]:
     """Replies of a model or a baseline, with the references that `human` is scored against: all but the one it takes.
 
     Raises `DataError` where there are fewer than two.
@@ -80,13 +80,13 @@ def _left_out(of: Context | Reply) -> int:
             f"the baseline 'human' needs at least two references for each context; "
             f"turn {of.turn_index} of dialogue {of.dialogue_id} has {len(of.references)}"
         )
-    return seed_of("human", of.dialogue_id, of.turn_index) % len(of.references)
+    return derive_seed("human", of.dialogue_id, of.turn_index) % len(of.references)
 
 
 def _exchanges(training: Iterable[Dialogue], roles: Iterable[Role]) -> dict[Role, _Exchanges]:
     """The training replies of each of `roles`."""
     drawn = heapq.nsmallest(
-        MAX_TRAINING_DIALOGUES, enumerate(training), key=lambda item: seed_of("baselines", item[1].id)
+        MAX_TRAINING_DIALOGUES, enumerate(training), key=lambda item: derive_seed("baselines", item[1].id)
     )
     found: dict[Role, _Exchanges] = {role: [] for role in sorted(roles)}
     for _, dialogue in sorted(drawn, key=lambda item: item[0]):
@@ -110,16 +110,18 @@ def _frequent(exchanges: _Exchanges) -> Callable[[Context], str]:
 
 
 def _random(exchanges: _Exchanges) -> Callable[[Context], str]:
-    return lambda context: exchanges[seed_of("random", context.dialogue_id, context.turn_index) % len(exchanges)][1]
+    return lambda context: exchanges[derive_seed("random", context.dialogue_id, context.turn_index) % len(exchanges)][1]
 
 
 def _nearest(exchanges: _Exchanges) -> Callable[[Context], str]:
-    postings = _postings([[word for text in history for word in words(text)] for history, _ in exchanges])
+    postings = _postings([[word for text in history for word in split_words(text)] for history, _ in exchanges])
 
     def choose(context: Context) -> str:
         # Not divided by the length of the context's own vector, which is the same for all replies.
         scores = np.zeros(len(exchanges))
-        for word, count in Counter(word for text in context.history[-NEAREST_TURNS:] for word in words(text)).items():
+        for word, count in Counter(
+            word for text in context.history[-NEAREST_TURNS:] for word in split_words(text)
+        ).items():
             if word in postings:
                 where, weights = postings[word]
                 scores[where] += count * weights

@@ -17,19 +17,19 @@ from functools import partial
 
 from transformers import PreTrainedModel
 
-from dialog_trainer.data.vocabulary import Vocabulary
-from dialog_trainer.evaluation.original_rows import predicted_rows, target_row
-from dialog_trainer.evaluation.proportion import in_proportion
-from dialog_trainer.evaluation.replies import contexts_of, replies_to
-from dialog_trainer.evaluation.rollout import rolled_out
-from dialog_trainer.model.choosing import Decoding
-from dialog_trainer.records import Context, Dialogue, Reply, Role
+from dialog_trainer.data.tokenizer import DialogueTokenizer
+from dialog_trainer.evaluation.contexts import build_contexts, generate_replies
+from dialog_trainer.evaluation.losses import scale_progress
+from dialog_trainer.evaluation.original.rows import format_target_row, generate_rows
+from dialog_trainer.evaluation.rollout import roll_out
+from dialog_trainer.model.generation.sampling import Decoding
+from dialog_trainer.types import Context, Dialogue, Reply, Role
 
 BOTH = (Role.USER, Role.ASSISTANT)
 
 
 @dataclass(frozen=True, slots=True)
-class Replying:
+class ReplySettings:
     """How replies are made: `protocol`; `role`, who replies by `response`; `max_new_tokens` a reply; `window`: context and
     reply together; `batch_tokens`: one batch of generation; `decoding`, and `seed` of what it draws."""
 
@@ -67,22 +67,26 @@ class Production:
     """With what replies are made: `advance` is told how many dialogues were done; once `stopped()`, none is begun."""
 
     model: PreTrainedModel
-    tokenizer: Vocabulary
+    tokenizer: DialogueTokenizer
     stopped: Callable[[], bool]
     advance: Callable[[int], None]
 
 
-def gold_contexts(dialogues: Sequence[Dialogue], how: Replying, tokenizer: Vocabulary) -> list[Context]:
+def build_gold_contexts(
+    dialogues: Sequence[Dialogue], how: ReplySettings, tokenizer: DialogueTokenizer
+) -> list[Context]:
     """The contexts of `response` and `all_turns`, dialogue by dialogue."""
-    return [context for dialogue in dialogues for context in contexts_of(dialogue, tokenizer, how.room(), how.roles())]
+    return [
+        context for dialogue in dialogues for context in build_contexts(dialogue, tokenizer, how.room(), how.roles())
+    ]
 
 
-def produced(dialogues: Sequence[Dialogue], how: Replying, by: Production) -> list[Reply] | None:
+def produce_replies(dialogues: Sequence[Dialogue], how: ReplySettings, by: Production) -> list[Reply] | None:
     """The replies to `dialogues`, in their order; None once stopped."""
     if how.protocol == "original":
         return _original(dialogues, how, by)
     reply = partial(
-        replies_to,
+        generate_replies,
         model=by.model,
         tokenizer=by.tokenizer,
         max_new_tokens=how.max_new_tokens,
@@ -92,13 +96,13 @@ def produced(dialogues: Sequence[Dialogue], how: Replying, by: Production) -> li
         stopped=by.stopped,
     )
     if how.protocol == "rollout":
-        return rolled_out(dialogues, by.tokenizer, how.room(), reply, by.advance)
-    contexts = gold_contexts(dialogues, how, by.tokenizer)
-    return reply(contexts, advance=in_proportion(by.advance, len(contexts), len(dialogues)))
+        return roll_out(dialogues, by.tokenizer, how.room(), reply, by.advance)
+    contexts = build_gold_contexts(dialogues, how, by.tokenizer)
+    return reply(contexts, advance=scale_progress(by.advance, len(contexts), len(dialogues)))
 
 
-def _original(dialogues: Sequence[Dialogue], how: Replying, by: Production) -> list[Reply] | None:
-    rows = predicted_rows(
+def _original(dialogues: Sequence[Dialogue], how: ReplySettings, by: Production) -> list[Reply] | None:
+    rows = generate_rows(
         dialogues,
         by.model,
         by.tokenizer,
@@ -111,7 +115,12 @@ def _original(dialogues: Sequence[Dialogue], how: Replying, by: Production) -> l
         return None
     return [
         Reply(
-            dialogue.id, 1, (dialogue.turns[0].text,), target_row(dialogue, by.tokenizer, how.window), row, ended=False
+            dialogue.id,
+            1,
+            (dialogue.turns[0].text,),
+            format_target_row(dialogue, by.tokenizer, how.window),
+            row,
+            ended=False,
         )
         for dialogue, row in zip(dialogues, rows, strict=True)
     ]

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dialog_trainer.data.sequences import Marks, TurnTokens, context_ids, turn_tokens
-from dialog_trainer.data.vocabulary import Vocabulary
-from dialog_trainer.records import Context, Dialogue, Reply, Role
+from dialog_trainer.data.formatting import TurnTokens, format_context, make_turn_tokens
+from dialog_trainer.data.tokenizer import DialogueTokenizer
+from dialog_trainer.types import Context, Dialogue, Reply, Role, SpecialTokens
 
 
 class _Played:
     """A dialogue as far as it is played."""
 
-    def __init__(self, dialogue: Dialogue, tokenizer: Vocabulary):
+    def __init__(self, dialogue: Dialogue, tokenizer: DialogueTokenizer):
         self.dialogue, self._vocabulary = dialogue, tokenizer
         self.texts: list[str] = []
         self._tokens: list[TurnTokens] = []
@@ -28,7 +28,7 @@ class _Played:
 
     def add(self, text: str) -> None:
         role, ids = self.dialogue.turns[len(self.texts)].role, self._vocabulary.encode_batch([text])
-        (turn,) = turn_tokens(ids, [role], self._vocabulary.sep_id)
+        (turn,) = make_turn_tokens(ids, [role], self._vocabulary.sep_id)
         self._tokens.append(TurnTokens(turn.ids, role, len(self.texts)))
         self.texts.append(text)
 
@@ -39,16 +39,16 @@ class _Played:
     def over(self) -> bool:
         return len(self.texts) == len(self.dialogue.turns)
 
-    def context(self, special_tokens: Marks, room: int) -> Context:
+    def context(self, special_tokens: SpecialTokens, room: int) -> Context:
         index = len(self.texts)
         gold = self.dialogue.turns[index]
-        ids = context_ids(self._tokens, special_tokens, room)
+        ids = format_context(self._tokens, special_tokens, room)
         return Context(self.dialogue.id, index, ids, tuple(self.texts), gold.text, gold.references)
 
 
-def rolled_out(
+def roll_out(
     dialogues: Sequence[Dialogue],
-    tokenizer: Vocabulary,
+    tokenizer: DialogueTokenizer,
     room: int,
     reply: Callable[[list[Context]], list[Reply] | None],
     advance: Callable[[int], None] = lambda dialogues: None,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from sacrebleu.metrics import BLEU
 
-from dialog_trainer.records import Reply
+from dialog_trainer.types import Reply
 
 SIGNATURE = "case:lc|tok:13a|smooth:exp"
 MAX_ORDER = 4

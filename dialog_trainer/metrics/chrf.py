@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from sacrebleu.metrics import CHRF
 
-from dialog_trainer.records import Reply
+from dialog_trainer.types import Reply
 
 SIGNATURE = "case:mixed|eff:yes|nc:6|nw:0|space:no"
 

@@ -11,8 +11,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from dialog_trainer.metrics.words import words
-from dialog_trainer.records import Reply
+from dialog_trainer.metrics.tokenize import split_words
+from dialog_trainer.types import Reply
 
 SIGNATURE = "case:lc|tok:13a|over:all replies"
 
@@ -33,6 +33,6 @@ def entropy(replies: Sequence[Reply], order: int) -> float:
 def _ngrams(replies: Sequence[Reply], order: int) -> Counter[tuple[str, ...]]:
     counts: Counter[tuple[str, ...]] = Counter()
     for reply in replies:
-        text = words(reply.text)
+        text = split_words(reply.text)
         counts.update(tuple(text[start : start + order]) for start in range(len(text) - order + 1))
     return counts

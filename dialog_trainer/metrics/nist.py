@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dialog_trainer.metrics.words import words
-from dialog_trainer.records import Reply
+from dialog_trainer.metrics.tokenize import split_words
+from dialog_trainer.types import Reply
 
 SIGNATURE = "case:lc|tok:13a|rule:mteval"
 MAX_ORDER = 5
@@ -30,8 +30,8 @@ _Gram = tuple[str, ...]
 
 def statistics(replies: Sequence[Reply]) -> np.ndarray:
     """`(n, 11)`: mean words of the references, information of the matches of order 1 to 5, n-grams of order 1 to 5."""
-    said = [Counter(_ngrams(words(reply.text))) for reply in replies]
-    references = [[words(text) for text in reply.targets()] for reply in replies]
+    said = [Counter(_ngrams(split_words(reply.text))) for reply in replies]
+    references = [[split_words(text) for text in reply.targets()] for reply in replies]
     information = _information([text for texts in references for text in texts], set().union(*said))
     rows = np.zeros((len(replies), 1 + 2 * MAX_ORDER))
     for row, grams, texts in zip(rows, said, references, strict=True):

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dialog_trainer.metrics.words import words
-from dialog_trainer.records import Reply
+from dialog_trainer.metrics.tokenize import split_words
+from dialog_trainer.types import Reply
 
 
 def length(replies: Sequence[Reply]) -> np.ndarray:
     """`(n, 2)`: words, 1."""
-    return _rows([(len(words(reply.text)), 1) for reply in replies])
+    return _rows([(len(split_words(reply.text)), 1) for reply in replies])
 
 
 def length_ratio(replies: Sequence[Reply]) -> np.ndarray:
     """`(n, 2)`: words of the reply, mean words of its references."""
-    return _rows([(len(words(reply.text)), _mean_words(reply.targets())) for reply in replies])
+    return _rows([(len(split_words(reply.text)), _mean_words(reply.targets())) for reply in replies])
 
 
 def repetition(replies: Sequence[Reply]) -> np.ndarray:
@@ -41,7 +41,7 @@ def _rows(pairs: list[tuple[float, float]]) -> np.ndarray:
 
 
 def _mean_words(texts: Sequence[str]) -> float:
-    return sum(len(words(text)) for text in texts) / len(texts)
+    return sum(len(split_words(text)) for text in texts) / len(texts)
 
 
 def _plain(text: str) -> str:

@@ -24,10 +24,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from dialog_trainer.data.sources import file_digest
-from dialog_trainer.data.vocabulary import Vocabulary
+from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import parallel
 from dialog_trainer.errors import CheckpointError, TrainingError
+from dialog_trainer.files import sha256_of_file
 
 LINKS = {"last": "last", "metric": "best_metric", "loss": "best_loss"}
 MANIFEST = "manifest.json"
@@ -38,18 +38,18 @@ REQUIRED = {"config.json", "trainer/state.json", "trainer/optimizer.safetensors"
 _OURS = re.compile(r"step-\d{8,}(-\d+)?|\.(aside|gone)-.*")
 
 
-def tensors(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> tuple[Tensors, Tensors]:
+def collect_tensors(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> tuple[Tensors, Tensors]:
     """The weights of the model and the state of its optimizer, whole, by name. Called by all processes of a group."""
     weights = model.state_dict(keep_vars=True)  # a weight that has two names stays one
-    return parallel.gathered_whole(weights), parallel.gathered_whole(_optimizer_tensors(model, optimizer))
+    return parallel.gather_full_tensors(weights), parallel.gather_full_tensors(_optimizer_tensors(model, optimizer))
 
 
-def save(
+def save_checkpoint(
     weights: Path,
     names: Iterable[str],
     *,
     model: PreTrainedModel,
-    tokenizer: Vocabulary,
+    tokenizer: DialogueTokenizer,
     content: tuple[Tensors, Tensors],
     state: dict,
 ) -> None:
@@ -72,7 +72,7 @@ def save(
         _sync(weights)
         # `last` at the end: after a kill in between, the older one makes this validation, and its links, again.
         for name in sorted(names, key=lambda name: name == "last"):
-            _point(weights / name, folder.name)
+            _swap_link(weights / name, folder.name)
         _sync(weights)
     except (OSError, SafetensorError) as error:
         _remove_unlinked(weights)
@@ -84,7 +84,7 @@ def save(
     _remove_unlinked(weights)
 
 
-def find(run: Path, load_model_type: str) -> Path:
+def find_checkpoint(run: Path, load_model_type: str) -> Path:
     """The checkpoint folder of a run, verified. Raises `CheckpointError`."""
     weights = run / "weights"
     link = weights / LINKS[load_model_type]
@@ -93,21 +93,21 @@ def find(run: Path, load_model_type: str) -> Path:
         remedy = f"pass load_model_type={there[0]}" if there else "the run saved none: start it anew"
         raise CheckpointError(f"{run} has no checkpoint {LINKS[load_model_type]!r}; {remedy}")
     folder = link.resolve()
-    fault = _fault(folder)
+    fault = _find_damage(folder)
     if fault:
         others = [
             kind
             for kind, name in LINKS.items()
             if (weights / name).exists()
             and (weights / name).resolve() != folder
-            and not _fault((weights / name).resolve())
+            and not _find_damage((weights / name).resolve())
         ]
         remedy = f"pass load_model_type={others[0]}, which is whole" if others else "no whole checkpoint is left"
         raise CheckpointError(f"the checkpoint {link} is broken and not used: {fault}; {remedy}")
     return folder
 
 
-def forget_later(weights: Path, folder: Path, step: int) -> dict[str, int]:
+def drop_later_best(weights: Path, folder: Path, step: int) -> dict[str, int]:
     """Points the best links that a later step holds to `folder`, and returns them with that step.
 
     Who goes on from an earlier checkpoint leaves what came after it: it is no longer the best of this run.
@@ -118,7 +118,7 @@ def forget_later(weights: Path, folder: Path, step: int) -> dict[str, int]:
         if link.exists() and link.resolve() != folder:
             there = read_state(link)["step"]
             if there > step:
-                _point(link, folder.name)
+                _swap_link(link, folder.name)
                 later[name] = there
     return later
 
@@ -134,7 +134,7 @@ def load_optimizer(folder: Path, model: PreTrainedModel, optimizer: torch.optim.
     state: dict[int, dict[str, torch.Tensor]] = {}
     for index, name in enumerate(_parameter_names(model, optimizer)):
         slots = {
-            key.split("/", 1)[0]: parallel.part_of(value, parameters[name])
+            key.split("/", 1)[0]: parallel.shard_like(value, parameters[name])
             for key, value in saved.items()
             if key.split("/", 1)[1] == name
         }
@@ -162,7 +162,7 @@ def _parameter_names(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -
 def _write_manifest(folder: Path) -> None:
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        files[path.relative_to(folder).as_posix()] = [path.stat().st_size, file_digest(path)]
+        files[path.relative_to(folder).as_posix()] = [path.stat().st_size, sha256_of_file(path)]
         _sync(path)
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps({"format": 1, "files": files}, indent=2), encoding="utf-8")
@@ -170,7 +170,7 @@ def _write_manifest(folder: Path) -> None:
         _sync(path)
 
 
-def _fault(folder: Path) -> str | None:
+def _find_damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, None if every byte is as it was written."""
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
@@ -181,7 +181,7 @@ def _fault(folder: Path) -> str | None:
             path = folder / name
             if path.stat().st_size != size:
                 return f"{path} has {path.stat().st_size:,} bytes instead of {size:,}"
-            if file_digest(path) != digest:
+            if sha256_of_file(path) != digest:
                 return f"{path} has other bytes than were written (sha256 differs)"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{folder}: {error}"
@@ -195,7 +195,7 @@ def _free_name(weights: Path, step: int) -> Path:
     return next(folder for folder in candidates if not folder.exists())
 
 
-def _point(link: Path, target: str) -> None:
+def _swap_link(link: Path, target: str) -> None:
     aside = link.with_name(f".{link.name}-{os.getpid()}")
     aside.symlink_to(target, target_is_directory=True)
     os.replace(aside, link)

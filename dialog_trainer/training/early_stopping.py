@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Best:
+class BestTracker:
     """What the validations have given so far. Steps are numbers of updates done.
 
     `bad_validations` counts those in a row in which neither the loss nor the score got better; only validations

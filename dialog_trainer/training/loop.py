@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from dialog_trainer.data.batches import silent
-from dialog_trainer.data.order import seed_of
-from dialog_trainer.distributed import group, parallel
+from dialog_trainer.data.packing import dummy_batch
+from dialog_trainer.data.sampler import derive_seed
+from dialog_trainer.distributed import collectives, parallel
 from dialog_trainer.errors import TrainingError
-from dialog_trainer.records import NUM_DEPTHS, Batch, Role
-from dialog_trainer.training.early_stopping import Best
+from dialog_trainer.training.early_stopping import BestTracker
+from dialog_trainer.types import NUM_TURN_BINS, Batch, Role
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class TrainingState:
     tokens_seen: int = 0
     user_tokens_seen: int = 0
     assistant_tokens_seen: int = 0
-    best: Best = field(default_factory=Best)
+    best: BestTracker = field(default_factory=BestTracker)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def train(
             saved_step = state.step
         if outcome:
             return outcome
-        torch.manual_seed(seed_of("step", seed, state.step, group.rank()))
+        torch.manual_seed(derive_seed("step", seed, state.step, collectives.rank()))
         start = time.perf_counter()
         own = batches(state.step)
         waited = time.perf_counter() - start
@@ -150,26 +150,26 @@ def train_step(
     loss.train()
     optimizer.zero_grad(set_to_none=True)
     own = torch.tensor([[batch.divisor, len(batch.ids)] for batch in batches], dtype=torch.float64).view(-1, 2).sum(0)
-    sizes = group.rows_of_all(torch.cat([own, torch.tensor([float(len(batches))], dtype=torch.float64)]))
+    sizes = collectives.all_gather_rows(torch.cat([own, torch.tensor([float(len(batches))], dtype=torch.float64)]))
     divisor, tokens, _ = sizes.sum(0).tolist()
     rounds = max(1, int(sizes[:, 2].max()))
     # Torch takes the mean of the gradients over the processes; times their number, it is the sum.
-    factor = group.size()
+    factor = collectives.world_size()
     parts = []
     for number in range(rounds):
-        batch = batches[number] if number < len(batches) else silent(next(loss.parameters()).device)
-        with parallel.exchange(loss, last=number == rounds - 1):
+        batch = batches[number] if number < len(batches) else dummy_batch(next(loss.parameters()).device)
+        with parallel.gradient_sync(loss, last=number == rounds - 1):
             with autocast():
                 nats, role_turn_sums = loss(batch)
             scaler.scale(nats * factor / max(divisor, 1e-12)).backward()
         parts.append(torch.cat([nats.detach().view(1), role_turn_sums.flatten()]))
     scaler.unscale_(optimizer)
-    norm = parallel.clip(loss.parameters(), max_grad_norm)
+    norm = parallel.clip_grad_norm(loss.parameters(), max_grad_norm)
     # One wait for the device for all that is asked of it here.
     *sums, grad_norm = torch.cat([*parts, norm.view(1)]).cpu().double().split([*map(len, parts), 1])
-    rows = group.rows_of_all(torch.stack(sums).sum(0))
+    rows = collectives.all_gather_rows(torch.stack(sums).sum(0))
     _check_finite(step, lr, rows[:, 0].tolist(), 0.0 if scaler.is_enabled() else float(grad_norm))
-    nats, role_turn_sums = float(rows[:, 0].sum()), rows[:, 1:].sum(0).view(2, len(Role), NUM_DEPTHS)
+    nats, role_turn_sums = float(rows[:, 0].sum()), rows[:, 1:].sum(0).view(2, len(Role), NUM_TURN_BINS)
     trains = bool(role_turn_sums[1].any())
     if trains:
         for settings in optimizer.param_groups:

@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from dialog_trainer.distributed import parallel
 from dialog_trainer.errors import ConfigError
-from dialog_trainer.records import Batch
+from dialog_trainer.types import Batch
 
 MOST_TOKENS = 8192  # larger forward passes are not faster
 USED_SHARE = 0.6  # of what is free, by `auto`: other programs, and validations, need some too
@@ -19,7 +19,7 @@ _STEP = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryEstimate:
     """`fixed_bytes` whatever the batch: this process as it is, gradients, the optimizer's state. `token_bytes` for each
     token of a forward pass, kept for its backward pass. `free_bytes` of the device, None where it does not say."""
 
@@ -44,7 +44,7 @@ class Memory:
         )
 
 
-def check_room(weights: int, on: torch.device, processes: int) -> None:
+def check_model_fits(weights: int, on: torch.device, processes: int) -> None:
     """Raises `ConfigError` if so many weights, in fp32, do not even fit by themselves."""
     free = _free(on)
     processes = _sharing(on, processes)
@@ -58,7 +58,9 @@ def check_room(weights: int, on: torch.device, processes: int) -> None:
         )
 
 
-def measured(loss: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, processes: int) -> Memory:
+def measure_memory(
+    loss: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, processes: int
+) -> MemoryEstimate:
     """Of a step with `loss` and `optimizer`, by what `loss` keeps of `batch`; `processes` share the machine."""
     kept: dict[int, int] = {}
     own: set[int] = set()
@@ -69,8 +71,8 @@ def measured(loss: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Bat
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    held = parallel.held_here(loss)
-    with parallel.whole(loss) as plain:
+    held = parallel.count_local_parameters(loss)
+    with parallel.unsharded(loss) as plain:
         plain.train()
         own |= {parameter.untyped_storage().data_ptr() for parameter in plain.parameters()}
         # The gradient of the head is kept once, whatever the number of tokens.
@@ -81,14 +83,14 @@ def measured(loss: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Bat
     device = next(loss.parameters()).device
     fixed = _present(device) + 4 * held * (1 + _state_of(optimizer)) + largest
     free, processes = _free(device), _sharing(device, processes)
-    return Memory(
+    return MemoryEstimate(
         fixed,
         activations / len(batch.ids),
         None if free is None else (free + _present(device) * processes) // processes,
     )
 
 
-def fitting(memory: Memory, asked: int | str, max_len: int, batch_tokens: int) -> int:
+def fit_micro_batch_tokens(memory: MemoryEstimate, asked: int | str, max_len: int, batch_tokens: int) -> int:
     """The tokens of a forward pass: as `asked`, or with `auto` what fits. Raises `ConfigError` if that is not enough."""
     if memory.free_bytes is None:
         return MOST_TOKENS if asked == "auto" else asked

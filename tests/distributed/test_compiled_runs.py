@@ -3,8 +3,8 @@
 import hashlib
 
 import pytest
-from many import dialog_trainer as command
-from many import rows, started
+from helpers.processes import dialog_trainer as command
+from helpers.processes import rows, started
 
 pytestmark = pytest.mark.slow
 

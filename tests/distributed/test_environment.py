@@ -1,6 +1,6 @@
 import pytest
 
-from dialog_trainer.distributed.environment import Member, first_host, meeting_point, member
+from dialog_trainer.distributed.environment import RankInfo, detect_rank, first_host, rendezvous_address
 
 TORCHRUN = {
     "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "h", "MASTER_PORT": "29",
@@ -21,21 +21,21 @@ def without(environ, *names):
     ("environ", "expected"),
     [
         ({}, None),
-        (TORCHRUN, Member(5, 8, 1, 4, 1)),
+        (TORCHRUN, RankInfo(5, 8, 1, 4, 1)),
         (TORCHRUN | {"WORLD_SIZE": "1", "RANK": "0"}, None),
-        (without(TORCHRUN, "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK"), Member(5, 8, 0, 1, 5)),
+        (without(TORCHRUN, "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK"), RankInfo(5, 8, 0, 1, 5)),
         (without(TORCHRUN, "MASTER_ADDR"), None),
         ({"RANK": "3"}, None),
-        (STEP, Member(4, 6, 1, 2, 2)),
-        (STEP | {"SLURM_STEP_TASKS_PER_NODE": "1,2(x2)"}, Member(4, 6, 1, 2, 2)),
-        (STEP | {"SLURM_STEP_TASKS_PER_NODE": "6", "SLURM_NODEID": "0"}, Member(4, 6, 1, 6, 0)),
+        (STEP, RankInfo(4, 6, 1, 2, 2)),
+        (STEP | {"SLURM_STEP_TASKS_PER_NODE": "1,2(x2)"}, RankInfo(4, 6, 1, 2, 2)),
+        (STEP | {"SLURM_STEP_TASKS_PER_NODE": "6", "SLURM_NODEID": "0"}, RankInfo(4, 6, 1, 6, 0)),
         (STEP | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),
         (BATCH, None),  # a batch script without srun
-        (STEP | TORCHRUN, Member(5, 8, 1, 4, 1)),  # torchrun within a step of Slurm
+        (STEP | TORCHRUN, RankInfo(5, 8, 1, 4, 1)),  # torchrun within a step of Slurm
     ],
 )
 def test_the_place_of_this_process(environ, expected):
-    assert member(environ) == expected
+    assert detect_rank(environ) == expected
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_the_place_of_this_process(environ, expected):
     [("2(x3)", 0, 2), ("2(x3)", 2, 2), ("3,2", 0, 3), ("3,2", 1, 2), ("4(x2),1", 1, 4), ("4(x2),1", 2, 1)],
 )
 def test_the_tasks_of_this_node(tasks, node, expected):
-    assert member(STEP | {"SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": str(node)}).local_size == expected
+    assert detect_rank(STEP | {"SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": str(node)}).local_size == expected
 
 
 @pytest.mark.parametrize(
@@ -65,12 +65,12 @@ def test_the_first_host_of_a_list(nodes, expected):
 
 
 def test_torchrun_says_where_they_meet():
-    assert meeting_point(TORCHRUN) == ("h", 29)
-    assert meeting_point(STEP | {"MASTER_ADDR": "h", "MASTER_PORT": "29"}) == ("h", 29)
+    assert rendezvous_address(TORCHRUN) == ("h", 29)
+    assert rendezvous_address(STEP | {"MASTER_ADDR": "h", "MASTER_PORT": "29"}) == ("h", 29)
 
 
 def test_the_tasks_of_a_step_find_the_same_place():
-    places = {meeting_point(STEP | {"SLURM_PROCID": str(rank)}) for rank in range(6)}
+    places = {rendezvous_address(STEP | {"SLURM_PROCID": str(rank)}) for rank in range(6)}
     [(host, port)] = places
     assert host == "gpu07"
     assert 20_000 <= port < 40_000
@@ -78,7 +78,7 @@ def test_the_tasks_of_a_step_find_the_same_place():
 
 def test_steps_and_jobs_of_one_machine_meet_at_other_ports():
     places = {
-        meeting_point(STEP | {"SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)})
+        rendezvous_address(STEP | {"SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)})
         for job in range(9_000_000, 9_000_020)
         for step in range(20)
     }

@@ -10,11 +10,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from many import dialog_trainer as command
-from many import free_port, in_one_start, lines, rows, started, state
+from helpers.processes import dialog_trainer as command
+from helpers.processes import free_port, in_one_start, lines, rows, started, state
 
-from dialog_trainer import cli
-from dialog_trainer.distributed import launch
+from dialog_trainer.cli.main import main
+from dialog_trainer.distributed import launcher
 
 pytestmark = pytest.mark.slow
 
@@ -102,11 +102,11 @@ def do(todo: list[tuple[int, list[str]]]) -> None:
     for size in sorted({size for size, _ in todo}):
         texts = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(launch, "locally", lambda size, port, work, text, texts=texts: texts.append(text) or 0)
-            patch.setattr("dialog_trainer.processes._work", lambda job, texts=texts: texts.append(job.text()) or 0)
+            patch.setattr(launcher, "launch_local", lambda size, port, work, text, texts=texts: texts.append(text) or 0)
+            patch.setattr("dialog_trainer.cli.launch._run", lambda job, texts=texts: texts.append(job.text()) or 0)
             for count, arguments in todo:
                 if count == size:
-                    assert cli.main([*arguments, f"processes={size}"]) == 0
+                    assert main([*arguments, f"processes={size}"]) == 0
         assert in_one_start(size, texts) == 0
 
 

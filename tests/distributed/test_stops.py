@@ -5,8 +5,8 @@ import os
 import signal
 
 import pytest
-from many import dialog_trainer as command
-from many import lines, path_with, started, state
+from helpers.processes import dialog_trainer as command
+from helpers.processes import lines, path_with, started, state
 
 pytestmark = pytest.mark.slow
 

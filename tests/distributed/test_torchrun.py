@@ -5,7 +5,7 @@ import re
 import signal
 
 import pytest
-from many import command_of, descendants, free_port, lines, started, state, torchrun
+from helpers.processes import command_of, descendants, free_port, lines, started, state, torchrun
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def test_a_fault_of_the_options_is_told_once(tiny_options, tmp_path, here, optio
         code, output = job.ended()
     assert code != 0
     assert output.count(told) == 1, output
-    assert output.count("1 fault in the options") == 1
+    assert output.count("1 error in the configuration") == 1
     assert "exitcode  : 2" in output
     assert not (tmp_path / "runs").exists()
 

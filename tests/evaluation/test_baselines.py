@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU
 
-from dialog_trainer.data.order import seed_of
+from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.errors import DataError
-from dialog_trainer.evaluation import baselines as module
-from dialog_trainer.evaluation.baselines import BASELINES, against_the_others, baselines
-from dialog_trainer.metrics.words import words
-from dialog_trainer.records import Context, Dialogue, Reply, Role, Turn
+from dialog_trainer.evaluation import baselines
+from dialog_trainer.evaluation.baselines import BASELINES, drop_human_reference, make_baselines
+from dialog_trainer.metrics.tokenize import split_words
+from dialog_trainer.types import Context, Dialogue, Reply, Role, Turn
 
 USER, ASSISTANT, SYSTEM = Role.USER, Role.ASSISTANT, Role.SYSTEM
 
@@ -39,12 +39,12 @@ def context(*history: str, reference: str = "gold", references: tuple[str, ...] 
 
 
 def texts(name: str, contexts: list[Context], roles: list[Role], training=SIX) -> list[str]:
-    return [reply.text for reply in baselines([name], contexts, roles, training)[name]]
+    return [reply.text for reply in make_baselines([name], contexts, roles, training)[name]]
 
 
 def test_a_reply_is_that_of_its_context():
     asked = [context("a", "b", references=("x", "y"), identifier=str(place)) for place in range(3)]
-    made = baselines(iter(BASELINES), asked, [ASSISTANT] * 3, SIX)
+    made = make_baselines(iter(BASELINES), asked, [ASSISTANT] * 3, SIX)
     assert list(made) == ["echo", "gold", "human", "frequent", "random", "nearest"]
     for name, replies in made.items():
         for reply, its_context in zip(replies, asked, strict=True):
@@ -62,7 +62,7 @@ def test_echo_and_gold():
 
 def test_gold_scores_the_maximum_against_one_reference():
     asked = [context("a", reference=text) for text in ("Yes .", "I don ' t know , do you ?", "No")]
-    replies = baselines(["gold"], asked, [ASSISTANT] * 3, ())["gold"]
+    replies = make_baselines(["gold"], asked, [ASSISTANT] * 3, ())["gold"]
     references = [[target for reply in replies for target in reply.targets()]]
     assert BLEU(force=True).corpus_score([reply.text for reply in replies], references).score == pytest.approx(100)
 
@@ -91,7 +91,7 @@ def test_random_is_drawn_by_a_hash_of_dialogue_and_turn():
     asked = [context(*["x"] * (1 + place % 3), identifier=str(place // 3)) for place in range(300)]
     for role, replies in said.items():
         found = texts("random", asked, [role] * 300)
-        assert found == [replies[seed_of("random", str(p // 3), 1 + p % 3) % len(replies)] for p in range(300)]
+        assert found == [replies[derive_seed("random", str(p // 3), 1 + p % 3) % len(replies)] for p in range(300)]
         assert set(found) == set(replies)
 
 
@@ -163,12 +163,12 @@ def test_nearest_is_the_first_of_the_highest_cosine(histories, history, dense_sh
         Dialogue(str(place), (*(Turn(USER, text) for text in before), Turn(ASSISTANT, f"reply {place}")))
         for place, before in enumerate(histories)
     ]
-    bags = [[word for text in before[-2:] for word in words(text)] for before in histories]
+    bags = [[word for text in before[-2:] for word in split_words(text)] for before in histories]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "DENSE_SHARE", dense_share)
+        patch.setattr(baselines, "DENSE_SHARE", dense_share)
         [text] = texts("nearest", [context(*history)], [ASSISTANT], training)
     place = int(text.removeprefix("reply "))
-    values = cosines([word for text in history[-2:] for word in words(text)], bags)
+    values = cosines([word for text in history[-2:] for word in split_words(text)], bags)
     assert values[place] >= max(values) - 1e-12
     assert not any(Counter(bag) == Counter(bags[place]) for bag in bags[:place])
 
@@ -177,11 +177,11 @@ def test_the_context_of_one_reply_is_nothing_to_another():
     asked = [context(*SIX[place].turns[0].text.split(), identifier=str(place)) for place in range(6)]
     roles = [ASSISTANT, USER, USER, ASSISTANT, USER, ASSISTANT]
     names = ["echo", "frequent", "random", "nearest", "gold"]
-    together = baselines(names, asked, roles, iter(SIX))
-    turned = baselines(names, asked[::-1], roles[::-1], list(SIX))
+    together = make_baselines(names, asked, roles, iter(SIX))
+    turned = make_baselines(names, asked[::-1], roles[::-1], list(SIX))
     for name in names:
         assert turned[name] == together[name][::-1]
-        alone = [baselines([name], [asked[place]], [roles[place]], SIX)[name] for place in range(6)]
+        alone = [make_baselines([name], [asked[place]], [roles[place]], SIX)[name] for place in range(6)]
         assert together[name] == [reply for [reply] in alone]
 
 
@@ -191,7 +191,7 @@ def test_training_is_read_only_where_it_is_needed():
         yield
 
     asked = [context("a", references=("x", "y"))]
-    assert list(baselines(["echo", "gold", "human"], asked, [ASSISTANT], unread())) == ["echo", "gold", "human"]
+    assert list(make_baselines(["echo", "gold", "human"], asked, [ASSISTANT], unread())) == ["echo", "gold", "human"]
 
 
 @pytest.mark.parametrize("name", ["frequent", "random", "nearest"])
@@ -201,16 +201,16 @@ def test_training_is_read_only_where_it_is_needed():
 )
 def test_a_training_split_without_replies_is_named(name, training, role, named):
     with pytest.raises(DataError, match=rf"needs replies of the {named} in the training split, which has none"):
-        baselines([name], [context("a")], [role], training)
+        make_baselines([name], [context("a")], [role], training)
 
 
 def test_no_context_has_no_replies():
-    assert baselines(["echo", "nearest"], [], [], ()) == {"echo": [], "nearest": []}
+    assert make_baselines(["echo", "nearest"], [], [], ()) == {"echo": [], "nearest": []}
 
 
 def test_a_large_training_split_is_drawn_from_by_its_ids(monkeypatch):
     training = [dialogue(str(place), "a", f"reply {place}") for place in range(50)]
-    monkeypatch.setattr(module, "MAX_TRAINING_DIALOGUES", 5)
+    monkeypatch.setattr(baselines, "MAX_TRAINING_DIALOGUES", 5)
     asked = [context("a", identifier=str(place)) for place in range(100)]
     drawn = set(texts("random", asked, [ASSISTANT] * 100, training))
     assert len(drawn) == 5
@@ -222,28 +222,28 @@ def test_a_large_training_split_is_drawn_from_by_its_ids(monkeypatch):
 
 def test_human_takes_one_reference_and_leaves_the_others():
     asked = [context("a", references=tuple("pqrst"), identifier=str(place)) for place in range(200)]
-    replies = baselines(["human"], asked, [ASSISTANT] * 200, ())["human"]
+    replies = make_baselines(["human"], asked, [ASSISTANT] * 200, ())["human"]
     taken = Counter(reply.text for reply in replies)
     assert set(taken) == set("pqrst")
     assert min(taken.values()) > 20
     for reply in replies:
         assert reply.references == tuple(letter for letter in "pqrst" if letter != reply.text)
-        assert "pqrst"[seed_of("human", reply.dialogue_id, 1) % 5] == reply.text
+        assert "pqrst"[derive_seed("human", reply.dialogue_id, 1) % 5] == reply.text
 
 
 def test_two_references_that_are_the_same_leave_one():
-    [reply] = baselines(["human"], [context("a", references=("p", "p"))], [ASSISTANT], ())["human"]
+    [reply] = make_baselines(["human"], [context("a", references=("p", "p"))], [ASSISTANT], ())["human"]
     assert (reply.text, reply.references) == ("p", ("p",))
 
 
 def test_others_are_scored_against_what_human_is_scored_against():
     asked = [context("a", references=tuple("pqrst"), identifier=str(place)) for place in range(20)]
-    made = baselines(["human", "echo"], asked, [ASSISTANT] * 20, ())
+    made = make_baselines(["human", "echo"], asked, [ASSISTANT] * 20, ())
     model = [
         Reply(its.dialogue_id, its.turn_index, its.history, its.reference, "text", False, its.references)
         for its in asked
     ]
-    others = against_the_others(model)
+    others = drop_human_reference(model)
     assert [reply.targets() for reply in others] == [reply.targets() for reply in made["human"]]
     assert {(reply.text, reply.ended, reply.reference) for reply in others} == {("text", False, "gold")}
     assert [reply.targets() for reply in made["echo"]] == [tuple("pqrst")] * 20
@@ -254,6 +254,6 @@ def test_too_few_references_for_human_are_named(references):
     asked = [context("a", references=("p", "q")), context("a", "b", references=references, identifier="7")]
     message = rf"at least two references for each context; turn 2 of dialogue 7 has {len(references)}"
     with pytest.raises(DataError, match=message):
-        baselines(["human"], asked, [ASSISTANT] * 2, ())
+        make_baselines(["human"], asked, [ASSISTANT] * 2, ())
     with pytest.raises(DataError, match=message):
-        against_the_others([SimpleNamespace(dialogue_id="7", turn_index=2, references=references)])
+        drop_human_reference([SimpleNamespace(dialogue_id="7", turn_index=2, references=references)])

@@ -6,17 +6,19 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dialog_trainer.data import tables
-from dialog_trainer.data.order import seed_of
-from dialog_trainer.data.sources import DailyDialog, Jsonl
-from dialog_trainer.evaluation import protocols, validation
-from dialog_trainer.evaluation.original_rows import predicted_rows, target_row
-from dialog_trainer.evaluation.protocols import Production, Replying, gold_contexts, produced
-from dialog_trainer.evaluation.replies import contexts_of, replies_to
-from dialog_trainer.evaluation.rollout import rolled_out
-from dialog_trainer.model.choosing import GREEDY, Decoding
-from dialog_trainer.options import PROTOCOLS
-from dialog_trainer.records import Dialogue, Reply, Role, Turn
+from dialog_trainer.config.options import PROTOCOLS
+from dialog_trainer.data.dataset import open_dialogues
+from dialog_trainer.data.sampler import derive_seed
+from dialog_trainer.data.sources.dailydialog import DailyDialog
+from dialog_trainer.data.sources.jsonl import Jsonl
+from dialog_trainer.evaluation import evaluator, protocols
+from dialog_trainer.evaluation.contexts import build_contexts, generate_replies
+from dialog_trainer.evaluation.evaluator import _replied
+from dialog_trainer.evaluation.original.rows import format_target_row, generate_rows
+from dialog_trainer.evaluation.protocols import Production, ReplySettings, build_gold_contexts, produce_replies
+from dialog_trainer.evaluation.rollout import roll_out
+from dialog_trainer.model.generation.sampling import GREEDY, Decoding
+from dialog_trainer.types import Dialogue, Reply, Role, Turn
 
 S, U, A = Role.SYSTEM, Role.USER, Role.ASSISTANT
 SAMPLE, BEAM = Decoding("sample", 0.7, 0.9), Decoding("beam", beams=2)
@@ -35,8 +37,8 @@ TURNS = {
 }
 
 
-def how(**changes) -> Replying:
-    return dataclasses.replace(Replying("response", A, 4, 48, 100, GREEDY, 0), **changes)
+def how(**changes) -> ReplySettings:
+    return dataclasses.replace(ReplySettings("response", A, 4, 48, 100, GREEDY, 0), **changes)
 
 
 def production(model, tokenizer, stopped=lambda: False, advance=lambda count: None) -> Production:
@@ -45,7 +47,7 @@ def production(model, tokenizer, stopped=lambda: False, advance=lambda count: No
 
 @pytest.mark.parametrize(("protocol", "role"), TURNS)
 def test_whom_a_protocol_replies_to_in_the_order_of_the_dialogues(tiny_model, tokenizer, protocol, role):
-    replies = produced(MIXED, how(protocol=protocol, role=role), production(tiny_model, tokenizer))
+    replies = produce_replies(MIXED, how(protocol=protocol, role=role), production(tiny_model, tokenizer))
     expected = [(name, turn) for name, turns in TURNS[protocol, role].items() for turn in turns]
     assert [(reply.dialogue_id, reply.turn_index) for reply in replies] == expected
     texts = {dialogue.id: [turn.text for turn in dialogue.turns] for dialogue in MIXED}
@@ -62,10 +64,10 @@ def test_whom_a_protocol_replies_to_in_the_order_of_the_dialogues(tiny_model, to
 def test_replies_to_gold_contexts_are_made_as_asked(tiny_model, tokenizer, protocol, decoding):
     asked = how(protocol=protocol, decoding=decoding, seed=3, window=20, max_new_tokens=5)
     roles = (A,) if protocol == "response" else (U, A)
-    contexts = [context for dialogue in MIXED for context in contexts_of(dialogue, tokenizer, 15, roles)]
-    assert gold_contexts(MIXED, asked, tokenizer) == contexts
+    contexts = [context for dialogue in MIXED for context in build_contexts(dialogue, tokenizer, 15, roles)]
+    assert build_gold_contexts(MIXED, asked, tokenizer) == contexts
     made = {"max_new_tokens": 5, "batch_tokens": 100, "decoding": decoding, "seed": 3}
-    assert produced(MIXED, asked, production(tiny_model, tokenizer)) == replies_to(
+    assert produce_replies(MIXED, asked, production(tiny_model, tokenizer)) == generate_replies(
         contexts, tiny_model, tokenizer, **made
     )
 
@@ -81,8 +83,8 @@ def test_contexts_use_the_window_that_the_longest_reply_leaves(tokenizer, monkey
         lengths.extend(len(context.ids) for context in contexts)
         return contexts_as_replies(contexts)
 
-    monkeypatch.setattr(protocols, "replies_to", replied)
-    produced([long], asked, production(None, tokenizer))
+    monkeypatch.setattr(protocols, "generate_replies", replied)
+    produce_replies([long], asked, production(None, tokenizer))
     assert lengths == [15]
 
 
@@ -93,18 +95,18 @@ def test_a_rollout_is_made_as_asked(tiny_model, tokenizer, decoding):
     alone = [
         reply
         for dialogue in MIXED
-        for reply in rolled_out(
-            [dialogue], tokenizer, 25, lambda contexts: replies_to(contexts, tiny_model, tokenizer, **made)
+        for reply in roll_out(
+            [dialogue], tokenizer, 25, lambda contexts: generate_replies(contexts, tiny_model, tokenizer, **made)
         )
     ]
-    assert produced(MIXED, asked, production(tiny_model, tokenizer)) == alone
+    assert produce_replies(MIXED, asked, production(tiny_model, tokenizer)) == alone
 
 
 def test_the_original_compares_whole_rows(tiny_model, tokenizer):
-    replies = produced(MIXED, how(protocol="original", window=30), production(tiny_model, tokenizer))
-    rows = predicted_rows(MIXED, tiny_model, tokenizer, max_len=30, batch_tokens=100)
+    replies = produce_replies(MIXED, how(protocol="original", window=30), production(tiny_model, tokenizer))
+    rows = generate_rows(MIXED, tiny_model, tokenizer, max_len=30, batch_tokens=100)
     assert [reply.text for reply in replies] == rows
-    assert [reply.targets() for reply in replies] == [(target_row(one, tokenizer, 30),) for one in MIXED]
+    assert [reply.targets() for reply in replies] == [(format_target_row(one, tokenizer, 30),) for one in MIXED]
     assert [reply.history for reply in replies] == [(one.turns[0].text,) for one in MIXED]
     assert not any(reply.ended for reply in replies)
 
@@ -114,7 +116,7 @@ def test_the_original_compares_whole_rows(tiny_model, tokenizer):
 def test_the_dialogues_done_add_up_to_all(tiny_model, tokenizer, protocol, batch_tokens):
     done = []
     asked = how(protocol=protocol, batch_tokens=batch_tokens)
-    produced(MIXED, asked, production(tiny_model, tokenizer, advance=done.append))
+    produce_replies(MIXED, asked, production(tiny_model, tokenizer, advance=done.append))
     assert sum(done) == len(MIXED)
     assert all(count >= 0 for count in done)
 
@@ -123,20 +125,20 @@ def test_the_dialogues_done_add_up_to_all(tiny_model, tokenizer, protocol, batch
 def test_once_stopped_there_are_no_replies(tiny_model, tokenizer, protocol):
     looks = iter([False] + [True] * 100)
     asked = how(protocol=protocol, batch_tokens=1)
-    assert produced(MIXED, asked, production(tiny_model, tokenizer, stopped=lambda: next(looks))) is None
+    assert produce_replies(MIXED, asked, production(tiny_model, tokenizer, stopped=lambda: next(looks))) is None
     assert next(looks) is True  # neither at once nor after all
 
 
 @pytest.mark.parametrize("protocol", ["response", "all_turns", "rollout"])
 def test_without_a_turn_to_reply_to_there_is_no_reply(tiny_model, tokenizer, protocol):
     alone = [MIXED[3], Dialogue("e", (Turn(U, "a"), Turn(S, "b"), Turn(S, "c")))]
-    assert produced(alone, how(protocol=protocol), production(tiny_model, tokenizer)) == []
+    assert produce_replies(alone, how(protocol=protocol), production(tiny_model, tokenizer)) == []
 
 
 def test_batches_change_no_reply(tiny_model, tokenizer):
     for protocol in PROTOCOLS:
         small, large = (
-            produced(MIXED, how(protocol=protocol, batch_tokens=size), production(tiny_model, tokenizer))
+            produce_replies(MIXED, how(protocol=protocol, batch_tokens=size), production(tiny_model, tokenizer))
             for size in (1, 10_000)
         )
         assert small == large
@@ -194,21 +196,21 @@ def test_signatures_in_full(changes, text):
 
 def test_contexts_of_dailydialog(real_data, gpt2_tokenizer, tmp_path, monkeypatch):
     source = DailyDialog(str(real_data / "dailydialog"), "", None, "")
-    table = tables.open_dialogues(source, "test", tmp_path, lambda line: None)
+    table = open_dialogues(source, "test", tmp_path, lambda line: None)
     dialogues = [table[index] for index in range(len(table))]
     for protocol, role, count in (("all_turns", A, 6740), ("response", A, 3700), ("response", U, 3040)):
         asked = how(protocol=protocol, role=role, max_new_tokens=40, window=128)
-        contexts = gold_contexts(dialogues, asked, gpt2_tokenizer)
+        contexts = build_gold_contexts(dialogues, asked, gpt2_tokenizer)
         assert len(contexts) == count
         assert max(len(context.ids) for context in contexts) <= 88
-    several = tables.open_dialogues(
+    several = open_dialogues(
         Jsonl("", None, str(real_data / "dailydialog/test_multiref.jsonl"), 0.0), "test", tmp_path, lambda line: None
     )
     asked = how(protocol="all_turns", max_new_tokens=40, window=128)
-    contexts = gold_contexts([several[index] for index in range(len(several))], asked, gpt2_tokenizer)
+    contexts = build_gold_contexts([several[index] for index in range(len(several))], asked, gpt2_tokenizer)
     assert Counter(len(context.references) for context in contexts) == {5: 6740}
-    monkeypatch.setattr(protocols, "replies_to", lambda contexts, *_, **__: contexts_as_replies(contexts))
-    replies = produced(
+    monkeypatch.setattr(protocols, "generate_replies", lambda contexts, *_, **__: contexts_as_replies(contexts))
+    replies = produce_replies(
         dialogues,
         how(protocol="rollout", max_new_tokens=40, window=128),
         production(None, gpt2_tokenizer),
@@ -248,13 +250,13 @@ def test_when_the_time_is_up_whole_dialogues_are_done_by_their_hash(monkeypatch,
         asked.append([dialogue.id for dialogue in dialogues])
         return [Reply(one.id, turn, (), "b", "c", True) for one in dialogues for turn in (1, 2)]
 
-    monkeypatch.setattr(validation, "produced", replied)
-    monkeypatch.setattr(validation.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(evaluator, "produce_replies", replied)
+    monkeypatch.setattr(evaluator.time, "monotonic", lambda: clock[0])
     table = Table(50)
-    replies, count = validation._replied(
+    replies, count = _replied(
         None, None, table, np.ones(50), how(), None, seconds, lambda *_: lambda n: None, lambda: False
     )
-    by_hash = sorted(range(50), key=lambda index: seed_of("draw", f"d{index}"))
+    by_hash = sorted(range(50), key=lambda index: derive_seed("draw", f"d{index}"))
     done = sorted(by_hash[: 16 * looks])
     assert [(reply.dialogue_id, reply.turn_index) for reply in replies] == [
         (f"d{index}", turn) for index in done for turn in (1, 2)

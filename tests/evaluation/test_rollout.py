@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dialog_trainer.data.order import seed_of
-from dialog_trainer.evaluation.rollout import rolled_out
-from dialog_trainer.records import Context, Dialogue, Reply, Role, Turn
+from dialog_trainer.data.sampler import derive_seed
+from dialog_trainer.evaluation.rollout import roll_out
+from dialog_trainer.types import Context, Dialogue, Reply, Role, Turn
 
 S, U, A = Role.SYSTEM, Role.USER, Role.ASSISTANT
 ROOM = 40
@@ -23,7 +23,7 @@ def dialogue(identifier: str, *roles: Role) -> Dialogue:
 
 def made_up(context: Context) -> Reply:
     """A reply that depends on all of its context."""
-    said = SAID[seed_of(context.dialogue_id, context.turn_index, *context.ids) % len(SAID)]
+    said = SAID[derive_seed(context.dialogue_id, context.turn_index, *context.ids) % len(SAID)]
     return Reply(
         context.dialogue_id,
         context.turn_index,
@@ -60,7 +60,7 @@ def played(of: Dialogue, tokenizer, room: int = ROOM) -> list[Reply]:
 
 
 def all_at_once(dialogues, tokenizer, room: int = ROOM, advance=lambda count: None) -> list[Reply]:
-    return rolled_out(dialogues, tokenizer, room, lambda contexts: list(map(made_up, contexts)), advance)
+    return roll_out(dialogues, tokenizer, room, lambda contexts: list(map(made_up, contexts)), advance)
 
 
 ROLES = [
@@ -112,7 +112,7 @@ def test_what_the_model_said_is_the_context_of_what_it_says_next(tokenizer):
             for c in asked
         ]
 
-    replies = rolled_out([dialogue("d", U, A, S, U)], tokenizer, 100, reply)
+    replies = roll_out([dialogue("d", U, A, S, U)], tokenizer, 100, reply)
     assert [context.history for context in contexts] == [("turn 0",), ("turn 0", "answer 1", "turn 2")]
     assert [(reply.reference, reply.references) for reply in replies] == [
         ("turn 1", ("reference 1",)), ("turn 3", ("reference 3",)),
@@ -129,7 +129,7 @@ def test_all_dialogues_that_go_on_are_asked_for_together_and_told_when_they_end(
         return list(map(made_up, contexts))
 
     dialogues = [dialogue("a", U, A, U), dialogue("b", U, A, S), dialogue("c", U, S), dialogue("d", S, U, A, U, A)]
-    rolled_out(dialogues, tokenizer, ROOM, reply, ended.append)
+    roll_out(dialogues, tokenizer, ROOM, reply, ended.append)
     assert asked == [[("a", 1), ("b", 1), ("d", 2)], [("a", 2), ("d", 3)], [("d", 4)]]
     assert ended == [1, 1, 1, 1]
 
@@ -142,10 +142,10 @@ def test_once_the_replies_stop_there_are_none_and_nothing_more_is_asked_for(toke
         calls.append(len(contexts))
         return list(map(made_up, contexts)) if len(calls) <= rounds else None
 
-    assert rolled_out([dialogue("a", U, A, U, A, U), dialogue("b", U, A)], tokenizer, ROOM, reply) is None
+    assert roll_out([dialogue("a", U, A, U, A, U), dialogue("b", U, A)], tokenizer, ROOM, reply) is None
     assert calls == [2, 1, 1][: rounds + 1]
 
 
 def test_of_no_dialogues_and_of_none_that_goes_on_nothing_is_asked(tokenizer):
-    assert rolled_out([], tokenizer, ROOM, lambda contexts: None) == []
-    assert rolled_out([dialogue("a", U, S), dialogue("b", S, U)], tokenizer, ROOM, lambda contexts: None) == []
+    assert roll_out([], tokenizer, ROOM, lambda contexts: None) == []
+    assert roll_out([dialogue("a", U, S), dialogue("b", S, U)], tokenizer, ROOM, lambda contexts: None) == []

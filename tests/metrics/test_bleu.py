@@ -6,8 +6,8 @@ import logging
 import numpy as np
 import pytest
 import sacrebleu
+from helpers.replies import PAIRS, replies_of
 from hypothesis import given, settings
-from made_up import PAIRS, replies_of
 
 from dialog_trainer.metrics import bleu
 

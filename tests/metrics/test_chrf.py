@@ -2,8 +2,8 @@
 
 import pytest
 import sacrebleu
+from helpers.replies import PAIRS, replies_of
 from hypothesis import given, settings
-from made_up import PAIRS, replies_of
 
 from dialog_trainer.metrics import chrf
 

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from made_up import reply
+from helpers.replies import reply
 
 from dialog_trainer.metrics.diversity import distinct, entropy
 

@@ -3,9 +3,9 @@
 import math
 
 import pytest
+from helpers.replies import replies_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import replies_of
 from nltk.translate.nist_score import corpus_nist
 
 from dialog_trainer.metrics import nist as nist_module
@@ -31,14 +31,14 @@ def nist(texts, references, order: int) -> float:
 @pytest.mark.parametrize(("reply", "expected"), [(GUIDE, 5.0379), (TROOPS, 2.1139)])
 def test_mteval_gives_the_same_for_the_well_known_example(monkeypatch, reply, expected):
     """mteval's numbers keep upper case; words as they stand leave the rule itself."""
-    monkeypatch.setattr(nist_module, "words", str.split)
+    monkeypatch.setattr(nist_module, "split_words", str.split)
     assert nist([reply], [REFERENCES], 5) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("reply", [GUIDE, TROOPS])
 def test_words_are_lower_case_and_else_unchanged_in_the_example(monkeypatch, reply):
     found = nist([reply.upper()], [REFERENCES], 5)
-    monkeypatch.setattr(nist_module, "words", str.split)
+    monkeypatch.setattr(nist_module, "split_words", str.split)
     assert found == nist([reply.lower()], [[text.lower() for text in REFERENCES]], 5)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from made_up import reply
+from helpers.replies import reply
 
 from dialog_trainer.metrics import ratios
 

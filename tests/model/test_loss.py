@@ -5,44 +5,23 @@ import dataclasses
 
 import pytest
 import torch
+from helpers.batches import VOCABULARY, joined, pieces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dialog_trainer.model import causal_lm
-from dialog_trainer.model.attention import Packing
-from dialog_trainer.model.loss import loss_sum
-from dialog_trainer.model.packed import packed_logits, use_packed_attention
-from dialog_trainer.records import NUM_DEPTHS, Batch, LossSum, Role
-
-VOCABULARY = 303
+from dialog_trainer.model.kernels.attention import Packing
+from dialog_trainer.model.loading import build_from_scratch
+from dialog_trainer.model.loss import compute_loss
+from dialog_trainer.model.packed_forward import packed_logits, use_packed_attention
+from dialog_trainer.types import NUM_TURN_BINS, Batch, LossSum, Role
 
 
 @pytest.fixture(scope="module")
 def model(tokenizer):
     assert len(tokenizer) == VOCABULARY
-    model = causal_lm.from_scratch(tokenizer, layers=1, heads=2, width=16, positions=64, dropout=0.0, seed=0)
+    model = build_from_scratch(tokenizer, layers=1, heads=2, width=16, positions=64, dropout=0.0, seed=0)
     assert use_packed_attention(model)
     return model.eval()
-
-
-def pieces(lengths: list[int], seed: int) -> list[Batch]:
-    """One batch a sequence; weights 0, 0.25 and 1, roles and turns at random, and a divisor that is no sum of them."""
-    draw = torch.Generator().manual_seed(seed)
-    made = []
-    for length in lengths:
-        ids = torch.randint(0, VOCABULARY, (length,), generator=draw)
-        weights = torch.tensor([0.0, 0.25, 1.0])[torch.randint(0, 3, (length,), generator=draw)]
-        weights[0] = 0.0
-        roles, turns = (torch.randint(0, high, (length,), generator=draw) for high in (len(Role), NUM_DEPTHS + 3))
-        made.append(Batch(ids, roles, turns, torch.arange(length), weights, (length,), 0.75 * length))
-    return made
-
-
-def joined(batches: list[Batch]) -> Batch:
-    names = ("ids", "roles", "turns", "positions", "weights")
-    columns = [torch.cat([getattr(batch, name) for batch in batches]) for name in names]
-    lengths = tuple(length for batch in batches for length in batch.lengths)
-    return Batch(*columns, lengths=lengths, divisor=sum(batch.divisor for batch in batches))
 
 
 def slow_nlls(model, batch: Batch) -> list[tuple[float, float, int, int]]:
@@ -62,11 +41,11 @@ def slow_nlls(model, batch: Batch) -> list[tuple[float, float, int, int]]:
 
 def slow_cells(tokens: list[tuple[float, float, int, int]]) -> torch.Tensor:
     """Sum and number of the nlls of what has weight, whatever the weight, by role and turn."""
-    role_turn_sums = torch.zeros(2, len(Role), NUM_DEPTHS)
+    role_turn_sums = torch.zeros(2, len(Role), NUM_TURN_BINS)
     for nll, weight, role, turn in tokens:
         if weight > 0:
-            role_turn_sums[0, role, min(turn, NUM_DEPTHS - 1)] += nll
-            role_turn_sums[1, role, min(turn, NUM_DEPTHS - 1)] += 1
+            role_turn_sums[0, role, min(turn, NUM_TURN_BINS - 1)] += nll
+            role_turn_sums[1, role, min(turn, NUM_TURN_BINS - 1)] += 1
     return role_turn_sums
 
 
@@ -75,7 +54,7 @@ def slow_cells(tokens: list[tuple[float, float, int, int]]) -> torch.Tensor:
 def test_the_sum_is_that_of_the_slow_reference(model, lengths, seed):
     batch = joined(pieces(lengths, seed))
     with torch.no_grad():
-        found = loss_sum(model, batch)
+        found = compute_loss(model, batch)
         tokens = slow_nlls(model, batch)
     assert float(found.nats) == pytest.approx(sum(nll * weight for nll, weight, *_ in tokens), rel=1e-5, abs=1e-5)
     torch.testing.assert_close(found.role_turn_sums, slow_cells(tokens), rtol=1e-5, atol=1e-5)
@@ -89,10 +68,10 @@ def test_cells_hold_whole_nats_of_each_role_and_turn_whatever_the_weights(model)
     turns = torch.tensor([0, 0, 0, 9, 10, 11, 12, 5000, 3])
     weights = torch.tensor([0, 1, 0.5, 0.001, 1, 1000, 0.25, 1, 0])
     with torch.no_grad():
-        whole = loss_sum(
+        whole = compute_loss(
             model, dataclasses.replace(batch, roles=roles, turns=turns, weights=(weights > 0).float(), targets=None)
         )
-        found = loss_sum(
+        found = compute_loss(
             model, dataclasses.replace(batch, roles=roles, turns=turns, weights=weights, targets=None)
         ).role_turn_sums
     torch.testing.assert_close(found, whole.role_turn_sums, rtol=1e-5, atol=0)
@@ -103,7 +82,7 @@ def test_cells_hold_whole_nats_of_each_role_and_turn_whatever_the_weights(model)
 
 
 def test_cells_are_outside_the_graph(model):
-    found = loss_sum(model, joined(pieces([4, 6], 0)))
+    found = compute_loss(model, joined(pieces([4, 6], 0)))
     assert found.nats.requires_grad
     assert not found.role_turn_sums.requires_grad
 
@@ -120,7 +99,7 @@ def test_the_weight_of_a_token_is_on_its_own_prediction(model, token):
             input_ids=before, position_ids=torch.arange(token).unsqueeze(0), packing=Packing((token,))
         ).logits
         expected = -float(logits[0, -1].log_softmax(0)[batch.ids[token]])
-        assert float(loss_sum(model, batch).nats) == pytest.approx(expected, rel=1e-5)
+        assert float(compute_loss(model, batch).nats) == pytest.approx(expected, rel=1e-5)
 
 
 @settings(max_examples=20, deadline=None)
@@ -132,7 +111,7 @@ def test_sums_and_gradients_add_over_any_partition(model, lengths, data):
 
     def sum_and_gradient(batches: list[Batch]) -> tuple[LossSum, torch.Tensor]:
         model.zero_grad()
-        sums = [loss_sum(model, batch) for batch in batches]
+        sums = [compute_loss(model, batch) for batch in batches]
         for part in sums:
             part.nats.backward()
         total = LossSum(sum(part.nats for part in sums), sum(part.role_turn_sums for part in sums))
@@ -149,9 +128,12 @@ def test_sums_and_gradients_add_over_any_partition(model, lengths, data):
 def test_a_batch_without_weight_gives_a_zero_in_the_graph(model):
     batch = joined(pieces([4, 1, 7], 0))
     batch = batch.weighted(torch.zeros_like(batch.weights))
-    found = loss_sum(model, batch)
+    found = compute_loss(model, batch)
     assert (found.nats.item(), found.role_turn_sums.any().item()) == (0.0, False)
-    assert (tuple(found.role_turn_sums.shape), bool(found.role_turn_sums.any())) == ((2, len(Role), NUM_DEPTHS), False)
+    assert (tuple(found.role_turn_sums.shape), bool(found.role_turn_sums.any())) == (
+        (2, len(Role), NUM_TURN_BINS),
+        False,
+    )
     model.zero_grad()
     found.nats.backward()
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
@@ -166,7 +148,7 @@ def test_the_loss_of_logits_of_a_shorter_precision_is_computed_in_float32(model)
         assert logits.dtype == torch.bfloat16
         nats = -logits.double().log_softmax(-1)[torch.arange(len(places)), batch.ids[places]]
         expected = float((nats * batch.weights[places]).sum())
-        found = loss_sum(short, batch)
+        found = compute_loss(short, batch)
         assert float(found.nats) == pytest.approx(expected, rel=1e-6)
         assert found.role_turn_sums.dtype == torch.float32
         assert float(found.role_turn_sums[0].sum()) == pytest.approx(float(nats.sum()), rel=1e-6)

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dialog_trainer.errors import CheckpointError, TrainingError
-from dialog_trainer.model.packed import padded_attention
-from dialog_trainer.training import checkpoint
+from dialog_trainer.model.packed_forward import padded_attention
+from dialog_trainer.training.checkpoint import collect_tensors, find_checkpoint, load_optimizer, save_checkpoint
 
 FILES = {
     "config.json",
@@ -35,12 +35,12 @@ def saver(tiny_model, tokenizer, tmp_path):
     optimizer.step()
 
     def save(step, *links):
-        checkpoint.save(
+        save_checkpoint(
             tmp_path / "weights",
             links or ("last",),
             model=tiny_model,
             tokenizer=tokenizer,
-            content=checkpoint.tensors(tiny_model, optimizer),
+            content=collect_tensors(tiny_model, optimizer),
             state={"step": step},
         )
 
@@ -193,23 +193,23 @@ def damage_no_manifest(folder):
 def test_a_broken_checkpoint_is_named_and_the_whole_one_offered(saver, tmp_path, damage, reason):
     saver(1, "best_metric", "best_loss")
     saver(2, "last")
-    assert checkpoint.find(tmp_path, "last").name == "step-00000002"
+    assert find_checkpoint(tmp_path, "last").name == "step-00000002"
     damage(tmp_path / "weights/step-00000002")
     with pytest.raises(
         CheckpointError, match=rf"weights/last is broken and not used: .*{reason}.*load_model_type=metric"
     ):
-        checkpoint.find(tmp_path, "last")
+        find_checkpoint(tmp_path, "last")
     damage(tmp_path / "weights/step-00000001")
     with pytest.raises(CheckpointError, match="no whole checkpoint is left"):
-        checkpoint.find(tmp_path, "last")
+        find_checkpoint(tmp_path, "last")
 
 
 def test_a_missing_checkpoint_names_one_that_is_there(saver, tmp_path):
     with pytest.raises(CheckpointError, match="start it anew"):
-        checkpoint.find(tmp_path, "metric")
+        find_checkpoint(tmp_path, "metric")
     saver(1, "last")
     with pytest.raises(CheckpointError, match="no checkpoint 'best_metric'; pass load_model_type=last"):
-        checkpoint.find(tmp_path, "metric")
+        find_checkpoint(tmp_path, "metric")
 
 
 STAGES = (
@@ -234,10 +234,10 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(saver, tmp_path, monkeypatch,
         patch.setattr(stage, full)
         with pytest.raises(TrainingError, match=r"step 2 .*No space left.*MiB free.*mode=resume load_model_type=last"):
             saver(2, "last")
-    assert checkpoint.find(tmp_path, "last").name == "step-00000001"
+    assert find_checkpoint(tmp_path, "last").name == "step-00000001"
     assert names(tmp_path / "weights") == ["best_loss", "last", "step-00000001"]
     saver(3, "last")
-    assert checkpoint.find(tmp_path, "last").name == "step-00000003"
+    assert find_checkpoint(tmp_path, "last").name == "step-00000003"
     assert names(tmp_path / "weights") == ["best_loss", "last", "step-00000001", "step-00000003"]
 
 
@@ -254,7 +254,7 @@ def test_a_process_killed_while_it_saves_leaves_whole_checkpoints(saver, tmp_pat
             os._exit(1)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     last = {"shutil.rmtree": "step-00000002"}.get(stage, "step-00000001")
-    assert checkpoint.find(tmp_path, "last").name == last
+    assert find_checkpoint(tmp_path, "last").name == last
     saver(3, "last", "best_metric", "best_loss")
     assert names(tmp_path / "weights") == ["best_loss", "best_metric", "last", "step-00000003"]
 
@@ -279,16 +279,16 @@ def test_optimizer_state_comes_back_bit_for_bit(tiny_model, tokenizer, tmp_path,
         with padded_attention(tiny_model):
             tiny_model(input_ids=torch.arange(9)[None]).logits.pow(2).sum().backward()
         optimizer.step()
-    checkpoint.save(
+    save_checkpoint(
         tmp_path / "w",
         ("last",),
         model=tiny_model,
         tokenizer=tokenizer,
-        content=checkpoint.tensors(tiny_model, optimizer),
+        content=collect_tensors(tiny_model, optimizer),
         state={"step": 2},
     )
     again = kind(tiny_model.parameters(), lr=0.5, **settings)
-    checkpoint.load_optimizer(tmp_path / "w/last", tiny_model, again)
+    load_optimizer(tmp_path / "w/last", tiny_model, again)
     before, after = optimizer.state_dict()["state"], again.state_dict()["state"]
     kept = {
         index: {slot: value for slot, value in slots.items() if value is not None} for index, slots in before.items()

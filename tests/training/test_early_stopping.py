@@ -1,4 +1,4 @@
-from dialog_trainer.training.early_stopping import Best
+from dialog_trainer.training.early_stopping import BestTracker
 
 # (loss, score, counts) -> (better loss, better score, bad validations in a row)
 STORY = [
@@ -13,7 +13,7 @@ STORY = [
 
 
 def test_bad_validations_are_counted_in_a_row_and_only_where_they_count():
-    best = Best()
+    best = BestTracker()
     for step, ((loss, score, counts), (better_loss, better_score, bad)) in enumerate(STORY, start=1):
         assert best.update(step, loss, score, counts) == (better_loss, better_score)
         assert best.bad_validations == bad
@@ -21,7 +21,7 @@ def test_bad_validations_are_counted_in_a_row_and_only_where_they_count():
 
 
 def test_what_is_forgotten_is_better_the_next_time_and_the_other_stays():
-    best = Best(loss=1.0, loss_step=3, score=0.5, score_step=4, bad_validations=2)
+    best = BestTracker(loss=1.0, loss_step=3, score=0.5, score_step=4, bad_validations=2)
     best.forget_score(7)
     assert (best.loss, best.loss_step, best.score, best.score_step) == (1.0, 3, None, 7)
     assert best.update(8, loss=1.5, score=0.1, counts=True) == (False, True)

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from dialog_trainer.training import learning_rate
+from dialog_trainer.training.learning_rate import constant
 
 # scheduler, schedule_steps, warmup_steps, lr0, lrf, {step: learning rate}
 GOLDEN = [
@@ -49,5 +50,5 @@ def test_a_warmup_longer_than_the_run_stays_between_0_and_1(name, warmup_steps):
 
 
 def test_constant():
-    found = [learning_rate.constant(step, schedule_steps=10, warmup_steps=4) for step in (0, 1, 4, 9, 50)]
+    found = [constant(step, schedule_steps=10, warmup_steps=4) for step in (0, 1, 4, 9, 50)]
     assert found == [0.0, 0.25, 1.0, 1.0, 1.0]

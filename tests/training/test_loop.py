@@ -1,34 +1,16 @@
 import contextlib
 
-import numpy as np
 import pytest
 import torch
+from helpers.batches import ALL_TURNS, LENGTHS, batch_of
 
-from dialog_trainer.data.batches import pack
 from dialog_trainer.errors import TrainingError
-from dialog_trainer.model import causal_lm
-from dialog_trainer.model.loss import Loss
-from dialog_trainer.model.packed import use_packed_attention
-from dialog_trainer.records import NUM_DEPTHS, Role, Runs
-from dialog_trainer.training.early_stopping import Best
+from dialog_trainer.model.loading import build_from_scratch
+from dialog_trainer.model.loss import PackedLoss
+from dialog_trainer.model.packed_forward import use_packed_attention
+from dialog_trainer.training.early_stopping import BestTracker
 from dialog_trainer.training.loop import TrainingState, train, train_step
-
-ALL_TURNS = {Role.USER: 1.0, Role.ASSISTANT: 1.0, Role.END: 1.0}
-LENGTHS = (9, 3, 14, 6)
-
-
-def batch_of(lengths, weights=ALL_TURNS, divisor=None):
-    """Sequences of random ids, each `[CLS]` and turns of one token, the first of them the assistant's; the same for the
-    same arguments. Without `divisor`, that is the sum of the weights."""
-    draw = np.random.default_rng(0)
-    parts = [draw.integers(0, 300, length) for length in LENGTHS]
-    ids = np.concatenate([parts[LENGTHS.index(length)] for length in lengths])
-    turns = np.concatenate([np.arange(length) for length in lengths])
-    roles = np.where(turns == 0, Role.START, turns % 2 + 1)
-    ones = np.ones(len(ids), dtype=np.int64)
-    runs = Runs(roles, turns, ones, 0 * ones, ones.astype(np.float32), np.array(lengths), np.arange(len(lengths)))
-    of_token = np.array([weights.get(role, 0.0) for role in roles], dtype=np.float32)
-    return pack(ids, runs, lambda runs: (of_token, float(of_token.sum()) if divisor is None else divisor(lengths)))
+from dialog_trainer.types import NUM_TURN_BINS, Role
 
 
 def no_scaler():
@@ -37,7 +19,7 @@ def no_scaler():
 
 def step_with(model, optimizer, batches, max_grad_norm=None):
     return train_step(
-        Loss(model),
+        PackedLoss(model),
         optimizer,
         no_scaler(),
         batches,
@@ -84,7 +66,7 @@ def test_the_loss_is_the_weighted_nats_over_the_divisors_and_the_cells_are_whole
     assert report.grad_norm == pytest.approx(float(norm), rel=1e-6)
 
 
-class Steep(Loss):
+class Steep(PackedLoss):
     """Its gradients, times a scale near the largest float32, are infinite."""
 
     def forward(self, batch):
@@ -123,10 +105,10 @@ def test_report_counts_trained_tokens_by_role_and_turn(tiny_model):
     optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.1)
     weights = {Role.USER: 0.125, Role.ASSISTANT: 1.0}
     report = step_with(tiny_model, optimizer, [batch_of((9, 3), weights), batch_of((14, 6), weights)])
-    expected = torch.zeros(len(Role), NUM_DEPTHS)
+    expected = torch.zeros(len(Role), NUM_TURN_BINS)
     for length in LENGTHS:
         for turn in range(1, length):
-            expected[Role.ASSISTANT if turn % 2 else Role.USER, min(turn, NUM_DEPTHS - 1)] += 1
+            expected[Role.ASSISTANT if turn % 2 else Role.USER, min(turn, NUM_TURN_BINS - 1)] += 1
     assert report.role_turn_sums[1].tolist() == expected.tolist()
     assert torch.equal(report.role_turn_sums[0] > 0, expected > 0)
     assert [report.trained_tokens(role) for role in Role] == [0, 13, 15, 0, 0]
@@ -194,7 +176,7 @@ def run_loop(
         state.best.bad_validations = state.best.bad_validations + 1 if state.step in bad_at else 0
 
     outcome = train(
-        state, Loss(tiny_model), torch.optim.SGD(tiny_model.parameters(), lr=0.1), no_scaler(), steps=steps, seed=0,
+        state, PackedLoss(tiny_model), torch.optim.SGD(tiny_model.parameters(), lr=0.1), no_scaler(), steps=steps, seed=0,
         batches=lambda step: [batch_of((3, 6))], learning_rate=lambda step: 0.0, max_grad_norm=None,
         autocast=contextlib.nullcontext, track=lambda report: events.append(f"t{report.step}"),
         before_step=lambda step: events.append(f"b{step}"),
@@ -222,7 +204,7 @@ def run_loop(
         ({"steps": 2, "validate_at": (2,), "state": TrainingState(step=2)}, "b2 v2", "finished"),
         ({"steps": 3, "validate_at": (2,), "state": TrainingState(step=2)}, "b2 v2 t2 b3 s3", "finished"),
         ({"steps": 3, "validate_at": (2,), "state": TrainingState(step=2, validated_step=2)}, "b2 t2 b3 s3", "finished"),
-        ({"steps": 9, "state": TrainingState(step=2, best=Best(bad_validations=3))}, "b2", "stopped early"),
+        ({"steps": 9, "state": TrainingState(step=2, best=BestTracker(bad_validations=3))}, "b2", "stopped early"),
     ],
 )  # fmt: skip
 def test_what_happens_when(tiny_model, arguments, events, outcome):
@@ -234,7 +216,7 @@ def trained(model, *, before_step, **changes) -> TrainingState:
     state = TrainingState(step=5)
     keys = {"batches": lambda step: [batch_of((3, 6)), batch_of((9,))], "track": lambda report: None} | changes
     train(
-        state, Loss(model), torch.optim.SGD(model.parameters(), lr=0.1), no_scaler(), steps=7, seed=4,
+        state, PackedLoss(model), torch.optim.SGD(model.parameters(), lr=0.1), no_scaler(), steps=7, seed=4,
         learning_rate=lambda step: 0.1, max_grad_norm=None, autocast=contextlib.nullcontext, before_step=before_step,
         validation_due=lambda step: False, validate=lambda: None, save_due=lambda step: False, save=lambda: None,
         patience=1, stopped=lambda: False, **keys,
@@ -246,7 +228,7 @@ def test_a_step_depends_on_its_number_and_not_on_what_was_drawn_before(tokenizer
     """Nor on what is looked at before it: that may draw, and leave the model without dropout."""
     weights = []
     for drawn_before, drawn_at_step, training in ((0, 0, True), (17, 0, True), (0, 5, False)):
-        model = causal_lm.from_scratch(tokenizer, layers=1, heads=2, width=16, positions=64, dropout=0.3, seed=1)
+        model = build_from_scratch(tokenizer, layers=1, heads=2, width=16, positions=64, dropout=0.3, seed=1)
         use_packed_attention(model)
         torch.rand(drawn_before)
 

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from test_loop import batch_of
+from helpers.batches import batch_of
 
 from dialog_trainer.errors import ConfigError
-from dialog_trainer.model.loss import Loss
+from dialog_trainer.model.loss import PackedLoss
 from dialog_trainer.training import memory
-from dialog_trainer.training.memory import Memory, fitting, measured
+from dialog_trainer.training.memory import MemoryEstimate, check_model_fits, fit_micro_batch_tokens, measure_memory
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from dialog_trainer.training.memory import Memory, fitting, measured
     ],
 )
 def test_what_is_chosen(asked, free, expected):
-    assert fitting(Memory(100_000, 100.0, free), asked, 128, 10**6) == expected
+    assert fit_micro_batch_tokens(MemoryEstimate(100_000, 100.0, free), asked, 128, 10**6) == expected
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_what_is_chosen(asked, free, expected):
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_with_a_remedy(asked, free, batch_tokens, remedy):
     with pytest.raises(ConfigError, match=remedy):
-        fitting(Memory(100_000, 100.0, free), asked, 128, batch_tokens)
+        fit_micro_batch_tokens(MemoryEstimate(100_000, 100.0, free), asked, 128, batch_tokens)
 
 
 @pytest.mark.parametrize(
@@ -52,17 +52,17 @@ def test_what_does_not_fit_is_refused_with_a_remedy(asked, free, batch_tokens, r
 def test_a_model_that_has_no_room_is_refused_before_it_is_made(monkeypatch, weights, processes, fault):
     monkeypatch.setattr(memory, "_free", lambda on: 1000)
     if fault is None:
-        memory.check_room(weights, torch.device("cpu"), processes)
+        check_model_fits(weights, torch.device("cpu"), processes)
     else:
         with pytest.raises(ConfigError, match=fault):
-            memory.check_room(weights, torch.device("cpu"), processes)
-    memory.check_room(250, torch.device("cuda"), 8)  # each has a GPU of its own
+            check_model_fits(weights, torch.device("cpu"), processes)
+    check_model_fits(250, torch.device("cuda"), 8)  # each has a GPU of its own
     monkeypatch.setattr(memory, "_free", lambda on: None)
-    memory.check_room(10**12, torch.device("mps"), processes)
+    check_model_fits(10**12, torch.device("mps"), processes)
 
 
 def test_a_small_batch_needs_no_more_than_it_has():
-    assert fitting(Memory(100_000, 100.0, 200_000), 2048, 128, 500) == 2048
+    assert fit_micro_batch_tokens(MemoryEstimate(100_000, 100.0, 200_000), 2048, 128, 500) == 2048
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_a_small_batch_needs_no_more_than_it_has():
 def test_gradients_and_the_optimizers_state_are_counted(tiny_model, monkeypatch, kind, settings, numbers):
     monkeypatch.setattr(memory, "_present", lambda device: 1_000)
     monkeypatch.setattr(memory, "_free", lambda device: 8_000)
-    loss = Loss(tiny_model)
-    found = measured(loss, kind(tiny_model.parameters(), lr=0.1, **settings), batch_of((9, 14)), 2)
+    loss = PackedLoss(tiny_model)
+    found = measure_memory(loss, kind(tiny_model.parameters(), lr=0.1, **settings), batch_of((9, 14)), 2)
     parameters = sum(parameter.numel() for parameter in tiny_model.parameters())
     largest = max(parameter.numel() for parameter in tiny_model.parameters())
     assert found.fixed_bytes == 1_000 + 4 * (parameters * numbers + largest)
@@ -83,17 +83,19 @@ def test_gradients_and_the_optimizers_state_are_counted(tiny_model, monkeypatch,
 
 def test_activations_grow_with_the_tokens_and_are_bounded_by_what_torch_keeps(tiny_model):
     """One block of width 16 keeps at least its two norms, three products and the activation of each token."""
-    loss = Loss(tiny_model)
+    loss = PackedLoss(tiny_model)
     optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.1)
-    short, long = (measured(loss, optimizer, batch_of(lengths), 1).token_bytes for lengths in ((9,), (9, 3, 14, 6)))
+    short, long = (
+        measure_memory(loss, optimizer, batch_of(lengths), 1).token_bytes for lengths in ((9,), (9, 3, 14, 6))
+    )
     assert 4 * 16 * 10 < long < 4 * 16 * 60
     assert long == pytest.approx(short, rel=0.4)
 
 
 def test_the_line_says_it_in_gigabytes():
-    line = Memory(2 * 10**9, 10**6, 23 * 10**9).line(2048)
+    line = MemoryEstimate(2 * 10**9, 10**6, 23 * 10**9).line(2048)
     assert line == (
         "memory: about 4.0 GB of 23.0 GB (2.0 GB with gradients and the optimizer's state, 2.0 GB for 2,048 tokens in a "
         "forward pass)"
     )
-    assert " of " not in dataclasses.replace(Memory(1, 1, None)).line(1).split("(")[0]
+    assert " of " not in dataclasses.replace(MemoryEstimate(1, 1, None)).line(1).split("(")[0]

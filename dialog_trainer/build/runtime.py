@@ -1,0 +1,167 @@
+"""On what and how a step is computed: device, arithmetic, processes, memory, compiled or not. Settings end here too."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+from dialog_trainer.config.compiler import missing_compiler
+from dialog_trainer.config.options import Settings
+from dialog_trainer.data.dataset import TokenDataset
+from dialog_trainer.data.packing import batch_to_device
+from dialog_trainer.data.packing import dummy_batch
+from dialog_trainer.data.packing import pack_micro_batches
+from dialog_trainer.distributed import collectives
+from dialog_trainer.distributed import parallel
+from dialog_trainer.errors import ConfigError
+from dialog_trainer.evaluation.losses import weigh_every_turn
+from dialog_trainer.model.compile import COMPILE_ERRORS
+from dialog_trainer.model.compile import can_compile
+from dialog_trainer.model.compile import compile_blocks
+from dialog_trainer.model.compile import compile_is_faster
+from dialog_trainer.model.compile import failure_reason
+from dialog_trainer.model.compile import run_eagerly
+from dialog_trainer.model.compile import uncompile_blocks
+from dialog_trainer.model.kernels.malloc import release_freed_memory
+from dialog_trainer.model.loss import PackedLoss
+from dialog_trainer.training.memory import fit_micro_batch_tokens
+from dialog_trainer.training.memory import measure_memory
+from dialog_trainer.types import Batch
+from dialog_trainer.types import Say
+
+
+# Tokens of the small pass that measures a step's memory, and of the one that compiles it.
+SAMPLE_TOKENS = 256
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def configure_torch(deterministic: bool) -> None:
+    torch.use_deterministic_algorithms(deterministic)
+    # Nothing reads memory before it is written; to fill it was 2 % of a step at 124 M.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cudnn.benchmark = not deterministic
+
+
+def select_device(settings: Settings) -> torch.device:
+    """The device of `device`. Raises `ConfigError` if it is not there, or cannot do what `precision` asks."""
+    wanted = settings["device"]
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if settings["device"] == "auto" and settings["processes"] > 1:
+        wanted = "cpu"  # what `processes` means
+    count = torch.cuda.device_count()
+    if isinstance(wanted, list) or wanted == "cuda":
+        indices = wanted if isinstance(wanted, list) else range(collectives.local_size())
+        if max(indices) >= count or collectives.local_rank() >= len(indices):
+            there = f"there are {count} CUDA devices" if count else "there is no CUDA device"
+            here = f" for {collectives.local_size()} processes on this machine" if collectives.local_size() > 1 else ""
+            raise ConfigError([f"device={settings['device']}: {there}{here}; use device=auto or device=cpu"])
+        on = torch.device("cuda", indices[collectives.local_rank()])
+        if settings["precision"] == "bf16" and torch.cuda.get_device_capability(on) < (8, 0):
+            name = torch.cuda.get_device_name(on)
+            raise ConfigError(
+                [f"precision=bf16: {name} has no arithmetic for it; use precision=fp16 or precision=fp32"]
+            )
+        return on
+    if wanted == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(["device=mps: this machine has none; use device=auto or device=cpu"])
+    return torch.device(wanted)
+
+
+def build_autocast(settings: Settings, on: torch.device) -> Callable[[], AbstractContextManager]:
+    if settings["precision"] == "fp32":
+        return contextlib.nullcontext
+    return partial(torch.autocast, on.type, dtype=_DTYPES[settings["precision"]])
+
+
+def build_grad_scaler(settings: Settings, on: torch.device) -> torch.amp.GradScaler:
+    """Keeps the small gradients of fp16; of another precision it does nothing."""
+    return torch.amp.GradScaler(on.type, enabled=settings["precision"] == "fp16")
+
+
+def parallelize_loss(settings: Settings, of: PreTrainedModel, on: torch.device) -> PackedLoss:
+    """The loss of the model, on all processes of the group; the optimizer is made after it."""
+    with run_eagerly():
+        return parallel.parallelize(PackedLoss(of), settings["parallel"], of._no_split_modules or (), dummy_batch(on))
+
+
+def resolve_compile(settings: Settings, of: PreTrainedModel, on: torch.device, say: Say) -> Settings:
+    """The settings with true, false, or auto for `compile`: auto where it pays, and may yet fail.
+
+    But with false, the blocks of the model compile at their first pass.
+    """
+    wanted = settings["compile"]
+    lack = next(filter(None, collectives.all_gather_objects(missing_compiler())), None)  # all compile, or none
+    if wanted == "auto":
+        wanted = compile_is_faster(on) and can_compile(of) and not settings["activation_checkpointing"]
+        if wanted and lack:
+            say(f"note: not compiled, which would be faster: {lack}")
+        wanted = "auto" if wanted and not lack else False
+    elif wanted and lack:
+        raise ConfigError([f"compile=true: {lack}, or use compile=false"])
+    if wanted and not can_compile(of):
+        raise ConfigError([f"compile=true: {type(of).__name__} takes no packed attention; use compile=false"])
+    if wanted:
+        compile_blocks(of)
+    return settings | {"compile": wanted}
+
+
+def warm_up_compile(
+    settings: Settings, loss: torch.nn.Module, of: PreTrainedModel, training: TokenDataset, on: torch.device, say: Say
+) -> Settings:
+    """Compiles, where that is wanted, on a small batch; returns the settings with true or false for `compile`.
+
+    With auto, a model that torch could not compile stays as it is; of several processes each would have to know.
+    """
+    if not settings["compile"]:
+        return settings
+    say("compiling (up to a minute at the first time, seconds with what is kept of it)")
+    start = time.perf_counter()
+    loss.train()
+    try:
+        with parallel.gradient_sync(loss, last=True):
+            with build_autocast(settings, on)():
+                nats, _ = loss(_sample_batch(training, on))
+            nats.backward()
+    except COMPILE_ERRORS as error:
+        why, asked = f"torch could not: {failure_reason(error)}", settings["compile"]
+        if asked != "auto" or collectives.world_size() > 1:
+            raise ConfigError([f"compile={str(asked).lower()}: {why}; use compile=false"]) from None
+        uncompile_blocks(of)
+        say(f"note: not compiled, which would be faster: {why}")
+        done = False
+    else:
+        say(f"  compiled in {time.perf_counter() - start:.0f} s")
+        done = True
+    loss.zero_grad(set_to_none=True)
+    return settings | {"compile": done}
+
+
+def resolve_micro_batch_tokens(
+    settings: Settings,
+    loss: torch.nn.Module,
+    of: torch.optim.Optimizer,
+    training: TokenDataset,
+    on: torch.device,
+    say: Say,
+) -> Settings:
+    """The settings with a number for `micro_batch_tokens` of which a step fits; says what it will take."""
+    release_freed_memory()  # it would be counted twice: as held, and as what the step will ask for
+    with run_eagerly():
+        memory = measure_memory(loss, of, _sample_batch(training, on), collectives.local_size())
+    batch_tokens = int(training.lengths.mean() * settings["batch_size"] / collectives.world_size()) + settings["model"]["max_len"]
+    tokens = fit_micro_batch_tokens(memory, settings["micro_batch_tokens"], settings["model"]["max_len"], batch_tokens)
+    tokens = -int(collectives.all_reduce_max(-tokens))  # alike in all processes
+    say(memory.line(min(tokens, batch_tokens), collectives.local_size()))
+    return settings | {"micro_batch_tokens": tokens}
+
+
+def _sample_batch(training: TokenDataset, on: torch.device) -> Batch:
+    count = max(1, int(np.searchsorted(np.cumsum(training.lengths[:100]), SAMPLE_TOKENS)))
+    (batch,) = pack_micro_batches(training, range(count), weigh_every_turn, 2 * SAMPLE_TOKENS + int(training.lengths[:100].max()))
+    return batch_to_device(batch, on)

@@ -1,0 +1,1 @@
+"""Front door: command line, composition, saved configuration, launching and the commands."""

@@ -1,0 +1,1 @@
+"""One file for each command (mode=); a command takes a configuration that passed every check."""

@@ -1,0 +1,220 @@
+"""A run in training: its folder, its parts, and what happens at each step, validation and save."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from transformers import PreTrainedModel
+
+from dialog_trainer.build.data import Split, build_probe_batches
+from dialog_trainer.build.evaluation import build_signature, run_validation
+from dialog_trainer.build.optimization import TrainingPlan
+from dialog_trainer.build.runtime import build_autocast
+from dialog_trainer.config.options import Settings
+from dialog_trainer.data.tokenizer import DialogueTokenizer
+from dialog_trainer.distributed import collectives, parallel
+from dialog_trainer.evaluation.gradient_alignment import measure_gradient_alignment
+from dialog_trainer.evaluation.losses import nll_by_role, nll_by_turn
+from dialog_trainer.evaluation.results import reply_row
+from dialog_trainer.masking.loss_weights import Mask
+from dialog_trainer.masking.timeline import ScheduleTimeline
+from dialog_trainer.masking.validation import MaskCheckResult
+from dialog_trainer.metrics.registry import weighted_score
+from dialog_trainer.model.compile import run_eagerly
+from dialog_trainer.reporting.console import format_losses, make_printer, sample_lines, score_line
+from dialog_trainer.reporting.curves import ThrottledFigure, draw_curves
+from dialog_trainer.reporting.mask_curves import draw_alignment, draw_loss_by_role, draw_loss_by_turn
+from dialog_trainer.reporting.progress import RunProgress
+from dialog_trainer.tracking.jsonl import JsonlWriter, MetricWriter
+from dialog_trainer.training.checkpoint import collect_tensors, save_checkpoint
+from dialog_trainer.training.loop import StepReport, TrainingState
+from dialog_trainer.training.mfu import compute_mfu, device_peak_flops
+from dialog_trainer.training.reproducibility import describe_environment
+from dialog_trainer.training.signals import StopSignal
+from dialog_trainer.types import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingParts:
+    """What a run is made of, built. `loss` is that of `model`, spread over the processes of the group."""
+
+    settings: Settings
+    device: torch.device
+    tokenizer: DialogueTokenizer
+    model: PreTrainedModel
+    loss: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    training: Split
+    validation: Split
+    mask: Mask
+    outline: ScheduleTimeline
+    kept: MaskCheckResult
+    plan: TrainingPlan
+    digest: dict[str, str]
+
+    def surroundings(self) -> dict:
+        return describe_environment(self.digest, self.device, self.settings["compile"])
+
+
+class TrainingCallbacks:
+    """Tracks, validates and saves for the loop; the main process writes into `folder` and nowhere else."""
+
+    def __init__(
+        self,
+        folder: Path,
+        parts: TrainingParts,
+        state: TrainingState,
+        console: Console,
+        progress: RunProgress,
+        stop: StopSignal,
+    ):
+        self.folder, self.parts, self.state = folder, parts, state
+        self._settings, self._plan = parts.settings, parts.plan
+        self._say, self._progress, self._stop = make_printer(console), progress, stop
+        self._switch = parts.outline.final_from_step
+        self._surroundings = parts.surroundings()
+        self._parameters = sum(parameter.numel() for parameter in parts.model.parameters())
+        self._peak = collectives.world_size() * (device_peak_flops(parts.device, self._settings["precision"]) or 0)
+        self._probe: list[Batch] | None = None
+        self._curves, self._alignment = ThrottledFigure(self._draw_curves), ThrottledFigure(self._draw_alignment)
+        if collectives.is_rank0():
+            self._metrics = MetricWriter(folder / "metrics.jsonl", state.attempt)
+            self._replies = JsonlWriter(folder / "replies.jsonl")
+
+    def track(self, report: StepReport) -> None:
+        self._progress.step(report)
+        if report.step % self._settings["log_every_n_steps"]:
+            return
+        weights = self._plan.role_weights(report.step)
+        speed = report.tokens / (report.seconds + report.data_seconds)
+        seen = {name: getattr(self.state, name) for name in ("assistant_tokens_seen", "user_tokens_seen")}
+        parts = nll_by_role(report.role_turn_sums) | nll_by_turn(report.role_turn_sums)
+        self._row(
+            "train",
+            report.step,
+            {
+                "train_loss": report.loss,
+                "lr": report.lr,
+                "grad_norm": report.grad_norm,
+                "tokens_per_second": round(speed, 1),
+                **({"mfu": round(compute_mfu(self._parameters, speed, self._peak), 4)} if self._peak else {}),
+                "data_seconds": round(report.data_seconds, 6),
+                "trained_token_share": round(report.trained_tokens() / report.tokens, 6),
+                "user_weight": weights.user,
+                "assistant_weight": weights.assistant,
+                **{name: value for name, value in parts.items() if value is not None and (value or "nll" in name)},
+                **seen,
+            },
+        )
+
+    def before_step(self, step: int) -> None:
+        """Compares the gradients of the two roles where that is due."""
+        collectives.set_position(f"step {step:,}")
+        every = self._settings["mask_schedule"]["alignment_every_n_steps"]
+        if every is None or step % every or not collectives.is_rank0():
+            return
+        if self._probe is None:
+            self._probe = build_probe_batches(self._settings, self.parts.validation.tokens, self.parts.device)
+        with run_eagerly(), build_autocast(self._settings, self.parts.device)():
+            values = measure_gradient_alignment(self.parts.model, self._probe)
+        self._row("probe", step, values)
+        self._alignment.renew()
+
+    def validation_due(self, step: int) -> bool:
+        every = self._settings["validate_every_n_steps"] or self._plan.steps_per_epoch
+        return step > 0 and (step % every == 0 or step >= self._settings["steps"])
+
+    def validate(self) -> None:
+        """Scores the model, notes what is best so far, and saves; does nothing of it where a stop is asked for."""
+        with run_eagerly(), parallel.unsharded(self.parts.loss):
+            result = run_validation(
+                self._settings,
+                self.parts.model,
+                self.parts.tokenizer,
+                self.parts.validation,
+                stage=self._progress.stage,
+                stopped=lambda: collectives.stop_seen(self._stop.requested()),
+            )
+        self._progress.close_stages()
+        if result is None:
+            return
+        state, metrics = self.state, self._settings["metrics"]
+        # What decides how the run goes on is one number for all.
+        loss, score = collectives.broadcast_from_rank0(
+            lambda: (result.loss, weighted_score(result.scores, metrics["best"]))
+        )
+        better_loss, better_score = state.best.update(state.step, loss, score, counts=state.step > self._switch)
+        state.validated_step = state.step
+        values = {"validation_loss": result.loss, **result.losses, **result.scores, "best_metric_score": score}
+        how = build_signature(self._settings, self.parts.validation, result)
+        self._row("validation", state.step, values | {"signature": how})
+        samples = result.samples(self._settings["prediction_print_n"])
+        head = {"step": state.step, "attempt": state.attempt, "split": "validation"}
+        if collectives.is_rank0():
+            self._replies.append(head | reply_row(reply) for reply in samples)
+        self.save("last", *(("best_metric",) if better_score else ()), *(("best_loss",) if better_loss else ()))
+        self._say(score_line(state.step, result, score, better_loss, better_score, state.best.bad_validations))
+        for line in (f"  {format_losses(result.losses)}", *sample_lines(samples)):
+            self._say(line)
+        if collectives.is_rank0():
+            self._curves.renew()
+
+    def finish_figures(self) -> None:
+        """Draws what the last validations and probes have added."""
+        try:
+            self._curves.finish()
+            self._alignment.finish()
+        except OSError as error:  # a run that has ended must not fail for it, nor hide why it did
+            self._say(f"note: the last figures could not be drawn: {error}")
+
+    def _draw_alignment(self) -> None:
+        path, rows = self.folder / "vis_outputs" / "alignment.png", self.folder / "metrics.jsonl"
+        draw_alignment(path, rows, switch=self._switch)
+
+    def _draw_curves(self) -> None:
+        folder, rows, metrics = self.folder / "vis_outputs", self.folder / "metrics.jsonl", self._settings["metrics"]
+        draw_curves(folder, rows, common=metrics["common"], names=metrics["names"], switch=self._switch)
+        draw_loss_by_role(folder / "loss_by_role.png", rows, role_weights=self._plan.role_weights, switch=self._switch)
+        draw_loss_by_turn(folder / "loss_by_turn.png", rows)
+
+    def save_due(self, step: int) -> bool:
+        every = self._settings["save_every_n_steps"]
+        return every is not None and step > 0 and step % every == 0
+
+    def save(self, *links: str) -> None:
+        """Publishes the present state under `links`, `last` if none is named."""
+        best = self.state.best
+        state = {
+            **asdict(self.state),
+            "epoch": self.state.step // self._plan.steps_per_epoch,
+            "schedule_steps": self._settings["schedule_steps"],
+            "mask_final_from_step": self._switch,
+            "kept": {"last": self.state.step, "best_metric": best.score_step, "best_loss": best.loss_step},
+            "loss_scale": self.parts.scaler.state_dict(),
+            "held_out": self.parts.validation.dialogues.digest,
+            **self._surroundings,
+        }
+        content = collect_tensors(self.parts.model, self.parts.optimizer)
+        collectives.broadcast_from_rank0(
+            lambda: save_checkpoint(
+                self.folder / "weights",
+                links or ("last",),
+                model=self.parts.model,
+                tokenizer=self.parts.tokenizer,
+                content=content,
+                state=state,
+            )
+        )
+
+    def close(self) -> None:
+        if collectives.is_rank0():
+            self._metrics.close()
+            self._replies.close()
+
+    def _row(self, split: str, step: int, values: dict) -> None:
+        if collectives.is_rank0():
+            self._metrics.add(step=step, epoch=step // self._plan.steps_per_epoch, split=split, values=values)

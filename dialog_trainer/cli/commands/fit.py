@@ -1,0 +1,162 @@
+"""mode=train and mode=resume: from settings to a trained run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from transformers import PreTrainedModel
+
+from dialog_trainer.build.data import report_contamination, tokenize_split
+from dialog_trainer.build.mask import build_mask, check_split_mask, digest_mask
+from dialog_trainer.build.model import digest_weights
+from dialog_trainer.build.optimization import build_optimizer, plan_training
+from dialog_trainer.build.runtime import (
+    build_autocast,
+    build_grad_scaler,
+    configure_torch,
+    parallelize_loss,
+    resolve_compile,
+    resolve_micro_batch_tokens,
+    select_device,
+    warm_up_compile,
+)
+from dialog_trainer.cli.commands.callbacks import TrainingCallbacks, TrainingParts
+from dialog_trainer.config.checks import collect_notes
+from dialog_trainer.config.options import Settings
+from dialog_trainer.data.dataset import DialogueDataset
+from dialog_trainer.data.prefetch import prefetch_batches
+from dialog_trainer.data.tokenizer import DialogueTokenizer
+from dialog_trainer.distributed import collectives
+from dialog_trainer.errors import TrainingError
+from dialog_trainer.masking.timeline import build_timeline
+from dialog_trainer.model.compile import COMPILE_ERRORS, failure_reason
+from dialog_trainer.reporting.console import closing_lines, make_printer, mask_line
+from dialog_trainer.reporting.mask_curves import draw_schedule
+from dialog_trainer.reporting.progress import RunProgress
+from dialog_trainer.tracking.run_directory import lock_run_directory, open_rank_log
+from dialog_trainer.training.loop import TrainingState, train
+from dialog_trainer.training.signals import StopSignal
+from dialog_trainer.types import Say
+
+
+def fix_schedule_steps(settings: Settings) -> Settings:
+    return settings | {"schedule_steps": settings["schedule_steps"] or settings["steps"]}
+
+
+def lock_for_all_ranks(folder: Path) -> AbstractContextManager[None]:
+    """The folder, held for all processes by the main one."""
+    return lock_run_directory(folder) if collectives.is_rank0() else nullcontext()
+
+
+def begin_training(settings: Settings, say: Say) -> torch.device:
+    device = select_device(settings)
+    build_timeline(build_mask(settings), settings["schedule_steps"])  # its faults, before anything is read
+    configure_torch(settings["deterministic"])
+    for note in collect_notes(settings):
+        say(f"note: {note}")
+    return device
+
+
+def build_parts(
+    settings: Settings,
+    device: torch.device,
+    tokenizer: DialogueTokenizer,
+    model: PreTrainedModel,
+    training: DialogueDataset,
+    validation: DialogueDataset,
+    say: Say,
+) -> TrainingParts:
+    with collectives.local_rank0_first():
+        train_split = tokenize_split(settings, training, tokenizer, settings["data"]["truncation"])
+        validation_split = tokenize_split(settings, validation, tokenizer)
+        left_out = report_contamination(settings, training, validation, say)
+    mask = build_mask(settings)
+    whole = build_timeline(mask, settings["schedule_steps"])
+    kept = check_split_mask(settings, train_split, tokenizer, mask, whole, left_out)
+    digest = digest_mask(settings, train_split, tokenizer, left_out)
+    of_all = {"training data and mask": digest["whole"], "validation data": validation.digest}
+    collectives.assert_same_on_all_ranks(of_all | {"weights": digest_weights(model)}, "give all the same files")
+    settings = resolve_compile(settings, model, device, say)
+    loss = parallelize_loss(settings, model, device)
+    optimizer, scaler = build_optimizer(settings, model), build_grad_scaler(settings, device)
+    settings = warm_up_compile(settings, loss, model, train_split.tokens, device, say)
+    settings = resolve_micro_batch_tokens(settings, loss, optimizer, train_split.tokens, device, say)
+    plan = plan_training(settings, train_split.tokens, kept.indices, mask, device)
+    return TrainingParts(
+        settings, device, tokenizer, model, loss, optimizer, scaler,
+        train_split, validation_split, mask, whole, kept, plan, digest,
+    )  # fmt: skip
+
+
+def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: Console, stop: StopSignal) -> int:
+    say, settings, plan = make_printer(console), parts.settings, parts.plan
+    steps = settings["steps"]
+    if collectives.is_rank0():
+        draw_schedule(
+            folder / "vis_outputs" / "lr_schedule.png",
+            steps=steps,
+            learning_rate=plan.learning_rate,
+            role_weights=plan.role_weights,
+            switch=parts.outline.final_from_step,
+        )
+    else:
+        console.file, console.quiet = open_rank_log(folder, collectives.rank(), collectives.world_size()), False
+    parameters = sum(parameter.numel() for parameter in parts.model.parameters())
+    processes = (
+        f" ({collectives.world_size()} processes, {settings['parallel']})" if collectives.world_size() > 1 else ""
+    )
+    say(
+        f"run folder {folder}: {parameters:,} parameters on {parts.device}{processes}, "
+        f"{len(parts.kept.indices):,} sequences of {parts.kept.counts.tokens.sum():,} tokens, "
+        f"{plan.steps_per_epoch:,} steps an epoch, steps {state.step:,} to {steps:,}"
+    )
+    say(mask_line(parts.mask, parts.outline, parts.kept, parts.digest["whole"]))
+    with (
+        RunProgress(console, start=state.step, steps=steps) as progress,
+        closing(TrainingCallbacks(folder, parts, state, console, progress, stop)) as run,
+        prefetch_batches(plan.batches) as batches,
+    ):
+        try:
+            outcome = _run_loop(parts, state, run, batches, stop)
+        finally:
+            run.finish_figures()
+    split = "validation" if settings["data"].get("test_data_path", "-") is None else "test"
+    for line in closing_lines(folder, outcome, state.step, state.best, split):
+        say(line)
+    return int(collectives.all_reduce_max(stop.exit_code)) if outcome == "interrupted" else 0
+
+
+def _run_loop(
+    parts: TrainingParts, state: TrainingState, run: TrainingCallbacks, batches: Callable, stop: StopSignal
+) -> str:
+    settings = parts.settings
+    try:
+        return train(
+            state,
+            parts.loss,
+            parts.optimizer,
+            parts.scaler,
+            steps=settings["steps"],
+            seed=settings["seed"],
+            batches=batches,
+            learning_rate=parts.plan.learning_rate,
+            max_grad_norm=settings["max_grad_norm"],
+            autocast=build_autocast(settings, parts.device),
+            track=run.track,
+            before_step=run.before_step,
+            validation_due=run.validation_due,
+            validate=run.validate,
+            save_due=run.save_due,
+            save=run.save,
+            patience=settings["patience"],
+            stopped=lambda: collectives.any_rank(stop.requested()),
+        )
+    except COMPILE_ERRORS as error:
+        raise TrainingError(
+            f"step {state.step}: torch could not compile: {failure_reason(error)}; go on from the last checkpoint without "
+            "it: mode=resume load_model_type=last compile=false"
+        ) from None

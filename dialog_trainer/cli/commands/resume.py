@@ -1,0 +1,153 @@
+"""cli.commands.resume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from dialog_trainer.build.data import load_dialogues
+from dialog_trainer.build.model import load_saved_model
+from dialog_trainer.cli.commands.callbacks import TrainingParts
+from dialog_trainer.cli.commands.fit import begin_training, build_parts, fit, fix_schedule_steps, lock_for_all_ranks
+from dialog_trainer.cli.saved_config import inexact_changes
+from dialog_trainer.config.job import Job
+from dialog_trainer.config.options import Settings
+from dialog_trainer.distributed import collectives
+from dialog_trainer.errors import CheckpointError, ConfigError
+from dialog_trainer.reporting.console import make_printer
+from dialog_trainer.tracking.jsonl import read_next_attempt
+from dialog_trainer.tracking.run_directory import replace_config
+from dialog_trainer.training.checkpoint import LINKS, drop_later_best, find_checkpoint, load_optimizer, read_state
+from dialog_trainer.training.early_stopping import BestTracker
+from dialog_trainer.training.loop import TrainingState
+from dialog_trainer.training.reproducibility import describe_differences
+from dialog_trainer.training.signals import StopSignal
+
+# What, beside its own group, decides the mask of a step.
+_MASK_OPTIONS = ("train_user_turn_mask_step", "schedule_steps")
+# What decides the meaning of the best score.
+_SCORE_OPTIONS = {"mask_schedule.trained_role", *(f"metrics.{name}" for name in ("best", "protocol", "max_dialogues",
+                  "max_new_tokens", "decoding", "temperature", "top_p", "beams"))}  # fmt: skip
+
+
+def resume_run(job: Job, console: Console) -> int:
+    """mode=resume: goes on exactly from a checkpoint of the run, in its folder; returns the exit code."""
+    folder = Path(job.settings["resume_model_dir"])
+    with lock_for_all_ranks(folder):
+        return _resume_locked(folder, replace(job, settings=fix_schedule_steps(job.settings)), console)
+
+
+def _resume_locked(folder: Path, job: Job, console: Console) -> int:
+    say, settings = make_printer(console), job.settings
+    weights = find_checkpoint(folder, settings["load_model_type"])
+    saved = read_state(weights)
+    state = _state_of(saved, weights, read_next_attempt(folder / "metrics.jsonl"))
+    if any(key in _MASK_OPTIONS or key.startswith("mask_schedule.") for key, _, _ in job.changes):
+        state.best.bad_validations = 0  # counted under another mask
+    _check_steps_left(settings, state)
+    for line in _resume_lines(folder, weights, job, state):
+        say(line)
+    device = begin_training(settings, say)
+    model, tokenizer = load_saved_model(weights, settings, device, say)
+    with collectives.local_rank0_first():
+        training = load_dialogues(settings, "train", say)
+        validation = load_dialogues(settings, "validation", say)
+    other_data = saved["held_out"] != validation.digest
+    for line in _reset_best(state.best, state.step, [key for key, _, _ in job.changes], other_data):
+        say(line)
+    parts = build_parts(settings, device, tokenizer, model, training, validation, say)
+    load_optimizer(weights, model, parts.optimizer)
+    parts.scaler.load_state_dict(saved.get("loss_scale") or parts.scaler.state_dict())
+    for line in describe_differences(saved, parts.surroundings()):
+        say(line)
+    kept = parts.settings | {"mode": "train", "resume_model_dir": None, "load_model_type": "metric"}
+    with StopSignal() as stop:
+        for link, step in collectives.broadcast_from_rank0(
+            lambda: _take_over(folder, weights, kept, parts, state)
+        ).items():
+            say(f"  weights/{link} was at step {step:,}, which is left behind: the next validation is the best anew")
+            if link == "best_metric":
+                state.best.forget_score(state.step)
+            else:
+                state.best.forget_loss(state.step)
+        return fit(folder, parts, state, console, stop)
+
+
+def _take_over(
+    folder: Path, weights: Path, settings: Settings, parts: TrainingParts, state: TrainingState
+) -> dict[str, int]:
+    """Makes the run's folder that of this attempt; returns the best links that a later step held, with that step."""
+    replace_config(folder, settings | {"digest": parts.digest}, state.attempt)
+    return drop_later_best(folder / "weights", weights, state.step)
+
+
+def _state_of(saved: dict, weights: Path, attempt: int) -> TrainingState:
+    keys = ("step", "validated_step", "tokens_seen", "user_tokens_seen", "assistant_tokens_seen")
+    missing = [key for key in (*keys, "best", "digest", "held_out") if key not in saved]
+    if missing:
+        raise CheckpointError(
+            f"{weights / 'trainer' / 'state.json'} has no {', '.join(missing)}: another version wrote it; to start anew "
+            f"from its weights, pass mode=train, the options of that run, and model.pretrained_model={weights}"
+        )
+    return TrainingState(**{key: saved[key] for key in keys}, attempt=attempt, best=BestTracker(**saved["best"]))
+
+
+def _reset_best(best: BestTracker, step: int, changed: Sequence[str], other_data: bool) -> list[str]:
+    """Forgets a best score or loss that means something else by now, and says so."""
+    lines = []
+    if best.score is not None and (other_data or any(key in _SCORE_OPTIONS for key in changed)):
+        best.forget_score(step)
+        why = "on other data" if other_data else "by another score"
+        lines.append(f"  best_metric was chosen {why}: the next validation is the best anew")
+    if best.loss is not None and (other_data or "mask_schedule.trained_role" in changed):
+        best.forget_loss(step)
+        why = "on other data" if other_data else "by the loss of another role"
+        lines.append(f"  best_loss was chosen {why}: the next validation is the best anew")
+    return lines
+
+
+def _check_steps_left(settings: Settings, state: TrainingState) -> None:
+    unvalidated = state.step == settings["steps"] and state.validated_step != state.step
+    if state.step >= settings["steps"] and not unvalidated:
+        raise ConfigError(
+            [f"steps={settings['steps']}: this checkpoint has {state.step:,} updates already; pass a larger steps"]
+        )
+    bad = state.best.bad_validations
+    if bad >= settings["patience"]:
+        raise ConfigError(
+            [
+                f"patience={settings['patience']}: this checkpoint stopped early, after {bad} validations without a "
+                "better one; pass a larger patience"
+            ]
+        )
+
+
+def _resume_lines(folder: Path, weights: Path, job: Job, state: TrainingState) -> list[str]:
+    settings = job.settings
+    link = LINKS[settings["load_model_type"]]
+    lines = [f"resuming {folder} from weights/{link} (step {state.step:,}) as attempt {state.attempt}"]
+    last = folder / "weights" / "last"
+    if last.exists() and last.resolve() != weights:
+        lines.append(f"  weights/last is at step {_step_of(last)}: load_model_type=last goes on from there")
+    lines += [f"  {key}: {before} -> {after}" for key, before, after in job.changes]
+    if inexact_changes(job.changes):
+        lines.append(
+            f"  with other values of {', '.join(inexact_changes(job.changes))} training goes on, but not exactly"
+        )
+    planned = settings["schedule_steps"]
+    if settings["steps"] > planned:
+        lines.append(
+            f"  schedules were planned over {planned:,} steps and stay at their end values after that; "
+            f"schedule_steps={settings['steps']} stretches them"
+        )
+    return lines
+
+
+def _step_of(folder: Path) -> str:
+    try:
+        return f"{read_state(folder)['step']:,}"
+    except (OSError, ValueError, KeyError, TypeError):  # it is not the checkpoint that was asked for, nor verified
+        return "(unreadable)"

@@ -1,0 +1,1 @@
+"""Typed configuration: schema, cross-field validation, job."""

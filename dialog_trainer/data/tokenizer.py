@@ -1,0 +1,113 @@
+"""A tokenizer with the three tokens of a dialogue: `[CLS]` starts it, `[SEP]` ends a turn, `[PAD]` fills a row."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers.models import BPE
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from dialog_trainer.errors import ModelError
+from dialog_trainer.types import SpecialTokens
+
+DIALOGUE_TOKENS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+END_TOKEN = "<|endoftext|>"
+# Renders messages exactly as training lays out a dialogue; a generation prompt ends where the reply starts.
+CHAT_TEMPLATE = (
+    "{{ cls_token }}{% for message in messages %}{{ message['content'] | trim }}{{ sep_token }}{% endfor %}"
+    "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+)
+
+
+class DialogueTokenizer:
+    """Text to ids and back.
+
+    Attributes:
+        cls_id, sep_id, pad_id, end_id: ids of `[CLS]`, `[SEP]`, `[PAD]` and the end-of-text token.
+        marks: the four together.
+        added_tokens: how many of the three were new to the tokenizer.
+    """
+
+    def __init__(self, hf_tokenizer: PreTrainedTokenizerFast):
+        if hf_tokenizer.eos_token_id is None:
+            raise ModelError("this tokenizer has no end-of-text token: choose another model.pretrained_model")
+        size = len(hf_tokenizer)
+        hf_tokenizer.add_special_tokens(DIALOGUE_TOKENS)
+        hf_tokenizer.chat_template = CHAT_TEMPLATE
+        hf_tokenizer.padding_side = "left"  # the side that batched generation needs
+        self.hf_tokenizer = hf_tokenizer
+        self.added_tokens = len(hf_tokenizer) - size
+        self.cls_id, self.sep_id = hf_tokenizer.cls_token_id, hf_tokenizer.sep_token_id
+        self.pad_id, self.end_id = hf_tokenizer.pad_token_id, hf_tokenizer.eos_token_id
+        self.special_tokens = SpecialTokens(self.cls_id, self.sep_id, self.end_id, self.pad_id)
+        # A copy that reads "[SEP]" or "<|endoftext|>" in a text as characters: a text must not end a turn.
+        self._text_encoder = Tokenizer.from_str(hf_tokenizer.backend_tokenizer.to_str())
+        self._text_encoder.encode_special_tokens = True
+        # A tokenizer.json may ask for both, and a padded call of the tokenizer leaves its wish behind.
+        self._text_encoder.no_truncation()
+        self._text_encoder.no_padding()
+
+    @classmethod
+    def pretrained(cls, name_or_folder: str) -> DialogueTokenizer:
+        """The tokenizer of a hub id or folder. Raises `ModelError`."""
+        try:
+            hf_tokenizer = AutoTokenizer.from_pretrained(name_or_folder)
+        except Exception as error:  # the hub's client raises many kinds; all mean that the tokenizer cannot be had
+            raise loading_error(name_or_folder, error) from None
+        if not isinstance(hf_tokenizer, PreTrainedTokenizerFast):
+            raise ModelError(f"{name_or_folder}: its tokenizer has no fast (tokenizers) form")
+        return cls(hf_tokenizer)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int) -> DialogueTokenizer:
+        """A byte-level BPE of at most `size` entries (the three tokens come on top), learned from `texts`."""
+        hf_tokenizer = Tokenizer(BPE())
+        hf_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        hf_tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=size,
+            special_tokens=[END_TOKEN],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        hf_tokenizer.train_from_iterator(texts, trainer)
+        return cls(
+            PreTrainedTokenizerFast(
+                tokenizer_object=hf_tokenizer, eos_token=END_TOKEN, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def __len__(self) -> int:
+        return len(self.hf_tokenizer)
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text, without special tokens."""
+        return [encoding.ids for encoding in self._text_encoder.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids; special tokens are left out."""
+        return self.hf_tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """The text of each id by itself, special tokens by their names; a part of a character is shown as U+FFFD."""
+        return [self.hf_tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in ids]
+
+    def digest(self) -> str:
+        """Changes when `encode_batch` would."""
+        return hashlib.sha256(self._text_encoder.to_str().encode("utf-8")).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        self.hf_tokenizer.save_pretrained(folder)
+
+
+def loading_error(name_or_folder: str, error: Exception) -> ModelError:
+    """The one message for a model or tokenizer that cannot be loaded."""
+    reason = str(error).strip().split("\n")[0]
+    if Path(name_or_folder).is_dir():
+        remedy = "the folder should hold what `save_pretrained` of transformers writes"
+    else:
+        remedy = "without a hub pass model.pretrained_model=<folder>, or model=gpt2_tiny, which is trained from scratch"
+    return ModelError(f"{name_or_folder} could not be loaded ({type(error).__name__}: {reason}); {remedy}")

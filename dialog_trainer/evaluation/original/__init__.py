@@ -1,0 +1,1 @@
+"""The scoring protocol of the original program, kept apart from the others."""

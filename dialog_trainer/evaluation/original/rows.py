@@ -1,0 +1,78 @@
+"""Rows by the protocol `original`, as the original program made them: the first utterance and what the model writes
+behind it, always to `max_len` tokens, special tokens and all; beside it the dialogue cut and padded to as many tokens.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from dialog_trainer.data.formatting import join_turns, make_turn_tokens
+from dialog_trainer.data.tokenizer import DialogueTokenizer
+from dialog_trainer.data.truncation import keep_start
+from dialog_trainer.model.packed_forward import padded_attention
+from dialog_trainer.types import Dialogue
+
+
+def format_prompt(dialogue: Dialogue, tokenizer: DialogueTokenizer, max_len: int) -> list[int]:
+    """`[CLS]`, the first turn and its separator, at most `max_len - 1` tokens."""
+    turns = make_turn_tokens(
+        tokenizer.encode_batch([dialogue.turns[0].text]), [dialogue.turns[0].role], tokenizer.sep_id
+    )
+    return join_turns(turns, tokenizer.special_tokens, ends=False).ids[: max_len - 1]
+
+
+def format_target_row(dialogue: Dialogue, tokenizer: DialogueTokenizer, max_len: int) -> str:
+    """The whole dialogue, cut at its end or padded to `max_len` tokens, as text."""
+    texts, roles = [turn.text for turn in dialogue.turns], [turn.role for turn in dialogue.turns]
+    turns = make_turn_tokens(tokenizer.encode_batch(texts), roles, tokenizer.sep_id)
+    ids = keep_start(turns, tokenizer.special_tokens, max_len)[0].ids
+    return _text(ids + [tokenizer.pad_id] * (max_len - len(ids)), tokenizer)
+
+
+@torch.no_grad()
+def generate_rows(
+    dialogues: Sequence[Dialogue],
+    model: PreTrainedModel,
+    tokenizer: DialogueTokenizer,
+    *,
+    max_len: int,
+    batch_tokens: int,
+    advance: Callable[[int], None] = lambda rows: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> list[str] | None:
+    """Greedy, no token stops a row and none is held back; None once `stopped()`. Prompts of one length share a batch:
+    nothing is padded."""
+    by_length: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
+    for index, dialogue in enumerate(dialogues):
+        ids = format_prompt(dialogue, tokenizer, max_len)
+        by_length[len(ids)].append((index, ids))
+    rows: dict[int, str] = {}
+    size = max(1, batch_tokens // max_len)
+    model.eval()
+    with padded_attention(model):
+        for length, prompts in sorted(by_length.items()):
+            for first in range(0, len(prompts), size):
+                if stopped():
+                    return None
+                indices, ids = zip(*prompts[first : first + size], strict=True)
+                inputs = torch.tensor(ids, device=model.device)
+                output = model.generate(
+                    input_ids=inputs,
+                    attention_mask=torch.ones_like(inputs),
+                    max_new_tokens=max_len - length,
+                    do_sample=False,
+                    eos_token_id=None,
+                    suppress_tokens=None,
+                )
+                for index, row in zip(indices, output.tolist(), strict=True):
+                    rows[index] = _text(row + [tokenizer.pad_id] * (max_len - len(row)), tokenizer)
+                advance(len(indices))
+    return [rows[index] for index in range(len(dialogues))]
+
+
+def _text(ids: list[int], tokenizer: DialogueTokenizer) -> str:
+    return tokenizer.hf_tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -1,0 +1,1 @@
+"""Generation: sampling, KV cache, batched and streamed replies, conversation history."""

@@ -1,0 +1,31 @@
+"""What the C library does with freed memory."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+# Names of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+
+def keep_freed_memory() -> None:
+    """glibc gives large blocks back to the kernel when they are freed, and each step of a training on the CPU asks for
+    the same ones again, a page fault for every 4 KiB: 0.9 of 11.6 seconds of a core at 124 M. From here on they are kept."""
+    for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 << 20)):
+        _call("mallopt", option, value)
+
+
+def release_freed_memory() -> None:
+    """Once, of what is kept by now."""
+    _call("malloc_trim", 0)
+
+
+def _call(name: str, *arguments: int) -> None:
+    if sys.platform != "linux":
+        return
+    try:
+        function = getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError):  # another C library
+        return
+    function(*arguments)

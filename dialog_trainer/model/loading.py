@@ -1,0 +1,125 @@
+"""Building or loading the model and fitting it to a vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    GPT2Config,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from dialog_trainer.data.tokenizer import DialogueTokenizer, loading_error
+from dialog_trainer.errors import ModelError
+
+
+def load_pretrained(
+    name_or_folder: str,
+    tokenizer: DialogueTokenizer,
+    dropout: float | None,
+    check: Callable[[int], None] | None = None,
+) -> PreTrainedModel:
+    """The model of a hub id or folder, fp32, with rows for the vocabulary's added tokens.
+
+    `dropout` replaces every dropout probability of the model's config; None keeps them. `check` is called with the number
+    of weights before there are any. Raises `ModelError`.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name_or_folder)
+        weights = _num_weights(config) if check else 0
+    except Exception as error:  # a config may hold anything
+        raise loading_error(name_or_folder, error) from None
+    if dropout is not None:
+        _set_dropout(config, dropout)
+    if check:  # its own faults are not those of the model
+        check(weights)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            name_or_folder, config=config, dtype=torch.float32, use_safetensors=True
+        )
+    except Exception as error:  # the hub's client raises many kinds; all mean that the model cannot be had
+        raise loading_error(name_or_folder, error) from None
+    _fit(model, tokenizer)
+    return model
+
+
+def build_from_scratch(
+    tokenizer: DialogueTokenizer,
+    *,
+    layers: int,
+    heads: int,
+    width: int,
+    positions: int,
+    dropout: float,
+    seed: int,
+    check: Callable[[int], None] | None = None,
+) -> PreTrainedModel:
+    """A GPT-2 (Radford et al. 2019) with random weights that depend on `seed` alone; `check` as in `load`."""
+    if width % heads:
+        raise ModelError(f"model.width={width} is not a multiple of model.heads={heads}")
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=positions,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        # GPT-2's 0.02 is meant for a width of 768; narrower models learn faster from wider weights.
+        initializer_range=0.02 * (768 / width) ** 0.5,
+        bos_token_id=tokenizer.cls_id,
+        eos_token_id=tokenizer.end_id,
+        pad_token_id=tokenizer.pad_id,
+    )
+    if check:
+        check(_num_weights(config))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config)
+    _fit(model, tokenizer)
+    return model
+
+
+def _num_weights(config: PreTrainedConfig) -> int:
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in AutoModelForCausalLM.from_config(config).parameters())
+
+
+def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
+    """Sets every key that names a dropout probability: `resid_pdrop`, `attention_dropout`, `embed_dropout` ..."""
+    for key, value in vars(config).items():
+        if "drop" in key and "layerdrop" not in key and type(value) in (int, float):
+            setattr(config, key, dropout)
+
+
+def _fit(model: PreTrainedModel, tokenizer: DialogueTokenizer) -> None:
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    if tokenizer.added_tokens:
+        _start_at_mean(model, len(tokenizer) - tokenizer.added_tokens)
+    model.config.bos_token_id = tokenizer.cls_id
+    model.config.eos_token_id = tokenizer.end_id
+    model.config.pad_token_id = tokenizer.pad_id
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.cls_id,
+        eos_token_id=[tokenizer.sep_id, tokenizer.end_id],
+        pad_token_id=tokenizer.pad_id,
+        suppress_tokens=[tokenizer.cls_id, tokenizer.pad_id],
+        do_sample=False,
+    )
+
+
+@torch.no_grad()
+def _start_at_mean(model: PreTrainedModel, first_new: int) -> None:
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        if layer is not None:
+            layer.weight[first_new:] = layer.weight[:first_new].mean(dim=0)
+            if getattr(layer, "bias", None) is not None:
+                layer.bias[first_new:] = layer.bias[:first_new].mean()

@@ -1,1 +1,0 @@
-"""What `mode=` does, a file for each. All take settings that passed every check."""

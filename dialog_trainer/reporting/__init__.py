@@ -1,0 +1,1 @@
+"""Console lines, progress, tables, figures and pages."""

@@ -1,0 +1,41 @@
+"""What the jobs of a sweep came to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from dialog_trainer.reporting.tables import TextTable
+
+
+def build_sweep_table(folder: Path) -> TextTable:
+    """A row for each job in `jobs.jsonl`: the options in which it differs from others, how it ended, and its best
+    validations."""
+    jobs = [json.loads(line) for line in (folder / "jobs.jsonl").read_text(encoding="utf-8").splitlines()]
+    jobs.sort(key=lambda job: job["job"])
+    alike = set.intersection(*(set(job["overrides"]) for job in jobs)) if len(jobs) > 1 else set()
+    rows = [
+        [
+            " ".join(option for option in job["overrides"] if option not in alike) or "-",
+            str(job["job"]),
+            "done" if job["exit_code"] == 0 else f"exit code {job['exit_code']}",
+            *_best(folder / str(job["job"])),
+        ]
+        for job in jobs
+    ]
+    return TextTable(
+        f"Jobs in {folder}", ["options", "job", "end", "best loss", "at step", "best score", "at step"], rows
+    )
+
+
+def _best(run: Path) -> list[str]:
+    try:
+        state = json.loads((run / "weights" / "last" / "trainer" / "state.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:  # it ended before it had saved
+        return ["-"] * 4
+    best = state["best"]
+    return [
+        text
+        for value, step in ((best["loss"], best["loss_step"]), (best["score"], best["score_step"]))
+        for text in (("-", "-") if value is None else (f"{value:.4f}", f"{step:,}"))
+    ]

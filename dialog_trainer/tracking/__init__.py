@@ -1,0 +1,1 @@
+"""What a run writes: its directory, rows of metrics, trackers."""

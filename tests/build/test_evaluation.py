@@ -1,0 +1,158 @@
+"""How a validation is asked for, and the signature of its scores."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+from dialog_trainer.build import evaluation
+from dialog_trainer.build.evaluation import build_reply_settings
+from dialog_trainer.build.evaluation import build_signature
+from dialog_trainer.build.evaluation import run_validation
+from dialog_trainer.cli.compose import compose_settings
+from dialog_trainer.evaluation.protocols import ReplySettings
+from dialog_trainer.metrics.registry import describe_scores
+from dialog_trainer.model.generation.sampling import Decoding
+from dialog_trainer.types import Reply
+from dialog_trainer.types import Role
+
+pytestmark = pytest.mark.slow
+
+PROTOCOLS = ("response", "all_turns", "rollout", "original")
+
+
+class Table(SimpleNamespace):
+    def __len__(self) -> int:
+        return self.size
+
+
+def settings_of(*overrides: str, mode: str = "validate") -> dict:
+    return copy.deepcopy(compose_settings(["model.max_len=64", *overrides], None)) | {"mode": mode}
+
+
+def split(digest: str = "0123456789abcdef", size: int = 9):
+    return SimpleNamespace(dialogues=Table(digest=digest, size=size), tokens="tokens")
+
+
+def result(num_replied: int = 4, references: tuple[int, ...] = (0, 0)):
+    replies = [Reply("d", 1, ("a",), "b", "c", True, ("r",) * count) for count in references]
+    return SimpleNamespace(replies=replies, num_replied=num_replied)
+
+
+def of(*overrides: str, mode: str = "validate", data=None, made=None) -> str:
+    return build_signature(settings_of(*overrides, mode=mode), data or split(), made or result())
+
+
+def test_a_signature_in_full():
+    rule = "protocol:response|role:assistant|context:gold|decode:greedy|max_new:40|window:64|truncation:whole turns from the left"
+    assert of("metrics.names=[ppl,bleu2,nist2]") == (
+        f"{rule}|refs:1|dialogues:4/9|data:0123456789ab|version:{__version__} ppl[of:assistant+end|tok:model] "
+        "bleu[case:lc|tok:13a|smooth:exp] nist[case:lc|tok:13a|rule:mteval]"
+    )
+    assert of("metrics=original") == (
+        "protocol:original|context:first turn|decode:greedy|row:64|truncation:end of the row|refs:1|dialogues:4/9"
+        f"|data:0123456789ab|version:{__version__} ppl[of:assistant+end|tok:model] "
+        "case:mixed|tok:model|rule:nltk|smooth:none|rows:whole"
+    )
+
+
+SAMPLED = ("metrics.decoding=sample", "metrics.temperature=0.7")
+# What changes the numbers, and so the signature.
+CHANGES = [
+    ((), ("mask_schedule.trained_role=user",)), ((), ("model.max_len=60",)), ((), ("metrics.max_new_tokens=39",)),
+    ((), ("metrics.decoding=sample",)), ((), ("metrics.decoding=beam",)), (SAMPLED, ("seed=1",)),
+    (SAMPLED, ("metrics.temperature=0.8",)), (SAMPLED, ("metrics.top_p=0.9",)),
+    (("metrics.decoding=beam",), ("metrics.beams=3",)), ((), ("metrics.names=[ppl,bleu2,chrf]",)),
+    # The loss is of the trained role whoever replies.
+    (("metrics=all_turns",), ("mask_schedule.trained_role=user",)),
+    (("metrics=original",), ("mask_schedule.trained_role=user",)),
+    *(((f"metrics={one}",), (f"metrics={other}",)) for one in PROTOCOLS for other in PROTOCOLS if one != other),
+]  # fmt: skip
+# What changes no number.
+SAME = [
+    ((), ("seed=1",)), ((), ("metrics.temperature=0.7", "metrics.top_p=0.5", "metrics.beams=2")),
+    (SAMPLED, ("metrics.beams=2",)), (("metrics.decoding=beam",), ("metrics.temperature=0.7", "seed=1")),
+    ((), ("metrics.batch_tokens=100", "micro_batch_tokens=100", "batch_size=3", "steps=5", "optim.lr0=1")),
+    ((), ("metrics.best={bleu4: 2}", "metrics.common=[lr]", "prediction_print_n=0", "name=other", "split=test")),
+    ((), ("metrics.names=[nist4,ppl,nist2,bleu4]",)),
+    ((), ("metrics.names=[ppl,bleu2,nist2]", "metrics.max_dialogues=3", "metrics.max_seconds=1")),
+    (("metrics=original",), ("metrics.max_new_tokens=3", "metrics.decoding=sample", "seed=2")),
+    (("metrics=all_turns", "metrics.names=[bleu2]"), ("mask_schedule.trained_role=user",)),
+    (("metrics=rollout", "metrics.names=[bleu2]"), ("mask_schedule.trained_role=user",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("base", "change"), CHANGES)
+def test_what_makes_other_numbers_makes_another_signature(base, change):
+    assert of(*base) != of(*base, *change)
+
+
+@pytest.mark.parametrize(("base", "change"), SAME)
+def test_what_makes_no_other_numbers_leaves_it(base, change):
+    assert of(*base) == of(*base, *change)
+
+
+def test_data_and_what_was_done_of_them_are_named():
+    base = of()
+    assert of(data=split(digest="0123456789abzzzz")) == base  # twelve places tell it apart
+    assert of(data=split(digest="0123456789azzzzz")) != base
+    assert "|dialogues:4/8|" in of(data=split(size=8))
+    assert "|dialogues:3/9|" in of(made=result(num_replied=3))
+
+
+@pytest.mark.parametrize(
+    ("references", "text"),
+    [((), "1"), ((0, 0), "1"), ((5, 5), "5"), ((5, 0), "1-5"), ((3, 5, 4), "3-5"), ((1, 1), "1")],
+)
+def test_the_number_of_references_is_named(references, text):
+    assert f"|refs:{text}|" in of(made=result(references=references))
+
+
+@pytest.mark.parametrize("mode", ["train", "resume", "validate"])
+def test_the_time_is_bounded_and_named_in_training_alone(mode, monkeypatch):
+    seconds = []
+    monkeypatch.setattr(evaluation, "evaluate", lambda *arguments, max_seconds, **keys: seconds.append(max_seconds))
+    for option in ("metrics.max_seconds=2.5", "metrics.max_seconds=null"):
+        settings = settings_of(option, mode=mode)
+        run_validation(settings, None, None, split(), stage=None, stopped=None)
+        bounded = option.endswith("2.5") and mode != "validate"
+        assert seconds.pop() == (2.5 if bounded else None)
+        assert ("|max_seconds:2.5|" in build_signature(settings, split(), result())) == bounded
+        assert ("max_seconds" in build_signature(settings, split(), result())) == bounded
+
+
+def test_a_validation_is_asked_for_as_the_settings_say(monkeypatch):
+    asked = {}
+
+    def noting(*arguments, **keys):
+        asked.update(keys, arguments=arguments)
+        return "result"
+
+    monkeypatch.setattr(evaluation, "evaluate", noting)
+    settings = settings_of(
+        "metrics=rollout", "metrics.names=[bleu2,chrf]", "metrics.max_dialogues=7", "micro_batch_tokens=99"
+    )
+    assert run_validation(settings, "model", "words", split(), stage="stage", stopped="stopped") == "result"
+    data = split()
+    assert asked == {
+        "arguments": ("model", "words", data.dialogues, "tokens", build_reply_settings(settings)), "names": ["bleu2", "chrf"],
+        "max_dialogues": 7, "max_seconds": None, "max_tokens": 99, "stage": "stage", "stopped": "stopped",
+    }  # fmt: skip
+
+
+def test_how_replies_are_made():
+    options = (
+        "metrics=all_turns",
+        "mask_schedule.trained_role=user",
+        "metrics.max_new_tokens=9",
+        "metrics.batch_tokens=70",
+    )
+    drawn = ("metrics.decoding=sample", "metrics.temperature=2", "metrics.top_p=0.5", "metrics.beams=3", "seed=11")
+    found = build_reply_settings(settings_of(*options, *drawn))
+    assert found == ReplySettings("all_turns", Role.USER, 9, 64, 70, Decoding("sample", 2.0, 0.5, 3), 11)
+    assert type(found.decoding.temperature) is float
+    assert found.room() == 55
+
+
+def test_each_score_names_its_rule():
+    names = ["bleu2", "chrf", "length", "distinct1"]
+    assert of(f"metrics.names=[{','.join(names)}]").endswith(f"|version:{__version__} {describe_scores(names)}")

@@ -1,0 +1,527 @@
+"""Whole validations through the command line: their files, comparisons, baselines, the clean part, and leaks."""
+
+import json
+import shutil
+import signal
+
+import pytest
+import torch
+
+from dialog_trainer.build import data as build_data
+from dialog_trainer.build.data import load_dialogues, measure_contamination
+from dialog_trainer.cli.commands import validate as validate_command
+from dialog_trainer.cli.compose import compose_settings
+from dialog_trainer.cli.main import main
+from dialog_trainer.data.formatting import make_turn_tokens
+from dialog_trainer.data.tokenizer import DialogueTokenizer
+from dialog_trainer.data.truncation import split
+from dialog_trainer.evaluation import protocols
+from dialog_trainer.evaluation.analysis import collect_statistics
+from dialog_trainer.evaluation.baselines import drop_human_reference
+from dialog_trainer.evaluation.results import read_scores
+from dialog_trainer.metrics.registry import score_replies
+from dialog_trainer.training.loop import train_step
+from dialog_trainer.types import Reply
+
+pytestmark = pytest.mark.slow
+
+NAMES = ["bleu2", "ppl", "nist2", "distinct1", "length", "length_ratio", "chrf"]
+KEYS = [
+    "checkpoint", "step", "split", "protocol", "signature", "version", "data", "validation_loss", "losses", "dialogues",
+    "replies", "scores", "baselines", "clean", "by_depth", "mask_digest",
+]  # fmt: skip
+FROM_CONTEXT, FROM_TRAINING = ["echo", "gold"], ["frequent", "random", "nearest"]
+FILES = {"scores.json", "scores.md", "replies.jsonl", "dialogues.jsonl", "by_depth.png"}
+# Training dialogues that also stand in the validation split (exactly, and in other spelling) and in the test split.
+LEAKED = {2: ("validation", 1), 5: ("validation", 3), 11: ("test", 2)}
+ROLES = ("user", "assistant")
+
+
+def quiet(patch: pytest.MonkeyPatch) -> None:
+    """Figures take most of the time of so small a run."""
+    for name in ("draw_curves", "draw_loss_by_role", "draw_loss_by_turn", "draw_alignment"):
+        patch.setattr(f"dialog_trainer.modes.run.{name}", lambda *arguments, **keys: None)
+    patch.setattr("dialog_trainer.cli.commands.fit.draw_schedule", lambda *arguments, **keys: None)
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch):
+    quiet(monkeypatch)
+
+
+def rows_of(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write(path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def data(jsonl_folder, tmp_path_factory):
+    """The made-up dialogues, some of them also in training, one begun by a system turn, one by the assistant."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = {of: rows_of(jsonl_folder / f"{of}.jsonl") for of in ("train", "validation", "test")}
+    for place, (of, other) in LEAKED.items():
+        turns = rows[of][other]["turns"]
+        rows["train"][place] = {"turns": [text.upper() for text in turns] if place == 5 else turns}
+    for of in ("validation", "test"):
+        for place, role in ((0, "system"), (2, "assistant")):
+            texts = rows[of][place]["turns"]
+            turns = [{"role": ROLES[(i + 1) % 2], "content": text} for i, text in enumerate(texts)]
+            turns[0]["role"] = role
+            rows[of][place] = {"messages": turns}
+    for of, found in rows.items():
+        write(folder / f"{of}.jsonl", found)
+    for row in rows["test"]:
+        turns = row.get("turns") or [turn["content"] for turn in row["messages"]]
+        row["references"] = [[text, "Yes , the sea .", "I heard that ."] for text in turns[1:]]
+    write(folder / "several.jsonl", rows["test"])
+    return folder
+
+
+def options(data, runs, name: str) -> list[str]:
+    return [
+        "model=gpt2_tiny", "model.layers=1", "model.heads=2", "model.width=16", "model.positions=64", "model.max_len=48",
+        "model.vocab_size=300", "data=jsonl", *(f"data.{s}_data_path='{data}/{s}.jsonl'" for s in ("train", "validation", "test")),
+        "batch_size=8", "steps=3", "scheduler.warmup_steps=1", "optim.lr0=1e-2", "prediction_print_n=1",
+        f"metrics.names=[{','.join(NAMES)}]", "metrics.max_dialogues=3", "metrics.max_new_tokens=6", "micro_batch_tokens=128",
+        f"project='{runs}'", f"name={name}", "device=cpu",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """Two runs of three steps that differ in their mask."""
+    runs = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        quiet(patch)
+        for name, switch in (("one", 0.0), ("two", 1.0)):
+            assert main([*options(data, runs, name), f"train_user_turn_mask_step={switch}"]) == 0
+    torch.use_deterministic_algorithms(False)
+    return runs
+
+
+@pytest.fixture
+def runs(trained, tmp_path):
+    """A copy of the two runs, without validations."""
+    shutil.copytree(trained, tmp_path / "runs", symlinks=True)
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def validate(dialog_trainer, runs):
+    """`validate(*options, of="one", code=0)` returns what it printed and where it wrote."""
+
+    def run(*arguments: str, of: str = "one", code: int = 0) -> tuple[str, str]:
+        found, out, err = dialog_trainer("mode=validate", f"resume_model_dir='{runs / of}'", *arguments)
+        assert found == code, out + err
+        assert "Traceback" not in out + err
+        return out if code == 0 else err
+
+    return run
+
+
+def scores_in(place) -> dict:
+    return json.loads((place / "scores.json").read_text())
+
+
+@pytest.mark.parametrize("protocol", ["response", "all_turns", "rollout", "original"])
+def test_the_files_of_each_protocol(validate, runs, protocol):
+    typed = (
+        [] if protocol == "response" else [f"metrics={protocol}", "metrics.max_new_tokens=6", "metrics.max_dialogues=3"]
+    )
+    typed += [] if protocol in ("response", "original") else [f"metrics.names=[{','.join(NAMES)}]"]
+    out = validate(*typed)
+    place = runs / "one/validation/validation" / protocol
+    scored = scores_in(place)
+    whole = protocol == "original"
+    assert {path.name for path in place.iterdir()} == (FILES - {"by_depth.png"} if whole else FILES)
+    assert list(scored) == KEYS
+    assert (scored["protocol"], scored["split"], scored["step"]) == (protocol, "validation", 3)
+    assert scored["checkpoint"] == "one/weights/step-00000003"
+    names = ["ppl", "bleu2", "bleu4", "nist2", "nist4"] if whole else NAMES
+    assert list(scored["scores"]) == names
+    replies, dialogues = rows_of(place / "replies.jsonl"), rows_of(place / "dialogues.jsonl")
+    assert len(replies) == scored["replies"]
+    assert scored["dialogues"] == 3
+    assert len(dialogues) == 8  # all have a loss
+    for name, one in scored["scores"].items():
+        assert list(one) == ["value", "low", "high"]
+        without = name in ({"distinct1"} if not whole else {"bleu2", "bleu4", "nist2", "nist4"})
+        assert (one["low"] is None) == without
+    if whole:
+        assert (scored["baselines"], scored["clean"], scored["by_depth"]) == ({}, None, [])
+    else:
+        assert list(scored["baselines"]) == [*FROM_CONTEXT, *FROM_TRAINING]
+        for name, one in scored["baselines"].items():
+            assert list(one) == [name for name in NAMES if name != "ppl"]
+            assert name != "gold" or one["bleu2"] == pytest.approx(1)
+        assert sum(one["replies"] for one in scored["by_depth"]) == scored["replies"]
+    assert scored["signature"] in out
+    page = (place / "scores.md").read_text()
+    assert scored["signature"] in page
+    assert page.startswith("# Scores of one/weights/step-00000003 on split validation\n")
+
+
+@pytest.mark.parametrize("protocol", ["response", "all_turns", "rollout"])
+def test_what_is_written_gives_the_scores_again_and_baselines_are_of_the_same_turns(
+    validate, runs, monkeypatch, protocol
+):
+    made = {}
+    baselines = validate.baselines
+    monkeypatch.setattr(validate_command, "make_baselines", lambda *given: made.update(baselines(*given)) or dict(made))
+    typed = ["metrics.max_dialogues=null", "metrics.max_new_tokens=6", f"metrics.names=[{','.join(NAMES)}]"]
+    validate(f"metrics={protocol}", *typed)
+    place = runs / "one/validation/validation" / protocol
+    scored, statistics = read_scores(place)
+    rows = rows_of(place / "replies.jsonl")
+    replies = [
+        Reply(r["dialogue_id"], r["turn_index"], tuple(r["history"]), r["reference"], r["reply"], r["ended"])
+        for r in rows
+    ]
+    texts = score_replies(NAMES, replies)
+    assert {name: scored["scores"][name]["value"] for name in texts} == texts
+    again = collect_statistics(NAMES, replies, statistics.ids["ppl"], statistics.rows["ppl"])
+    assert again.ids == statistics.ids
+    for name, found in again.rows.items():
+        assert found == pytest.approx(statistics.rows[name])
+    for name, one in made.items():
+        assert [(r.dialogue_id, r.turn_index) for r in one] == [(r.dialogue_id, r.turn_index) for r in replies], name
+    assert scored["baselines"] == {name: pytest.approx(score_replies(NAMES, one)) for name, one in made.items()}
+    # Dialogues 1 and 3 of the validation split also stand in training.
+    clean = scored["clean"]
+    kept = [reply for reply in replies if reply.dialogue_id not in dirty(statistics)]
+    assert clean["replies"] == len(kept) < len(replies)
+    assert clean["dialogues"] == len({reply.dialogue_id for reply in kept})
+    for name in ("bleu2", "distinct1", "length_ratio", "chrf"):
+        assert clean["scores"][name]["value"] == pytest.approx(score_replies(NAMES, kept)[name])
+        of_echo = [reply for reply in made["echo"] if reply.dialogue_id not in dirty(statistics)]
+        assert clean["baselines"]["echo"][name] == pytest.approx(score_replies(NAMES, of_echo)[name])
+
+
+def dirty(statistics) -> set[str]:
+    return {statistics.ids["ppl"][place] for of, place in LEAKED.values() if of == "validation"}
+
+
+def test_with_several_references_people_are_scored_too(validate, runs, data):
+    out = validate("split=test", f"data.test_data_path='{data}/several.jsonl'", "metrics.max_dialogues=null")
+    scored = scores_in(runs / "one/validation/test/response")
+    columns = ["echo", "gold", "human", *FROM_TRAINING, "model (as human)"]
+    assert list(scored["baselines"]) == columns
+    assert "|refs:3|" in scored["signature"]
+    assert "model (as human)" in out
+    replies = rows_of(runs / "one/validation/test/response/replies.jsonl")
+    assert all(len(row["references"]) == 3 for row in replies)
+    assert list(scored["clean"]["baselines"]) == columns
+    made = [
+        Reply(
+            r["dialogue_id"], r["turn_index"], tuple(r["history"]), r["reference"], r["reply"], r["ended"],
+            tuple(r["references"]),
+        )
+        for r in replies
+    ]  # fmt: skip
+    assert scored["baselines"]["model (as human)"] == pytest.approx(score_replies(NAMES, drop_human_reference(made)))
+    assert {name: one["value"] for name, one in scored["scores"].items() if name != "ppl"} == score_replies(NAMES, made)
+
+
+@pytest.mark.parametrize("form", ["a folder without it", "a file that is gone", "no path"])
+def test_without_the_training_data_there_are_scores_all_the_same(validate, runs, data, tmp_path, form):
+    folder = tmp_path / "gone"
+    shutil.copytree(data, folder)
+    (folder / "train.jsonl").unlink()
+    typed = {
+        "a folder without it": ["data=dailydialog", f"data.path='{folder}'"],
+        "a file that is gone": [f"data.train_data_path='{folder}/train.jsonl'"],
+        "no path": ["data.train_data_path=null"],
+    }[form]
+    for of in ("test", "validation"):
+        out = validate(f"split={of}", *typed)
+        scored = scores_in(runs / "one/validation" / of / "response")
+        assert list(scored["baselines"]) == FROM_CONTEXT
+        assert scored["clean"] is None
+        assert list(scored["scores"]) == NAMES
+        (note,) = [line for line in out.splitlines() if line.startswith("note: ")]
+        assert note.startswith("note: no baselines from training replies and no look for leaks: ")
+
+
+def test_training_data_that_are_needed_are_asked_for(validate, tmp_path):
+    gone = f"data.train_data_path='{tmp_path}/gone.jsonl'"
+    assert "gone.jsonl: does not exist" in validate("split=train", gone, code=2)
+    assert "gone.jsonl: does not exist" in validate(gone, "data.validation_data_path=null", code=2)
+
+
+def test_training_data_without_such_a_reply_take_no_scores_away(validate, runs, data, tmp_path):
+    write(tmp_path / "short.jsonl", [{"turns": ["a b", "c d"]}] * 3)
+    train = f"data.train_data_path='{tmp_path}/short.jsonl'"
+    out = validate("split=test", train, "metrics=all_turns", "metrics.max_new_tokens=6")
+    assert "note: no baselines from training replies: a baseline needs replies of the user" in out
+    assert list(scores_in(runs / "one/validation/test/all_turns")["baselines"]) == FROM_CONTEXT
+
+
+def test_the_training_split_has_no_baselines_from_itself(validate, runs):
+    validate("split=train")
+    scored = scores_in(runs / "one/validation/train/response")
+    assert list(scored["baselines"]) == FROM_CONTEXT
+    assert scored["clean"] is None
+
+
+ONE = ({"turns": ["the sea", "is cold", "why ?"]},)
+NO_ASSISTANT = (
+    {"messages": [{"role": "assistant", "content": "hi there"}, {"role": "user", "content": "hello"}]},
+    {"messages": [{"role": "user", "content": "hi there"}, {"role": "user", "content": "hello"}]},
+)
+
+
+@pytest.mark.parametrize(("rows", "dialogues", "replies"), [(ONE, 1, 1), (NO_ASSISTANT, 2, 0)])
+def test_one_dialogue_and_no_reply_are_scored_as_far_as_they_go(validate, runs, tmp_path, rows, dialogues, replies):
+    write(tmp_path / "few.jsonl", list(rows))
+    few = ("split=test", f"data.test_data_path='{tmp_path}/few.jsonl'")
+    validate(*few)
+    place = runs / "one/validation/test/response"
+    scored = scores_in(place)
+    assert (scored["dialogues"], scored["replies"]) == (dialogues, replies)
+    assert scored["scores"]["bleu2"]["low"] is None or replies == 0
+    assert (scored["scores"]["ppl"]["low"] is None) == (dialogues == 1)
+    assert bool(scored["baselines"]) == bool(scored["by_depth"]) == bool(replies)
+    out = validate(*few, f"compare_with='{place}'")
+    missing = "bleu2, ppl, nist2, distinct1, length, length_ratio, chrf" if dialogues == 1 else "distinct1"
+    assert f"Not compared, having no sums over the same dialogues (two or more): {missing}" in out or replies == 0
+
+
+def test_empty_replies_score_0(validate, runs, monkeypatch):
+    def silent(contexts, *_, **__):
+        return [Reply(c.dialogue_id, c.turn_index, c.history, c.reference, "", True, c.references) for c in contexts]
+
+    monkeypatch.setattr(protocols, "generate_replies", silent)
+    for protocol in ("response", "rollout"):
+        validate(f"metrics={protocol}", f"metrics.names=[{','.join(NAMES)}]")
+        scored = scores_in(runs / "one/validation/validation" / protocol)
+        zero = {"value": 0.0, "low": 0.0, "high": 0.0}
+        assert scored["scores"]["bleu2"] == scored["scores"]["nist2"] == scored["scores"]["length"] == zero
+
+
+def test_compared_with_itself_nothing_differs(validate, runs):
+    validate()
+    place = runs / "one/validation/validation/response"
+    for other in (runs / "one", place):
+        out = validate(f"compare_with='{other}'")
+        found = scores_in(place)["compared"]
+        assert list(found) == ["with", "signature", "same_signature", "differences"]
+        assert (found["with"], found["same_signature"]) == ("one/weights/step-00000003", True)
+        same = {"difference": 0.0, "low": 0.0, "high": 0.0, "p_value": 1.0}
+        assert found["differences"] == dict.fromkeys(["bleu2", "ppl", "nist2", "length", "length_ratio", "chrf"], same)
+        assert "More than one/weights/step-00000003" in out
+        assert "(two or more): distinct1" in out
+        assert "in another way" not in out
+
+
+def test_two_runs_are_compared(validate, runs):
+    validate(of="two")
+    out = validate(f"compare_with='{runs / 'two'}'")
+    ours, theirs = (scores_in(runs / name / "validation/validation/response") for name in ("one", "two"))
+    differences = ours["compared"]["differences"]
+    for name, one in differences.items():
+        assert one["difference"] == pytest.approx(ours["scores"][name]["value"] - theirs["scores"][name]["value"])
+        assert one["low"] <= one["high"]
+    assert differences["ppl"]["difference"] != 0
+    assert "More than two/weights/step-00000003" in out
+    assert "compared" not in theirs
+
+
+def test_scores_made_in_another_way_are_said_to_be(validate, runs):
+    validate(of="two")
+    out = validate(f"compare_with='{runs / 'two'}'", "metrics.max_new_tokens=5")
+    assert "Compared with scores that were made in another way: protocol:response|" in out
+    assert scores_in(runs / "one/validation/validation/response")["compared"]["same_signature"] is False
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (["split=test"], "those scores are of split validation by protocol response"),
+        (["metrics=rollout", "metrics.max_new_tokens=6"], "those scores are of split validation by protocol response"),
+        (["mask_schedule.trained_role=user"], "(role:assistant instead of role:user)"),
+        (["DATA"], "of data "),
+        (
+            ["metrics.max_dialogues=4"],
+            "those scores are of 3 dialogues; these would be of 4: pass metrics.max_dialogues=3",
+        ),
+    ],
+)
+def test_other_dialogues_are_refused_before_the_model_is_loaded(
+    validate, runs, data, tmp_path, monkeypatch, change, reason
+):
+    validate(of="two")
+    write(tmp_path / "other.jsonl", rows_of(data / "validation.jsonl")[:-1])
+    change = [f"data.validation_data_path='{tmp_path}/other.jsonl'" if text == "DATA" else text for text in change]
+    monkeypatch.setattr(validate_command, "load_saved_model", lambda *_: pytest.fail("the model was loaded"))
+    err = validate(f"compare_with='{runs}/two/validation/validation/response'", *change, code=2)
+    assert err.startswith(f"compare_with={runs}/two/validation/validation/response: ")
+    assert reason in err
+    assert not (runs / "one/validation").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("scores.json", "{"), ("dialogues.jsonl", '{"dialogue_id'), ("scores.json", None)]
+)
+def test_broken_and_missing_scores_are_refused_before_the_model_is_loaded(validate, runs, monkeypatch, name, content):
+    validate(of="two")
+    path = runs / "two/validation/validation/response" / name
+    path.write_text(content) if content else path.unlink()
+    monkeypatch.setattr(validate_command, "load_saved_model", lambda *_: pytest.fail("the model was loaded"))
+    err = validate(f"compare_with='{runs / 'two'}'", code=2)
+    assert ("holds no scores of this version" if content else f"has no {name} yet") in err
+
+
+@pytest.mark.parametrize(
+    ("typed", "reason"),
+    [
+        (["compare_with='no/such'"], "compare_with=no/such: there is no such folder"),
+        (["compare_with=''"], "compare_with=: must be a text that is not empty"),
+        (
+            ["metrics=original", "metrics.names=[chrf,bleu2]", "metrics.best={bleu2: 1}"],
+            "chrf is no score of metrics=original",
+        ),
+        (["metrics.names=[blue2]"], "metrics.names=['blue2']: must be a list of ppl"),
+        (["metrics.protocol=reply"], "metrics.protocol=reply: must be response or all_turns or rollout or original"),
+    ],
+)
+def test_faults_in_the_options(validate, typed, reason):
+    assert reason in validate(*typed, code=2)
+
+
+def test_what_chooses_the_best_checkpoint_of_training_has_no_say(validate):
+    validate("metrics.names=[chrf]")  # the run's metrics.best names another score
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_in_the_middle_writes_nothing(dialog_trainer, runs, monkeypatch, number, code):
+    replies_to = protocols.replies_to
+
+    def interrupted(*arguments, **keys):
+        signal.raise_signal(number)
+        return replies_to(*arguments, **keys)
+
+    monkeypatch.setattr(protocols, "generate_replies", interrupted)
+    before = set(runs.rglob("*"))
+    found, out, err = dialog_trainer("mode=validate", f"resume_model_dir='{runs}/one'")
+    assert (found, err) == (code, "")
+    assert out.endswith("interrupted: no scores were written\n")
+    assert set(runs.rglob("*")) == before
+
+
+@pytest.fixture
+def trains(dialog_trainer, data, tmp_path, monkeypatch):
+    """`trains(*options)` trains a run and returns its output and the ids of every sequence that it was trained on."""
+    seen: set[tuple[int, ...]] = set()
+
+    def noting(model, optimizer, scaler, batches, **keys):
+        batches = list(batches)
+        for batch in batches:
+            seen.update(tuple(part.tolist()) for part in batch.ids.split(list(batch.lengths)))
+        return train_step(model, optimizer, scaler, batches, **keys)
+
+    monkeypatch.setattr("dialog_trainer.training.loop.train_step", noting)
+
+    def train(*arguments: str) -> tuple[str, set[tuple[int, ...]]]:
+        seen.clear()
+        code, out, err = dialog_trainer(*arguments)
+        assert code == 0, out + err
+        return out, set(seen)
+
+    return train
+
+
+def sequences_of(places, data, run) -> set[tuple[int, ...]]:
+    """The token sequences of the training dialogues at `places`."""
+    words = DialogueTokenizer.pretrained(str(run / "weights/last"))
+    rows = rows_of(data / "train.jsonl")
+    found = set()
+    for place in places:
+        ids = words.encode_batch(rows[place]["turns"])
+        turns = make_turn_tokens(ids, [1 + index % 2 for index in range(len(ids))], words.sep_id)
+        found |= {tuple(sequence.ids) for sequence in split(turns, words.special_tokens, 48)}
+    return found
+
+
+def test_drop_leaks_takes_exactly_those_dialogues_from_training(trains, data, tmp_path):
+    base = [
+        *options(data, tmp_path / "runs", "run"),
+        "steps=2",
+        "batch_size=500",
+        "metrics.max_dialogues=1",
+        "metrics.max_new_tokens=2",
+    ]
+    found = "1 of 8 validation dialogues stand in the training split exactly, 2 after normalisation, 2 nearly"
+    out, everything = trains(*base)
+    assert found in out
+    assert "left out" not in out
+    assert "test dialogues" not in out
+    run = tmp_path / "runs/run"
+    assert everything == sequences_of(range(36), data, run)
+    out, kept = trains(*base, "data.drop_leaks=true")
+    assert found in out
+    assert "1 of 4 test dialogues stand in the training split exactly" in out
+    assert "data.drop_leaks: 3 training dialogues are left out" in out
+    assert kept == sequences_of(set(range(36)) - set(LEAKED), data, run)
+    assert everything - kept == sequences_of(LEAKED, data, run)
+
+
+def test_without_a_test_split_the_validation_split_alone_is_looked_at(trains, data, tmp_path):
+    base = [option for option in options(data, tmp_path / "runs", "run") if "test_data_path" not in option]
+    out, kept = trains(*base, "steps=2", "batch_size=500", "metrics.max_dialogues=1", "data.drop_leaks=true")
+    assert "note: data.drop_leaks looks at the validation split alone: there is no test data" in out
+    assert "data.drop_leaks: 2 training dialogues are left out" in out
+    assert kept == sequences_of(set(range(36)) - {2, 5}, data, tmp_path / "runs/run")
+
+
+def test_a_resume_that_drops_leaks_says_that_the_data_are_others(dialog_trainer, runs):
+    before = json.loads((runs / "one/weights/last/trainer/state.json").read_text())["digest"]
+    for option, said in (("data.drop_leaks=false", False), ("data.drop_leaks=true", True)):
+        steps = 4 + said
+        code, out, err = dialog_trainer("mode=resume", f"resume_model_dir='{runs}/one'", f"steps={steps}", option)
+        assert code == 0, out + err
+        after = json.loads((runs / "one/weights/last/trainer/state.json").read_text())["digest"]
+        assert {name for name in before if before[name] != after[name]} == ({"data", "whole"} if said else set())
+        assert ("the training data is not that of the checkpoint" in out) == said
+        assert ("with other values of data.drop_leaks training goes on, but not exactly" in out) == said
+
+
+def test_nothing_is_left_to_train_where_all_leaks(dialog_trainer, data, tmp_path):
+    typed = options(data, tmp_path / "runs", "run")
+    same = f"data.validation_data_path='{data}/train.jsonl'"
+    code, out, err = dialog_trainer(*typed, same, "data.drop_leaks=true")
+    assert code == 2, out
+    assert "Traceback" not in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_leaks_are_looked_for_once_for_the_same_splits_and_thresholds(data, tmp_path, monkeypatch):
+    looked = []
+    leaks = data.leaks
+    monkeypatch.setattr(build_data, "find_contamination", lambda *tables: looked.append(tables) or leaks(*tables))
+    settings = compose_settings(
+        ["data=jsonl", f"data.cache_dir='{tmp_path}/cache'"]
+        + [f"data.{name}_data_path='{data}/{name}.jsonl'" for name in ("train", "validation", "test")],
+        None,
+    )
+    training, validation, test = (
+        load_dialogues(settings, name, lambda line: None) for name in ("train", "validation", "test")
+    )
+    first = measure_contamination(settings, training, validation)
+    assert first == leaks(training, validation) == measure_contamination(settings, training, validation)
+    assert len(looked) == 1
+    measure_contamination(settings, training, test)
+    assert len(looked) == 2
+    for name, other in (("MIN_JACCARD", 0.8), ("GRAM_WORDS", 3)):
+        monkeypatch.setattr(build_data, name, other)
+        measure_contamination(settings, training, validation)
+    assert len(looked) == 4
+    monkeypatch.setattr("dialog_trainer.data.contamination.MAX_COMPARED", 10)
+    without = leaks(training, validation)
+    assert without.near is None
+    monkeypatch.setattr(build_data, "find_contamination", lambda *tables: without)
+    monkeypatch.setattr(build_data, "MIN_JACCARD", 0.9)
+    assert measure_contamination(settings, training, validation) == without
+    assert measure_contamination(settings, training, validation) == without

@@ -1,0 +1,253 @@
+"""From a command line to the settings of a run or of each run of a sweep, and every way in which it can be at fault."""
+
+import shlex
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from dialog_trainer.cli.compose import compose_jobs, parse_overrides, quote_overrides, quote_text
+from dialog_trainer.config.options import Settings, flatten
+from dialog_trainer.errors import ConfigError
+from dialog_trainer.reporting.console import format_override
+
+TINY = ("data=chitchat", "model=gpt2_tiny")
+
+
+def job(*overrides: str, config_dir=None) -> Settings:
+    [settings] = compose_jobs(quote_overrides([*TINY, *overrides]), config_dir, sweep=False)
+    return settings
+
+
+def faults(*overrides: str, sweep: bool = False, config_dir=None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        compose_jobs(quote_overrides(list(overrides)), config_dir, sweep=sweep)
+    return caught.value.errors
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("steps=7", "steps", 7),
+        ("++steps=7", "steps", 7),
+        ("optim.lr0=1e-3", "optim.lr0", 1e-3),
+        ("data.cache_dir='/a b/c=d'", "data.cache_dir", "/a b/c=d"),
+        ("name='123'", "name", "123"),
+        ('name="1,2"', "name", "1,2"),
+        ("schedule_steps=null", "schedule_steps", None),
+        ("optim.betas=[0.5,0.6]", "optim.betas", [0.5, 0.6]),
+        ("device=[0]", "device", [0]),
+        ("chat={temperature: 3}", "chat.temperature", 3),
+        ("+optim.amsgrad=true", "optim.amsgrad", True),
+        ("+mask_schedule.speed=2", "mask_schedule.speed", 2),
+        ("mask_schedule.last_turn_only=true", "mask_schedule.last_turn_only", True),
+        ("mask_schedule=constant", "mask_schedule.end_weight", 0.1),
+        ("mode=inspect", "mode", "inspect"),
+        ("metrics.best={bleu4: 2}", "metrics.best", {"bleu4": 2}),
+        ("++metrics.best={bleu4: 2}", "metrics.best", {"bleu4": 2}),
+        ("metrics.best.bleu2=3", "metrics.best", {"bleu2": 3}),
+        ("scheduler=linear", "scheduler._target_", "dialog_trainer.training.learning_rate.linear"),
+        ("optim=sgd", "optim.momentum", 0.9),
+        ("steps=${batch_size}", "steps", 60),
+    ],
+)
+def test_an_override_sets_its_key_and_no_other(override, key, value):
+    plain, changed = flatten(job()), flatten(job(override))
+    assert changed[key] == value
+    group = key.split(".")[0]
+    others = {k: v for k, v in plain.items() if k != key and not (override.startswith(f"{group}=") and "." in key and k.startswith(f"{group}."))}  # fmt: skip
+    assert {k: changed[k] for k in others} == others
+
+
+def test_a_typed_dict_replaces_the_one_of_an_experiment_too():
+    original = job("experiment=original", *TINY)
+    assert original["metrics"]["best"] == {"bleu2": 0.1, "bleu4": 0.6, "nist2": 0.1, "nist4": 0.2}
+    assert job("experiment=original", *TINY, "metrics.best={nist2: 1}")["metrics"]["best"] == {"nist2": 1}
+
+
+def test_the_order_of_a_group_and_its_key_does_not_matter():
+    assert job("optim=sgd", "optim.momentum=0.5") == job("optim.momentum=0.5", "optim=sgd")
+
+
+def test_what_is_typed_wins_over_an_experiment():
+    settings = job("steps=7", "experiment=demo", "optim=sgd", "optim.lr0=0.5")
+    assert (settings["steps"], settings["batch_size"]) == (7, 16)
+    assert settings["optim"]["_target_"] == "torch.optim.SGD"
+    assert settings["optim"]["lr0"] == 0.5
+
+
+# Each override is at fault by itself, and its line begins with what was typed.
+ALONE = {
+    "stepz=3": "there is no option stepz; did you mean steps?",
+    "lr0=3": "there is no option lr0; did you mean optim.lr0?",
+    "optim.lr=3": "there is no option optim.lr; did you mean optim.lr0 or optim?",
+    "warmup_steps=3": "there is no option warmup_steps; did you mean scheduler.warmup_steps?",
+    "truncation=split": "there is no option truncation; did you mean data.truncation?",
+    "xyz=3": "there is no option xyz; --cfg job shows all options",
+    "optim.momentum=0.9": "there is no option optim.momentum; another choice of its group has it",
+    "data.train_data_path=x": "there is no option data.train_data_path; another choice of its group has it",
+    "metrics.best.bleu4=1": "there is no option metrics.best.bleu4; did you mean metrics.best or metrics.beams?",
+    "steps=0": "must be a whole number from 1 to 10,000,000",
+    "optim.lr0=abc": "must be a number above 0",
+    "metrics.names=ppl": "must be a list of ppl, ",
+    "name=123": "must be a text that is not empty (a number as a text: ",
+    "mode=report": "is not in this version; use train or resume or validate or chat or inspect",
+    "scheduler=cosin": "scheduler has no such choice; there are constant, cosine, linear",
+    "optim=null": "optim has no such choice; there are adam, adamw, sgd",
+    "optim=[adam,sgd]": "optim has no such choice; there are adam, adamw, sgd",
+    "optim={lr0: 3}": "optim has no such choice; there are adam, adamw, sgd",
+    "experiment=nope": "experiment has no such choice; there are demo, original",
+    "experiment=null": "experiment has no such choice; there are demo, original",
+    "~steps": "an option cannot be removed; set it to another value",
+    "~optim": "an option cannot be removed; set it to another value",
+    "~optim.eps=1e-8": "an option cannot be removed; set it to another value",
+    "+steps=3": "a key can be added to optim, mask_schedule only; did you mean steps",
+    "+xyz=3": "a key can be added to optim, mask_schedule only; --cfg job shows all options",
+    "+experiment=demo": "a key can be added to optim, mask_schedule only; ",
+    "optim@other=adam": "a group cannot be put into another place with @",
+    "seed=0,1": "several values need -m; to pass a list, write [a,b]; to pass a text with a comma, quote it",
+    "optim=adam,sgd": "several values need -m; ",
+    "seed=range(0,3)": "several values need -m; ",
+    "optim=glob(*)": "several values need -m; ",
+    "hydra.run.dir=x": "of Hydra's own, only hydra/launcher and hydra/sweeper can be set",
+    "hydra.sweep.dir=x": "of Hydra's own, only ",
+    "hydra.output_subdir=x": "of Hydra's own, only ",
+    "hydra.mode=MULTIRUN": "of Hydra's own, only ",
+    "hydra/launcher=nope": "In 'hydra/config': Could not find 'hydra/launcher/nope'",
+    "steps=${nope}": "Interpolation key 'nope' not found",
+    "steps": "cannot be read; write key=value, and quote ",
+    "": "cannot be read; write key=value, and quote ",
+    "=3": "cannot be read; write key=value, and quote ",
+    "steps=[1,2": "cannot be read; write key=value, and quote ",
+    "steps = 3": "cannot be read; write key=value, and quote ",
+    "steps:3": "cannot be read; write key=value, and quote ",
+    "a b=3": "cannot be read; write key=value, and quote ",
+    "steps=extend_list(1)": "cannot be read; write key=value, and quote ",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("override", "reason"), ALONE.items())
+def test_a_fault_is_named_with_what_was_typed_and_a_remedy(override, reason):
+    [fault] = faults(*TINY, override)
+    assert fault.startswith(f"{override}: {reason}")
+
+
+def test_all_faults_of_a_command_line_are_named_together():
+    # The second fault of the same key, and a reference to a key that is not there, hide behind others in Hydra.
+    typed = [text for text in ALONE if not text.startswith(("steps=0", "steps=${", "optim={", "optim=[", "optim=null"))]
+    typed = ["data=nope", "model.layers=3", *typed, "batch_size=0", "model.max_len=7", "data.path=/no/where"]
+    found = faults(*typed)
+    assert len(found) == len(typed)
+    for text in typed:
+        assert any(fault.startswith(f"{text}: ") for fault in found), text
+
+
+def test_faults_of_values_and_of_keys_that_only_a_chosen_group_has():
+    assert sorted(
+        faults("data=jsonl", "data.validation_share=2", "data.hub_id=x", "model=gpt2_tiny", "model.layers=0")
+    ) == [
+        "data.hub_id=x: there is no option data.hub_id; another choice of its group has it",
+        "data.validation_share=2: must be a number above 0, below 1",
+        "data=jsonl needs data.train_data_path=<file.jsonl>",
+        "model.layers=0: must be a whole number of at least 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["/한국어/대화", "a=b", "it's", 'a\'b=c "d"', "a\\'b", "a\\", "{x", "x]", "a: b}", "(a"]
+)
+@pytest.mark.parametrize("key", ["data.cache_dir", "model.pretrained_model", "data.path"])
+def test_a_path_that_hydra_cannot_read_is_quoted_for_it(key, text):
+    [quoted] = quote_overrides([f"{key}={text}"])
+    [override], found = parse_overrides([quoted], {}, sweep=False)
+    assert (override.key_or_group, override.value(), found) == (key, text, [])
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1))
+@settings(deadline=None, max_examples=200)
+def test_any_text_survives_its_quotes(text):
+    [override], _ = parse_overrides([f"name={quote_text(text)}"], {}, sweep=False)
+    assert override.value() == text
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1))
+@example("12")
+@example("null")
+@example("/a/1e3")
+@example("a\\")
+@example("a\\\\'b\\c")
+@settings(deadline=None, max_examples=200)
+def test_what_a_run_prints_can_be_typed_as_it_stands(text):
+    [word] = shlex.split(format_override("name", text))
+    [override], _ = parse_overrides(quote_overrides([word]), {}, sweep=False)
+    assert override.value() == text
+
+
+@pytest.mark.parametrize(
+    "text", ["steps=[1,2", "name=a,b=c", "name", "seed=a=b", "data.path='a b'", "name=a", "optim=sgd"]
+)
+def test_nothing_else_is_quoted(text):
+    assert quote_overrides([text]) == [text]
+
+
+def test_each_combination_of_a_sweep_is_a_job_of_its_own():
+    jobs = compose_jobs([*TINY, "seed=0,1", "optim=glob(a*)", "train_user_turn_mask_step=range(0,1,0.5)"], None, True)
+    made = [(s["seed"], s["optim"]["_target_"].split(".")[-1], s["train_user_turn_mask_step"]) for s in jobs]
+    assert made == [(seed, name, at) for seed in (0, 1) for name in ("Adam", "AdamW") for at in (0, 0.5)]
+
+
+def test_a_sweep_over_dicts_and_added_keys():
+    jobs = compose_jobs([*TINY, "metrics.best={bleu4: 1},{nist2: 1}", "+optim.amsgrad=true,false"], None, True)
+    assert [(s["metrics"]["best"], s["optim"]["amsgrad"]) for s in jobs] == [
+        ({"bleu4": 1}, True), ({"bleu4": 1}, False), ({"nist2": 1}, True), ({"nist2": 1}, False),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["mask_schedule=linear,step", "mask_schedule.start=0.9,0.1"], ["mask_schedule.start=0.9: must be at most mask_schedule.end=0.75", "mask_schedule.start=0.9: there is no option", "mask_schedule.start=0.1: there is no option"]),
+        (["seed=0,-1,1,-2"], ["seed=-1: must be a whole", "seed=-2: must be a whole"]),
+        (["optim=adam,nope,sgd"], ["optim=nope: optim has no such choice"]),
+        # The momentum is there for one of the two optimizers only.
+        (["optim=sgd,adam", "optim.momentum=0.5"], ["optim.momentum=0.5: there is no option"]),
+        (["model.heads=2,3", "model.width=8,9"], ["model.width=9: must be a multiple of model.heads=2", "model.width=8: must be a multiple of model.heads=3"]),
+        (["seed=interval(0,1)"], ["seed=interval(0,1): cannot be counted out; list the values"]),
+        (["optim=glob(z*)"], ["optim=glob(z*): fits no choice of a group"]),
+        (["seed=glob(*)"], ["seed=glob(*): fits no choice of a group"]),
+        (["nope=1,2"], ["nope=1: there is no option", "nope=2: there is no option"]),
+        (["mode=resume,validate", "resume_model_dir=x"], ["mode=resume: works on one saved run", "mode=validate: works on one saved run"]),
+        (["seed=0,1", "steps=0"], ["steps=0: must be a whole"]),
+    ],
+)  # fmt: skip
+def test_the_faults_of_all_combinations_are_named_once_each(typed, expected):
+    found = faults(*TINY, *typed, sweep=True)
+    assert len(found) == len(expected)
+    for fault, start in zip(found, expected, strict=True):
+        assert fault.startswith(start)
+
+
+@pytest.mark.parametrize("folder", ["plain", "a b=c,d", "한국 it's"])
+def test_a_folder_of_own_groups(tmp_path, folder):
+    own = tmp_path / folder
+    for name, text in {
+        "experiment/mine": "# @package _global_\ndefaults:\n  - override /optim: steep\nsteps: 3\n",
+        "optim/steep": "_target_: torch.optim.SGD\nlr0: 0.5\nnesterov: true\nmomentum: 0.1\n",
+        "experiment/bad": "# @package _global_\nstepz: 3\nbatch_size: 0\n",
+        "experiment/resumes": "# @package _global_\nmode: resume\nresume_model_dir: x\n",
+    }.items():
+        (own / name).parent.mkdir(parents=True, exist_ok=True)
+        (own / f"{name}.yaml").write_text(text)
+    settings = job("experiment=mine", config_dir=str(own))
+    assert settings["steps"] == 3
+    assert settings["optim"] == {"_target_": "torch.optim.SGD", "lr0": 0.5, "nesterov": True, "momentum": 0.1}
+    assert faults(*TINY, "experiment=bad", config_dir=str(own)) == [
+        "batch_size=0: must be a whole number of at least 1",
+        "stepz=3: there is no such option",
+    ]
+    assert faults(*TINY, "experiment=resumes", config_dir=str(own)) == [
+        "mode=resume: works on one saved run; type it by itself, not in a sweep or a file"
+    ]
+    assert faults(*TINY, "experiment=none", config_dir=str(own)) == [
+        "experiment=none: experiment has no such choice; there are bad, demo, mine, original, resumes"
+    ]

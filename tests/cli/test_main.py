@@ -1,0 +1,228 @@
+"""Whole command lines: every fault named at once, nothing written, never a traceback."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def empty_folder(tmp_path, monkeypatch):
+    """The working folder, empty before and to be empty after."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    yield folder
+    assert list(folder.iterdir()) == []
+
+
+def test_all_faults_are_told_together(dialog_trainer, empty_folder):
+    code, out, err = dialog_trainer(
+        "batch_size=0", "optim.lr=1", "modle=gpt2", "data=dailydialogs", "seed=-1", "name=../x", "steps=many",
+        "data.path=nowhere", "metrics.best={bleu9:1}", "a=b=c", "~seed", "+colour=red",
+    )  # fmt: skip
+    assert (code, out) == (2, "")
+    for line in (
+        "13 errors in the configuration:",
+        "batch_size=0: must be a whole number of at least 1",
+        "there is no option optim.lr; did you mean optim.lr0",
+        "there is no option modle; did you mean mode or model?",
+        "data has no such choice; there are chitchat, dailydialog, jsonl",
+        "seed=-1: must be a whole number from 0 to",
+        "name=../x: must be one path part",
+        "steps=many: must be a whole number",
+        "data.path=nowhere: does not exist; pass the folder",
+        "must be a dict of scores and weights, as {bleu2: 1}",
+        "a=b=c: cannot be read",
+        "~seed: an option cannot be removed",
+        "+colour=red: a key can be added to optim, mask_schedule only",
+    ):
+        assert line in err, err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["mode=report"], "mode=report: is not in this version; use train or resume or validate or chat"),
+        (["ui=web"], "ui=web: is not in this version; use terminal"),
+        (["processes=0"], "processes=0: must be a whole number from 1 to 1,024"),
+        (["compile=yes please"], "must be auto, true or false"),
+        (["compile=true", "activation_checkpointing=true"], "compile=true: not with activation_checkpointing=true"),
+        (["device=[0,0]"], "must be auto, cpu, mps, cuda or a list of CUDA devices, each once"),
+        (["name=a:b"], "must not hold '..', ':' or control characters"),
+        (["project=a/../../b"], "must not hold '..'"),
+        (["name=" + "n" * 300], "at most 240 bytes"),
+        (["mode=resume"], "mode=resume needs a run: pass resume_model_dir=<run folder>"),
+        (["mode=chat", "resume_model_dir=nowhere"], "resume_model_dir=nowhere: there is no such folder"),
+        (["resume_model_dir=x"], "goes with mode=resume, validate or chat"),
+        (["data=jsonl"], "data=jsonl needs data.train_data_path=<file.jsonl>"),
+        (["data=jsonl", "data.train_data_path=nowhere.jsonl"], "does not exist; pass the path of a JSONL file"),
+        (["model.pretrained_model=./nowhere"], "there is no such folder; pass a folder or a hub id as gpt2"),
+        (["metrics.best={bleu3: 1}"], "bleu3 is not computed; add it to metrics.names"),
+        (["micro_batch_tokens=64"], "must be at least model.max_len=128"),
+        (["optim._target_=os.system"], "optim._target_=os.system: not one of"),
+        (["steps=1,2"], "several values need -m"),
+        (["--colour"], "--colour: there is no such flag"),
+        (["--config-dir", "nowhere"], "--config-dir nowhere: there is no such folder"),
+        (["-m", "mode=resume", "resume_model_dir=x"], "-m: sweeps start new runs"),
+        (["-m", "seed=0,-1"], "seed=-1: must be a whole number"),
+        (["--experimental-rerun", "x.pickle"], "--experimental-rerun: there is no such flag"),
+    ],
+)
+def test_a_wrong_command_is_one_message(dialog_trainer, empty_folder, arguments, reason):
+    code, _, err = dialog_trainer("data=chitchat", "model=gpt2_tiny", *arguments)
+    assert code == 2
+    assert reason in err
+    assert "Traceback" not in err
+
+
+def test_a_project_that_cannot_be_written_is_named(dialog_trainer, tiny_options, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = dialog_trainer(*tiny_options, f"project={tmp_path}/file/runs")
+    assert code == 2
+    assert f"{tmp_path}/file is a file, not a folder" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("project", ["with space", "a=b", "it's", 'say "hi"', "한국어 폴더"])
+def test_a_path_may_hold_signs_and_other_letters(dialog_trainer, tiny_options, tmp_path, project):
+    code, out, err = dialog_trainer(*tiny_options, "steps=1", f"project={tmp_path}/{project}", "name=그 run")
+    assert code == 0, out + err
+    run = tmp_path / project / "그 run"
+    assert (run / "weights/last/model.safetensors").is_file()
+    # What is printed can be typed as it stands.
+    typed = re.search(r"python -m dialog_trainer (mode=validate .*)", out).group(1)
+    assert dialog_trainer(*shlex.split(typed))[0] == 0
+
+
+@pytest.mark.slow
+def test_a_malformed_line_leaves_no_run(dialog_trainer, tiny_options, tmp_path):
+    (tmp_path / "own.jsonl").write_text('{"turns": ["a", "b"]}\n{"turns": 3}\n')
+    options = [option for option in tiny_options if not option.startswith("data")]
+    code, _, err = dialog_trainer(*options, "data=jsonl", f"data.train_data_path={tmp_path}/own.jsonl")
+    assert code == 2
+    assert "own.jsonl:2: 'turns' should be a list; found a number" in err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep(dialog_trainer, tiny_options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = dialog_trainer(*tiny_options, "-m", "steps=2", "train_user_turn_mask_step=0,1")
+    assert code == 0, out + err
+    sweep = tmp_path / "multirun/run"
+    for job, weight in (("0", 0), ("1", 1)):
+        rows = [json.loads(line) for line in (sweep / job / "metrics.jsonl").read_text().splitlines()]
+        assert {row["user_weight"] for row in rows if row["split"] == "train"} == {weight}
+        assert (sweep / job / "args.yaml").is_file()
+    jobs = [json.loads(line) for line in (sweep / "jobs.jsonl").read_text().splitlines()]
+    assert [(row["job"], row["exit_code"]) for row in jobs] == [(0, 0), (1, 0)]
+    assert not (tmp_path / "runs").exists()
+    assert out.startswith("2 jobs, in multirun/run/<job>")
+    title, head, *table = out.splitlines()[-5:-1]
+    assert title == "Jobs in multirun/run"
+    assert head.split("  ")[0] == "options"
+    assert [row.split()[:3] for row in table] == [
+        ["train_user_turn_mask_step=0", "0", "done"],
+        ["train_user_turn_mask_step=1", "1", "done"],
+    ]
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_ends_alone_and_the_next_sweep_takes_a_free_name(
+    dialog_trainer, tiny_options, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "multirun/run").mkdir(parents=True)
+    # A learning rate that overflows at once.
+    code, out, err = dialog_trainer(
+        *tiny_options,
+        "-m",
+        "steps=6",
+        "optim=sgd",
+        "optim.lr0=1e30,0.1",
+        "max_grad_norm=null",
+        "scheduler.warmup_steps=0",
+    )
+    assert code == 1, out + err
+    assert "is not finite; nothing was updated" in err
+    jobs = [json.loads(line) for line in (tmp_path / "multirun/run2/jobs.jsonl").read_text().splitlines()]
+    assert [(row["job"], row["exit_code"]) for row in jobs] == [(0, 1), (1, 0)]
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_stopped_has_a_row_for_the_job_and_ends_with_the_table(
+    dialog_trainer, tiny_options, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    codes = iter([0, 130])
+    monkeypatch.setattr("dialog_trainer.cli.launch.run_job", lambda job: next(codes))
+    with pytest.raises(SystemExit) as ended:
+        dialog_trainer(*tiny_options, "-m", "seed=0,1,2")
+    assert ended.value.code == 130
+    jobs = [json.loads(line) for line in (tmp_path / "multirun/run/jobs.jsonl").read_text().splitlines()]
+    assert [(row["job"], row["exit_code"]) for row in jobs] == [(0, 0), (1, 130)]
+    assert "Jobs in multirun/run" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--help"], 0), (["--cfg", "job"], 0), (["batch_size=0"], 2), (["--version"], 0)]
+)
+def test_torch_is_not_imported_to_answer(arguments, code, tmp_path):
+    script = (
+        "import atexit, sys; from dialog_trainer.cli import main; "
+        "atexit.register(lambda: print('torch' in sys.modules, 'transformers' in sys.modules, file=sys.stderr)); "
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == code, found.stderr
+    assert found.stderr.splitlines()[-1] == "False False"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_help_names_groups_options_and_examples(tmp_path):
+    found = subprocess.run(
+        [sys.executable, "-m", "dialog_trainer", "--help"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for line in ("model: gpt2, gpt2_tiny", "train_user_turn_mask_step: 0.5", "mode=resume resume_model_dir=<run>"):
+        assert line in found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("optim=", "optim=adam optim=adamw optim=sgd"), ("optim.l", "optim.lr0=")]
+)
+def test_the_tab_key_completes_choices_and_options(typed, offered, tmp_path):
+    line = f"dialog-trainer {typed}"
+    found = subprocess.run(
+        [sys.executable, "-m", "dialog_trainer", "-sc", "query=bash"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COMP_LINE": line, "COMP_POINT": str(len(line))},
+    ).stdout  # fmt: skip
+    assert found.split() == offered.split()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_file_that_vanishes_is_one_message(dialog_trainer, tiny_options, monkeypatch):
+    from dialog_trainer.data.sources import dailydialog
+
+    monkeypatch.setattr(dailydialog, "find_dailydialog_file", lambda folder, split: folder / "gone.jsonl")
+    code, _, err = dialog_trainer(*tiny_options)
+    assert code == 1
+    assert "gone.jsonl: No such file or directory; mend it or choose another path" in err
+    assert "Traceback" not in err

@@ -1,0 +1,249 @@
+import io
+import json
+import pickle
+import zipfile
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from dialog_trainer.data.sources import jsonl
+from dialog_trainer.data.sources.chitchat import ChitChat
+from dialog_trainer.data.sources.dailydialog import DailyDialog
+from dialog_trainer.data.sources.jsonl import Jsonl
+from dialog_trainer.data.sources.protocol import SPLITS
+from dialog_trainer.errors import DataError
+from dialog_trainer.types import Role
+
+
+def own(path, validation=None, test=None, share=0.25):
+    return Jsonl(str(path), validation and str(validation), test and str(test), share)
+
+
+def from_folder(folder):
+    return DailyDialog(str(folder), "none/none", None, "dialog")
+
+
+def texts(source, split):
+    return [[turn.text.strip() for turn in turns] for _, turns in source.dialogues(split)]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"turns": ["a", "b"]', "not JSON: Expecting"),
+        (b'{"turns": 3}', "'turns' should be a list; found a number"),
+        (b'{"turns": ["a", "\xff"]}', r"byte 18 of the line \(0xff\) is not UTF-8; save the file as UTF-8"),
+        (b'{"turns": ["a", "\\ud83d"]}', "lone surrogate"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"turns": ' + b"1" * 5000 + b"}", "Exceeds the limit"),
+        (b'{"turns": ["' + b"a" * 300 + b'"]}', "longer than 0 MiB; a line holds one dialogue"),
+    ],
+    ids=["json", "type", "utf8", "surrogate", "deep", "integer", "long"],
+)
+def test_a_faulty_line_is_named_with_its_place(tmp_path, monkeypatch, line, reason):
+    if b"a" * 300 in line:
+        monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 200)
+    path = tmp_path / "own.jsonl"
+    path.write_bytes(b'{"turns": ["a", "b"]}\n' + line + b"\n")
+    with pytest.raises(DataError, match=rf"own.jsonl:2: .*{reason}"):
+        list(own(path, validation=path).dialogues("train"))
+
+
+@pytest.mark.parametrize("line", [b"{}", b'{"turns": ["\xff", "b"]}'])
+def test_faulty_lines_are_told_together_and_not_without_end(tmp_path, line):
+    path = tmp_path / "own.jsonl"
+    path.write_bytes(b'{"turns": ["a", "b"]}\n' + (line + b"\n") * 50)
+    with pytest.raises(DataError) as error:
+        list(own(path, validation=path).dialogues("train"))
+    lines = str(error.value).splitlines()
+    assert [f":{number}:" in line for number, line in enumerate(lines[1:11], start=2)] == [True] * 10
+    assert lines[11:] == ["(the rest of the file was not read)"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n"])
+def test_an_empty_file_is_named(tmp_path, content):
+    path = tmp_path / "own.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"own.jsonl is empty: expected a JSON object a line"):
+        list(own(path, validation=path).dialogues("train"))
+
+
+def test_a_byte_order_mark_and_line_separators_inside_a_text_are_read(tmp_path):
+    path = tmp_path / "own.jsonl"
+    turns = ["one\u2028two", "three\x85four"]
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"turns": turns}, ensure_ascii=False).encode() + b"\r\n")
+    assert texts(own(path, validation=path), "train") == [turns]
+
+
+def test_the_held_out_share_is_disjoint_complete_and_independent_of_order(tmp_path):
+    rows = [json.dumps({"turns": [f"question {index}", "answer"]}) for index in [*range(350), *range(50)]]
+    forward, backward = tmp_path / "forward.jsonl", tmp_path / "backward.jsonl"
+    forward.write_text("\n".join(rows))
+    backward.write_text("\n".join(reversed(rows)))
+    train, held_out = (texts(own(forward), split) for split in ("train", "validation"))
+    assert sorted(train + held_out) == sorted(json.loads(row)["turns"] for row in rows)
+    # A dialogue that stands there twice is on one side.
+    assert not {turns[0] for turns in train} & {turns[0] for turns in held_out}
+    assert 70 <= len(held_out) <= 130
+    assert texts(own(backward), "validation") == held_out[::-1]
+    assert own(forward).digest("train") != own(forward).digest("validation")
+
+
+@pytest.mark.parametrize(
+    ("share", "split", "place"), [(1e-9, "validation", "held out by a hash"), (1 - 1e-9, "train", "")]
+)
+def test_a_share_that_leaves_nothing_says_what_to_pass(tmp_path, share, split, place):
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"turns": ["a", "b"]}')
+    with pytest.raises(DataError, match=rf"{place}.* holds no dialogue: pass data.validation_data_path="):
+        list(own(path, share=share).dialogues(split))
+
+
+def test_given_splits_are_used_and_a_missing_test_split_is_named(tmp_path):
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"turns": [name, "b"]}))
+    source = own(tmp_path / "train.jsonl", tmp_path / "validation.jsonl")
+    assert texts(source, "validation") == [["validation", "b"]]
+    with pytest.raises(DataError, match=r"no test data: pass data.test_data_path="):
+        list(source.dialogues("test"))
+
+
+def test_official_text_zip_and_pickle_give_the_same_dialogues(tmp_path, dialogue_turns):
+    official = "".join(" __eou__ ".join(turns) + " __eou__\n" for turns in dialogue_turns)
+    for kind in ("text", "nested", "zip", "pickle", "jsonl"):
+        (tmp_path / kind / "test").mkdir(parents=True)
+    (tmp_path / "text/dialogues_test.txt").write_text(official)
+    (tmp_path / "nested/test/dialogues_test.txt").write_text(official)
+    with zipfile.ZipFile(tmp_path / "zip/test.zip", "w") as archive:
+        archive.writestr("test/dialogues_test.txt", official)
+    (tmp_path / "pickle/dailydialog.test").write_bytes(pickle.dumps([tuple(turns) for turns in dialogue_turns]))
+    (tmp_path / "jsonl/test.jsonl").write_text("".join(json.dumps({"turns": t}) + "\n" for t in dialogue_turns))
+    for kind in ("text", "nested", "zip", "pickle", "jsonl"):
+        assert texts(from_folder(tmp_path / kind), "test") == dialogue_turns
+
+
+class Touch:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_a_pickle_that_runs_code_is_refused_and_does_not(tmp_path):
+    canary = tmp_path / "canary"
+    (tmp_path / "dailydialog.val").write_bytes(pickle.dumps([("a", "b"), Touch(str(canary))]))
+    with pytest.raises(DataError, match=r"dailydialog.val is refused: it wants to load .*open"):
+        list(from_folder(tmp_path).dialogues("validation"))
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"no pickle", "is refused"),
+        (b"", "is refused"),
+        (pickle.dumps({"a": 1}), "holds a dict; expected a list"),
+        (pickle.dumps([("a", 3)]), r"dialogue 0: turns\[1\] should be a string"),
+        (pickle.dumps([3]), "dialogue 0: 'turns' should be a list; found a number"),
+        (pickle.dumps(["hello", "bye"]), "dialogue 0: 'turns' should be a list; found a string"),
+        (pickle.dumps([("a", b"b")]), r"dialogue 0: turns\[1\] should be a string; found bytes"),
+        (b"\x8d" + b"\xff" * 8 + b"a", "is refused: .* exceeds"),
+    ],
+)
+def test_a_pickle_of_something_else_is_named(tmp_path, content, reason):
+    (tmp_path / "dailydialog.train").write_bytes(content)
+    with pytest.raises(DataError, match=reason):
+        list(from_folder(tmp_path).dialogues("train"))
+
+
+def test_a_folder_without_the_split_names_what_was_looked_for(tmp_path):
+    with pytest.raises(DataError, match=r"no validation split: none of validation.jsonl, .*dailydialog.val is there"):
+        list(from_folder(tmp_path).dialogues("validation"))
+
+
+def broken_zip(kind):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(
+            "else" if kind == "other member" else "train/dialogues_train.txt", "a __eou__ b __eou__\n" * 99
+        )
+    content = bytearray(buffer.getvalue())
+    directory = content.rindex(b"PK\x01\x02")
+    if kind == "stream":
+        content[30 + len("train/dialogues_train.txt")] = 0xFF  # the first block: of a kind that does not exist
+    elif kind == "encrypted":
+        content[6], content[directory + 8] = 1, 1
+    elif kind == "method":
+        content[8], content[directory + 10] = 99, 99
+    return bytes(content) if kind != "no zip" else b"PK"
+
+
+@pytest.mark.parametrize("kind", ["no zip", "other member", "stream", "encrypted", "method"])
+def test_a_broken_zip_is_named(tmp_path, kind):
+    (tmp_path / "train.zip").write_bytes(broken_zip(kind))
+    with pytest.raises(DataError, match=r"train.zip does not hold train/dialogues_train.txt"):
+        list(from_folder(tmp_path).dialogues("train"))
+
+
+@pytest.fixture
+def parquet_folder(tmp_path, dialogue_turns):
+    """Parquet files of the shape of the hub's converted copy."""
+    for split, part in (("train", dialogue_turns[:5]), ("validation", dialogue_turns[5:7])):
+        table = pa.table({"dialog": part, "act": [[0] * len(turns) for turns in part], "name": ["a"] * len(part)})
+        (tmp_path / split).mkdir()
+        pyarrow.parquet.write_table(table, tmp_path / split / "0000.parquet")
+    return tmp_path
+
+
+def test_parquet_of_the_hubs_shape(parquet_folder, dialogue_turns, monkeypatch, tmp_path_factory):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hub"))
+    source = DailyDialog(None, str(parquet_folder), None, "dialog")
+    assert texts(source, "train") == dialogue_turns[:5]
+    assert texts(source, "validation") == dialogue_turns[5:7]
+    with pytest.raises(DataError, match=r"has no column 'utterances': pass data.hub_column, one of dialog, act, name"):
+        list(DailyDialog(None, str(parquet_folder), None, "utterances").dialogues("train"))
+    for column, reason in (("act", r"turns\[0\] should be a string"), ("name", "'turns' should be a list")):
+        with pytest.raises(DataError, match=rf"split train, row 0 of '{column}': {reason}.*\(data.hub_column\)"):
+            list(DailyDialog(None, str(parquet_folder), None, column).dialogues("train"))
+    digest = source.digest("train")
+    pyarrow.parquet.write_table(pa.table({"dialog": [["x", "y"]]}), parquet_folder / "train/0000.parquet")
+    assert source.digest("train") != digest
+
+
+def test_a_hub_that_cannot_be_had_says_what_to_pass():
+    with pytest.raises(DataError, match=r"nobody/nothing could not be loaded .*data.path=.*data=chitchat"):
+        list(DailyDialog(None, "nobody/nothing", "main", "dialog").dialogues("train"))
+
+
+@pytest.mark.slow
+def test_chitchat_is_split_for_good_between_two_speakers_who_alternate():
+    source = ChitChat()
+    found = {split: dict(source.dialogues(split)) for split in SPLITS}
+    sizes = {"train": 3623, "validation": 205, "test": 190}
+    assert {split: len(dialogues) for split, dialogues in found.items()} == sizes
+    assert len(set().union(*found.values())) == sum(sizes.values())
+    raw = json.loads(source.path.read_text(encoding="utf-8"))
+    for identifier, turns in found["test"].items():
+        assert [turn.role for turn in turns] == [Role.ASSISTANT if n % 2 else Role.USER for n in range(len(turns))]
+        messages = [message for group in raw[identifier]["messages"] for message in group]
+        assert len({message["sender"] for message in messages}) == 2
+        # Nothing is lost or moved where messages of one speaker are joined.
+        assert " ".join(turn.text for turn in turns).split() == " ".join(m["text"] for m in messages).split()
+
+
+def test_the_four_kinds_of_dailydialog(real_data):
+    folder = real_data / "dailydialog"
+    counts = {"train": (11118, 87171), "validation": (1000, 8069), "test": (1000, 7740)}
+    ours = {split: texts(from_folder(folder), split) for split in counts}
+    for split, (dialogues, turns) in counts.items():
+        assert (len(ours[split]), sum(map(len, ours[split]))) == (dialogues, turns)
+        assert texts(from_folder(folder / "official"), split) == ours[split]
+    # The pickle differs from the text in one word.
+    pickled = {split: texts(from_folder(folder / "original_pickle"), split) for split in ("validation", "test")}
+    assert pickled["validation"] == ours["validation"]
+    pairs = zip(pickled["test"], ours["test"], strict=True)
+    assert [index for index, (theirs, own_turns) in enumerate(pairs) if theirs != own_turns] == [45]

@@ -1,0 +1,246 @@
+"""Which held-out dialogues stand in the training split."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dialog_trainer.data import contamination
+from dialog_trainer.data.contamination import Contamination, Overlap, find_contamination
+from dialog_trainer.data.dataset import open_dialogues
+from dialog_trainer.data.sources.jsonl import Jsonl
+
+KINDS = ("exact", "normalised", "near")
+
+
+class Rows:
+    """As much of the rows of a `DialogueTable` as is read: slices of the texts."""
+
+    def __init__(self, dialogues):
+        self.dialogues = list(dialogues)
+
+    def select_columns(self, names):
+        assert names == ["texts"]
+        return self
+
+    def __getitem__(self, places: slice):
+        return {"texts": self.dialogues[places]}
+
+
+class Table(SimpleNamespace):
+    def __len__(self) -> int:
+        return len(self.rows.dialogues)
+
+
+def table(*dialogues: list[str]) -> Table:
+    return Table(rows=Rows(dialogues))
+
+
+def kinds(one: list[str], other: list[str]) -> set[str]:
+    """The kinds by which two dialogues are the same."""
+    found = find_contamination(table(one), table(other))
+    same, different = Overlap((0,), (0,)), Overlap((), ())
+    assert all(getattr(found, kind) in (same, different) for kind in KINDS)
+    return {kind for kind in KINDS if getattr(found, kind) == same}
+
+
+def numbered(count: int, first: int = 0) -> str:
+    """So many different words."""
+    return " ".join(f"w{number}" for number in range(first, first + count))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        (["Hi .", "Hello !"], ["Hi .", "Hello !"], {"exact", "normalised", "near"}),
+        (["Hi .", "Hello !"], ["hi.", "HELLO"], {"normalised", "near"}),
+        (["I ' m here .", "Good_one"], ["I'm here.", "good one"], {"normalised", "near"}),
+        # Where words and turns end does not matter, which words they are does.
+        (["a b", "c"], ["a", "b c"], {"normalised", "near"}),
+        (["ab", "c"], ["a", "bc"], {"normalised", "near"}),
+        (["a b", "c"], ["c", "a b"], set()),
+        (["It costs 5 .", "Oh"], ["It costs 6 .", "Oh"], set()),
+        (["Über uns", "Да"], ["über uns", "да"], {"normalised", "near"}),
+        (["Über uns", "Да"], ["ber uns", "да"], set()),
+        # Without a letter or digit.
+        (["?!", "..."], ["?!", "..."], {"exact", "normalised", "near"}),
+        (["?!", "..."], ["!?", "..."], set()),
+        (["? !", "..."], ["?", "! ..."], set()),
+        (["?!", "..."], ["a", "b"], set()),
+    ],
+)
+def test_exact_and_normalised(one, other, expected):
+    assert kinds(one, other) == kinds(other, one) == expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "near"),
+    [
+        # n different words are n - 4 grams.
+        ([numbered(8)], [numbered(6)], True),  # 2 of 4
+        ([numbered(7)], [numbered(5)], False),  # 1 of 3
+        ([numbered(104)], [numbered(54)], True),  # 50 of 100
+        ([numbered(103)], [numbered(53)], False),  # 49 of 99
+        ([numbered(14)], [numbered(12).upper() + " ."], True),
+        ([numbered(7)], [numbered(7, first=1)], True),  # 2 of 4
+        ([numbered(6)], [numbered(6, first=1)], False),  # 1 of 3
+        # Five words in the middle take part in five grams each way.
+        ([numbered(8), "here", numbered(8, 50)], [numbered(8), "there", numbered(8, 50)], False),  # 8 of 18
+        ([numbered(12), "here", numbered(12, 50)], [numbered(12), "there", numbered(12, 50)], True),  # 16 of 26
+        # A gram counts once; turns may cut it.
+        (["x x x x x"], ["x x x x", "x x x x x"], True),
+        ([numbered(4), numbered(5, 4)], [numbered(1), numbered(7, 1)], True),
+        # Fewer than five words: all or nothing.
+        (["w0 w1", "w2 w3"], ["w0 w1", "w2 w4"], False),
+        (["w0 w1", "w2 w3"], ["w0 w1", "w2 w3 w4"], False),
+        (["w0 w1 w2 w3 w4"], ["w0 w1 w2 w3"], False),
+    ],
+)
+def test_near_is_half_of_the_grams(one, other, near):
+    assert kinds(one, other) == kinds(other, one) == ({"near"} if near else set())
+
+
+def test_indices_of_both_splits_rise_and_name_each_dialogue_once():
+    long = numbered(20)
+    training = table(["a", "b"], [long, "end"], ["c", "d"], ["A", "b ."], [long, "end"])
+    held_out = table([long, "END !"], ["x", "y"], [long, "the end"], ["a", "b"], ["a", "b"])
+    found = find_contamination(training, held_out)
+    assert found.exact == Overlap((3, 4), (0,))
+    assert found.normalised == Overlap((0, 3, 4), (0, 1, 3, 4))
+    assert found.near == Overlap((0, 2, 3, 4), (0, 1, 3, 4))
+    assert found.num_held_out == 5
+    assert found.widest() == found.near
+
+
+# Few enough that a draw holds copies of every kind.
+POOL = (
+    ["a", "b"],
+    ["A", "b ."],
+    ["a b", "!"],
+    ["b", "a"],
+    ["?", "!"],
+    ["a b c", "d e f g", "h i j k l"],
+    ["A b c", "d e f g", "H I j k l m"],
+    ["a b c", "d e f g", "h i j k"],
+    ["a b c", "d e f g", "h i j"],
+)
+DIALOGUES = st.lists(st.sampled_from(POOL), max_size=6)
+
+
+def slow(training: list[list[str]], held_out: list[list[str]]) -> Contamination:
+    """Every pair compared, character by character and gram by gram."""
+
+    def letters(texts):
+        return "".join(c for c in "".join(texts).lower() if c.isalnum()) or tuple(texts)
+
+    def grams(texts):
+        spaced = "".join(c if c.isalnum() else " " for c in " ".join(texts).lower()).split()
+        if 0 < len(spaced) < 5:
+            return {tuple(spaced)}
+        return {tuple(spaced[start : start + 5]) for start in range(len(spaced) - 4)}
+
+    def near(one, other):
+        first, second = grams(one), grams(other)
+        return letters(one) == letters(other) or 2 * len(first & second) >= len(first | second) > 0
+
+    def overlap(same):
+        pairs = [(h, t) for h, one in enumerate(held_out) for t, other in enumerate(training) if same(one, other)]
+        return Overlap(tuple(sorted({h for h, _ in pairs})), tuple(sorted({t for _, t in pairs})))
+
+    return Contamination(
+        overlap(lambda a, b: a == b), overlap(lambda a, b: letters(a) == letters(b)), overlap(near), len(held_out)
+    )
+
+
+@given(DIALOGUES, DIALOGUES)
+@settings(deadline=None, max_examples=100)
+def test_it_is_what_comparing_every_pair_gives(training, held_out):
+    assert find_contamination(table(*training), table(*held_out)) == slow(training, held_out)
+
+
+@given(DIALOGUES, DIALOGUES, st.integers(1, 4), st.integers(1, 4))
+@settings(deadline=None, max_examples=60)
+def test_how_much_is_read_and_indexed_at_a_time_changes_nothing(training, held_out, chunk, indexed):
+    whole = find_contamination(table(*training), table(*held_out))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contamination, "CHUNK", chunk)
+        patch.setattr(contamination, "INDEXED_AT_ONCE", indexed)
+        assert find_contamination(table(*training), table(*held_out)) == whole
+
+
+@given(DIALOGUES, DIALOGUES, st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=60)
+def test_the_order_of_the_dialogues_and_of_the_splits_changes_only_the_indices(training, held_out, draw):
+    found = find_contamination(table(*training), table(*held_out))
+    turned = find_contamination(table(*held_out), table(*training))
+    places = draw.sample(range(len(training)), len(training))
+    shuffled = find_contamination(table(*(training[place] for place in places)), table(*held_out))
+    for kind in KINDS:
+        overlap, other, moved = (getattr(which, kind) for which in (found, turned, shuffled))
+        assert (other.held_out, other.training) == (overlap.training, overlap.held_out)
+        assert moved.held_out == overlap.held_out
+        assert sorted(places[index] for index in moved.training) == list(overlap.training)
+
+
+@given(DIALOGUES)
+@settings(deadline=None, max_examples=60)
+def test_a_dialogue_is_its_own_leak(dialogues):
+    everything = tuple(range(len(dialogues)))
+    found = find_contamination(table(*dialogues), table(*dialogues))
+    assert [getattr(found, kind) for kind in KINDS] == [Overlap(everything, everything)] * 3
+
+
+def test_a_table_on_disk(dialogue_turns, tmp_path):
+    for name, turns in (("train", dialogue_turns[:9]), ("test", dialogue_turns[5:12])):
+        rows = (json.dumps({"turns": texts}) + "\n" for texts in turns)
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows), encoding="utf-8")
+    source = Jsonl(str(tmp_path / "train.jsonl"), str(tmp_path / "test.jsonl"), str(tmp_path / "test.jsonl"), 0.5)
+    training, held_out = (
+        open_dialogues(source, split, tmp_path / "cache", lambda line: None) for split in ("train", "test")
+    )
+    assert find_contamination(training, held_out).exact == Overlap((0, 1, 2, 3), (5, 6, 7, 8))
+
+
+def test_the_summary_is_one_line():
+    overlap = Overlap((1, 2), (1, 2, 3))
+    found = Contamination(Overlap((1,), (2,)), overlap, Overlap(tuple(range(1_234)), tuple(range(4_321))), 12_345)
+    assert found.summary("test") == (
+        "1 of 12,345 test dialogues stand in the training split exactly, 2 after normalisation, 1,234 nearly; "
+        "training dialogues concerned: 4,321"
+    )
+    assert dataclasses.replace(found, near=None).summary("validation") == (
+        "1 of 12,345 validation dialogues stand in the training split exactly, 2 after normalisation, "
+        "near ones not looked for (more than 200,000 training dialogues); training dialogues concerned: 3"
+    )
+
+
+def test_near_leaks_are_not_looked_for_in_a_very_large_split(monkeypatch):
+    long = numbered(20)
+    training, held_out = [[long, "end"], ["a", "b"], ["c", "d"]], table([long, "the end"], ["A", "b"])
+    monkeypatch.setattr(contamination, "MAX_COMPARED", 2)
+    found = find_contamination(table(*training), held_out)
+    assert found.near is None
+    assert found.widest() == found.normalised == Overlap((1,), (1,))
+    assert find_contamination(table(*training[:2]), held_out).near == Overlap((0, 1), (0, 1))
+
+
+def test_counts_of_dailydialog(real_data):
+    folder = real_data / "dailydialog"
+    splits = {}
+    for split in ("train", "validation", "test"):
+        lines = (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+        splits[split] = table(*([text.strip() for text in json.loads(line)["turns"]] for line in lines))
+    validation, test = (find_contamination(splits["train"], splits[split]) for split in ("validation", "test"))
+    known = json.loads((folder / "train_lines_in_heldout.json").read_text(encoding="utf-8"))
+    for kind, count in (("exact", 172), ("normalised", 310)):
+        lines = {*getattr(validation, kind).training, *getattr(test, kind).training}
+        assert sorted(lines) == known[kind]
+        assert len(lines) == count
+    assert test.summary("test") == (
+        "93 of 1,000 test dialogues stand in the training split exactly, 151 after normalisation, 261 nearly; "
+        "training dialogues concerned: 305"
+    )
+    assert [len(getattr(validation, kind).held_out) for kind in KINDS] == [69, 123, 201]

@@ -1,0 +1,169 @@
+"""Whole rows of the original program's rule: prompt, what the model writes behind it, the dialogue beside it."""
+
+import functools
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nltk.translate.bleu_score import corpus_bleu
+
+from dialog_trainer.evaluation.original import rows
+from dialog_trainer.evaluation.original.rows import format_prompt, format_target_row, generate_rows
+from dialog_trainer.evaluation.original.scores import original_scores
+from dialog_trainer.model.packed_forward import padded_attention
+from dialog_trainer.types import Dialogue, Role, Turn
+
+pytestmark = pytest.mark.slow
+
+
+def dialogue(*texts: str, identifier: str = "d") -> Dialogue:
+    return Dialogue(identifier, tuple(Turn(Role(1 + place % 2), text) for place, text in enumerate(texts)))
+
+
+@pytest.fixture
+def dialogues(dialogue_turns) -> list[Dialogue]:
+    of_some = [dialogue(*turns[:4], identifier=str(number)) for number, turns in enumerate(dialogue_turns[:9])]
+    return [*of_some, dialogue("the sea " * 60, "yes"), dialogue("a", "b")]
+
+
+@pytest.fixture
+def as_ids(monkeypatch):
+    """Rows as lists of ids instead of text."""
+    monkeypatch.setattr(rows, "_text", lambda ids, tokenizer: list(ids))
+
+
+@pytest.fixture
+def wishes(tiny_model):
+    """`wishes(token)`: the model finds that token the likeliest, always."""
+    forward = tiny_model.forward
+
+    def wish(token: int):
+        @functools.wraps(forward)
+        def forced(*arguments, **keys):
+            output = forward(*arguments, **keys)
+            output.logits[..., token] = 1e4
+            return output
+
+        tiny_model.forward = forced
+        return tiny_model
+
+    return wish
+
+
+def test_a_prompt_is_the_first_turn_between_its_marks(tokenizer):
+    (ids,) = tokenizer.encode_batch(["the old car"])
+    of = dialogue("the old car", "yes")
+    assert format_prompt(of, tokenizer, 60) == [tokenizer.cls_id, *ids, tokenizer.sep_id]
+    assert format_prompt(of, tokenizer, len(ids) + 3) == [tokenizer.cls_id, *ids, tokenizer.sep_id]
+    assert format_prompt(of, tokenizer, len(ids) + 2) == [tokenizer.cls_id, *ids]
+    assert format_prompt(of, tokenizer, 3) == [tokenizer.cls_id, ids[0]]
+
+
+def test_a_target_is_the_dialogue_padded_or_cut(tokenizer, as_ids):
+    first, second = tokenizer.encode_batch(["the old car", "needs green tea"])
+    whole = [tokenizer.cls_id, *first, tokenizer.sep_id, *second, tokenizer.sep_id, tokenizer.end_id]
+    of = dialogue("the old car", "needs green tea")
+    for max_len in range(8, 60):
+        row = format_target_row(of, tokenizer, max_len)
+        assert len(row) == max_len
+        assert row[: len(whole)] == whole[:max_len]
+        assert set(row[len(whole) :]) <= {tokenizer.pad_id}
+
+
+def test_a_target_as_text_has_its_marks(tokenizer):
+    of, whole = dialogue("hi", "ho"), "[CLS]hi[SEP]ho[SEP]<|endoftext|>"
+    length = len(tokenizer.hf_tokenizer(whole, add_special_tokens=False).input_ids)
+    assert format_target_row(of, tokenizer, length + 3) == whole + "[PAD]" * 3
+    assert format_target_row(of, tokenizer, length) == whole
+    assert format_target_row(of, tokenizer, length - 1) == "[CLS]hi[SEP]ho[SEP]"
+
+
+def test_what_looks_like_a_mark_in_a_text_is_no_mark(tokenizer, as_ids):
+    assert format_target_row(dialogue("[SEP]", "b"), tokenizer, 40).count(tokenizer.sep_id) == 2
+    assert format_prompt(dialogue("[SEP]", "b"), tokenizer, 40).count(tokenizer.sep_id) == 1
+
+
+@pytest.mark.parametrize("max_len", [8, 20, 64])
+def test_a_row_is_the_prompt_and_the_likeliest_tokens_to_the_window(tiny_model, tokenizer, as_ids, max_len, dialogues):
+    rows = generate_rows(dialogues, tiny_model, tokenizer, max_len=max_len, batch_tokens=3 * max_len)
+    for one, row in zip(dialogues, rows, strict=True):
+        ids = format_prompt(one, tokenizer, max_len)
+        while len(ids) < max_len:
+            with torch.no_grad(), padded_attention(tiny_model):
+                logits = tiny_model(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids))).logits[0, -1]
+            ids.append(int(logits.argmax()))
+        assert row == ids
+
+
+@pytest.mark.parametrize("name", ["end_id", "sep_id", "pad_id", "cls_id"])
+def test_no_token_ends_a_row_and_none_is_held_back(wishes, tokenizer, as_ids, name, dialogues):
+    token = getattr(tokenizer, name)
+    model = wishes(token)
+    rows = generate_rows(dialogues, model, tokenizer, max_len=40, batch_tokens=200)
+    for one, row in zip(dialogues, rows, strict=True):
+        prompt = format_prompt(one, tokenizer, 40)
+        assert row == [*prompt, *[token] * (40 - len(prompt))]
+
+
+def test_batches_change_no_row(tiny_model, tokenizer, dialogues):
+    batches = [
+        generate_rows(dialogues, tiny_model, tokenizer, max_len=48, batch_tokens=size) for size in (1, 100, 10_000)
+    ]
+    assert batches[0] == batches[1] == batches[2]
+    backwards = generate_rows(dialogues[::-1], tiny_model, tokenizer, max_len=48, batch_tokens=10_000)
+    assert backwards[::-1] == batches[0]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 400))
+def test_a_batch_holds_no_more_tokens_than_allowed_but_one_row(batch_tokens):
+    sizes = []
+
+    class Model:
+        device = torch.device("cpu")
+
+        def eval(self):
+            return self
+
+        def generate(self, input_ids, max_new_tokens, **_):
+            sizes.append(len(input_ids))
+            return torch.cat([input_ids, torch.zeros(len(input_ids), max_new_tokens, dtype=torch.int64)], dim=1)
+
+    done = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "padded_attention", lambda model: torch.no_grad())
+        patch.setattr(rows, "format_prompt", lambda of, *_: [int(of.id), *[0] * (int(of.id) % 3)])
+        patch.setattr(rows, "_text", lambda ids, _: ids[0])
+        many = [dialogue("a", "b", identifier=str(number)) for number in range(20)]
+        made = generate_rows(
+            many, Model(), SimpleNamespace(pad_id=0), max_len=30, batch_tokens=batch_tokens, advance=done.append
+        )
+    assert made == list(range(20))
+    assert max(sizes) == max(1, min(7, batch_tokens // 30))
+    assert done == sizes
+    assert sum(done) == 20
+
+
+@pytest.mark.parametrize("batches", [0, 1, 2])
+def test_once_stopped_there_are_no_rows(tiny_model, tokenizer, batches, dialogues):
+    done = []
+    stopped = lambda: len(done) >= batches  # noqa: E731
+    arguments = {"max_len": 48, "batch_tokens": 1, "advance": done.append, "stopped": stopped}
+    assert generate_rows(dialogues, tiny_model, tokenizer, **arguments) is None
+    assert len(done) == batches
+
+
+def test_scores_of_rows_are_the_originals(wishes, tokenizer):
+    """Where the model writes [PAD] alone and the dialogue is short, nearly all is right: what that rule counts."""
+    short = [dialogue("hi there", "ho"), dialogue("good books", "I know")]
+    model = wishes(tokenizer.pad_id)
+    rows = generate_rows(short, model, tokenizer, max_len=48, batch_tokens=100)
+    assert rows[0] == "[CLS]hi there[SEP]" + "[PAD]" * rows[0].count("[PAD]")
+    targets = [format_target_row(one, tokenizer, 48) for one in short]
+    tokens = [[tokenizer.hf_tokenizer.tokenize(text) for text in texts] for texts in (rows, targets)]
+    assert {len(row) for rows in tokens for row in rows} == {48}
+    scores = original_scores(rows, targets, tokenizer.hf_tokenizer.tokenize)
+    assert scores["bleu4"] == pytest.approx(corpus_bleu([[row] for row in tokens[1]], tokens[0]))
+    assert scores["bleu4"] > 0.7

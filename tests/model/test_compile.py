@@ -1,0 +1,112 @@
+"""Compiled blocks against the same blocks as they are."""
+
+import pytest
+import torch
+from helpers.batches import joined, pieces
+from torch._dynamo.utils import counters
+from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig
+
+from dialog_trainer.model import compile
+from dialog_trainer.model.compile import can_compile, compile_blocks, compile_is_faster, run_eagerly
+from dialog_trainer.model.kernels.activations import fuse_activations
+from dialog_trainer.model.loss import compute_loss
+from dialog_trainer.model.packed_forward import use_packed_attention
+
+WIDTH = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+SIZES = {"vocab_size": 303, "max_position_embeddings": 64}
+CONFIGS = {
+    "gpt2": lambda p: GPT2Config(
+        vocab_size=303, n_positions=64, n_embd=32, n_layer=3, n_head=4, resid_pdrop=p, embd_pdrop=p, attn_pdrop=p
+    ),
+    "llama": lambda p: LlamaConfig(**SIZES, **WIDTH, num_key_value_heads=2, attention_dropout=p),
+    "neox": lambda p: GPTNeoXConfig(**SIZES, **WIDTH, attention_dropout=p, hidden_dropout=p),
+}
+# torch warns when it compiles, and stops half-way where warnings are errors.
+pytestmark = pytest.mark.filterwarnings("default")
+# Several sequences, of as many tokens as the model is wide; one, many, and one token.
+BATCHES = ([9, 14, 9], [12], [3] * 11, [7, 8], [1])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_code(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        yield
+    torch._dynamo.reset()
+
+
+def made(config):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+    fuse_activations(model)
+    assert use_packed_attention(model, 64)
+    return model.train()
+
+
+def step(model, lengths: list[int]) -> tuple[float, torch.Tensor]:
+    """Loss and gradient of a batch; its noise is the same each time."""
+    model.zero_grad()
+    torch.manual_seed(7)
+    found = compute_loss(model, joined(pieces(lengths, seed=1)))
+    found.nats.backward()
+    return found.nats.item(), torch.cat([one.grad.flatten() for one in model.parameters()])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "dropout"), [("gpt2", 0.0), ("gpt2", 0.3), ("llama", 0.0), ("neox", 0.3)])
+def test_loss_and_gradient_are_those_of_the_blocks_as_they_are(name, dropout):
+    plain, fast = made(CONFIGS[name](dropout)), made(CONFIGS[name](dropout))
+    assert can_compile(fast)
+    compile_blocks(fast)
+    counters.clear()
+    graphs = []
+    for lengths in BATCHES:
+        (loss, gradient), (expected, slow) = step(fast, lengths), step(plain, lengths)
+        graphs.append(counters["stats"]["unique_graphs"])
+        assert loss == pytest.approx(expected, rel=1e-5)
+        torch.testing.assert_close(gradient, slow, rtol=1e-5, atol=1e-5 * float(slow.abs().max()))
+    assert graphs[0] > 0
+    # Three blocks and any number of tokens share their code; one token alone has its own.
+    assert graphs[0] <= 6
+    assert graphs[:4] == graphs[:1] * 4
+    with run_eagerly():
+        loss, gradient = step(fast, [5, 6])
+    expected, slow = step(plain, [5, 6])
+    assert loss == expected
+    assert torch.equal(gradient, slow)
+    assert counters["stats"]["unique_graphs"] == graphs[-1]
+
+
+@pytest.mark.slow
+def test_dropout_of_compiled_blocks_is_drawn_anew_in_each_block_and_pass():
+    model = made(CONFIGS["gpt2"](0.5))
+    compile_blocks(model)
+    torch.manual_seed(3)
+    batch = joined(pieces([20, 30], seed=1))
+    losses = [compute_loss(model, batch).nats.item() for _ in range(3)]
+    assert len(set(losses)) == 3
+    torch.manual_seed(3)
+    assert [compute_loss(model, batch).nats.item() for _ in range(3)] == losses
+
+
+def test_a_model_without_packed_attention_is_not_compiled():
+    model = made(CONFIGS["gpt2"](0.0))
+    model.set_attn_implementation("sdpa")
+    assert not can_compile(model)
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "triton", "expected"),
+    [
+        ("cuda", (7, 0), True, True),
+        ("cuda", (6, 1), True, False),
+        ("cuda", (9, 0), False, False),
+        ("cpu", None, True, False),
+        ("mps", None, True, False),
+    ],
+)
+def test_where_it_pays(monkeypatch, device, capability, triton, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda on: capability)
+    monkeypatch.setattr(compile, "has_triton", lambda: triton)
+    assert compile_is_faster(torch.device(device)) is expected

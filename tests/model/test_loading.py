@@ -1,0 +1,197 @@
+"""Loading a model, fitting it to the vocabulary, and building one from scratch."""
+
+import re
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from dialog_trainer.data.tokenizer import DialogueTokenizer
+from dialog_trainer.errors import ModelError
+from dialog_trainer.model.loading import build_from_scratch, load_pretrained
+
+OLD_ROWS = 300
+KINDS = {
+    "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32},
+    "gpt_neox": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+    "gpt_neo": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "attention_types": [[["global"], 1]]},
+    "llama": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+    "opt": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 16,
+            "word_embed_proj_dim": 16},
+    "phi": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+    "bloom": {"hidden_size": 16, "n_layer": 1, "n_head": 2},
+}  # fmt: skip
+
+
+@pytest.fixture
+def saved(tokenizer: DialogueTokenizer, tmp_path):
+    """Saves a random model of a kind, without the rows of the dialogue tokens, and returns its folder and itself."""
+
+    def save(kind: str, *, tied: bool | None = None, rows: int = OLD_ROWS, **sizes):
+        torch.manual_seed(0)
+        if tied is not None:
+            sizes["tie_word_embeddings"] = tied
+        config = AutoConfig.for_model(
+            kind,
+            **(KINDS[kind] | {"vocab_size": rows, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0} | sizes),
+        )
+        model = AutoModelForCausalLM.from_config(config)
+        model.save_pretrained(tmp_path / "model")
+        return str(tmp_path / "model"), model
+
+    return save
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama"])
+def test_new_rows_start_at_the_mean_of_the_old_ones_which_stay(saved, tokenizer, kind, tied):
+    folder, old = saved(kind, tied=tied)
+    new = load_pretrained(folder, tokenizer, None)
+    embeddings, head = new.get_input_embeddings().weight, new.get_output_embeddings().weight
+    assert (embeddings is head) == tied
+    for after, before in (
+        (embeddings, old.get_input_embeddings().weight),
+        (head, old.get_output_embeddings().weight),
+    ):
+        assert after.shape == (OLD_ROWS + 3, 16)
+        assert torch.equal(after[:OLD_ROWS], before)
+        torch.testing.assert_close(after[OLD_ROWS:], before.mean(dim=0).expand(3, 16))
+    assert new.config.vocab_size == OLD_ROWS + 3
+
+
+def test_the_bias_of_a_head_starts_at_its_mean_too(saved, tokenizer):
+    folder, old = saved("phi")
+    with torch.no_grad():
+        old.get_output_embeddings().bias.normal_()
+    old.save_pretrained(folder)
+    bias, before = load_pretrained(folder, tokenizer, None).get_output_embeddings().bias, old.lm_head.bias
+    assert torch.equal(bias[:OLD_ROWS], before)
+    torch.testing.assert_close(bias[OLD_ROWS:], before.mean().expand(3))
+
+
+def test_spare_rows_are_used_before_new_ones_are_made(saved, tokenizer):
+    folder, old = saved("gpt2", rows=320)
+    new = load_pretrained(folder, tokenizer, None).get_input_embeddings().weight
+    assert len(new) == 320
+    before = old.get_input_embeddings().weight[:OLD_ROWS]
+    assert torch.equal(new[:OLD_ROWS], before)
+    torch.testing.assert_close(new[OLD_ROWS : OLD_ROWS + 3], before.mean(dim=0).expand(3, 16))
+
+
+def test_a_model_that_knows_the_dialogue_tokens_is_loaded_as_it_is(saved, tokenizer, tmp_path):
+    """Spare rows too: they have a part in every softmax, and so in going on exactly from a checkpoint."""
+    folder, _ = saved("gpt2", rows=320)
+    trained = load_pretrained(folder, tokenizer, None)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    trained.save_pretrained(tmp_path / "trained")
+    tokenizer.save(tmp_path / "trained")
+    words = DialogueTokenizer.pretrained(str(tmp_path / "trained"))
+    assert words.added_tokens == 0
+    again = load_pretrained(str(tmp_path / "trained"), words, None).state_dict()
+    assert again.keys() == trained.state_dict().keys()
+    assert all(torch.equal(again[name], value) for name, value in trained.state_dict().items())
+
+
+def test_a_reply_ends_at_sep_or_the_end_and_holds_neither_cls_nor_pad(saved, tokenizer):
+    folder, _ = saved("gpt2")
+    for model in (
+        load_pretrained(folder, tokenizer, None),
+        build_from_scratch(tokenizer, layers=1, heads=2, width=16, positions=32, dropout=0.0, seed=0),
+    ):
+        generation = model.generation_config
+        assert generation.eos_token_id == [tokenizer.sep_id, tokenizer.end_id]
+        assert generation.suppress_tokens == [tokenizer.cls_id, tokenizer.pad_id]
+        assert generation.pad_token_id == model.config.pad_token_id == tokenizer.pad_id
+        assert generation.bos_token_id == model.config.bos_token_id == tokenizer.cls_id
+        assert model.config.eos_token_id == tokenizer.end_id
+        assert not generation.do_sample
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dropout_0_makes_a_model_in_training_the_model_in_evaluation(saved, tokenizer, kind):
+    """Whatever names the kind has for its dropout probabilities, all of them are replaced."""
+    folder, _ = saved(kind)
+    loaded = load_pretrained(folder, tokenizer, 0.0)
+    ids = torch.arange(20).unsqueeze(0)
+    assert torch.equal(loaded.train()(input_ids=ids).logits, loaded.eval()(input_ids=ids).logits)
+    loaded = load_pretrained(folder, tokenizer, 0.5)
+    assert not torch.equal(loaded.train()(input_ids=ids).logits, loaded.eval()(input_ids=ids).logits)
+
+
+def test_without_an_override_the_dropout_is_the_models_own(saved, tokenizer):
+    folder, _ = saved("gpt2", resid_pdrop=0.3, embd_pdrop=0.2, attn_pdrop=0.0)
+    config = load_pretrained(folder, tokenizer, None).config
+    assert (config.resid_pdrop, config.embd_pdrop, config.attn_pdrop) == (0.3, 0.2, 0.0)
+
+
+def test_weights_from_scratch_depend_on_the_seed_alone(tokenizer):
+    def weights(seed: int, dropout: float) -> dict[str, torch.Tensor]:
+        return build_from_scratch(
+            tokenizer, layers=1, heads=2, width=16, positions=32, dropout=dropout, seed=seed
+        ).state_dict()
+
+    torch.manual_seed(1)
+    first = weights(0, 0.0)
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    again = weights(0, 0.5)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["transformer.wte.weight"], weights(1, 0.0)["transformer.wte.weight"])
+
+
+def test_a_model_from_scratch_has_the_asked_shape(tokenizer):
+    model = build_from_scratch(tokenizer, layers=3, heads=4, width=24, positions=40, dropout=0.25, seed=0)
+    config = model.config
+    assert (config.n_layer, config.n_head, config.n_embd, config.vocab_size) == (3, 4, 24, len(tokenizer))
+    assert (config.resid_pdrop, config.embd_pdrop, config.attn_pdrop) == (0.25, 0.25, 0.25)
+    assert config.max_position_embeddings == 40
+
+
+def test_a_width_that_the_heads_do_not_divide_names_both_options(tokenizer):
+    with pytest.raises(ModelError, match=re.escape("model.width=18 is not a multiple of model.heads=4")):
+        build_from_scratch(tokenizer, layers=1, heads=4, width=18, positions=8, dropout=0.0, seed=0)
+
+
+WITHOUT_HUB = "without a hub pass model.pretrained_model=<folder>, or model=gpt2_tiny"
+BROKEN_FOLDER = "the folder should hold what `save_pretrained` of transformers writes"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"config.json": "{"},
+        {"config.json": '{"model_type": "gpt2"}'},
+        {"config.json": '{"model_type": "t5"}'},
+        {"config.json": '{"model_type": "gpt2", "n_embd": 12, "n_head": 5}'},
+    ],
+)
+@pytest.mark.parametrize("check", [None, lambda weights: None])
+def test_a_folder_without_a_model_names_the_folder_and_the_remedy(tokenizer, tmp_path, files, check):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(ModelError) as caught:
+        load_pretrained(str(tmp_path), tokenizer, None, check)
+    assert str(tmp_path) in str(caught.value)
+    assert BROKEN_FOLDER in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "nobody/nothing", "/no/such/folder"])
+def test_a_model_that_cannot_be_had_names_it_and_the_remedy(tokenizer, name):
+    with pytest.raises(ModelError) as caught:
+        load_pretrained(name, tokenizer, None)
+    assert str(caught.value).startswith(f"{name} could not be loaded (")
+    assert WITHOUT_HUB in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_pickled_are_refused(saved, tokenizer, tmp_path):
+    folder, model = saved("gpt2")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "model" / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="could not be loaded"):
+        load_pretrained(folder, tokenizer, None)

@@ -1,0 +1,123 @@
+"""Progress: plain lines where there is no terminal, a bar where there is one."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from dialog_trainer.reporting import progress
+from dialog_trainer.reporting.progress import RunProgress, _clock
+from dialog_trainer.training.loop import StepReport
+
+
+class Clock:
+    """Stands for the time that passes."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+def report(step: int, **changes) -> StepReport:
+    values = {"loss": 3.25, "lr": 1e-4, "grad_norm": 1.0, "tokens": 500, "role_turn_sums": None, "seconds": 1.0}
+    return StepReport(step, **(values | changes))
+
+
+def plain(*, start: int, steps: int) -> tuple[RunProgress, io.StringIO]:
+    out = io.StringIO()
+    return RunProgress(Console(file=out), start=start, steps=steps), out
+
+
+def test_a_plain_line_says_step_loss_rate_speed_and_time_left(clock):
+    shown, out = plain(start=0, steps=101)
+    clock.now += 2
+    shown.step(report(0))
+    assert out.getvalue() == "step 1/101  loss 3.2500  lr 1.00e-04  250 tokens/s  3:20 left\n"
+
+
+def test_lines_come_for_the_first_and_last_step_and_every_ten_seconds_between(clock):
+    shown, out = plain(start=0, steps=30)
+    for step in range(30):
+        clock.now += 1
+        shown.step(report(step))
+    lines = out.getvalue().splitlines()
+    assert [line.split()[1] for line in lines] == ["1/30", "11/30", "21/30", "30/30"]
+    assert lines[-1].endswith("500 tokens/s  0:00 left")
+
+
+def test_a_resumed_run_counts_speed_and_time_from_its_own_start(clock):
+    shown, out = plain(start=90, steps=100)
+    clock.now += 4
+    shown.step(report(90))
+    assert out.getvalue() == "step 91/100  loss 3.2500  lr 1.00e-04  125 tokens/s  0:36 left\n"
+
+
+def test_time_spent_in_a_validation_does_not_slow_the_training_down(clock):
+    shown, out = plain(start=0, steps=3)
+    clock.now += 1
+    shown.step(report(0))
+    advance = shown.stage("loss", 2)
+    for _ in range(2):
+        clock.now += 50
+        advance(1)
+    clock.now += 1
+    shown.step(report(1))
+    assert [line.split("  ", 3)[3] for line in out.getvalue().splitlines() if line.startswith("step")] == [
+        "500 tokens/s  0:02 left",
+        "500 tokens/s  0:01 left",
+    ]
+
+
+def test_a_long_stage_says_how_far_it_is_every_ten_seconds(clock):
+    shown, out = plain(start=0, steps=3)
+    advance = shown.stage("replies", 2_000)
+    for _ in range(5):
+        clock.now += 4
+        advance(100)
+    assert out.getvalue() == "  replies 300/2,000  1:08 left\n"
+
+
+def test_a_step_without_loss_shows_none(clock):
+    shown, out = plain(start=0, steps=2)
+    clock.now += 1
+    shown.step(report(0, loss=None))
+    assert "  loss -  " in out.getvalue()
+
+
+def test_a_line_is_one_line_however_long(clock):
+    shown, out = plain(start=0, steps=1_000_000_000)
+    clock.now += 1
+    shown.step(report(0, loss=12345.678, tokens=1_000_000_000))
+    assert out.getvalue().count("\n") == 1
+    assert len(out.getvalue()) > 80
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3599.4, "59:59"), (3600, "1:00:00")]
+)
+def test_time_is_shown_as_on_a_clock(seconds, shown):
+    assert _clock(seconds) == shown
+
+
+def test_on_a_terminal_a_bar_shows_the_same(clock):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=120, color_system=None, _environ={})
+    with RunProgress(console, start=0, steps=4) as shown:
+        for step in range(2):
+            clock.now += 2
+            shown.step(report(step))
+        advance = shown.stage("replies", 7)
+        clock.now += 20
+        advance(3)
+        shown._bars.refresh()
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    assert re.search(r"train .* 2/4 .*loss 3\.2500  lr 1\.00e-04  250 tokens/s", text)
+    assert re.search(r"replies .* 3/7", text)
+    assert "step 1/4" not in text
+    assert "replies 3/7" not in text

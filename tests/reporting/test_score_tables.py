@@ -1,0 +1,138 @@
+"""Scores as people read them."""
+
+import pytest
+from matplotlib.figure import Figure
+
+from dialog_trainer.reporting import score_tables
+from dialog_trainer.reporting.score_tables import (
+    build_depth_table,
+    build_difference_table,
+    build_score_table,
+    draw_by_depth,
+    render_markdown,
+)
+
+SCORED = {
+    "checkpoint": "run/weights/step-00000004",
+    "split": "test",
+    "scores": {
+        "ppl": {"value": 1234.56, "low": 99.99994, "high": 20123.0},
+        "bleu2": {"value": 0.123456, "low": 0.1, "high": 0.15},
+        "distinct1": {"value": 0.0, "low": None, "high": None},
+    },
+    "baselines": {"echo": {"bleu2": 0.05, "distinct1": 0.5}, "gold": {"bleu2": 1.0, "distinct1": 0.25}},
+    "by_depth": [
+        {"depth": "1", "replies": 1200, "scores": {"bleu2": 0.1, "distinct1": 0.3}},
+        {"depth": ">10", "replies": 1, "scores": {"bleu2": 0.0, "distinct1": 1.0}},
+    ],
+}
+
+
+def test_the_baselines_stand_beside_each_score():
+    table = build_score_table("Scores", SCORED)
+    assert (table.title, table.head) == ("Scores", ["score", "model", "95 % interval", "echo", "gold"])
+    assert table.rows == [
+        ["ppl", "1,234.6", "99.9999 to 20,123.0", "-", "-"],
+        ["bleu2", "0.1235", "0.1000 to 0.1500", "0.0500", "1.0000"],
+        ["distinct1", "0.0000", "-", "0.5000", "0.2500"],
+    ]
+
+
+def test_without_baselines_there_is_no_column_for_them():
+    table = build_score_table("Scores", SCORED | {"baselines": {}})
+    assert table.head == ["score", "model", "95 % interval"]
+    assert {len(row) for row in table.rows} == {3}
+
+
+@pytest.mark.parametrize(
+    ("value", "plain", "signed"),
+    [
+        (0.0, "0.0000", "+0.0000"), (-0.12345, "-0.1235", "-0.1235"), (99.99, "99.9900", "+99.9900"),
+        (100, "100.0", "+100.0"), (-12345.6, "-12,345.6", "-12,345.6"), (999_999_999.0, "999,999,999.0", "+999,999,999.0"),
+        (1e9, "1.0e+09", "+1.0e+09"), (-1.014e304, "-1.0e+304", "-1.0e+304"), (None, "-", "-"),
+    ],
+)  # fmt: skip
+def test_numbers(value, plain, signed):
+    ends = {"value": value, "difference": value, "low": value, "high": value, "p_value": 0.5}
+    shown = build_score_table("t", {"scores": {"x": ends}, "baselines": {"echo": {"x": value}}}).rows[0]
+    between = "-" if value is None else f"{plain} to {plain}"
+    assert shown == ["x", plain, between, plain]
+    if value is not None:
+        shown = build_difference_table({"with": "other", "differences": {"x": ends}}).rows[0]
+        assert shown == ["x", signed, f"{signed} to {signed}", "0.500"]
+
+
+def test_differences_have_their_sign_and_p_value():
+    differences = {
+        "bleu2": {"difference": 0.01, "low": -0.002, "high": 0.02, "p_value": 0.0019980019980019},
+        "ppl": {"difference": -120.0, "low": -150.0, "high": -90.0, "p_value": 1.0},
+    }
+    table = build_difference_table({"with": "other/weights/step-00000004", "differences": differences})
+    assert table.title == "More than other/weights/step-00000004"
+    assert table.head == ["score", "difference", "95 % interval", "p"]
+    assert table.rows == [
+        ["bleu2", "+0.0100", "-0.0020 to +0.0200", "0.002"], ["ppl", "-120.0", "-150.0 to -90.0000", "1.000"],
+    ]  # fmt: skip
+    assert build_difference_table({"with": "other", "differences": {}}).rows == []
+
+
+def test_depths_have_their_number_of_replies():
+    table = build_depth_table(SCORED)
+    assert table.head == ["depth", "replies", "bleu2", "distinct1"]
+    assert table.rows == [["1", "1,200", "0.1000", "0.3000"], [">10", "1", "0.0000", "1.0000"]]
+    assert build_depth_table({"by_depth": []}).rows == []
+
+
+def test_a_page_of_tables():
+    text = render_markdown(
+        SCORED, ["Few words .", "a|b"], [build_score_table("Scores", SCORED), build_depth_table(SCORED)]
+    )
+    lines = text.split("\n")
+    assert lines[:5] == ["# Scores of run/weights/step-00000004 on split test", "", "Few words .", "", "a|b"]
+    place = lines.index("## Scores")
+    assert lines[place + 1 : place + 5] == [
+        "",
+        "| score | model | 95 % interval | echo | gold |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| ppl | 1,234.6 | 99.9999 to 20,123.0 | - | - |",
+    ]
+    assert "## By depth of the turn (turns before it)" in lines
+    assert text.endswith("|\n")
+
+
+def test_a_bar_in_a_cell_ends_no_cell():
+    table = score_tables.TextTable("t", ["a", "b"], [["x|y", "1"]])
+    assert "| x\\|y | 1 |" in render_markdown(SCORED, [], [table])
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """`drawn(scored, names)` is the figure."""
+    figures: list[Figure] = []
+    save = score_tables.save
+    monkeypatch.setattr(score_tables, "save", lambda figure, path: (figures.append(figure), save(figure, path)))
+
+    def draw(scored, names) -> Figure:
+        draw_by_depth(tmp_path / "by_depth.png", scored, names)
+        assert (tmp_path / "by_depth.png").read_bytes().startswith(b"\x89PNG")
+        return figures.pop()
+
+    return draw
+
+
+def test_a_panel_for_each_score_of_replies(drawn):
+    figure = drawn(SCORED, ["ppl", "bleu2", "distinct1"])
+    assert [axes.get_ylabel() for axes in figure.axes] == ["bleu2", "distinct1"]
+    for axes, values in zip(figure.axes, ([0.1, 0.0], [0.3, 1.0]), strict=True):
+        assert axes.lines[0].get_ydata().tolist() == values
+        assert axes.get_ylim() == pytest.approx((0, max(values) * 1.3))
+    assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == ["1", ">10"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["n = 1,200", "n = 1"]
+    assert len(figure.axes[1].texts) == 0
+
+
+def test_scores_that_are_all_0_and_perplexities_alone_can_be_drawn(drawn):
+    nothing = [{"depth": "1", "replies": 2, "scores": {"bleu2": 0.0}}]
+    assert drawn({"by_depth": nothing}, ["bleu2"]).axes[0].get_ylim()[1] > 0
+    (axes,) = drawn({"by_depth": [{"depth": "1", "replies": 2, "scores": {}}]}, ["ppl"]).axes
+    assert axes.get_ylabel() == ""

@@ -1,0 +1,105 @@
+"""The rows of a run: appended only, read by the newest attempt."""
+
+import json
+import math
+
+import pytest
+
+from dialog_trainer.tracking.jsonl import JsonlWriter, MetricWriter, read_newest_rows, read_next_attempt, read_rows
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "metrics.jsonl"
+
+
+def write(path, *attempts: str) -> None:
+    """Each attempt is `train` and `validation` steps in the order they were written: `"0 1 v2 2 3 v4"`."""
+    log = JsonlWriter(path)
+    for attempt, steps in enumerate(attempts):
+        for step in steps.split():
+            split = "validation" if step[0] == "v" else "train"
+            log.append([{"step": int(step.strip("v")), "attempt": attempt, "split": split}])
+    log.close()
+
+
+def found(path, split: str) -> list[tuple[int, int]]:
+    return [(row["step"], row["attempt"]) for row in read_newest_rows(path, split)]
+
+
+def test_rows_are_appended_and_older_ones_stay_byte_for_byte(path):
+    for number in range(3):
+        before = path.read_bytes() if path.exists() else b""
+        log = JsonlWriter(path)
+        log.append([{"number": number}, {"text": "é\n😀 "}])
+        # Flushed at once: what was written can be read before the file is closed.
+        assert path.read_bytes().startswith(before)
+        assert len(list(read_rows(path))) == 2 * (number + 1)
+        log.close()
+    assert [row["number"] for row in read_rows(path) if "number" in row] == [0, 1, 2]
+    assert all(row["text"] == "é\n😀 " for row in read_rows(path) if "text" in row)
+
+
+@pytest.mark.parametrize("cut", [1, 5, 12, 21])
+def test_a_half_written_line_is_passed_over_and_the_next_row_stands_alone(path, cut):
+    whole = json.dumps({"step": 0, "text": "é"}, ensure_ascii=False) + "\n"
+    path.write_bytes(whole.encode() + whole.encode()[:cut])
+    assert [row["step"] for row in read_rows(path)] == [0]
+    log = JsonlWriter(path)
+    log.append([{"step": 1, "text": ""}])
+    log.close()
+    assert [row["step"] for row in read_rows(path)] == [0, 1]
+    assert path.read_bytes().startswith(whole.encode() + whole.encode()[:cut] + b"\n")
+
+
+def test_a_number_that_is_not_json_is_refused_with_nothing_written(path):
+    log = JsonlWriter(path)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        log.append([{"loss": 1.0}, {"loss": math.nan}])
+    log.close()
+    assert path.read_bytes() == b""
+
+
+def test_a_metric_row_says_where_it_stands_and_then_its_values(path):
+    log = MetricWriter(path, attempt=2)
+    log.add(step=7, epoch=1, split="train", values={"train_loss": 1.5, "grad_norm": None})
+    log.close()
+    (row,) = read_rows(path)
+    assert list(row) == ["step", "epoch", "attempt", "split", "time_seconds", "train_loss", "grad_norm"]
+    assert row.pop("time_seconds") >= 0
+    assert row == {"step": 7, "epoch": 1, "attempt": 2, "split": "train", "train_loss": 1.5, "grad_norm": None}
+
+
+def test_a_file_that_is_not_there_has_no_rows(path):
+    assert list(read_rows(path)) == []
+    assert read_newest_rows(path, "train") == []
+    assert read_next_attempt(path) == 0
+
+
+@pytest.mark.parametrize(("attempts", "expected"), [(["0 1"], 1), (["0", "1", "2"], 3), (["0 1", "1"], 2)])
+def test_the_next_attempt_is_one_more_than_the_highest(path, attempts, expected):
+    write(path, *attempts)
+    assert read_next_attempt(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("attempts", "train", "validation"),
+    [
+        (["0 1 v2 2"], [(0, 0), (1, 0), (2, 0)], [(2, 0)]),
+        # Resumed from step 2: what came after it is no longer part of the run, even where the new one is shorter.
+        (["0 1 v2 2 3 v4", "2"], [(0, 0), (1, 0), (2, 1)], [(2, 0)]),
+        (["0 1 v2 2 3 v4", "2 3 v4 4"], [(0, 0), (1, 0), (2, 1), (3, 1), (4, 1)], [(2, 0), (4, 1)]),
+        # Resumed at the end: the validation there was not repeated, and belongs to both.
+        (["0 1 v2", "2 3 v4"], [(0, 0), (1, 0), (2, 1), (3, 1)], [(2, 0), (4, 1)]),
+        # Validated anew before the first step.
+        (["0 1 v2", "v2 2"], [(0, 0), (1, 0), (2, 1)], [(2, 1)]),
+        # A third attempt that goes further back than the second.
+        (["0 1 2 3 v4", "2 3 v4 4", "1 v2"], [(0, 0), (1, 2)], [(2, 2)]),
+        # From the start again.
+        (["0 v1 1 v2", "0 v1"], [(0, 1)], [(1, 1)]),
+    ],
+)
+def test_of_each_step_the_newest_attempt_counts(path, attempts, train, validation):
+    write(path, *attempts)
+    assert found(path, "train") == train
+    assert found(path, "validation") == validation

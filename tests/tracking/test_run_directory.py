@@ -1,0 +1,110 @@
+"""Who owns the name of a run, and the settings that it keeps."""
+
+import fcntl
+import os
+import threading
+
+import pytest
+import yaml
+
+from dialog_trainer.errors import CheckpointError, ConfigError
+from dialog_trainer.tracking.run_directory import claim_run_directory, lock_run_directory, replace_config, write_config
+
+SETTINGS = {"seed": 0, "name": "한국", "metrics": {"best": {"bleu2": 1.0}}, "data": {"path": None}}
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_config(folder, SETTINGS, {"overrides": ["seed=0"]})
+    return folder
+
+
+def read(path):
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def test_a_name_that_is_taken_gets_the_next_free_number(tmp_path):
+    project = tmp_path / "a b" / "한국"
+    assert [claim_run_directory(project, "run").name for _ in range(3)] == ["run", "run2", "run3"]
+    (project / "run2").rmdir()
+    (project / "run4").touch()  # a file takes a name as well
+    assert [claim_run_directory(project, "run").name for _ in range(2)] == ["run2", "run5"]
+
+
+def test_of_many_who_ask_at_once_each_gets_a_folder_of_its_own(tmp_path):
+    start, claimed = threading.Barrier(12), []
+
+    def ask():
+        start.wait()
+        claimed.append(claim_run_directory(tmp_path / "project", "run"))
+
+    threads = [threading.Thread(target=ask) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(path.name for path in claimed) == sorted(["run", *(f"run{n}" for n in range(2, 13))])
+
+
+def test_a_folder_that_cannot_be_made_is_a_fault_of_the_options(tmp_path):
+    (tmp_path / "file").touch()
+    for project, name in ((tmp_path / "file", "run"), (tmp_path / "file" / "deeper", "run"), (tmp_path, "a" * 300)):
+        with pytest.raises(ConfigError, match=r"project=.* name=.*: cannot be made \(.+\); choose another"):
+            claim_run_directory(project, name)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_settings_are_kept_whole_and_readable(run):
+    assert read(run / "args.yaml") == read(run / ".hydra/config.yaml") == SETTINGS
+    assert read(run / ".hydra/overrides.yaml") == ["seed=0"]
+    assert "한국" in (run / "args.yaml").read_text(encoding="utf-8")
+    assert list(read(run / "args.yaml")) == list(SETTINGS)
+    assert sorted(path.name for path in run.rglob("*")) == [".hydra", "args.yaml", "config.yaml", "overrides.yaml"]
+
+
+def test_settings_that_are_the_same_are_not_written_again(run):
+    before = (run / "args.yaml").stat()
+    replace_config(run, dict(SETTINGS), attempt=1)
+    after = (run / "args.yaml").stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert sorted(path.name for path in run.iterdir()) == [".hydra", "args.yaml"]
+
+
+def test_settings_of_earlier_attempts_stay(run):
+    for attempt in (1, 2):
+        replace_config(run, SETTINGS | {"seed": attempt}, attempt)
+    seeds = {path.name: read(path)["seed"] for path in run.glob("args*.yaml")}
+    assert seeds == {"args.0.yaml": 0, "args.1.yaml": 1, "args.yaml": 2}
+    assert read(run / ".hydra/config.yaml")["seed"] == 0
+    assert not list(run.glob(".args*"))
+
+
+def test_an_attempt_that_ended_before_its_first_row_has_its_number_taken_again(run):
+    for seed in (1, 2):
+        replace_config(run, SETTINGS | {"seed": seed}, attempt=1)
+    seeds = {path.name: read(path)["seed"] for path in run.glob("args*.yaml")}
+    assert seeds == {"args.0.yaml": 0, "args.yaml": 2}
+
+
+def test_a_run_in_use_is_refused_until_it_is_let_go(run):
+    descriptor = os.open(run, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(CheckpointError, match="is in use by another process"), lock_run_directory(run):
+        pytest.fail("got in beside the one that holds it")
+    os.close(descriptor)
+    with lock_run_directory(run), pytest.raises(CheckpointError), lock_run_directory(run):
+        pytest.fail("got in twice")
+    with lock_run_directory(run):
+        assert sorted(path.name for path in run.iterdir()) == [".hydra", "args.yaml"]
+
+
+def test_a_run_is_let_go_however_it_ends(run):
+    def fail():
+        with lock_run_directory(run):
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            fail()
