@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from transformers import PreTrainedModel
+from dialog_trainer import __version__
 from dialog_trainer.build.data import Split
 from dialog_trainer.config.options import Settings
 from dialog_trainer.data.tokenizer import DialogueTokenizer

@@ -28,7 +28,7 @@ from dialog_trainer.evaluation.analysis import (
 from dialog_trainer.evaluation.baselines import BASELINES, FROM_TRAINING, drop_human_reference, make_baselines
 from dialog_trainer.evaluation.contexts import sample_dialogues
 from dialog_trainer.evaluation.evaluator import ValidationResult
-from dialog_trainer.evaluation.results import SCORES, archive_scores, read_scores, write_scores
+from dialog_trainer.evaluation.results import SCORES_FILE, archive_scores, read_scores, write_scores
 from dialog_trainer.metrics.perplexity import PERPLEXITIES
 from dialog_trainer.metrics.registry import score_parts
 from dialog_trainer.reporting.console import format_losses, make_printer, sample_lines
@@ -180,7 +180,7 @@ def _other(settings: Settings, dialogues: DialogueDataset) -> tuple[dict, Statis
         return None
     protocol = settings["metrics"]["protocol"]
     place = Path(settings["compare_with"])
-    if not (place / SCORES).is_file():
+    if not (place / SCORES_FILE).is_file():
         place = place / "validation" / settings["split"] / protocol
     other, statistics = read_scores(place)
     if (other["split"], other["protocol"], other["data"]) != (settings["split"], protocol, dialogues.digest):
