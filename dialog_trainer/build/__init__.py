@@ -1,0 +1,1 @@
+"""Configuration becomes objects; from here on code takes plain arguments."""
