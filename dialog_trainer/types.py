@@ -94,6 +94,20 @@ class TurnSpans:
     counts: np.ndarray
     dialogues: np.ndarray
 
+    @property
+    def first_spans(self) -> np.ndarray:
+        """Index `(S,)` of the first span of each sequence."""
+        return np.cumsum(self.counts) - self.counts
+
+    @property
+    def sequences(self) -> np.ndarray:
+        """Index `(R,)` of the sequence of each span."""
+        return np.repeat(np.arange(len(self.counts)), self.counts)
+
+    def sum_by_sequence(self, values: np.ndarray) -> np.ndarray:
+        """Sums `(S,)` over the spans of each sequence of `values` `(R,)`."""
+        return np.add.reduceat(values, self.first_spans)
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

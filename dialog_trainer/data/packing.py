@@ -26,8 +26,7 @@ def pack_micro_batches(
 
 def pack_sequences(ids: np.ndarray, spans: TurnSpans, weigh: LossWeightFunction) -> Batch:
     """One `Batch` of flat `ids` `(N,)` and their runs."""
-    first_spans = np.cumsum(spans.counts) - spans.counts
-    lengths = np.add.reduceat(spans.lengths, first_spans)
+    lengths = spans.sum_by_sequence(spans.lengths)
     positions = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     weights, divisor = weigh(spans)
     return Batch(
