@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from dialog_trainer.errors import ModelError
+from dialog_trainer.files import sha256_of_texts
 from dialog_trainer.types import SpecialTokens
 
 DIALOGUE_TOKENS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
@@ -97,7 +97,7 @@ class DialogueTokenizer:
 
     def digest(self) -> str:
         """Changes when `encode_batch` would."""
-        return hashlib.sha256(self._text_encoder.to_str().encode("utf-8")).hexdigest()
+        return sha256_of_texts(self._text_encoder.to_str())
 
     def save(self, folder: Path) -> None:
         self.hf_tokenizer.save_pretrained(folder)

@@ -12,6 +12,7 @@ import numpy as np
 
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.evaluation.analysis import Statistics
+from dialog_trainer.files import write_atomically
 from dialog_trainer.metrics.perplexity import PERPLEXITIES
 from dialog_trainer.metrics.registry import SCORES, compute_statistics
 from dialog_trainer.types import Reply
@@ -33,7 +34,7 @@ def reply_row(reply: Reply) -> dict:
 
 
 def write_scores(place: Path, scored: dict, replies: Sequence[Reply], statistics: Statistics, table: str) -> None:
-    """Each file is written aside and renamed, `scores.json` last."""
+    """Each file is written atomically, `scores.json` last."""
     names = list(statistics.rows)
     by_dialogue: dict[str, dict[str, list[float]]] = {}
     # Perplexities, which have every dialogue, first: so each score finds its dialogues in their own order again.
@@ -41,19 +42,19 @@ def write_scores(place: Path, scored: dict, replies: Sequence[Reply], statistics
         for identifier, row in zip(statistics.ids[name], statistics.rows[name].tolist(), strict=True):
             by_dialogue.setdefault(identifier, {})[name] = row
     of_replies = compute_statistics([n for n in names if n in SCORES], replies)
-    _replace(
+    write_atomically(
         place / "replies.jsonl",
         _lines(
             reply_row(reply) | {"statistics": {name: found[index].tolist() for name, found in of_replies.items()}}
             for index, reply in enumerate(replies)
         ),
     )
-    _replace(
+    write_atomically(
         place / DIALOGUES_FILE,
         _lines({"dialogue_id": identifier, "statistics": found} for identifier, found in by_dialogue.items()),
     )
-    _replace(place / "scores.md", table)
-    _replace(place / SCORES_FILE, json.dumps(scored, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(place / "scores.md", table)
+    write_atomically(place / SCORES_FILE, json.dumps(scored, indent=2, ensure_ascii=False) + "\n")
 
 
 def archive_scores(place: Path, scored: dict) -> Path | None:
@@ -108,9 +109,3 @@ def _statistics(path: Path) -> Statistics:
 
 def _lines(made) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made)
-
-
-def _replace(path: Path, content: str) -> None:
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(content, encoding="utf-8")
-    os.replace(aside, path)

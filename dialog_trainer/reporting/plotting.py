@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from dialog_trainer.files import write_atomically
 
 BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d9701e", "#1b7f6b", "#777777"
 USER, ASSISTANT, END = ORANGE, BLUE, GREEN
@@ -57,8 +59,8 @@ def mark_switch(axes: Axes, switch: int, rows: list[dict] | None = None) -> None
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Written aside and renamed: who looks while a run goes on sees a whole picture."""
+    """Writes a figure as PNG, atomically: a viewer never sees a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
-    figure.savefig(aside, dpi=DPI, format="png")
-    os.replace(aside, path)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=DPI, format="png")
+    write_atomically(path, content.getvalue())

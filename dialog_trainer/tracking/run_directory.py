@@ -15,6 +15,7 @@ import yaml
 
 from dialog_trainer.config.options import Settings
 from dialog_trainer.errors import CheckpointError, ConfigError
+from dialog_trainer.files import write_atomically
 
 
 def claim_run_directory(parent: Path, name: str) -> Path:
@@ -62,12 +63,10 @@ def replace_config(run: Path, settings: Settings, attempt: int) -> None:
     """`args.yaml` of a resumed run; the one of the attempt before stays as `args.<attempt>.yaml`."""
     if _yaml(settings) == (run / "args.yaml").read_text(encoding="utf-8"):
         return
-    aside = run / ".args.yaml"
-    aside.write_text(_yaml(settings), encoding="utf-8")
     kept = run / f"args.{attempt - 1}.yaml"
     if not kept.exists():  # an attempt that ended before its first row has its number taken again
         os.link(run / "args.yaml", kept)
-    os.replace(aside, run / "args.yaml")
+    write_atomically(run / "args.yaml", _yaml(settings))
 
 
 def open_rank_log(run: Path, rank: int, size: int) -> TextIO:

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import parallel
 from dialog_trainer.errors import CheckpointError, TrainingError
-from dialog_trainer.files import sha256_of_file
+from dialog_trainer.files import atomic_directory, sha256_of_file, sync_path
 
 LINKS = {"last": "last", "metric": "best_metric", "loss": "best_loss"}
 MANIFEST = "manifest.json"
@@ -57,23 +57,21 @@ def save_checkpoint(
 
     Whatever happens, the links point to whole checkpoints.
     """
-    aside = weights / f".aside-{os.getpid()}"
     try:
         weights.mkdir(exist_ok=True)
         _remove_unlinked(weights)
-        (aside / "trainer").mkdir(parents=True)
-        model.save_pretrained(aside, state_dict=content[0], safe_serialization=True)
-        tokenizer.save(aside)
-        save_file(content[1], aside / "trainer" / "optimizer.safetensors")
-        (aside / "trainer" / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-        _write_manifest(aside)
         folder = _free_name(weights, state["step"])
-        aside.rename(folder)
-        _sync(weights)
+        with atomic_directory(folder) as temporary:
+            (temporary / "trainer").mkdir()
+            model.save_pretrained(temporary, state_dict=content[0], safe_serialization=True)
+            tokenizer.save(temporary)
+            save_file(content[1], temporary / "trainer" / "optimizer.safetensors")
+            (temporary / "trainer" / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+            _write_manifest(temporary)
         # `last` at the end: after a kill in between, the older one makes this validation, and its links, again.
         for name in sorted(names, key=lambda name: name == "last"):
             _swap_link(weights / name, folder.name)
-        _sync(weights)
+        sync_path(weights)
     except (OSError, SafetensorError) as error:
         _remove_unlinked(weights)
         free = shutil.disk_usage(weights.parent).free / 2**20
@@ -163,11 +161,7 @@ def _write_manifest(folder: Path) -> None:
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         files[path.relative_to(folder).as_posix()] = [path.stat().st_size, sha256_of_file(path)]
-        _sync(path)
-    manifest = folder / MANIFEST
-    manifest.write_text(json.dumps({"format": 1, "files": files}, indent=2), encoding="utf-8")
-    for path in (manifest, folder / "trainer", folder):
-        _sync(path)
+    (folder / MANIFEST).write_text(json.dumps({"format": 1, "files": files}, indent=2), encoding="utf-8")
 
 
 def _find_damage(folder: Path) -> str | None:
@@ -213,11 +207,3 @@ def _remove_unlinked(weights: Path) -> None:
                 # Renamed first: a folder half removed must not look like a checkpoint.
                 doomed = folder if folder.name.startswith(".") else folder.rename(weights / f".gone-{folder.name}")
                 shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

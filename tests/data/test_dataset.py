@@ -12,7 +12,6 @@ from dialog_trainer.data.sources.dailydialog import DailyDialog
 from dialog_trainer.data.sources.jsonl import Jsonl
 from dialog_trainer.data.truncation import TRUNCATIONS
 from dialog_trainer.errors import DataError
-from dialog_trainer.files import build_directory_once
 from dialog_trainer.types import Role, TurnSpans
 
 OF_RUNS = ("roles", "turns", "lengths", "lost", "weights")
@@ -233,18 +232,6 @@ def test_a_full_disk_says_what_to_pass_and_leaves_nothing_behind(source, tmp_pat
     assert list(cache.iterdir()) == []
 
 
-def test_the_first_of_two_that_publish_the_same_wins(tmp_path):
-    folder = tmp_path / "cache" / "one"
-
-    def second(aside):
-        (aside / "file").write_text("second")
-        build_directory_once(folder, lambda earlier: (earlier / "file").write_text("first"))
-
-    assert build_directory_once(folder, second) == folder
-    assert (folder / "file").read_text() == "first"
-    assert list(folder.parent.iterdir()) == [folder]
-
-
 @pytest.mark.slow
 def test_a_very_long_dialogue_keeps_its_turn_numbers(tokenizer, tmp_path):
     count = 2**15 + 2
@@ -263,12 +250,6 @@ def test_no_dialogue_left_is_named(tmp_path):
     (tmp_path / "train.jsonl").write_text('{"turns": ["a"]}\n{"turns": ["a", " "]}\n')
     with pytest.raises(DataError, match=r"no dialogue is left in .*train.jsonl: each needs at least two turns"):
         open_dialogues(Counting(str(tmp_path), "", None, ""), tmp_path / "cache")
-
-
-def test_a_cache_that_cannot_be_written_says_what_to_pass(source, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot be written .*pass data.cache_dir=<folder>"):
-        open_dialogues(source, tmp_path / "file" / "cache")
 
 
 def test_a_vocabulary_is_learned_from_a_bounded_number_of_dialogues(source, dialogue_turns, tmp_path, monkeypatch):

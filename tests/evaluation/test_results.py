@@ -9,7 +9,7 @@ from dialog_trainer.config.options import SCORE_NAMES
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.evaluation import results
 from dialog_trainer.evaluation.analysis import Statistics, collect_statistics
-from dialog_trainer.evaluation.results import _replace, archive_scores, read_scores, write_scores
+from dialog_trainer.evaluation.results import archive_scores, read_scores, write_scores
 from dialog_trainer.types import Reply
 
 SCORED = {
@@ -100,8 +100,8 @@ def test_scores_are_written_last(tmp_path, monkeypatch):
     place = tmp_path / "v"
     place.mkdir()
     order = []
-    replace = _replace
-    monkeypatch.setattr(results, "_replace", lambda path, text: (order.append(path.name), replace(path, text)))
+    write = results.write_atomically
+    monkeypatch.setattr(results, "write_atomically", lambda path, text: (order.append(path.name), write(path, text)))
     written(place, made())
     assert order[-1] == "scores.json"
     assert len(order) == 4

@@ -16,6 +16,7 @@ from dialog_trainer.config.options import Settings
 from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.evaluation.contexts import sample_dialogues
+from dialog_trainer.files import write_atomically
 from dialog_trainer.masking.coverage import DatasetCoverage, measure_coverage
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.timeline import ScheduleTimeline, build_timeline, describe_timeline
@@ -77,10 +78,8 @@ def inspect_mask(settings: Settings, console: Console) -> int:
     facts = _facts(settings, split, mask, whole, len(split.tokens) - len(kept.indices), digest, len(chosen))
     figures = _figures(folder, mask, whole, split.tokens.lengths, settings["model"]["max_len"])
     title = f"Which tokens carry the loss: {settings['name']}"
-    aside = folder / ".mask.html"
     content = build_page_content(title, facts, progress, mask, whole, shown(chosen), tables, figures)
-    aside.write_text(render_mask_page(content), encoding="utf-8")
-    aside.replace(page)
+    write_atomically(page, render_mask_page(content))
     say(f"written to {page}: open it in a browser; its slider moves through the training")
     return 0
 
