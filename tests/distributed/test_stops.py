@@ -42,7 +42,7 @@ def many_replies(tmp_path, dialogue_turns):
         rows = [json.dumps({"turns": turns}) + "\n" for turns in dialogue_turns * times]
         (folder / f"{split}.jsonl").write_text("".join(rows))
     (tmp_path / "talkative.py").write_text(
-        "from dialog_trainer.reports import progress\n"
+        "from dialog_trainer.reporting import progress\n"
         "from dialog_trainer.training.learning_rate import constant as rate\n"
         "progress.PLAIN_EVERY_SECONDS = 0.1\n"
     )

@@ -7,6 +7,6 @@ import pytest
 def _no_figures(monkeypatch: pytest.MonkeyPatch):
     """They take most of the time of so small a run."""
     for name in ("draw_curves", "draw_loss_by_role", "draw_loss_by_turn", "draw_alignment"):
-        monkeypatch.setattr(f"dialog_trainer.modes.run.{name}", lambda *arguments, **keys: None)
+        monkeypatch.setattr(f"dialog_trainer.cli.commands.callbacks.{name}", lambda *arguments, **keys: None)
     monkeypatch.setattr("dialog_trainer.cli.commands.fit.draw_schedule", lambda *arguments, **keys: None)
     monkeypatch.setattr("dialog_trainer.cli.commands.validate.draw_by_depth", lambda *arguments, **keys: None)

@@ -105,7 +105,7 @@ def options(tiny_options, folder):
 def watched(dialog_trainer, monkeypatch):
     """`watched(trained, *arguments)` runs the command line, without figures, and notes what each step is made with."""
     for name in FIGURES:
-        monkeypatch.setattr(f"dialog_trainer.modes.run.{name}", lambda *arguments, **keys: None)
+        monkeypatch.setattr(f"dialog_trainer.cli.commands.callbacks.{name}", lambda *arguments, **keys: None)
     monkeypatch.setattr("dialog_trainer.cli.commands.fit.draw_schedule", lambda *arguments, **keys: None)
 
     def command(trained: Trained, *arguments: str) -> Trained:

@@ -242,7 +242,7 @@ def test_the_figures_hold_all_validations_of_a_run_that_fails(dialog_trainer, ti
         lambda folder, metrics, **keys: drawn.append(len(rows(tmp_path / "runs/run", "validation"))),
     )
     for name in ("draw_loss_by_role", "draw_loss_by_turn"):
-        monkeypatch.setattr(f"dialog_trainer.modes.run.{name}", lambda *arguments, **keys: None)
+        monkeypatch.setattr(f"dialog_trainer.cli.commands.callbacks.{name}", lambda *arguments, **keys: None)
     wild = ("optim=sgd", "max_grad_norm=null", "scheduler=constant", "validate_every_n_steps=1", "patience=99")
     code, _, err = dialog_trainer(*tiny_options, *wild, "optim.lr0=1e3", "scheduler.warmup_steps=0", "steps=50")
     assert code == 1

@@ -40,7 +40,7 @@ ROLES = ("user", "assistant")
 def quiet(patch: pytest.MonkeyPatch) -> None:
     """Figures take most of the time of so small a run."""
     for name in ("draw_curves", "draw_loss_by_role", "draw_loss_by_turn", "draw_alignment"):
-        patch.setattr(f"dialog_trainer.modes.run.{name}", lambda *arguments, **keys: None)
+        patch.setattr(f"dialog_trainer.cli.commands.callbacks.{name}", lambda *arguments, **keys: None)
     patch.setattr("dialog_trainer.cli.commands.fit.draw_schedule", lambda *arguments, **keys: None)
 
 
