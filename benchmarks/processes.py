@@ -47,7 +47,8 @@ from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives
 from dialog_trainer.distributed.launcher import launch_local
-from dialog_trainer.training.loop import train_step
+from dialog_trainer.distributed.store import ControlStore
+from dialog_trainer.training.loop import Learner, train_step
 
 THREADS = 2
 # Steps at the start of each process that are not counted.
@@ -132,9 +133,9 @@ def measured(settings: Settings, size: int, *, first: int, steps: int, warm_up: 
         return json.loads(place.read_text(encoding="utf-8"))
 
 
-def _work(board, argument: str) -> int:
+def _work(control: ControlStore, argument: str) -> int:
     task = json.loads(argument)
-    with collectives.join_process_group(board, 600) if board.member.size > 1 else nullcontext():
+    with collectives.join_process_group(control, 600) if control.rank_info.size > 1 else nullcontext():
         if task["settings"]["device"] == "cpu":
             torch.set_num_threads(max(1, THREADS // collectives.world_size()))
         found = _steps(task["settings"], task["first"], task["steps"], task["warm_up"])
@@ -151,21 +152,20 @@ def _steps(settings: Settings, first: int, steps: int, warm_up: int) -> dict:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     plan = plan_of(settings, tokens, device)
     loss = parallelize_loss(settings, model, device)
-    optimizer, scaler = build_optimizer(settings, model), build_grad_scaler(settings, device)
+    learner = Learner(
+        loss, build_optimizer(settings, model), build_grad_scaler(settings, device), build_autocast(settings, device)
+    )
     rows = []
     for step in [*[first] * warm_up, *range(first, first + steps)]:
         collectives.any_rank(False)  # all begin together
         torch.manual_seed(derive_seed("step", settings["seed"], step, collectives.rank()))
         clock, processor = time.perf_counter(), time.thread_time()
         report = train_step(
-            loss,
-            optimizer,
-            scaler,
+            learner,
             list(plan.batches(step)),
             step=step,
             lr=plan.learning_rate(step),
             max_grad_norm=settings["max_grad_norm"],
-            autocast=build_autocast(settings, device),
         )
         rows.append([report.tokens, report.loss, time.perf_counter() - clock, time.thread_time() - processor])
     of_all = collectives.all_gather_objects(rows[warm_up:])

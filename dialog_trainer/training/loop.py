@@ -1,6 +1,7 @@
-"""The training loop: next batch, weigh, forward, sum, backward, sum over processes, finite?, clip, step, track.
+"""The training loop: next batch, forward, sum, backward, sum over ranks, finite?, clip, step, track.
 
-What happens every n steps is passed in as functions; there is no device, no printing and no config in here.
+What happens every n steps (validate, save, stop) belongs to the `TrainingHooks` of the run. There is no device branch,
+no printing and no config object in here.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 
@@ -23,10 +25,12 @@ from dialog_trainer.types import NUM_TURN_BINS, Batch, Role
 
 @dataclass(slots=True)
 class TrainingState:
-    """Where the training stands; with weights and optimizer, all that going on exactly needs.
+    """Position of a training run. Saved with each checkpoint; with weights and optimizer state, an exact resume needs no
+    more.
 
-    `step` is the number of updates done, and so the number of the next one. `user_tokens_seen` and
-    `assistant_tokens_seen` count trained tokens.
+    `step` is the number of updates done, and so the number of the next update. `validated_step` is the step of the last
+    complete validation. `tokens_seen` counts all tokens of the batches, `user_tokens_seen` and `assistant_tokens_seen`
+    the trained ones (weight above 0) of each role.
     """
 
     step: int = 0
@@ -37,12 +41,22 @@ class TrainingState:
     assistant_tokens_seen: int = 0
     best: BestTracker = field(default_factory=BestTracker)
 
+    def add(self, report: StepReport) -> None:
+        """Counts an update."""
+        self.step += 1
+        self.tokens_seen += report.tokens
+        self.user_tokens_seen += report.trained_tokens(Role.USER)
+        self.assistant_tokens_seen += report.trained_tokens(Role.ASSISTANT)
+
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What update `step` was computed with and gave, over the global batch. `loss` is None if no token had weight;
-    `cells` are those of `LossSum`, float64 on the CPU; `grad_norm` is None where fp16 left the update out. The step
-    waited `data_seconds` for its batches, and then took `seconds`."""
+    """Inputs and results of update `step`, over the global batch.
+
+    `loss` is in nats per unit of weight, None if no token had weight. `grad_norm` is the norm before clipping, None where
+    fp16 skipped the update. `role_turn_sums` are those of `LossSum`, float64 on the CPU. `data_seconds` is the time that
+    the step waited for its batches, `seconds` the time of the update after that.
+    """
 
     step: int
     loss: float | None
@@ -54,146 +68,169 @@ class StepReport:
     data_seconds: float = 0.0
 
     def trained_tokens(self, role: Role | None = None) -> int:
+        """Tokens with a weight above 0: of one role, or of all."""
         return int((self.role_turn_sums[1] if role is None else self.role_turn_sums[1, role]).sum())
+
+
+class TrainingHooks(Protocol):
+    """What a run does around the updates. All ranks call each hook at the same step, in the same order."""
+
+    def before_step(self, step: int) -> None:
+        """Called at each number of updates done, the first and the last included. Leaves weights and optimizer alone."""
+
+    def track(self, report: StepReport) -> None:
+        """Called after each update."""
+
+    def validation_due(self, step: int) -> bool: ...
+
+    def validate(self) -> None:
+        """Scores the model, sets `state.validated_step` and saves what it wants to keep. After a stop request it may
+        return early, with `state.validated_step` unchanged."""
+
+    def save_due(self, step: int) -> bool: ...
+
+    def save(self) -> None:
+        """Publishes a checkpoint of the current step. Called where due, at the end, and on a stop request."""
+
+    def stop_requested(self) -> bool:
+        """Whether any rank was asked to stop; the answer is the same on all ranks."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """`steps`: updates in all. `seed`: of dropout, with step and rank. `max_grad_norm`: None never clips.
+    `patience`: validations in a row without a better loss or score before an early stop."""
+
+    steps: int
+    seed: int
+    max_grad_norm: float | None
+    patience: int
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """What an update changes, and its arithmetic.
+
+    `loss` maps a `Batch` to `(nats, role_turn_sums)` of a `LossSum`; it holds the model, parallelized over the ranks.
+    `autocast` makes the mixed-precision context of a forward pass. An enabled `scaler` (fp16) skips updates whose
+    gradient is not finite.
+    """
+
+    loss: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    autocast: Callable[[], AbstractContextManager[object]]
 
 
 def train(
     state: TrainingState,
-    loss: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
+    learner: Learner,
+    settings: LoopSettings,
+    hooks: TrainingHooks,
     *,
-    steps: int,
-    seed: int,
     batches: Callable[[int], list[Batch]],
     learning_rate: Callable[[int], float],
-    max_grad_norm: float | None,
-    autocast: Callable[[], AbstractContextManager],
-    track: Callable[[StepReport], None],
-    before_step: Callable[[int], None],
-    validation_due: Callable[[int], bool],
-    validate: Callable[[], None],
-    save_due: Callable[[int], bool],
-    save: Callable[[], None],
-    patience: int,
-    stopped: Callable[[], bool],
 ) -> str:
-    """Trains until `state.step == steps`; returns `finished`, `stopped early` or `interrupted`.
+    """Trains until `state.step == settings.steps`. Returns `finished`, `stopped early` or `interrupted`.
 
-    `loss` is `Loss`, spread over the processes of the group; all of them call this function, and `stopped()` is agreed.
-    `batches(step)` gives this process's share of the global batch of a step as micro-batches, weights included.
-    `before_step(n)` is called after each number `n` of updates done, 0 and the last included; it changes nothing.
-    `validate()` is called where `validation_due(state.step)`, at most once a step, and saves what it wants to keep;
-    once `stopped()`, it may return without having validated. `save()` is called where due, at the end and on a stop.
+    `batches(step)` gives this rank's shard of the global batch of a step, as micro-batches with their loss weights.
+    Raises `TrainingError` where a loss or gradient is not finite. All ranks call this function together.
     """
-    saved_step = state.step or None  # of a run that begins, nothing is saved
+    saved_step = state.step or None  # a new run has no checkpoint
     while True:
-        before_step(state.step)
-        if validation_due(state.step) and state.validated_step != state.step:
-            validate()
+        hooks.before_step(state.step)
+        if hooks.validation_due(state.step) and state.validated_step != state.step:
+            hooks.validate()
             saved_step = state.step if state.validated_step == state.step else saved_step
-        outcome = _outcome(state, steps, patience, stopped)
-        if saved_step != state.step and (outcome or save_due(state.step)):
-            save()
+        outcome = _outcome(state, settings, hooks)
+        if saved_step != state.step and (outcome or hooks.save_due(state.step)):
+            hooks.save()
             saved_step = state.step
         if outcome:
             return outcome
-        torch.manual_seed(derive_seed("step", seed, state.step, collectives.rank()))
+        # Seeded at each step: a resume needs no generator state, and the hooks may draw.
+        torch.manual_seed(derive_seed("step", settings.seed, state.step, collectives.rank()))
         start = time.perf_counter()
-        own = batches(state.step)
+        micro_batches = batches(state.step)
         waited = time.perf_counter() - start
-        report = train_step(
-            loss,
-            optimizer,
-            scaler,
-            own,
-            step=state.step,
-            lr=learning_rate(state.step),
-            max_grad_norm=max_grad_norm,
-            autocast=autocast,
-        )
-        state.step += 1
-        state.tokens_seen += report.tokens
-        state.user_tokens_seen += report.trained_tokens(Role.USER)
-        state.assistant_tokens_seen += report.trained_tokens(Role.ASSISTANT)
-        track(replace(report, data_seconds=waited))
+        lr = learning_rate(state.step)
+        report = train_step(learner, micro_batches, step=state.step, lr=lr, max_grad_norm=settings.max_grad_norm)
+        state.add(report)
+        hooks.track(replace(report, data_seconds=waited))
 
 
-def _outcome(state: TrainingState, steps: int, patience: int, stopped: Callable[[], bool]) -> str | None:
-    if stopped():
+def _outcome(state: TrainingState, settings: LoopSettings, hooks: TrainingHooks) -> str | None:
+    if hooks.stop_requested():
         return "interrupted"
-    if state.step >= steps:
+    if state.step >= settings.steps:
         return "finished"
-    if state.best.bad_validations >= patience:
+    if state.best.bad_validations >= settings.patience:
         return "stopped early"
     return None
 
 
 def train_step(
-    loss: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    batches: list[Batch],
-    *,
-    step: int,
-    lr: float,
-    max_grad_norm: float | None,
-    autocast: Callable[[], AbstractContextManager],
+    learner: Learner, batches: list[Batch], *, step: int, lr: float, max_grad_norm: float | None
 ) -> StepReport:
-    """One update with the gradient of `Σ w·nll` over the whole global batch, divided by the sum of its divisors.
+    """One update with the gradient of `Σ w·nll` over the global batch, divided by the sum of the batches' divisors.
 
-    `batches` are those of this process; each process computes as many, silent ones behind its own. A `scaler` that is
-    enabled (fp16) leaves out an update whose gradient is not finite, and scales less from then on. Otherwise raises
-    `TrainingError`, before anything is changed, if the loss or the norm of the gradient is not finite.
+    `batches` are the micro-batches of this rank. Each rank runs the same number of passes; a rank with fewer batches adds
+    dummies of weight 0. A batch without any weight updates nothing. Raises `TrainingError` before anything changes, if
+    the loss, or without fp16 the gradient norm, is not finite.
     """
     start = time.perf_counter()
+    loss, optimizer, scaler = learner.loss, learner.optimizer, learner.scaler
     loss.train()
     optimizer.zero_grad(set_to_none=True)
-    own = torch.tensor([[batch.divisor, len(batch.ids)] for batch in batches], dtype=torch.float64).view(-1, 2).sum(0)
-    sizes = collectives.all_gather_rows(torch.cat([own, torch.tensor([float(len(batches))], dtype=torch.float64)]))
-    divisor, tokens, _ = sizes.sum(0).tolist()
-    rounds = max(1, int(sizes[:, 2].max()))
-    # Torch takes the mean of the gradients over the processes; times their number, it is the sum.
+    divisor, tokens, passes = _sum_sizes(batches)
+    # torch averages the gradients over the ranks; times their number, the mean is the sum.
     factor = collectives.world_size()
     parts = []
-    for number in range(rounds):
-        batch = batches[number] if number < len(batches) else dummy_batch(next(loss.parameters()).device)
-        with parallel.gradient_sync(loss, last=number == rounds - 1):
-            with autocast():
+    for index in range(passes):
+        batch = batches[index] if index < len(batches) else dummy_batch(next(loss.parameters()).device)
+        with parallel.gradient_sync(loss, last=index == passes - 1):
+            with learner.autocast():
                 nats, role_turn_sums = loss(batch)
             scaler.scale(nats * factor / max(divisor, 1e-12)).backward()
         parts.append(torch.cat([nats.detach().view(1), role_turn_sums.flatten()]))
     scaler.unscale_(optimizer)
     norm = parallel.clip_grad_norm(loss.parameters(), max_grad_norm)
-    # One wait for the device for all that is asked of it here.
+    # The only point at which the step waits for the device.
     *sums, grad_norm = torch.cat([*parts, norm.view(1)]).cpu().double().split([*map(len, parts), 1])
-    rows = collectives.all_gather_rows(torch.stack(sums).sum(0))
-    _check_finite(step, lr, rows[:, 0].tolist(), 0.0 if scaler.is_enabled() else float(grad_norm))
-    nats, role_turn_sums = float(rows[:, 0].sum()), rows[:, 1:].sum(0).view(2, len(Role), NUM_TURN_BINS)
+    rank_sums = collectives.all_gather_rows(torch.stack(sums).sum(0))
+    _check_finite(step, lr, rank_sums[:, 0].tolist(), 0.0 if scaler.is_enabled() else float(grad_norm))
+    role_turn_sums = rank_sums[:, 1:].sum(0).view(2, len(Role), NUM_TURN_BINS)
     trains = bool(role_turn_sums[1].any())
     if trains:
-        for settings in optimizer.param_groups:
-            settings["lr"] = lr
+        for group in optimizer.param_groups:
+            group["lr"] = lr
         scaler.step(optimizer)
         scaler.update()
     return StepReport(
         step=step,
-        loss=nats / divisor if trains else None,
+        loss=float(rank_sums[:, 0].sum()) / divisor if trains else None,
         lr=lr,
         grad_norm=float(grad_norm) if math.isfinite(grad_norm) else None,
-        tokens=int(tokens),
+        tokens=tokens,
         role_turn_sums=role_turn_sums,
         seconds=time.perf_counter() - start,
     )
 
 
-def _check_finite(step: int, lr: float, nats: list[float], grad_norm: float) -> None:
-    """`nats` are those of each process."""
-    if not (math.isfinite(sum(nats)) and math.isfinite(grad_norm)):
-        bad = [rank for rank, value in enumerate(nats) if not math.isfinite(value)]
-        where = f" on rank {', '.join(map(str, bad))}" if bad and len(nats) > 1 else ""
+def _sum_sizes(batches: list[Batch]) -> tuple[float, int, int]:
+    """Divisor and tokens of the global batch, and the forward passes that each rank runs (at least one)."""
+    own = torch.tensor([[batch.divisor, len(batch.ids), 1] for batch in batches], dtype=torch.float64).view(-1, 3)
+    rank_sizes = collectives.all_gather_rows(own.sum(0))
+    divisor, tokens, _ = rank_sizes.sum(0).tolist()
+    return divisor, int(tokens), max(1, int(rank_sizes[:, 2].max()))
+
+
+def _check_finite(step: int, lr: float, rank_nats: list[float], grad_norm: float) -> None:
+    if not (math.isfinite(sum(rank_nats)) and math.isfinite(grad_norm)):
+        bad = [rank for rank, nats in enumerate(rank_nats) if not math.isfinite(nats)]
+        where = f" on rank {', '.join(map(str, bad))}" if bad and len(rank_nats) > 1 else ""
         raise TrainingError(
-            f"step {step}: the loss ({sum(nats)}{where}) or the norm of its gradient ({grad_norm}) is not finite; nothing "
-            f"was updated. Go on from the last checkpoint with a smaller optim.lr0 (it was {lr:.3g} at this step) or a "
-            "smaller max_grad_norm: mode=resume load_model_type=last"
+            f"step {step}: the loss ({sum(rank_nats)}{where}) or the norm of its gradient ({grad_norm}) is not finite; "
+            f"nothing was updated. Resume from the last checkpoint with a smaller optim.lr0 (it was {lr:.3g} at this "
+            "step) or a smaller max_grad_norm: mode=resume load_model_type=last"
         )

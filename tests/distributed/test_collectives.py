@@ -22,7 +22,7 @@ from dialog_trainer.distributed.store import LOOK_EVERY_SECONDS, ControlStore, F
 from dialog_trainer.errors import ConfigError, DistributedError, TrainingError
 from dialog_trainer.evaluation.losses import scale_progress
 from dialog_trainer.model.loss import PackedLoss
-from dialog_trainer.training.loop import train_step
+from dialog_trainer.training.loop import Learner, train_step
 from dialog_trainer.types import Role, TurnSpans
 
 SIZE = 3
@@ -135,10 +135,8 @@ def batch_of(index: int, poison: float = 1.0):
 
 
 def one_step(loss, optimizer, batches, max_grad_norm=0.05):
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    return train_step(
-        loss, optimizer, scaler, batches, step=3, lr=0.1, max_grad_norm=max_grad_norm, autocast=contextlib.nullcontext
-    )
+    learner = Learner(loss, optimizer, torch.amp.GradScaler("cpu", enabled=False), contextlib.nullcontext)
+    return train_step(learner, batches, step=3, lr=0.1, max_grad_norm=max_grad_norm)
 
 
 def spread_model(kind: str, tied: bool):

@@ -27,9 +27,9 @@ def goes_on(run, dialog_trainer, *options):
 def fault_module(tmp_path):
     """A schedule of learning rates that fails in rank 1 alone."""
     (tmp_path / "ill.py").write_text(
-        "from dialog_trainer.distributed import group\n"
+        "from dialog_trainer.distributed import collectives\n"
         "def rate(step: int, *, schedule_steps: int, warmup_steps: int) -> float:\n"
-        "    if step == 3 and group.rank() == 1:\n"
+        "    if step == 3 and collectives.rank() == 1:\n"
         "        raise ValueError('no rate for this one')\n"
         "    return 1.0\n"
     )

@@ -1,4 +1,7 @@
+"""The training loop: the arithmetic of a step, and what happens when."""
+
 import contextlib
+import copy
 
 import pytest
 import torch
@@ -9,25 +12,18 @@ from dialog_trainer.model.loading import build_from_scratch
 from dialog_trainer.model.loss import PackedLoss
 from dialog_trainer.model.packed_forward import use_packed_attention
 from dialog_trainer.training.early_stopping import BestTracker
-from dialog_trainer.training.loop import TrainingState, train, train_step
+from dialog_trainer.training.loop import Learner, LoopSettings, TrainingState, train, train_step
 from dialog_trainer.types import NUM_TURN_BINS, Role
 
 
-def no_scaler():
-    return torch.amp.GradScaler("cpu", enabled=False)
+def learner_of(model, optimizer, *, loss=PackedLoss, scaler=None):
+    scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
+    return Learner(loss(model), optimizer, scaler, contextlib.nullcontext)
 
 
-def step_with(model, optimizer, batches, max_grad_norm=None):
-    return train_step(
-        PackedLoss(model),
-        optimizer,
-        no_scaler(),
-        batches,
-        step=3,
-        lr=0.1,
-        max_grad_norm=max_grad_norm,
-        autocast=contextlib.nullcontext,
-    )
+def step_with(model, optimizer, batches, max_grad_norm=None, **parts):
+    learner = learner_of(model, optimizer, **parts)
+    return train_step(learner, batches, step=3, lr=0.1, max_grad_norm=max_grad_norm)
 
 
 def copies(model):
@@ -37,8 +33,8 @@ def copies(model):
 @pytest.mark.parametrize("parts", [[(9, 3), (14, 6)], [(9,), (3,), (14,), (6,)], [(9, 3, 14), (6,)]])
 @pytest.mark.parametrize("weights", [ALL_TURNS, {Role.ASSISTANT: 1.0}, {Role.USER: 0.25, Role.ASSISTANT: 1.0}])
 @pytest.mark.parametrize("divisor", [None, sum])
-def test_micro_batches_give_the_gradient_of_the_whole_batch(tiny_model, parts, weights, divisor):
-    """`sum`: divided by the number of tokens."""
+def test_micro_batches_add_up_to_the_global_batch(tiny_model, parts, weights, divisor):
+    """`sum`: the divisor is the number of tokens."""
     optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.1)
     before = copies(tiny_model)
     whole = step_with(tiny_model, optimizer, [batch_of(LENGTHS, weights, divisor)])
@@ -53,7 +49,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tiny_model, parts, w
 
 
 @pytest.mark.parametrize(("weights", "weigh"), [(ALL_TURNS, 1.0), ({Role.USER: 0.25, Role.ASSISTANT: 0.25}, 0.25)])
-def test_the_loss_is_the_weighted_nats_over_the_divisors_and_the_cells_are_whole_nats(tiny_model, weights, weigh):
+def test_loss_is_weighted_nats_over_divisors(tiny_model, weights, weigh):
     optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.0)
     parts = [batch_of((9, 3), weights, lambda lengths: 5.0), batch_of((14, 6), weights, lambda lengths: 11.0)]
     report = step_with(tiny_model, optimizer, parts)
@@ -74,17 +70,11 @@ class Steep(PackedLoss):
         return 1e3 * nats, role_turn_sums
 
 
-def test_an_update_that_fp16_leaves_out_has_no_norm_and_changes_nothing(tiny_model):
+def test_skipped_fp16_update_changes_nothing(tiny_model):
     optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=3e38)
     before = copies(tiny_model)
-    reports = [
-        train_step(
-            Steep(tiny_model), optimizer, scaler, [batch_of(LENGTHS)], step=0, lr=0.1, max_grad_norm=1.0,
-            autocast=contextlib.nullcontext,
-        )
-        for _ in range(2)
-    ]  # fmt: skip
+    reports = [step_with(tiny_model, optimizer, [batch_of(LENGTHS)], 1.0, loss=Steep, scaler=scaler) for _ in range(2)]
     assert [report.grad_norm for report in reports] == [None, None]
     assert all(report.loss > 0 for report in reports)
     assert scaler.get_scale() == pytest.approx(3e38 / 4)
@@ -92,7 +82,7 @@ def test_an_update_that_fp16_leaves_out_has_no_norm_and_changes_nothing(tiny_mod
         assert torch.equal(parameter, before[name])
 
 
-def test_report_counts_tokens_and_weights(tiny_model):
+def test_report_counts_tokens(tiny_model):
     optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.1)
     report = step_with(tiny_model, optimizer, [batch_of(LENGTHS, {Role.ASSISTANT: 1.0})])
     # Odd positions are the assistant's: 4 of 9, 1 of 3, 7 of 14, 3 of 6.
@@ -117,7 +107,7 @@ def test_report_counts_trained_tokens_by_role_and_turn(tiny_model):
 
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
-def test_a_loss_that_is_not_finite_changes_nothing(tiny_model, poison):
+def test_non_finite_loss_changes_nothing(tiny_model, poison):
     optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=0.1)
     step_with(tiny_model, optimizer, [batch_of(LENGTHS)])
     with torch.no_grad():
@@ -133,7 +123,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(tiny_model, poison):
         assert all(torch.equal(slots[slot], value) for slot, value in expected.items())
 
 
-def test_clipping_bounds_the_update_and_reports_the_norm_before_it(tiny_model):
+def test_clipping_bounds_the_update(tiny_model):
     optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.1)
     before = copies(tiny_model)
     report = step_with(tiny_model, optimizer, [batch_of(LENGTHS)], max_grad_norm=0.01)
@@ -142,7 +132,7 @@ def test_clipping_bounds_the_update_and_reports_the_norm_before_it(tiny_model):
     assert float(moved.detach()) == pytest.approx(0.1 * 0.01, rel=1e-3)
 
 
-def test_a_batch_without_weight_changes_nothing(tiny_model):
+def test_batch_without_weight_changes_nothing(tiny_model):
     optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=0.1)
     step_with(tiny_model, optimizer, [batch_of(LENGTHS)])  # moments that would move the weights
     before = copies(tiny_model)
@@ -152,8 +142,8 @@ def test_a_batch_without_weight_changes_nothing(tiny_model):
     assert all(torch.equal(parameter, before[name]) for name, parameter in tiny_model.named_parameters())
 
 
-def test_a_share_without_a_sequence_changes_nothing(tiny_model):
-    """As that of a process beside others, of fewer sequences than processes."""
+def test_empty_shard_changes_nothing(tiny_model):
+    """The shard of a rank, when a batch has fewer sequences than ranks."""
     optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=0.1)
     before = copies(tiny_model)
     report = step_with(tiny_model, optimizer, [])
@@ -161,30 +151,38 @@ def test_a_share_without_a_sequence_changes_nothing(tiny_model):
     assert all(torch.equal(parameter, before[name]) for name, parameter in tiny_model.named_parameters())
 
 
-def run_loop(
-    tiny_model, *, steps=6, validate_at=(), save_at=(), stop_at=None, state=None, patience=3, bad_at=(), cut_at=()
-):
-    """The events of a run of the loop, as `b<step>` (before), `t<step>`, `v<step>`, `s<step>`, and how it ended."""
-    state = state or TrainingState()
-    events = []
+class Hooks:
+    """Hooks that note events as `b<step>` (before), `t<step>` (track), `v<step>`, `s<step>`."""
 
-    def validate():
-        events.append(f"v{state.step}")
-        if state.step in cut_at:
-            return
-        state.validated_step = state.step
-        state.best.bad_validations = state.best.bad_validations + 1 if state.step in bad_at else 0
+    def __init__(self, state, *, validate_at=(), save_at=(), stop_at=None, bad_at=(), cut_at=()):
+        self.state, self.events = state, []
+        self.validate_at, self.save_at, self.stop_at = validate_at, save_at, stop_at
+        self.bad_at, self.cut_at = bad_at, cut_at
 
-    outcome = train(
-        state, PackedLoss(tiny_model), torch.optim.SGD(tiny_model.parameters(), lr=0.1), no_scaler(), steps=steps, seed=0,
-        batches=lambda step: [batch_of((3, 6))], learning_rate=lambda step: 0.0, max_grad_norm=None,
-        autocast=contextlib.nullcontext, track=lambda report: events.append(f"t{report.step}"),
-        before_step=lambda step: events.append(f"b{step}"),
-        validation_due=lambda step: step in validate_at, validate=validate, save_due=lambda step: step in save_at,
-        save=lambda: events.append(f"s{state.step}"), patience=patience,
-        stopped=lambda: stop_at is not None and state.step >= stop_at,
-    )  # fmt: skip
-    return " ".join(events), outcome
+    def before_step(self, step):
+        self.events.append(f"b{step}")
+
+    def track(self, report):
+        self.events.append(f"t{report.step}")
+
+    def validation_due(self, step):
+        return step in self.validate_at
+
+    def validate(self):
+        self.events.append(f"v{self.state.step}")
+        if self.state.step not in self.cut_at:
+            self.state.validated_step = self.state.step
+            bad = self.state.step in self.bad_at
+            self.state.best.bad_validations = self.state.best.bad_validations + 1 if bad else 0
+
+    def save_due(self, step):
+        return step in self.save_at
+
+    def save(self):
+        self.events.append(f"s{self.state.step}")
+
+    def stop_requested(self):
+        return self.stop_at is not None and self.state.step >= self.stop_at
 
 
 @pytest.mark.parametrize(
@@ -207,25 +205,31 @@ def run_loop(
         ({"steps": 9, "state": TrainingState(step=2, best=BestTracker(bad_validations=3))}, "b2", "stopped early"),
     ],
 )  # fmt: skip
-def test_what_happens_when(tiny_model, arguments, events, outcome):
-    assert run_loop(tiny_model, **arguments) == (events, outcome)
+def test_events_of_a_loop(tiny_model, arguments, events, outcome):
+    arguments = {"state": TrainingState(), "patience": 3} | arguments
+    state = copy.deepcopy(arguments.pop("state"))
+    settings = LoopSettings(arguments.pop("steps"), 0, None, arguments.pop("patience"))
+    hooks = Hooks(state, **arguments)
+    learner = learner_of(tiny_model, torch.optim.SGD(tiny_model.parameters(), lr=0.1))
+    found = train(
+        state, learner, settings, hooks, batches=lambda step: [batch_of((3, 6))], learning_rate=lambda step: 0.0
+    )
+    assert (" ".join(hooks.events), found) == (events, outcome)
 
 
-def trained(model, *, before_step, **changes) -> TrainingState:
-    """Steps 5 and 6."""
+def train_two_steps(model, hooks=None, batches=lambda step: [batch_of((3, 6)), batch_of((9,))]) -> TrainingState:
+    """Steps 5 and 6; `hooks` replaces hooks by name."""
     state = TrainingState(step=5)
-    keys = {"batches": lambda step: [batch_of((3, 6)), batch_of((9,))], "track": lambda report: None} | changes
-    train(
-        state, PackedLoss(model), torch.optim.SGD(model.parameters(), lr=0.1), no_scaler(), steps=7, seed=4,
-        learning_rate=lambda step: 0.1, max_grad_norm=None, autocast=contextlib.nullcontext, before_step=before_step,
-        validation_due=lambda step: False, validate=lambda: None, save_due=lambda step: False, save=lambda: None,
-        patience=1, stopped=lambda: False, **keys,
-    )  # fmt: skip
+    events = Hooks(state)
+    for name, hook in (hooks or {}).items():
+        setattr(events, name, hook)
+    learner = learner_of(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    train(state, learner, LoopSettings(7, 4, None, 1), events, batches=batches, learning_rate=lambda step: 0.1)
     return state
 
 
-def test_a_step_depends_on_its_number_and_not_on_what_was_drawn_before(tokenizer):
-    """Nor on what is looked at before it: that may draw, and leave the model without dropout."""
+def test_step_is_seeded_by_its_number(tokenizer):
+    """Hooks may draw random numbers and leave the model in evaluation mode."""
     weights = []
     for drawn_before, drawn_at_step, training in ((0, 0, True), (17, 0, True), (0, 5, False)):
         model = build_from_scratch(tokenizer, layers=1, heads=2, width=16, positions=64, dropout=0.3, seed=1)
@@ -236,21 +240,21 @@ def test_a_step_depends_on_its_number_and_not_on_what_was_drawn_before(tokenizer
             torch.rand(count)
             model.train(training)
 
-        trained(model, before_step=look)
+        train_two_steps(model, {"before_step": look})
         weights.append(copies(model))
     for other in weights[1:]:
         assert all(torch.equal(weights[0][name], other[name]) for name in weights[0])
 
 
-def test_before_a_step_the_weights_are_those_of_the_updates_done(tiny_model):
+def test_hooks_see_the_weights_of_their_step(tiny_model):
     seen = []
     norm = tiny_model.transformer.ln_f.weight
     before = norm.detach().clone()
-    trained(
-        tiny_model,
-        before_step=lambda step: seen.append((step, norm.detach().clone())),
-        track=lambda report: seen.append((f"after {report.step}", norm.detach().clone())),
-    )
+    hooks = {
+        "before_step": lambda step: seen.append((step, norm.detach().clone())),
+        "track": lambda report: seen.append((f"after {report.step}", norm.detach().clone())),
+    }
+    train_two_steps(tiny_model, hooks)
     assert [step for step, _ in seen] == [5, "after 5", 6, "after 6", 7]
     assert torch.equal(seen[0][1], before)
     assert torch.equal(seen[1][1], seen[2][1])
@@ -259,16 +263,10 @@ def test_before_a_step_the_weights_are_those_of_the_updates_done(tiny_model):
     assert not torch.equal(seen[2][1], seen[3][1])
 
 
-def test_seen_tokens_are_summed_over_the_steps_by_role(tiny_model):
+def test_seen_tokens_add_up_by_role(tiny_model):
     weights = [{Role.USER: 0.5, Role.ASSISTANT: 1.0}, {Role.ASSISTANT: 1.0}]
     sequences = [(9, 3), (14,)]
-    seen = []
-    state = trained(
-        tiny_model,
-        before_step=lambda step: None,
-        batches=lambda step: [batch_of(sequences[step - 5], weights[step - 5])],
-        track=lambda report: seen.append(report.step),
-    )
+    state = train_two_steps(tiny_model, batches=lambda step: [batch_of(sequences[step - 5], weights[step - 5])])
     # Of 9, 3 and 14 tokens, the assistant has 4, 1 and 7, the user 4, 1 and (in step 6, without weight) 6.
     assert (state.tokens_seen, state.assistant_tokens_seen, state.user_tokens_seen) == (26, 12, 5)
-    assert (state.step, seen) == (7, [5, 6])
+    assert state.step == 7

@@ -61,7 +61,7 @@ class TrainingParts:
 
 
 class TrainingCallbacks:
-    """Tracks, validates and saves for the loop; the main process writes into `folder` and nowhere else."""
+    """The `TrainingHooks` of a run: tracks, validates and saves. Only rank 0 writes, and only into `folder`."""
 
     def __init__(
         self,
@@ -180,6 +180,9 @@ class TrainingCallbacks:
         draw_curves(folder, rows, common=metrics["common"], names=metrics["names"], switch=self._switch)
         draw_loss_by_role(folder / "loss_by_role.png", rows, role_weights=self._plan.role_weights, switch=self._switch)
         draw_loss_by_turn(folder / "loss_by_turn.png", rows)
+
+    def stop_requested(self) -> bool:
+        return collectives.any_rank(self._stop.requested())
 
     def save_due(self, step: int) -> bool:
         every = self._settings["save_every_n_steps"]

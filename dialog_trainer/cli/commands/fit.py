@@ -38,9 +38,9 @@ from dialog_trainer.reporting.console import closing_lines, make_printer, mask_l
 from dialog_trainer.reporting.mask_curves import draw_schedule
 from dialog_trainer.reporting.progress import RunProgress
 from dialog_trainer.tracking.run_directory import lock_run_directory, open_rank_log
-from dialog_trainer.training.loop import TrainingState, train
+from dialog_trainer.training.loop import Learner, LoopSettings, TrainingHooks, TrainingState, train
 from dialog_trainer.training.signals import StopSignal
-from dialog_trainer.types import Say
+from dialog_trainer.types import Batch, Say
 
 
 def fix_schedule_steps(settings: Settings) -> Settings:
@@ -121,7 +121,7 @@ def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: Conso
         prefetch_batches(plan.batches) as batches,
     ):
         try:
-            outcome = _run_loop(parts, state, run, batches, stop)
+            outcome = _run_loop(parts, state, run, batches)
         finally:
             run.finish_figures()
     split = "validation" if settings["data"].get("test_data_path", "-") is None else "test"
@@ -131,32 +131,20 @@ def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: Conso
 
 
 def _run_loop(
-    parts: TrainingParts, state: TrainingState, run: TrainingCallbacks, batches: Callable, stop: StopSignal
+    parts: TrainingParts, state: TrainingState, hooks: TrainingHooks, batches: Callable[[int], list[Batch]]
 ) -> str:
     settings = parts.settings
     try:
         return train(
             state,
-            parts.loss,
-            parts.optimizer,
-            parts.scaler,
-            steps=settings["steps"],
-            seed=settings["seed"],
+            Learner(parts.loss, parts.optimizer, parts.scaler, build_autocast(settings, parts.device)),
+            LoopSettings(settings["steps"], settings["seed"], settings["max_grad_norm"], settings["patience"]),
+            hooks,
             batches=batches,
             learning_rate=parts.plan.learning_rate,
-            max_grad_norm=settings["max_grad_norm"],
-            autocast=build_autocast(settings, parts.device),
-            track=run.track,
-            before_step=run.before_step,
-            validation_due=run.validation_due,
-            validate=run.validate,
-            save_due=run.save_due,
-            save=run.save,
-            patience=settings["patience"],
-            stopped=lambda: collectives.any_rank(stop.requested()),
         )
     except COMPILE_ERRORS as error:
         raise TrainingError(
-            f"step {state.step}: torch could not compile: {failure_reason(error)}; go on from the last checkpoint without "
+            f"step {state.step}: torch could not compile: {failure_reason(error)}; resume from the last checkpoint without "
             "it: mode=resume load_model_type=last compile=false"
         ) from None
