@@ -4,12 +4,13 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/dialog-trainer
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-fast lint bench bench-start bench-quick bench-processes gpu-check clean
+.PHONY: help install demo test test-fast lint check-extras bench bench-start bench-quick bench-processes gpu-check clean
 
 help: ## Show these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
 
 $(STAMP): pyproject.toml constraints.txt
+	@echo "installing into $(VENV): a few minutes, most of them for torch"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev]'
@@ -38,9 +39,16 @@ test: $(STAMP) ## Run all tests
 test-fast: $(STAMP) ## Run the tests without whole runs and processes of their own (under a minute)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-lint: $(STAMP) ## Check format and style
+lint: $(STAMP) ## Check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check-extras: $(STAMP) ## Check that each extra resolves with the pinned versions
+	@for extra in demo track bench dev; do \
+		echo "extra $$extra"; \
+		$(BIN)/python -m pip install --dry-run --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$$extra]" || exit 1; \
+	done
 
 $(VENV)/.bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
