@@ -5,17 +5,15 @@ Shapes: `T` tokens of one sequence, `N` tokens of a packed batch, `S` sequences 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-from collections.abc import Callable
-
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # the configuration is checked before torch is imported
+    import torch
 
 # Turn indices of which the loss is kept apart: 0 to 10, and all that come later together.
 NUM_TURN_BINS = 12

@@ -21,7 +21,7 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-SAME_FLOOR = {("config", "masking"), ("sweeps", "reporting")}
+SAME_FLOOR = {("config", "masking"), ("config", "metrics"), ("sweeps", "reporting")}
 
 
 def room(module: str) -> str:

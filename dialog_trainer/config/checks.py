@@ -13,14 +13,10 @@ from typing import Any
 from dialog_trainer.config.compiler import missing_compiler
 from dialog_trainer.config.options import (
     FREE_TEXTS,
-    LOWER_IS_BETTER,
     MODES_ON_A_RUN,
     NEEDED,
-    NO_BETTER,
     OPEN_GROUPS,
-    ORIGINAL_NAMES,
     RULES,
-    SCORE_NAMES,
     TARGETS,
     Settings,
     flatten,
@@ -29,6 +25,7 @@ from dialog_trainer.errors import ConfigError
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import piecewise
 from dialog_trainer.masking.timeline import build_timeline
+from dialog_trainer.metrics.registry import LOWER_IS_BETTER, ORIGINAL_SCORE_NAMES, SCORE_NAMES, WITHOUT_DIRECTION
 
 
 def find_errors(settings: Settings) -> list[str]:
@@ -166,15 +163,15 @@ def _scores(values: Mapping[str, Any]) -> list[str]:
         if trains and name not in names
     ]
     for name, weight in dict(best).items():
-        if name in NO_BETTER:
+        if name in WITHOUT_DIRECTION:
             found.append(f"metrics.best={best}: no value of {name} is better than another; leave it out")
         elif name in LOWER_IS_BETTER and weight > 0:
             found.append(f"metrics.best={best}: a lower {name} is better; give it a weight below 0")
     if values.get("metrics.protocol") == "original":
         found += [
-            f"metrics.names: {name} is no score of metrics=original; it has {', '.join(ORIGINAL_NAMES)}"
+            f"metrics.names: {name} is no score of metrics=original; it has {', '.join(ORIGINAL_SCORE_NAMES)}"
             for name in values.get("metrics.names", ())
-            if name not in ORIGINAL_NAMES
+            if name not in ORIGINAL_SCORE_NAMES
         ]
     place = values.get("compare_with")
     if place is not None and values.get("mode") != "validate":

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dialog_trainer.metrics.registry import SCORE_NAMES
+
 Settings = dict[str, Any]
 
 # Exact names that `_target_` may have; a prefix would let in far more than is meant.
@@ -32,14 +34,7 @@ DATA_KEYS = ("drop_leaks", "truncation", "workers", "cache_dir")
 MASK_KEYS = ("trained_role", "last_turn_only", "normalize", "untrained", "alignment_every_n_steps")
 # Names that are kept free for what comes later.
 LATER = {("mode", "report"), ("ui", "web")}
-SCORE_NAMES = ("ppl", "ppl_word", "ppl_byte", *(f"bleu{n}" for n in range(1, 5)), *(f"nist{n}" for n in range(1, 6)), "chrf",
-               "distinct1", "distinct2", "entropy4", "length", "length_ratio", "repetition", "turn_end_rate")  # fmt: skip
-# Of these a smaller value is better; of the others in the second line none is.
-LOWER_IS_BETTER = ("ppl", "ppl_word", "ppl_byte", "repetition")
-NO_BETTER = ("length", "length_ratio")
 PROTOCOLS = ("response", "all_turns", "rollout", "original")
-# What the protocol `original` can score.
-ORIGINAL_NAMES = ("ppl", "ppl_word", "ppl_byte", "bleu2", "bleu4", "nist2", "nist4")
 CURVE_NAMES = ("train_loss", "validation_loss", "lr", "grad_norm", "tokens_per_second", "user_weight",
                "assistant_weight")  # fmt: skip
 MIN_MAX_LEN = 8

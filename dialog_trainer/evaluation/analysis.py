@@ -74,7 +74,7 @@ def score_subset(names: Sequence[str], replies: Sequence[Reply], of: Statistics,
     stays that of all replies."""
     own, kept = of.only(wanted), [reply for reply in replies if reply.dialogue_id in wanted]
     scores = {
-        name: score_function(name)(own.rows[name].sum(0)) if name in own.rows else SCORES[name].whole(kept)
+        name: score_function(name)(own.rows[name].sum(0)) if name in own.rows else SCORES[name].score_corpus(kept)
         for name in names
     }
     dialogues = len({reply.dialogue_id for reply in kept})

@@ -1,1 +1,1 @@
-"""Text in, number out; no torch."""
+"""Scores of replies and of losses, with bootstrap confidence intervals. No torch."""

@@ -1,49 +1,63 @@
-"""Corpus BLEU (Papineni et al. 2002) from sacrebleu's statistics, on a scale of 0 to 1.
+"""Corpus BLEU (Papineni et al. 2002, "BLEU: a method for automatic evaluation of machine translation"), from 0 to 1.
 
-Each reply has as many references as it has: matches are clipped at the largest count over them, the reference length is
-the nearest, of two equally near the shorter. That is sacrebleu's `corpus_score` with None where a reference is missing.
+The counts and the formula are sacrebleu's (Post 2018, "A call for clarity in reporting BLEU scores"). A reply may have
+any number of references. Matches are clipped at the largest count over them. The reference length is the one nearest to
+the reply's; of two equally near, the shorter. This equals sacrebleu's `corpus_score` with None for a missing reference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 
-import numpy as np
-from sacrebleu.metrics import BLEU
+if TYPE_CHECKING:
+    import numpy as np
+    from sacrebleu.metrics.bleu import BLEU
 
-from dialog_trainer.types import Reply
+    from dialog_trainer.types import Reply
 
-SIGNATURE = "case:lc|tok:13a|smooth:exp"
 MAX_ORDER = 4
 
-# The score of one sentence is not used, only its counts; `effective_order`, which changes nothing of them, and `force`
-# keep sacrebleu from printing advice.
-_METRIC = BLEU(lowercase=True, tokenize="13a", max_ngram_order=MAX_ORDER, effective_order=True, force=True)
 
+def collect_statistics(replies: Sequence[Reply]) -> np.ndarray:
+    """`(n, 10)` float64: words of the reply, words of the nearest reference, matches of order 1 to 4, n-grams of order
+    1 to 4. A reply shorter than an order has no n-gram of it."""
+    import numpy as np
 
-def statistics(replies: Sequence[Reply]) -> np.ndarray:
-    """`(n, 10)`: words of the reply, words of the nearest reference, matches of order 1 to 4, n-grams of order 1 to 4.
-
-    A reply shorter than an order has no n-gram of it.
-    """
     rows = np.zeros((len(replies), 2 + 2 * MAX_ORDER))
     for row, reply in zip(rows, replies, strict=True):
-        counted = _METRIC.sentence_score(reply.text, reply.targets())
-        row[:] = counted.sys_len, counted.ref_len, *counted.counts, *counted.totals
+        counts = _sacrebleu().sentence_score(reply.text, reply.targets())
+        row[:] = counts.sys_len, counts.ref_len, *counts.counts, *counts.totals
     return rows
 
 
-def value(sums: np.ndarray, order: int) -> float:
-    """BLEU of orders 1 to `order` of the summed statistics `(10,)`; 0 without a match, or without an n-gram of an order."""
+def compute_score(sums: np.ndarray, order: int) -> float:
+    """BLEU of orders 1 to `order` of summed statistics `(10,)`, with exponential smoothing.
+
+    0 without a match, or without an n-gram of one of the orders.
+    """
     words, reference_words, *counts = sums.tolist()
-    return (
-        BLEU.compute_bleu(
+    score: float = (
+        _sacrebleu()
+        .compute_bleu(
             correct=counts[:order],
             total=counts[MAX_ORDER : MAX_ORDER + order],
             sys_len=int(words),
             ref_len=int(reference_words),
             smooth_method="exp",
             max_ngram_order=order,
-        ).score
-        / 100
+        )
+        .score
     )
+    return score / 100
+
+
+@cache
+def _sacrebleu() -> BLEU:
+    """sacrebleu's metric. It is imported here because the registry lists the scores without it."""
+    from sacrebleu.metrics.bleu import BLEU
+
+    # Only the counts of a sentence are used. `effective_order`, which does not change them, and `force` keep sacrebleu
+    # from printing advice.
+    return BLEU(lowercase=True, tokenize="13a", max_ngram_order=MAX_ORDER, effective_order=True, force=True)

@@ -1,8 +1,8 @@
-"""How far a score may be from that of other dialogues of the same kind: bootstrap over dialogues (Efron 1979).
+"""Bootstrap confidence intervals and paired tests over dialogues (Efron 1979; for paired tests Koehn 2004).
 
-Dialogues are resampled, not replies: the replies of one dialogue resemble each other. A resample is a weight for each
-dialogue, its score that of the weighted sums; nothing is scored again. All from a seed: the same draws for every score
-and both sides of a comparison.
+Dialogues are resampled with replacement, not replies: the replies of one dialogue resemble each other. A resample is a
+count for each dialogue, and its score is that of the weighted sums of statistics: no text is scored again. One seed
+gives the same resamples for every score and for both sides of a paired test.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 1000
-# What lies between them is the interval.
-_PERCENTILES = (2.5, 97.5)
-# So many weights are drawn at a time, which bounds memory.
-_WEIGHTS_AT_ONCE = 1 << 22
+_PERCENTILES = (2.5, 97.5)  # the ends of a 95 % interval
+# Resampling draws at most so many counts at a time, which bounds memory: 32 MB.
+_MAX_COUNTS = 1 << 22
 
 Value = Callable[[np.ndarray], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What the first has more than the second, its 95 % interval, and the p value (`paired`)."""
+    """A score of `a` minus that of `b`, its 95 % confidence interval, and the p value of `paired_difference`."""
 
     difference: float
     low: float
@@ -32,58 +31,63 @@ class Difference:
 
 
 def sum_by_dialogue(dialogue_ids: Sequence[str], rows: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """The D different ids in the order in which they come, and their sums of `rows` `(n, K)`: `(D, K)`."""
-    places: dict[str, int] = {}
-    of_row = [places.setdefault(identifier, len(places)) for identifier in dialogue_ids]
-    sums = np.zeros((len(places), rows.shape[1]))
-    np.add.at(sums, of_row, rows)
-    return list(places), sums
+    """The D different ids in order of appearance, and the sums `(D, K)` of the `rows` `(n, K)` of each."""
+    indices: dict[str, int] = {}
+    row_indices = [indices.setdefault(identifier, len(indices)) for identifier in dialogue_ids]
+    sums = np.zeros((len(indices), rows.shape[1]))
+    np.add.at(sums, row_indices, rows)
+    return list(indices), sums
 
 
 def confidence_interval(
     statistics: np.ndarray, value: Value, seed: int, resamples: int = RESAMPLES
 ) -> tuple[float, float] | None:
-    """The 2.5th and the 97.5th percentile of `value` over resamples of the dialogues; `statistics` is `(D, K)`.
+    """The 2.5th and 97.5th percentiles of `value` over resamples of the D dialogues of `statistics` `(D, K)`.
 
-    None of fewer than 2 dialogues: one says nothing about others.
+    None with fewer than 2 dialogues.
     """
     if len(statistics) < 2:
         return None
-    low, high = np.percentile(_values(_resampled(statistics, seed, resamples), value), _PERCENTILES)
+    low, high = np.percentile(_values(resample(statistics, seed, resamples), value), _PERCENTILES)
     return float(low), float(high)
 
 
 def paired_difference(
     a: np.ndarray, b: np.ndarray, value: Value, seed: int, resamples: int = RESAMPLES
 ) -> Difference | None:
-    """`value` of `a` minus that of `b`, both `(D, K)` over the same D dialogues in the same order.
+    """Paired bootstrap test of `value` of `a` minus `value` of `b`, both `(D, K)` over the same D dialogues in order.
 
-    In each resample both have the same dialogues. The p value, two-sided, is the interval turned round: twice the share
-    of resamples on the far side of 0 (the smaller of those at most 0 and those at least 0, plus 1, over all plus 1), at
-    most 1; below 0.05 the interval leaves out 0. Never below 2 / (resamples + 1). None of fewer than 2 dialogues.
-    Raises `ValueError` where the shapes differ.
+    Each resample takes the same dialogues on both sides. The two-sided p value inverts the interval. Let m be the number
+    of resampled differences that are at most 0, or that are at least 0, whichever is smaller: p = 2 (m + 1) /
+    (resamples + 1), at most 1. Where p is below 0.05, the interval does not contain 0.
+
+    None with fewer than 2 dialogues. Raises `ValueError` if the shapes differ.
     """
     if a.shape != b.shape:
         raise ValueError(f"statistics of {a.shape} and {b.shape} are not of the same dialogues and score")
     if len(a) < 2:
         return None
-    sums = _resampled(np.hstack([a, b]), seed, resamples)
+    sums = resample(np.hstack([a, b]), seed, resamples)
     differences = _values(sums[:, : a.shape[1]], value) - _values(sums[:, a.shape[1] :], value)
     low, high = np.percentile(differences, _PERCENTILES)
-    beyond = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    smaller_side = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     return Difference(
-        value(a.sum(0)) - value(b.sum(0)), float(low), float(high), min(1.0, 2 * (beyond + 1) / (resamples + 1))
+        value(a.sum(0)) - value(b.sum(0)), float(low), float(high), min(1.0, 2 * (smaller_side + 1) / (resamples + 1))
     )
 
 
-def _resampled(statistics: np.ndarray, seed: int, resamples: int) -> np.ndarray:
-    """`(resamples, K)`: sums over D dialogues that were drawn with replacement."""
-    count = len(statistics)
-    draw = np.random.Generator(np.random.PCG64(seed))
-    at_once = max(1, _WEIGHTS_AT_ONCE // count)
-    parts = [min(at_once, resamples - start) for start in range(0, resamples, at_once)]
+def resample(statistics: np.ndarray, seed: int, resamples: int, max_counts: int = _MAX_COUNTS) -> np.ndarray:
+    """Sums `(resamples, K)` of `statistics` `(D, K)` over D dialogues drawn with replacement.
+
+    `max_counts` bounds the number of counts that are drawn at a time; it does not change the result.
+    """
+    dialogues = len(statistics)
+    generator = np.random.Generator(np.random.PCG64(seed))
+    rows = max(1, max_counts // dialogues)
+    sizes = [min(rows, resamples - start) for start in range(0, resamples, rows)]
+    equal = np.full(dialogues, 1 / dialogues)
     return np.concatenate(
-        [draw.multinomial(count, np.full(count, 1 / count), size).astype(np.float64) @ statistics for size in parts]
+        [generator.multinomial(dialogues, equal, size).astype(np.float64) @ statistics for size in sizes]
     )
 
 

@@ -1,32 +1,43 @@
-"""chrF (Popović 2015) from sacrebleu's statistics with its default settings, on a scale of 0 to 1."""
+"""chrF, the character n-gram F-score (Popović 2015), with sacrebleu's counts and default settings, from 0 to 1."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 
-import numpy as np
-from sacrebleu.metrics import CHRF
+if TYPE_CHECKING:
+    import numpy as np
+    from sacrebleu.metrics.chrf import CHRF
 
-from dialog_trainer.types import Reply
+    from dialog_trainer.types import Reply
 
-SIGNATURE = "case:mixed|eff:yes|nc:6|nw:0|space:no"
-
-# sacrebleu returns no statistics; these two hooks are those by which its own bootstrap gets at them, since 2.0.
-_METRIC = CHRF()
-_statistics, _score = _METRIC._extract_corpus_statistics, _METRIC._compute_score_from_stats
+MAX_ORDER = 6
 
 
-def statistics(replies: Sequence[Reply]) -> np.ndarray:
-    """`(n, 18)`: for each order 1 to 6 the n-grams of characters of the reply, of the reference, and the matches.
+def collect_statistics(replies: Sequence[Reply]) -> np.ndarray:
+    """`(n, 18)` float64: for each order 1 to 6 the character n-grams of the reply, of the reference, and the matches.
 
-    Of several references the one that gives the reply the best chrF.
+    Of several references, the one that gives the reply the best chrF.
     """
-    rows = np.zeros((len(replies), 3 * CHRF.CHAR_ORDER))
+    import numpy as np
+
+    rows = np.zeros((len(replies), 3 * MAX_ORDER))
     for row, reply in zip(rows, replies, strict=True):
-        row[:] = _statistics([reply.text], [[text] for text in reply.targets()])[0]
+        # sacrebleu has no public function for statistics. Its own bootstrap has used this method since 2.0.
+        row[:] = _sacrebleu()._extract_corpus_statistics([reply.text], [[text] for text in reply.targets()])[0]
     return rows
 
 
-def value(sums: np.ndarray) -> float:
-    """chrF of the summed statistics `(18,)`; an order that one side lacks is left out, 0 where all are."""
-    return _score(sums.tolist()).score / 100
+def compute_score(sums: np.ndarray) -> float:
+    """chrF of summed statistics `(18,)`. An order that one side lacks is left out; 0 where all are."""
+    score: float = _sacrebleu()._compute_score_from_stats(sums.tolist()).score
+    return score / 100
+
+
+@cache
+def _sacrebleu() -> CHRF:
+    """sacrebleu's metric. It is imported here because the registry lists the scores without it."""
+    from sacrebleu.metrics.chrf import CHRF
+
+    return CHRF(char_order=MAX_ORDER)

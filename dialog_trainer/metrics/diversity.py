@@ -1,8 +1,8 @@
-"""How varied the n-grams of all replies are, as DialoGPT's `dstc/metrics.py` defines it (Zhang et al. 2020).
+"""Diversity of the n-grams of all replies together, as in DialoGPT's `dstc/metrics.py` (Zhang et al. 2020).
 
-No sums: the same n-gram in two replies counts once. A resample holds replies twice and is for that alone less varied,
-so a bootstrap interval would lie below the score; there is none. A score of many replies is no more to be compared with
-one of few: more words bring fewer new ones.
+These scores are not sums: an n-gram in two replies counts once. They have no bootstrap interval, because a resample
+contains replies twice and is less diverse for that reason alone. Compare only sets of equal size: more words bring
+fewer new n-grams.
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dialog_trainer.metrics.tokenize import split_words
-from dialog_trainer.types import Reply
 
-SIGNATURE = "case:lc|tok:13a|over:all replies"
+if TYPE_CHECKING:
+    from dialog_trainer.types import Reply
 
 
-def distinct(replies: Sequence[Reply], order: int) -> float:
-    """Different n-grams over all n-grams (Li et al. 2016); 0 without one."""
+def compute_distinct(replies: Sequence[Reply], order: int) -> float:
+    """distinct-n (Li et al. 2016): different n-grams over all n-grams; 0 without one."""
     counts = _ngrams(replies, order)
     return len(counts) / counts.total() if counts else 0.0
 
 
-def entropy(replies: Sequence[Reply], order: int) -> float:
-    """`-Σ p ln p` over the n-grams, in nats (Zhang et al. 2018); 0 without one."""
+def compute_entropy(replies: Sequence[Reply], order: int) -> float:
+    """Entropy (Zhang et al. 2018): `-Σ p ln p` over the n-grams, in nats; 0 without one."""
     counts = _ngrams(replies, order)
     total = counts.total()
     return sum(count / total * math.log(total / count) for count in counts.values())

@@ -1,12 +1,13 @@
-"""NIST (Doddington 2002) by the rule of the mteval script.
+"""NIST score (Doddington 2002, "Automatic evaluation of machine translation quality using n-gram co-occurrence
+statistics") by the rule of the mteval script.
 
 Matches are clipped at the largest count over the references of the reply; the reference length is their mean. The
-information of an n-gram is `log2(count of its first n - 1 words / its count)` in all references of the call (for single
-words: number of all words / count). NIST of other references has other weights: within one call the weights are fixed,
-so that the statistics add, over parts and over resampled dialogues; two calls are alike only if their references are.
+information of an n-gram is `log2(count of its first n - 1 words / its count)` in all references of the call; for a
+single word, `log2(number of all words / its count)`. Other references give other information. Within one call it is
+fixed, so the statistics add over parts and over bootstrap resamples. Two calls compare only with equal references.
 
-nltk's `corpus_nist` differs where there are several references (it takes one reference for each order instead of
-clipping over all) and raises an error where no reply has n words; hence our own.
+nltk's `corpus_nist` is not used: with several references it takes one of them for each order instead of clipping over
+all, and it raises an error where no reply has n words.
 """
 
 from __future__ import annotations
@@ -14,27 +15,32 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from dialog_trainer.metrics.tokenize import split_words
-from dialog_trainer.types import Reply
 
-SIGNATURE = "case:lc|tok:13a|rule:mteval"
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dialog_trainer.types import Reply
+
 MAX_ORDER = 5
-# Chosen so that the brevity penalty is 0.5 where the replies have two thirds of the references' words.
+# The brevity penalty is 0.5 where the replies have two thirds of the references' words.
 _BETA = math.log(0.5) / math.log(1.5) ** 2
 
 _Gram = tuple[str, ...]
 
 
-def statistics(replies: Sequence[Reply]) -> np.ndarray:
-    """`(n, 11)`: mean words of the references, information of the matches of order 1 to 5, n-grams of order 1 to 5."""
-    said = [Counter(_ngrams(split_words(reply.text))) for reply in replies]
+def collect_statistics(replies: Sequence[Reply]) -> np.ndarray:
+    """`(n, 11)` float64: mean words of the references, information of the matches of order 1 to 5, n-grams of order 1
+    to 5."""
+    import numpy as np  # not above: the registry lists the scores without it
+
+    reply_grams = [Counter(_ngrams(split_words(reply.text))) for reply in replies]
     references = [[split_words(text) for text in reply.targets()] for reply in replies]
-    information = _information([text for texts in references for text in texts], set().union(*said))
+    information = _information([text for texts in references for text in texts], set[_Gram]().union(*reply_grams))
     rows = np.zeros((len(replies), 1 + 2 * MAX_ORDER))
-    for row, grams, texts in zip(rows, said, references, strict=True):
+    for row, grams, texts in zip(rows, reply_grams, references, strict=True):
         row[0] = sum(map(len, texts)) / len(texts)
         clip: Counter[_Gram] = Counter()
         for text in texts:
@@ -46,24 +52,24 @@ def statistics(replies: Sequence[Reply]) -> np.ndarray:
     return rows
 
 
-def value(sums: np.ndarray, order: int) -> float:
-    """NIST of orders 1 to `order` of the summed statistics `(11,)`. An order without n-grams adds 0; 0 without words."""
+def compute_score(sums: np.ndarray, order: int) -> float:
+    """NIST of orders 1 to `order` of summed statistics `(11,)`. An order without n-grams adds 0; 0 without words."""
     reference_words, *counts = sums.tolist()
-    found, total = counts[:order], counts[MAX_ORDER : MAX_ORDER + order]
-    if not total[0] or not reference_words:
+    information, totals = counts[:order], counts[MAX_ORDER : MAX_ORDER + order]
+    if not totals[0] or not reference_words:
         return 0.0
-    gain = sum(bits / count for bits, count in zip(found, total, strict=True) if count)
-    return gain * math.exp(_BETA * math.log(min(1.0, total[0] / reference_words)) ** 2)
+    gain = float(sum(bits / count for bits, count in zip(information, totals, strict=True) if count))
+    return gain * math.exp(_BETA * math.log(min(1.0, totals[0] / reference_words)) ** 2)
 
 
 def _ngrams(text: Sequence[str]) -> list[_Gram]:
-    """All of orders 1 to 5."""
+    """All n-grams of orders 1 to 5."""
     return [tuple(text[start : start + n]) for n in range(1, MAX_ORDER + 1) for start in range(len(text) - n + 1)]
 
 
 def _information(texts: Sequence[Sequence[str]], wanted: set[_Gram]) -> dict[_Gram, float]:
-    """Bits of each n-gram of `wanted` that stands in `texts`; with an n-gram, `wanted` holds its first n - 1 words."""
-    # Others are not counted: of five references each they would fill hundreds of megabytes.
+    """Bits of each n-gram of `wanted` that `texts` contain. `wanted` contains the first n - 1 words of each n-gram too."""
+    # Other n-grams are not counted: with five references a reply they would take hundreds of megabytes.
     counts = Counter(gram for text in texts for gram in _ngrams(text) if gram in wanted)
     num_words = sum(map(len, texts))
     return {

@@ -1,8 +1,8 @@
-"""Perplexities as values of sums `(4,)`: nats, tokens, words and bytes.
+"""Perplexity per token, word and byte, from sums `(4,)`: nats, tokens, words, bytes.
 
-Vocabularies cut a text into different numbers of tokens, so that `ppl` tells models of one vocabulary apart only; a word
-and a byte are the same for all. The sums are over the same tokens: words and bytes are those of the texts (`sizes`)
-whose tokens, and the tokens that end them, gave the nats.
+Tokenizers split a text into different numbers of tokens, so `ppl` compares only models with the same tokenizer. Words
+and bytes are the same for all models: `ppl_word` and `ppl_byte` compare any two. All four sums are over the same texts:
+the nats are those of their tokens and of the tokens that end their turns.
 """
 
 from __future__ import annotations
@@ -10,27 +10,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from dialog_trainer.metrics.tokenize import split_words
 
-# Beyond it `exp` overflows.
+if TYPE_CHECKING:
+    import numpy as np
+
+# exp() overflows above it.
 _MAX_NATS = 700.0
 
 
-def perplexity(sums: np.ndarray, place: int) -> float:
-    """`exp(nats / count)` with the count at `place` of the sums; at most e^700, which it is where the count is 0."""
-    return math.exp(min(sums[0] / sums[place], _MAX_NATS) if sums[place] else _MAX_NATS)
+def compute_perplexity(sums: np.ndarray, column: int) -> float:
+    """`exp(nats / count)` with the count in `column` of `sums` `(4,)`; at most e^700, and e^700 where the count is 0."""
+    nats, count = float(sums[0]), float(sums[column])
+    return math.exp(min(nats / count, _MAX_NATS) if count else _MAX_NATS)
 
 
 def count_words_and_bytes(texts: Iterable[str]) -> tuple[int, int]:
-    """Words (as in `metrics.words`) and UTF-8 bytes of `texts`."""
+    """Words (`split_words`) and UTF-8 bytes of all `texts`."""
     texts = list(texts)
     return sum(len(split_words(text)) for text in texts), sum(len(text.encode("utf-8")) for text in texts)
 
 
-# By the names that options give them; lower is better for each.
 PERPLEXITIES: dict[str, Callable[[np.ndarray], float]] = {
-    name: partial(perplexity, place=place) for place, name in enumerate(("ppl", "ppl_word", "ppl_byte"), start=1)
+    name: partial(compute_perplexity, column=column)
+    for column, name in enumerate(("ppl", "ppl_word", "ppl_byte"), start=1)
 }

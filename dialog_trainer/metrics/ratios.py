@@ -1,42 +1,47 @@
-"""Scores that are one sum over another: mean length, and shares of the replies."""
+"""Scores that are one sum divided by another: reply length, length ratio, repetition rate, turn end rate."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from dialog_trainer.metrics.tokenize import split_words
-from dialog_trainer.types import Reply
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dialog_trainer.types import Reply
 
 
-def length(replies: Sequence[Reply]) -> np.ndarray:
-    """`(n, 2)`: words, 1."""
+def count_words(replies: Sequence[Reply]) -> np.ndarray:
+    """`(n, 2)` float64: words of the reply, 1."""
     return _rows([(len(split_words(reply.text)), 1) for reply in replies])
 
 
-def length_ratio(replies: Sequence[Reply]) -> np.ndarray:
-    """`(n, 2)`: words of the reply, mean words of its references."""
+def count_words_and_references(replies: Sequence[Reply]) -> np.ndarray:
+    """`(n, 2)` float64: words of the reply, mean words of its references."""
     return _rows([(len(split_words(reply.text)), _mean_words(reply.targets())) for reply in replies])
 
 
-def repetition(replies: Sequence[Reply]) -> np.ndarray:
-    """`(n, 2)`: whether the reply is an earlier turn of its dialogue in other case and spaces at most, 1."""
-    return _rows([(_plain(reply.text) in map(_plain, reply.history), 1) for reply in replies])
+def count_repetitions(replies: Sequence[Reply]) -> np.ndarray:
+    """`(n, 2)` float64: whether the reply repeats an earlier turn of its dialogue, apart from case and spaces; 1."""
+    return _rows([(_normalize(reply.text) in map(_normalize, reply.history), 1) for reply in replies])
 
 
-def turn_end(replies: Sequence[Reply]) -> np.ndarray:
-    """`(n, 2)`: whether the reply ended by itself, 1."""
+def count_turn_ends(replies: Sequence[Reply]) -> np.ndarray:
+    """`(n, 2)` float64: whether the model ended the reply itself, 1."""
     return _rows([(reply.ended, 1) for reply in replies])
 
 
-def ratio(sums: np.ndarray) -> float:
-    """First of the summed statistics `(2,)` over the second; 0 where that is 0."""
-    above, below = sums.tolist()
-    return above / below if below else 0.0
+def divide(sums: np.ndarray) -> float:
+    """The first of summed statistics `(2,)` over the second; 0 where the second is 0."""
+    numerator, denominator = sums.tolist()
+    return numerator / denominator if denominator else 0.0
 
 
 def _rows(pairs: list[tuple[float, float]]) -> np.ndarray:
+    import numpy as np  # not above: the registry lists the scores without it
+
     return np.array(pairs, dtype=np.float64).reshape(-1, 2)
 
 
@@ -44,5 +49,5 @@ def _mean_words(texts: Sequence[str]) -> float:
     return sum(len(split_words(text)) for text in texts) / len(texts)
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     return " ".join(text.lower().split())

@@ -1,128 +1,193 @@
-"""The scores by name. A score is a function of replies and their references.
+"""Metric registry: the only list of score names, each with its signature, direction, statistics and value.
 
-Nearly every score is the value of sums: `statistics(replies)` has a row for each reply, and `value` of the summed rows of
-some replies is their score as one corpus. Rows made once give the score of the whole, of a part (clean dialogues, a depth
-of turn) and of each resample for an interval. Of no replies every score is 0; an empty reply is one without words.
+Nearly every score is the value of sums. `statistics(replies)` has a row for each reply, and `value` of a sum of rows is
+the score of those replies as one corpus. So rows computed once give the score of all replies, of a part of them and of
+each bootstrap resample. With no replies every score is 0; an empty reply is a reply without words.
 
-To add a score: write its statistics, put it into `SCORES`, and its name into `options.SCORE_NAMES`; where more is not
-better, also into `LOWER_IS_BETTER` or `NO_BETTER` there. For example the share of replies that ask something:
+Importing this module imports neither numpy nor sacrebleu: `--help` lists the scores.
+
+A metric of your own is one record in a module of yours. This one is the share of replies that end with a question mark;
+`metrics.extra=[my_package.question_rate]` adds it to a run.
 
 >>> import numpy as np
 >>> from dialog_trainer.metrics.bootstrap import confidence_interval
->>> from dialog_trainer.metrics.ratios import ratio
+>>> from dialog_trainer.metrics.ratios import divide
 >>> from dialog_trainer.metrics.registry import SCORES, Score, score_replies
 >>> from dialog_trainer.types import Reply
->>> def asks(replies):
+>>> def count_questions(replies):
 ...     return np.array([(reply.text.endswith("?"), 1) for reply in replies], dtype=float).reshape(-1, 2)
->>> SCORES["question_rate"] = Score("question_rate", "question_rate[last character]", asks, ratio)
+>>> question_rate = Score("question_rate", "question_rate[last character]", count_questions, divide, better="neither")
 >>> texts = ["why ?", "no .", "you ?", "yes ?"]
 >>> replies = [Reply(str(n), 1, ("hello",), "hi", text, ended=True) for n, text in enumerate(texts)]
->>> score_replies(["question_rate"], replies)
+>>> score_replies(["question_rate"], replies, {**SCORES, "question_rate": question_rate})
 {'question_rate': 0.75}
->>> confidence_interval(asks(replies), ratio, seed=0)
+>>> confidence_interval(count_questions(replies), divide, seed=0)
 (0.25, 1.0)
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
+from dialog_trainer.errors import ConfigError
 from dialog_trainer.metrics import bleu, chrf, diversity, nist, ratios
 from dialog_trainer.metrics.perplexity import PERPLEXITIES
-from dialog_trainer.types import Reply
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dialog_trainer.types import Reply
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A score of replies, at least 0.
+    """One score, at least 0.
 
-    `statistics(replies)` `(n, K)` float64 has a row for each reply, and `value` makes the score of a sum of rows `(K,)`;
-    scores that share statistics share the function, which is then called once. What is no sum has `whole(replies)`
-    instead of both, and no interval.
+    `signature` says how it is computed; runs with equal signatures can be compared. `statistics(replies)` `(n, K)`
+    float64 has a row for each reply, and `value` computes the score from a sum of rows `(K,)`. Scores that share a
+    `statistics` function share its result. A score that is not a value of sums has `score_corpus(replies)` instead of
+    both, and no confidence interval.
+
+    `better` is the direction: whether a "higher" or a "lower" value is better, or "neither". `from_loss`: a perplexity,
+    whose rows `(4,)` come from the loss (see `perplexity.py`) and whose signature depends on the run. `in_original`: the
+    protocol `original` computes it too.
+
+    Raises `ValueError` if it has neither or both of `value` and `score_corpus`.
     """
 
     name: str
     signature: str
     statistics: Callable[[Sequence[Reply]], np.ndarray] | None = None
     value: Callable[[np.ndarray], float] | None = None
-    whole: Callable[[Sequence[Reply]], float] | None = None
+    score_corpus: Callable[[Sequence[Reply]], float] | None = None
+    better: Literal["higher", "lower", "neither"] = "higher"
+    from_loss: bool = False
+    in_original: bool = False
+
+    def __post_init__(self) -> None:
+        has_sums = self.value is not None and (self.statistics is not None or self.from_loss)
+        if has_sums == (self.score_corpus is not None):
+            raise ValueError(f"score {self.name}: pass either statistics and value, or score_corpus")
+        if self.better not in ("higher", "lower", "neither"):
+            raise ValueError(f"score {self.name}: better={self.better!r} must be 'higher', 'lower' or 'neither'")
 
 
-_BLEU, _NIST = f"bleu[{bleu.SIGNATURE}]", f"nist[{nist.SIGNATURE}]"
-_WORDS = "length[case:lc|tok:13a]"
-_DIVERSITY = f"diversity[{diversity.SIGNATURE}]"
+_BLEU, _NIST = "bleu[case:lc|tok:13a|smooth:exp]", "nist[case:lc|tok:13a|rule:mteval]"
+_LENGTH, _DIVERSITY = "length[case:lc|tok:13a]", "diversity[case:lc|tok:13a|over:all replies]"
+_ALL = (
+    *(
+        Score(name, "", value=value, better="lower", from_loss=True, in_original=True)
+        for name, value in PERPLEXITIES.items()
+    ),
+    *(
+        Score(f"bleu{n}", _BLEU, bleu.collect_statistics, partial(bleu.compute_score, order=n), in_original=n in (2, 4))
+        for n in range(1, bleu.MAX_ORDER + 1)
+    ),
+    *(
+        Score(f"nist{n}", _NIST, nist.collect_statistics, partial(nist.compute_score, order=n), in_original=n in (2, 4))
+        for n in range(1, nist.MAX_ORDER + 1)
+    ),
+    Score("chrf", "chrf[case:mixed|eff:yes|nc:6|nw:0|space:no]", chrf.collect_statistics, chrf.compute_score),
+    Score("length", _LENGTH, ratios.count_words, ratios.divide, better="neither"),
+    Score("length_ratio", _LENGTH, ratios.count_words_and_references, ratios.divide, better="neither"),
+    Score("repetition", "repetition[case:lc|space:one]", ratios.count_repetitions, ratios.divide, better="lower"),
+    Score("turn_end_rate", "turn_end_rate[]", ratios.count_turn_ends, ratios.divide),
+    Score("distinct1", _DIVERSITY, score_corpus=partial(diversity.compute_distinct, order=1)),
+    Score("distinct2", _DIVERSITY, score_corpus=partial(diversity.compute_distinct, order=2)),
+    Score("entropy4", _DIVERSITY, score_corpus=partial(diversity.compute_entropy, order=4)),
+)
+SCORES: Mapping[str, Score] = {score.name: score for score in _ALL}
+SCORE_NAMES = tuple(SCORES)
+LOWER_IS_BETTER = tuple(score.name for score in _ALL if score.better == "lower")
+WITHOUT_DIRECTION = tuple(score.name for score in _ALL if score.better == "neither")
+ORIGINAL_SCORE_NAMES = tuple(score.name for score in _ALL if score.in_original)
 
-SCORES: dict[str, Score] = {
-    score.name: score
-    for score in (
-        *(
-            Score(f"bleu{n}", _BLEU, bleu.statistics, partial(bleu.value, order=n))
-            for n in range(1, bleu.MAX_ORDER + 1)
-        ),
-        *(
-            Score(f"nist{n}", _NIST, nist.statistics, partial(nist.value, order=n))
-            for n in range(1, nist.MAX_ORDER + 1)
-        ),
-        Score("chrf", f"chrf[{chrf.SIGNATURE}]", chrf.statistics, chrf.value),
-        Score("length", _WORDS, ratios.length, ratios.ratio),
-        Score("length_ratio", _WORDS, ratios.length_ratio, ratios.ratio),
-        Score("repetition", "repetition[case:lc|space:one]", ratios.repetition, ratios.ratio),
-        Score("turn_end_rate", "turn_end_rate[]", ratios.turn_end, ratios.ratio),
-        Score("distinct1", _DIVERSITY, whole=partial(diversity.distinct, order=1)),
-        Score("distinct2", _DIVERSITY, whole=partial(diversity.distinct, order=2)),
-        Score("entropy4", _DIVERSITY, whole=partial(diversity.entropy, order=4)),
-    )
-}
+
+def load_extra_metrics(dotted_names: Iterable[str], scores: Mapping[str, Score] = SCORES) -> dict[str, Score]:
+    """`scores` and the records that `dotted_names` name, as `my_package.question_rate`. Imports their modules.
+
+    Raises `ConfigError` with every name that cannot be imported, is not a `Score`, is called other than its record or
+    is taken.
+    """
+    loaded, errors = dict(scores), []
+    for dotted in dotted_names:
+        place = f"metrics.extra={dotted}"
+        module, _, attribute = dotted.rpartition(".")
+        try:
+            record = getattr(importlib.import_module(module), attribute)
+        except Exception as error:  # a module of the user's own: it may raise anything
+            errors.append(
+                f"{place}: cannot be imported ({type(error).__name__}: {error}); pass a dotted name as "
+                "my_package.question_rate, whose module is in the current folder or installed"
+            )
+            continue
+        if not isinstance(record, Score):
+            errors.append(f"{place}: is not a Score but {record!r:.80}; name a dialog_trainer.metrics.registry.Score")
+        elif record.name != attribute:
+            errors.append(f"{place}: its record has the name {record.name}; give both the same name")
+        elif attribute in loaded:
+            errors.append(f"{place}: there is a score {attribute} already; choose another name")
+        else:
+            loaded[attribute] = record
+    if errors:
+        raise ConfigError(errors)
+    return loaded
 
 
-def describe_scores(names: Iterable[str]) -> str:
-    """How the scores of `names` are made, each rule once; perplexities, made from the loss, have none here."""
-    return " ".join(dict.fromkeys(SCORES[name].signature for name in names if name not in PERPLEXITIES))
+def describe_scores(names: Iterable[str], scores: Mapping[str, Score] = SCORES) -> str:
+    """The signatures of the scores `names`, each once; perplexities have none here."""
+    return " ".join(dict.fromkeys(scores[name].signature for name in names if not scores[name].from_loss))
 
 
-def compute_statistics(names: Iterable[str], replies: Sequence[Reply]) -> dict[str, np.ndarray]:
-    """The statistics `(n, K)` of those of `names` that are values of sums; one array for all scores that share them."""
-    made: dict[Callable, np.ndarray] = {}
-    found = {}
+def compute_statistics(
+    names: Iterable[str], replies: Sequence[Reply], scores: Mapping[str, Score] = SCORES
+) -> dict[str, np.ndarray]:
+    """The statistics `(n, K)` of those of `names` that are values of sums over replies. Scores that share the function
+    share the array. Raises `KeyError` for an unknown name."""
+    arrays: dict[Callable[[Sequence[Reply]], np.ndarray], np.ndarray] = {}
+    statistics = {}
     for name in names:
-        rule = None if name in PERPLEXITIES else SCORES[name].statistics
-        if rule is not None:
-            if rule not in made:
-                made[rule] = rule(replies)
-            found[name] = made[rule]
-    return found
+        function = scores[name].statistics
+        if function is not None:
+            if function not in arrays:
+                arrays[function] = function(replies)
+            statistics[name] = arrays[function]
+    return statistics
 
 
 def score_parts(
-    names: Iterable[str], replies: Sequence[Reply], parts: Mapping[str, Sequence[int]]
+    names: Iterable[str],
+    replies: Sequence[Reply],
+    parts: Mapping[str, Sequence[int]],
+    scores: Mapping[str, Score] = SCORES,
 ) -> dict[str, dict[str, float]]:
-    """Of each part the scores of `names` that are made from text, of the replies at its indices as one corpus;
-    perplexities, from the loss, are not. The information of NIST's n-grams is that of all replies.
+    """The scores of each part of `replies`, given by indices, as one corpus. Perplexities of `names` are left out.
 
-    Raises `KeyError` of a name that no score has.
+    The information of NIST's n-grams is that of all replies. Raises `KeyError` for an unknown name.
     """
-    names = [name for name in names if name not in PERPLEXITIES]
-    rows = compute_statistics(names, replies)
-    return {
-        title: {
-            name: SCORES[name].value(rows[name][list(indices)].sum(0))
-            if name in rows
-            else SCORES[name].whole([replies[index] for index in indices])
-            for name in names
-        }
-        for title, indices in parts.items()
-    }
+    records = [scores[name] for name in names if not scores[name].from_loss]
+    rows = compute_statistics([record.name for record in records], replies, scores)
+
+    def score(record: Score, indices: Sequence[int]) -> float:
+        if record.value is not None:
+            return record.value(rows[record.name][list(indices)].sum(0))
+        assert record.score_corpus is not None
+        return record.score_corpus([replies[index] for index in indices])
+
+    return {title: {one.name: score(one, indices) for one in records} for title, indices in parts.items()}
 
 
-def score_replies(names: Iterable[str], replies: Sequence[Reply]) -> dict[str, float]:
-    """`scores_of_parts` of all replies as one part."""
-    return score_parts(names, replies, {"all": range(len(replies))})["all"]
+def score_replies(
+    names: Iterable[str], replies: Sequence[Reply], scores: Mapping[str, Score] = SCORES
+) -> dict[str, float]:
+    """The scores of all replies as one corpus, as `score_parts`."""
+    return score_parts(names, replies, {"all": range(len(replies))}, scores)["all"]
 
 
 def weighted_score(scores: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """The score that `best_metric` means: `Σ weight · score`."""
+    """`Σ weight · score`: the value that `best_metric` keeps the highest of. Raises `KeyError` for a missing score."""
     return sum(weight * scores[name] for name, weight in weights.items())

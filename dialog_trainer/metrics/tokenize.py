@@ -1,9 +1,20 @@
-"""The one way in which text becomes words for scoring: lower case, mteval-v13a tokens (sacrebleu's)."""
+"""Splits text into words for scoring: lower case, mteval-v13a tokens (sacrebleu's)."""
 
-from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+from functools import cache
+from typing import TYPE_CHECKING
 
-_TOKENIZE = Tokenizer13a()
+if TYPE_CHECKING:
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
 
 def split_words(text: str) -> list[str]:
-    return _TOKENIZE(text.lower()).split()
+    """The words of `text`; punctuation marks are words."""
+    words: list[str] = _tokenizer()(text.lower()).split()
+    return words
+
+
+@cache
+def _tokenizer() -> "Tokenizer13a":
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a  # slow to import, and the registry does not need it
+
+    return Tokenizer13a()  # type: ignore[no-untyped-call]  # sacrebleu does not annotate it

@@ -14,7 +14,8 @@ from dialog_trainer.build.model import build_model
 from dialog_trainer.build.optimization import build_optimizer, plan_training
 from dialog_trainer.cli.compose import CONF, compose_settings, list_groups
 from dialog_trainer.config.checks import find_errors
-from dialog_trainer.config.options import RULES, SCORE_NAMES, Settings, flatten
+from dialog_trainer.config.options import RULES, Settings, flatten
+from dialog_trainer.metrics.registry import SCORE_NAMES
 from dialog_trainer.model.loading import build_from_scratch
 from dialog_trainer.types import Role
 

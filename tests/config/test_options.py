@@ -379,7 +379,7 @@ def test_the_hub_is_needed_for_what_is_not_on_this_machine(base, tmp_path):
 )
 def test_a_score_that_does_not_exist_is_told_with_the_nearest(key, value, hint):
     fault = RULES[key].fault(key, value)
-    assert fault.endswith(hint or "turn_end_rate")
+    assert fault.endswith(hint or "entropy4")
     assert ("did you mean" in fault) == bool(hint)
 
 

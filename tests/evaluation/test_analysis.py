@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dialog_trainer.config.options import SCORE_NAMES
 from dialog_trainer.evaluation.analysis import (
     SEED,
     Statistics,
@@ -21,7 +20,7 @@ from dialog_trainer.evaluation.analysis import (
 )
 from dialog_trainer.metrics.bootstrap import confidence_interval, paired_difference
 from dialog_trainer.metrics.perplexity import PERPLEXITIES
-from dialog_trainer.metrics.registry import compute_statistics, score_replies
+from dialog_trainer.metrics.registry import SCORE_NAMES, compute_statistics, score_replies
 from dialog_trainer.types import Reply
 
 WORDS = ("the", "sea", "is", "cold", "green", "tea", ".", "yes")

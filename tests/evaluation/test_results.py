@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from dialog_trainer.config.options import SCORE_NAMES
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.evaluation import results
 from dialog_trainer.evaluation.analysis import Statistics, collect_statistics
 from dialog_trainer.evaluation.results import archive_scores, read_scores, write_scores
+from dialog_trainer.metrics.registry import SCORE_NAMES
 from dialog_trainer.types import Reply
 
 SCORED = {

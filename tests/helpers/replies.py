@@ -1,4 +1,4 @@
-"""Made-up replies for the tests of scores."""
+"""Replies for the tests of metrics."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from dialog_trainer.types import Reply
 
 WORDS = ("The", "the", "cat", "sat", "on", "mat", ".", ",", "I'm", "$5.50", "고양이")
 TEXT = st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join)
-# Texts of replies, each with its references: as many as it likes.
+# Texts of replies, each with one to three references.
 PAIRS = st.lists(st.tuples(TEXT, st.lists(TEXT, min_size=1, max_size=3)), min_size=1, max_size=8)
 
 
 def reply(text: str, *references: str, dialogue: str = "a", turn: int = 1, history=("hello",), ended=True) -> Reply:
-    """With one reference it is the gold reply alone, as in data that name no others."""
+    """One reference is the gold reply, as in data without further references."""
     others = references if len(references) > 1 else ()
     return Reply(dialogue, turn, tuple(history), references[0] if references else "gold", text, ended, others)
 

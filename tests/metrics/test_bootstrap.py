@@ -1,12 +1,11 @@
-"""Bootstrap over dialogues: by hand, against one draw after the other, and how often it is right."""
+"""Bootstrap over dialogues: against single resamples, and how often the interval contains the true value."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dialog_trainer.metrics import bootstrap
-from dialog_trainer.metrics.bootstrap import confidence_interval, paired_difference, sum_by_dialogue
+from dialog_trainer.metrics.bootstrap import confidence_interval, paired_difference, resample, sum_by_dialogue
 
 
 def mean(sums: np.ndarray) -> float:
@@ -27,7 +26,7 @@ def test_sums_by_dialogue():
 
 
 def slow_values(statistics, value, seed: int, resamples: int) -> list[float]:
-    """Dialogue by dialogue: each stands in the resample as often as it was drawn."""
+    """Adds each dialogue as often as it was drawn."""
     draw, count = np.random.Generator(np.random.PCG64(seed)), len(statistics)
     found = []
     for _ in range(resamples):
@@ -36,7 +35,7 @@ def slow_values(statistics, value, seed: int, resamples: int) -> list[float]:
     return found
 
 
-def test_the_interval_is_the_percentiles_of_single_resamples():
+def test_interval_is_the_percentiles_of_single_resamples():
     statistics = np.random.default_rng(5).gamma(2.0, size=(7, 2))
     found = slow_values(statistics, mean, seed=3, resamples=200)
     assert confidence_interval(statistics, mean, seed=3, resamples=200) == pytest.approx(
@@ -47,15 +46,14 @@ def test_the_interval_is_the_percentiles_of_single_resamples():
     )
 
 
-@pytest.mark.parametrize("at_once", [1, 40, 7 * 200])
-def test_how_many_weights_are_drawn_at_a_time_changes_nothing(monkeypatch, at_once):
+@pytest.mark.parametrize("max_counts", [1, 40, 7 * 200])
+def test_number_of_counts_drawn_at_a_time_changes_nothing(max_counts):
     statistics = np.random.default_rng(5).gamma(2.0, size=(7, 2))
-    expected = confidence_interval(statistics, mean, seed=3, resamples=200)
-    monkeypatch.setattr(bootstrap, "_WEIGHTS_AT_ONCE", at_once)
-    assert confidence_interval(statistics, mean, seed=3, resamples=200) == pytest.approx(expected)
+    expected = resample(statistics, seed=3, resamples=200)
+    assert resample(statistics, 3, 200, max_counts) == pytest.approx(expected)
 
 
-def test_1000_resamples_unless_told_otherwise():
+def test_default_is_1000_resamples():
     statistics = dialogues(np.arange(9.0))
     assert confidence_interval(statistics, mean, 0) == confidence_interval(statistics, mean, 0, resamples=1000)
     assert paired_difference(statistics, statistics[::-1], mean, 0) == paired_difference(
@@ -64,18 +62,18 @@ def test_1000_resamples_unless_told_otherwise():
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_fewer_than_two_dialogues_have_neither_interval_nor_comparison(count):
+def test_fewer_than_2_dialogues_have_no_interval_and_no_test(count):
     statistics = np.ones((count, 2))
     assert confidence_interval(statistics, mean, seed=0) is None
     assert paired_difference(statistics, statistics, mean, seed=0) is None
 
 
-def test_dialogues_that_are_all_alike_have_an_interval_without_width():
+def test_equal_dialogues_have_an_interval_of_width_0():
     assert confidence_interval(dialogues([3.0, 3.0]), mean, seed=0) == (3.0, 3.0)
 
 
-def test_the_interval_holds_the_true_value_about_95_times_in_100():
-    """Dialogues of 1 to 9 replies, alike within: whoever resampled replies would be right far less often."""
+def test_interval_covers_the_true_value_95_times_in_100():
+    """Dialogues of 1 to 9 equal replies: resampling replies instead would cover it far less often."""
     draw, hits = np.random.default_rng(11), 0
     for trial in range(500):
         replies = draw.integers(1, 10, size=80)
@@ -85,7 +83,7 @@ def test_the_interval_holds_the_true_value_about_95_times_in_100():
     assert 0.925 <= hits / 500 <= 0.97
 
 
-def test_a_difference_is_the_percentiles_and_the_far_side_of_the_same_resamples_of_both():
+def test_paired_difference_uses_the_same_resamples_on_both_sides():
     draw = np.random.default_rng(2)
     a, b = draw.gamma(2.0, size=(2, 12, 2))
     found = [x - y for x, y in zip(slow_values(a, mean, 9, 400), slow_values(b, mean, 9, 400), strict=True)]
@@ -99,7 +97,7 @@ def test_a_difference_is_the_percentiles_and_the_far_side_of_the_same_resamples_
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.floats(-1.5, 1.5), st.integers(2, 20))
-def test_either_side_may_come_first_and_a_small_p_means_an_interval_without_0(seed, shift, count):
+def test_paired_difference_is_antisymmetric_and_p_agrees_with_the_interval(seed, shift, count):
     draw = np.random.default_rng(seed)
     a, b = dialogues(draw.normal(shift, 1.0, count)), dialogues(draw.normal(0.0, 1.0, count))
     one, other = (paired_difference(*sides, mean, seed, resamples=200) for sides in ((a, b), (b, a)))
@@ -109,16 +107,16 @@ def test_either_side_may_come_first_and_a_small_p_means_an_interval_without_0(se
     assert one.p_value >= 0.05 or one.low > 0 or one.high < 0
 
 
-def test_without_any_difference_p_is_1():
+def test_p_is_1_without_a_difference():
     a = dialogues(np.arange(5.0))
     result = paired_difference(a, a, mean, seed=0)
     assert (result.difference, result.low, result.high, result.p_value) == (0.0, 0.0, 0.0, 1.0)
 
 
-def test_p_is_about_uniform_without_a_true_difference_and_small_with_a_clear_one():
+def test_p_is_uniform_without_a_true_difference_and_small_with_one():
     draw, found = np.random.default_rng(3), []
     for trial in range(400):
-        level = draw.normal(0.0, 5.0, 60)  # the same in both: a paired comparison is not misled by it
+        level = draw.normal(0.0, 5.0, 60)  # the same on both sides, so a paired test ignores it
         a, b = (dialogues(level + draw.normal(0.0, 1.0, 60)) for _ in range(2))
         found.append(paired_difference(a, b, mean, seed=trial, resamples=200).p_value)
     # The largest distance to the uniform distribution; 1.36 / sqrt(400) is its 95th percentile.
@@ -129,6 +127,6 @@ def test_p_is_about_uniform_without_a_true_difference_and_small_with_a_clear_one
     assert clear.low > 0
 
 
-def test_statistics_of_other_dialogues_are_an_error():
+def test_unequal_shapes_are_an_error():
     with pytest.raises(ValueError, match=r"\(3, 2\) and \(2, 2\)"):
         paired_difference(np.ones((3, 2)), np.ones((2, 2)), mean, seed=0)

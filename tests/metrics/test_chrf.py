@@ -1,4 +1,4 @@
-"""chrF from statistics, against sacrebleu's own corpus score."""
+"""chrF from summed statistics, against sacrebleu's corpus score."""
 
 import pytest
 import sacrebleu
@@ -9,12 +9,12 @@ from dialog_trainer.metrics import chrf
 
 
 def chrf_of(texts, references) -> float:
-    return chrf.value(chrf.statistics(replies_of(texts, references)).sum(0))
+    return chrf.compute_score(chrf.collect_statistics(replies_of(texts, references)).sum(0))
 
 
 @settings(max_examples=100, deadline=None)
 @given(PAIRS)
-def test_chrf_is_sacrebleus_of_the_whole_corpus(pairs):
+def test_chrf_equals_sacrebleu(pairs):
     texts, references = [text for text, _ in pairs], [those for _, those in pairs]
     columns = max(map(len, references))
     streams = [[those[i] if i < len(those) else None for those in references] for i in range(columns)]
@@ -45,7 +45,7 @@ def test_chrf_by_hand(texts, references, expected):
     assert chrf_of(texts, references) == pytest.approx(expected, abs=1e-9)
 
 
-def test_the_statistics_of_a_reply():
-    [row] = chrf.statistics(replies_of(["aab"], [["ab"]]))
+def test_statistics_of_a_reply():
+    [row] = chrf.collect_statistics(replies_of(["aab"], [["ab"]]))
     assert row.tolist() == [3, 2, 2, 2, 1, 1, 0, 0, 0] + [0] * 9
-    assert chrf.statistics([]).shape == (0, 18)
+    assert chrf.collect_statistics([]).shape == (0, 18)

@@ -1,11 +1,11 @@
-"""Distinct n-grams and their entropy, by hand."""
+"""Distinct n-grams and n-gram entropy, by hand."""
 
 import math
 
 import pytest
 from helpers.replies import reply
 
-from dialog_trainer.metrics.diversity import distinct, entropy
+from dialog_trainer.metrics.diversity import compute_distinct, compute_entropy
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from dialog_trainer.metrics.diversity import distinct, entropy
     ],
 )
 def test_distinct(texts, order, expected):
-    assert distinct([reply(text) for text in texts], order) == pytest.approx(expected)
+    assert compute_distinct([reply(text) for text in texts], order) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -38,4 +38,4 @@ def test_distinct(texts, order, expected):
     ],
 )
 def test_entropy(texts, order, expected):
-    assert entropy([reply(text) for text in texts], order) == pytest.approx(expected)
+    assert compute_entropy([reply(text) for text in texts], order) == pytest.approx(expected)

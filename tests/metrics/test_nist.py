@@ -1,4 +1,4 @@
-"""NIST by the rule of mteval, by hand and against nltk where nltk keeps to it."""
+"""NIST by the rule of mteval: by hand, and against nltk where nltk follows that rule."""
 
 import math
 
@@ -10,7 +10,7 @@ from nltk.translate.nist_score import corpus_nist
 
 from dialog_trainer.metrics import nist as nist_module
 
-# The example of nltk's documentation, and so of many others.
+# The example of nltk's documentation.
 REFERENCES = [
     "It is a guide to action that ensures that the military will forever heed Party commands",
     "It is the guiding principle which guarantees the military forces always being under the command of the Party",
@@ -25,24 +25,24 @@ WORD = st.sampled_from(["the", "a", "cat", "dog", "sat", "ran", "on", "mat"])
 
 
 def nist(texts, references, order: int) -> float:
-    return nist_module.value(nist_module.statistics(replies_of(texts, references)).sum(0), order)
+    return nist_module.compute_score(nist_module.collect_statistics(replies_of(texts, references)).sum(0), order)
 
 
 @pytest.mark.parametrize(("reply", "expected"), [(GUIDE, 5.0379), (TROOPS, 2.1139)])
-def test_mteval_gives_the_same_for_the_well_known_example(monkeypatch, reply, expected):
-    """mteval's numbers keep upper case; words as they stand leave the rule itself."""
+def test_nist_equals_mteval_on_the_nltk_example(monkeypatch, reply, expected):
+    """The published numbers keep upper case, so words are split at spaces only."""
     monkeypatch.setattr(nist_module, "split_words", str.split)
     assert nist([reply], [REFERENCES], 5) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("reply", [GUIDE, TROOPS])
-def test_words_are_lower_case_and_else_unchanged_in_the_example(monkeypatch, reply):
+def test_case_does_not_count(monkeypatch, reply):
     found = nist([reply.upper()], [REFERENCES], 5)
     monkeypatch.setattr(nist_module, "split_words", str.split)
     assert found == nist([reply.lower()], [[text.lower() for text in REFERENCES]], 5)
 
 
-def test_punctuation_is_a_word_of_its_own():
+def test_punctuation_marks_are_words():
     assert nist(["Yes, sir."], [["yes , sir ."]], 2) == nist(["yes , sir ."], [["yes , sir ."]], 2) > 0
 
 
@@ -51,7 +51,7 @@ def test_punctuation_is_a_word_of_its_own():
     st.lists(st.tuples(*[st.lists(WORD, min_size=4, max_size=9).map(" ".join)] * 2), min_size=1, max_size=6),
     st.integers(1, 4),
 )
-def test_with_one_reference_nist_is_nltks(pairs, order):
+def test_nist_equals_nltk_with_one_reference(pairs, order):
     texts, references = [text for text, _ in pairs], [[text] for _, text in pairs]
     expected = corpus_nist([[text.split()] for _, text in pairs], [text.split() for text, _ in pairs], n=order)
     assert nist(texts, references, order) == pytest.approx(expected, abs=1e-9)
@@ -98,23 +98,23 @@ def test_nothing_to_compare_scores_0(replies, references, order):
     assert nist(replies, references, order) == 0.0
 
 
-def test_an_empty_reply_among_others_costs_length_alone():
+def test_an_empty_reply_costs_only_length():
     with_empty = nist(["a b c", ""], [["a b c"], ["d e f"]], 1)
     assert with_empty == pytest.approx(math.log2(6) * PENALTY_OF_HALF)
 
 
-def test_the_statistics_of_a_reply():
+def test_statistics_of_a_reply():
     # `a` is 3 of 6 words and `b` 1 of them; "a b" is 1 of the 3 pairs that `a` could begin.
-    rows = nist_module.statistics(replies_of(["a b b", "z"], [["a b", "a"], ["c a d"]]))
+    rows = nist_module.collect_statistics(replies_of(["a b b", "z"], [["a b", "a"], ["c a d"]]))
     a, b, pair = math.log2(6 / 3), math.log2(6 / 1), math.log2(3 / 1)
     assert rows[0].tolist() == pytest.approx([1.5, a + b, pair, 0, 0, 0, 3, 2, 1, 0, 0])
     assert rows[1].tolist() == [3, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]
-    assert nist_module.statistics([]).shape == (0, 11)
+    assert nist_module.collect_statistics([]).shape == (0, 11)
 
 
-def test_the_information_of_a_part_is_that_of_all_references_of_the_call():
+def test_information_is_that_of_all_references_of_the_call():
     replies = replies_of(["a", "b"], [["a"], ["b"]])
-    rows = nist_module.statistics(replies)
-    assert nist_module.value(rows[0], 1) == 1.0
+    rows = nist_module.collect_statistics(replies)
+    assert nist_module.compute_score(rows[0], 1) == 1.0
     # Alone its only word would be certain.
-    assert nist_module.value(nist_module.statistics(replies[:1])[0], 1) == 0.0
+    assert nist_module.compute_score(nist_module.collect_statistics(replies[:1])[0], 1) == 0.0

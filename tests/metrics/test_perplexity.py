@@ -1,4 +1,4 @@
-"""Perplexities as values of sums."""
+"""Perplexity per token, word and byte."""
 
 import math
 
@@ -9,7 +9,7 @@ from dialog_trainer.metrics.perplexity import PERPLEXITIES, count_words_and_byte
 
 
 @pytest.mark.parametrize(("name", "count"), [("ppl", 8), ("ppl_word", 4), ("ppl_byte", 16)])
-def test_a_perplexity_divides_the_nats_by_its_own_count(name, count):
+def test_each_perplexity_divides_by_its_own_count(name, count):
     assert PERPLEXITIES[name](np.array([8.0, 8, 4, 16])) == pytest.approx(math.exp(8 / count))
 
 
@@ -20,7 +20,7 @@ def test_dialogues_add_before_the_division():
 
 @pytest.mark.parametrize("name", PERPLEXITIES)
 @pytest.mark.parametrize("sums", [[0.0, 0, 0, 0], [5.0, 0, 0, 0], [1e9, 1, 1, 1]])
-def test_without_a_count_and_beyond_what_exp_holds_a_perplexity_is_the_largest(name, sums):
+def test_perplexity_is_at_most_e_to_the_700(name, sums):
     assert PERPLEXITIES[name](np.array(sums)) == math.exp(700)
 
 
