@@ -1,6 +1,6 @@
-"""The records that travel between the stations, each with its contract.
+"""Records that rooms pass to each other, from a dialogue to its loss and its scored replies.
 
-Shapes: `T` tokens of one sequence, `N` tokens of a packed batch, `S` sequences in a batch, `R` runs in them.
+Shapes: `T` tokens of one sequence, `N` tokens of a packed batch, `S` sequences in it, `R` role spans in them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ import numpy as np
 if TYPE_CHECKING:  # the configuration is checked before torch is imported
     import torch
 
-# Turn indices of which the loss is kept apart: 0 to 10, and all that come later together.
+# Bins of the loss by turn index: one each for 0 to 10, and one for all later turns.
 NUM_TURN_BINS = 12
 
 
+Say = Callable[[str], None]
+
+
 class Role(IntEnum):
-    """Whose token it is. The token that ends a turn belongs to that turn."""
+    """The speaker of a token. The token that ends a turn belongs to that turn."""
 
     SYSTEM = 0
     USER = 1
@@ -34,7 +37,7 @@ class Turn:
     """One utterance. `role` is SYSTEM, USER or ASSISTANT; `text` is stripped and not empty.
 
     `weight`, finite and at least 0, multiplies the loss weight that the mask schedule gives to its tokens.
-    `references` are the texts that the data accept in its place, where they name several.
+    `references` are the texts accepted in its place, if the data name several.
     """
 
     role: Role
@@ -62,25 +65,51 @@ class SpecialTokens:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenSequence:
-    """A dialogue, or a part of one, as tokens: three `(T,)` lists of equal length.
+class Span:
+    """Consecutive tokens of one role and turn: a turn with the separator that ends it, `[CLS]` or the end of text.
 
-    `roles[t]` is the `Role` of token `t`; `turns[t]` is the index of its turn in the whole dialogue
-    (for `[CLS]` that of the turn that follows, for the end-of-text token that of the last turn).
+    `turn` is the index of the turn in the dialogue (for `[CLS]` that of the turn that follows, for the end-of-text
+    token that of the last turn). `lost` counts the tokens that truncation took from it.
     """
 
-    ids: list[int]
-    roles: list[int]
-    turns: list[int]
+    role: Role
+    turn: int
+    ids: tuple[int, ...]
+    lost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """A dialogue, or a part of one, as spans: `[CLS]`, turns and, at the end of the dialogue, the end of text.
+
+    A turn that truncation took completely, and the end of text likewise, is a span without tokens.
+    """
+
+    spans: tuple[Span, ...]
+
+    @property
+    def ids(self) -> list[int]:
+        """All tokens, `(T,)`."""
+        return [token for span in self.spans for token in span.ids]
+
+    @property
+    def roles(self) -> list[Role]:
+        """The role of each token, `(T,)`."""
+        return [span.role for span in self.spans for _ in span.ids]
+
+    @property
+    def turns(self) -> list[int]:
+        """The turn index of each token, `(T,)`."""
+        return [span.turn for span in self.spans for _ in span.ids]
 
 
 @dataclass(frozen=True, slots=True)
 class TurnSpans:
-    """Sequences as runs of tokens of one role and turn: all that a mask needs to know of them.
+    """The spans of S sequences as arrays, without their ids: all that a mask needs to know.
 
-    `roles`, `turns`, `lengths`, `lost` (int64) and `weights` (float32) are `(R,)`: of each run its `Role`, the index
-    of its turn in the dialogue, its number of tokens, those that truncation took from the turn, and the weight that
-    the data give to the turn. `counts` `(S,)` is the number of runs of each sequence, the first of which is `[CLS]`;
+    `roles`, `turns`, `lengths`, `lost` (int64) and `weights` (float32) are `(R,)`: the `Role` of each span, the index
+    of its turn in the dialogue, its number of tokens, the number that truncation took from the turn, and the weight
+    of the turn in the data. `counts` `(S,)` is the number of spans of each sequence, the first of which is `[CLS]`;
     `dialogues` `(S,)` is the index of the dialogue of each sequence in its split.
     """
 
@@ -95,7 +124,8 @@ class TurnSpans:
     @property
     def first_spans(self) -> np.ndarray:
         """Index `(S,)` of the first span of each sequence."""
-        return np.cumsum(self.counts) - self.counts
+        firsts: np.ndarray = np.cumsum(self.counts) - self.counts
+        return firsts
 
     @property
     def sequences(self) -> np.ndarray:
@@ -104,18 +134,19 @@ class TurnSpans:
 
     def sum_by_sequence(self, values: np.ndarray) -> np.ndarray:
         """Sums `(S,)` over the spans of each sequence of `values` `(R,)`."""
-        return np.add.reduceat(values, self.first_spans)
+        sums: np.ndarray = np.add.reduceat(values, self.first_spans)
+        return sums
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Sequences laid one after the other, nothing padded.
+    """Packed sequences: one after the other, without padding.
 
     `ids`, `roles`, `turns`, `positions` `(N,)` int64, `weights` `(N,)` float32, `lengths` S ints that sum to N.
-    `positions` restart at 0 with each sequence. `weights[i]` is the loss weight of predicting token `i`
-    from the tokens before it in its own sequence; a sequence's first token has nothing before it and weight 0.
-    `divisor` is what the batch adds to the number by which the loss of a step is divided. `targets` `(M,)` are the places
-    with a weight above 0, found here where they are not given.
+    `positions` restart at 0 with each sequence. `weights[i]` is the loss weight of predicting token `i` from the tokens
+    before it in its own sequence; the first token of a sequence has weight 0. The loss of a step is divided by the sum
+    of the `divisor` of its batches. `targets` `(M,)` int64 are the positions in the batch with a weight above 0,
+    computed if not given.
     """
 
     ids: torch.Tensor
@@ -125,24 +156,24 @@ class Batch:
     weights: torch.Tensor
     lengths: tuple[int, ...]
     divisor: float
-    targets: torch.Tensor | None = None
+    targets: torch.Tensor = None  # type: ignore[assignment]  # set by __post_init__
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.targets is None:
             object.__setattr__(self, "targets", self.weights.nonzero().squeeze(1))
 
-    def weighted(self, weights: torch.Tensor) -> Batch:
-        """The same tokens with other weights."""
-        return replace(self, weights=weights, targets=None)
+    def with_weights(self, weights: torch.Tensor) -> Batch:
+        """The same tokens with other weights `(N,)`."""
+        return replace(self, weights=weights, targets=None)  # type: ignore[arg-type]  # as above
 
 
 @dataclass(frozen=True, slots=True)
 class LossSum:
-    """Sums over a batch, never means: parts add, and the division, by the sum of the batches' divisors, happens once.
+    """Sums over a batch, never means: micro-batches and ranks add, and the division by the divisors happens once.
 
-    `nats` is `Σ w·nll` (a scalar tensor, in the graph while training). `cells` `(2, 5, NUM_DEPTHS)`, outside the graph:
-    `Σ nll`, whatever the weights, and the number of the tokens with a weight above 0, by role and by turn index (the
-    last place: all later turns).
+    `nats` is `Σ w·nll` (a scalar tensor, in the graph while training). `role_turn_sums` `(2, 5, NUM_TURN_BINS)`, outside
+    the graph, are `Σ nll`, unweighted, and the number of tokens, over the tokens with a weight above 0, by role and
+    turn bin.
     """
 
     nats: torch.Tensor
@@ -151,10 +182,10 @@ class LossSum:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a reply is asked for: the turns before `turn_index` of one dialogue, and the gold reply.
+    """The prompt of one reply: the turns before `turn_index` of a dialogue, and the gold reply.
 
-    `ids` `(T,)` ends with the token that ends the last turn before the reply. `references` are the replies that the data
-    accept, where they name several.
+    `ids` `(T,)` ends with the token that ends the last turn before the reply. `references` are the accepted replies, if
+    the data name several.
     """
 
     dialogue_id: str
@@ -165,13 +196,13 @@ class Context:
     references: tuple[str, ...] = ()
 
     def answered(self, text: str, ended: bool) -> Reply:
-        """`text` as the reply to it."""
+        """The record of `text` as the reply."""
         return Reply(self.dialogue_id, self.turn_index, self.history, self.reference, text, ended, self.references)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply of the model, cut at the end of its turn. `ended` says whether it ended by itself."""
+    """A reply of the model, cut at the end of its turn. `ended`: it was not cut off by a limit."""
 
     dialogue_id: str
     turn_index: int
@@ -182,8 +213,5 @@ class Reply:
     references: tuple[str, ...] = ()
 
     def targets(self) -> tuple[str, ...]:
-        """What the reply is scored against: at least one text."""
+        """The texts that the reply is scored against, at least one."""
         return self.references or (self.reference,)
-
-
-Say = Callable[[str], None]

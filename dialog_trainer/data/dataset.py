@@ -1,10 +1,10 @@
-"""Dialogues and their tokens on disk: written once, memory-mapped, keyed by what they are made of.
+"""Dialogue and token datasets on disk: written once, memory-mapped, cached by a key of what they are made from.
 
-    <cache>/dialogues-<key>/   ids and turns    key: what the source says its content is, and the split
-    <cache>/vocabulary-<key>/  a tokenizer      key: the dialogues it was learned from, its size
-    <cache>/tokens-<key>/      ids and runs     key: the dialogues, the vocabulary, max_len, the truncation
+    <cache>/dialogues-<key>/   ids and turns     key: the source's digest of its content, and the split
+    <cache>/vocabulary-<key>/  a tokenizer       key: the dialogues it was learned from, its size
+    <cache>/tokens-<key>/      ids and spans     key: the dialogues, the tokenizer, max_len, the truncation policy
 
-A folder is written aside and renamed, so a reader never sees half of one.
+A directory is written to a temporary name and renamed, so that readers never see an incomplete one.
 """
 
 from __future__ import annotations
@@ -12,33 +12,39 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import datasets
+import datasets  # type: ignore[import-untyped]  # it has no stubs; pyarrow neither
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute
-from datasets.arrow_writer import ArrowWriter
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute  # type: ignore[import-untyped]
+from datasets.arrow_writer import ArrowWriter  # type: ignore[import-untyped]
 
-from dialog_trainer.data.formatting import make_turn_tokens
+from dialog_trainer.data.formatting import make_spans
+from dialog_trainer.data.sources.protocol import DialogueSource
 from dialog_trainer.data.sources.row_format import ReadCounts, clean_dialogues
 from dialog_trainer.data.tokenizer import DialogueTokenizer
-from dialog_trainer.data.truncation import TRUNCATIONS, find_spans
+from dialog_trainer.data.truncation import TRUNCATIONS
 from dialog_trainer.errors import DataError
 from dialog_trainer.files import build_directory_once, cache_key
-from dialog_trainer.types import Dialogue, Role, SpecialTokens, Turn, TurnSpans
+from dialog_trainer.types import Dialogue, Role, Say, TokenSequence, Turn, TurnSpans
 
-# Raised whenever the layout of the rows or the meaning of a policy changes: older caches are then not used.
+# Raise it when the layout of the rows or the meaning of a truncation policy changes: older caches are then not used.
 CACHE_FORMAT = 4
-# Below this, starting processes costs more than tokenising.
+# Below this, starting a process costs more than tokenizing.
 MIN_DIALOGUES_PER_WORKER = 5_000
-# A vocabulary is learned from so many dialogues at most: the learner holds every distinct word in memory.
-MAX_LEARNED_FROM = 100_000
-# So many sequences at a time: a pass over all of them takes no more memory than a step of the training.
+# A vocabulary is learned from at most so many dialogues: the BPE trainer holds every distinct word in memory.
+MAX_VOCABULARY_DIALOGUES = 100_000
+# Sequences read at a time: a pass over all of them takes no more memory than a training step.
 CHUNK = 5_000
+# Reading that takes longer is announced.
+SLOW_SECONDS = 2.0
 
+_Columns = dict[str, list[Any]]
 _DIALOGUE_FEATURES = datasets.Features(
     {"id": datasets.Value("string"), "roles": datasets.List(datasets.Value("int8")),
      "texts": datasets.List(datasets.Value("string")), "weights": datasets.List(datasets.Value("float32")),
@@ -53,11 +59,11 @@ _TOKEN_FEATURES = datasets.Features(
 
 
 class DialogueDataset:
-    """The dialogues of one split, memory-mapped. `table[i]` is a `Dialogue`."""
+    """The dialogues of one split, memory-mapped. `dataset[i]` is a `Dialogue`."""
 
     def __init__(self, folder: Path):
         self.rows = datasets.Dataset.from_file(str(folder / "dialogues.arrow"))
-        self.tally = ReadCounts(**json.loads((folder / "tally.json").read_text(encoding="utf-8")))
+        self.counts = ReadCounts(**json.loads((folder / "tally.json").read_text(encoding="utf-8")))
         self.digest = folder.name.removeprefix("dialogues-")
 
     def __len__(self) -> int:
@@ -70,14 +76,17 @@ class DialogueDataset:
         return Dialogue(row["id"], tuple(turns))
 
     def texts(self) -> Iterator[str]:
-        """The turns of all dialogues, in order; of very many, those of about `MAX_LEARNED_FROM` evenly spaced ones."""
-        stride = -(-len(self.rows) // MAX_LEARNED_FROM)
+        """The turns of all dialogues, in order; of very many, those of about `MAX_VOCABULARY_DIALOGUES` evenly spaced."""
+        stride = -(-len(self.rows) // MAX_VOCABULARY_DIALOGUES)
         for row in self.rows.select_columns(["texts"]).select(range(0, len(self.rows), stride)):
             yield from row["texts"]
 
 
 class TokenDataset:
-    """The token sequences of one split, memory-mapped. `lengths` and `dialogues` are `(S,)`, as in `Runs`."""
+    """The token sequences of one split, memory-mapped; `lengths` and `dialogues` are `(S,)` int64.
+
+    `lengths` are in tokens; `dialogues` is the index of the dialogue of each sequence, ascending.
+    """
 
     def __init__(self, folder: Path):
         self.rows = datasets.Dataset.from_file(str(folder / "tokens.arrow")).with_format("arrow")
@@ -85,24 +94,25 @@ class TokenDataset:
         self.digest = folder.name.removeprefix("tokens-")
         ids, dialogues = self.rows.data.column("ids"), self.rows.data.column("dialogue")
         self.lengths = np.concatenate([pyarrow.compute.list_value_length(chunk).to_numpy() for chunk in ids.chunks])
-        self.dialogues = dialogues.to_numpy()
+        self.dialogues: np.ndarray = dialogues.to_numpy()
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def columns(self, indices: Sequence[int]) -> tuple[np.ndarray, TurnSpans]:
-        """`ids` `(N,)` of the sequences at `indices`, one after the other, and their runs."""
-        return _columns(self.rows[list(map(int, indices))])
+    def columns(self, indices: Iterable[int]) -> tuple[np.ndarray, TurnSpans]:
+        """`ids` `(N,)` of the sequences at `indices`, one after the other, and their spans."""
+        return _to_arrays(self.rows[list(map(int, indices))])
 
     def chunks(self, size: int = CHUNK) -> Iterator[tuple[int, np.ndarray, TurnSpans]]:
         """All sequences in order, `size` at a time: the index of the first, then as `columns` gives them."""
         for first in range(0, len(self), size):
-            yield first, *_columns(self.rows[first : first + size])
+            yield first, *_to_arrays(self.rows[first : first + size])
 
 
-def _columns(table: pa.Table) -> tuple[np.ndarray, TurnSpans]:
+def _to_arrays(table: pa.Table) -> tuple[np.ndarray, TurnSpans]:
     def flat(name: str) -> np.ndarray:
-        return table.column(name).combine_chunks().flatten().to_numpy()
+        values: np.ndarray = table.column(name).combine_chunks().flatten().to_numpy()
+        return values
 
     counts = pyarrow.compute.list_value_length(table.column("roles")).to_numpy()
     roles, turns, lengths, lost = (flat(name).astype(np.int64) for name in ("roles", "turns", "lengths", "lost"))
@@ -111,20 +121,24 @@ def _columns(table: pa.Table) -> tuple[np.ndarray, TurnSpans]:
     )
 
 
-def open_dialogues(source, split: str, cache_dir: Path, say: Callable[[str], None]) -> DialogueDataset:
+def open_dialogues(source: DialogueSource, split: str, cache_dir: Path, say: Say) -> DialogueDataset:
     """The cleaned dialogues of `split`, read from `source` the first time. Raises `DataError` if none is left."""
     folder = cache_dir / f"dialogues-{cache_key(CACHE_FORMAT, source.digest(split), split)}"
-    table = DialogueDataset(build_directory_once(folder, lambda aside: _write_dialogues(source, split, aside)))
-    say(f"{split}: {table.tally} from {source.describe(split)}")
-    if not len(table):
+    build_directory_once(folder, lambda temporary: _write_dialogues(source, split, temporary, say))
+    dataset = DialogueDataset(folder)
+    say(f"{split}: {dataset.counts} from {source.describe(split)}")
+    if not len(dataset):
         raise DataError(f"no dialogue is left in {source.describe(split)}: each needs at least two turns with text")
-    return table
+    return dataset
 
 
-def _write_dialogues(source, split: str, folder: Path) -> None:
-    tally = ReadCounts()
+def _write_dialogues(source: DialogueSource, split: str, folder: Path, say: Say) -> None:
+    counts, slow_at = ReadCounts(), time.monotonic() + SLOW_SECONDS
     with ArrowWriter(path=str(folder / "dialogues.arrow"), features=_DIALOGUE_FEATURES) as writer:
-        for dialogue in clean_dialogues(source.dialogues(split), tally):
+        for dialogue in clean_dialogues(source.dialogues(split), counts):
+            if time.monotonic() > slow_at:
+                say(f"{split}: reading {source.describe(split)} ({counts.dialogues:,} dialogues so far)")
+                slow_at = float("inf")
             writer.write(
                 {
                     "id": dialogue.id,
@@ -135,7 +149,7 @@ def _write_dialogues(source, split: str, folder: Path) -> None:
                 }
             )
         writer.finalize()
-    (folder / "tally.json").write_text(json.dumps(asdict(tally)), encoding="utf-8")
+    (folder / "tally.json").write_text(json.dumps(asdict(counts)), encoding="utf-8")
 
 
 def open_tokens(
@@ -146,54 +160,53 @@ def open_tokens(
     truncation: str,
     workers: int,
     cache_dir: Path,
+    say: Say = lambda line: None,
 ) -> TokenDataset:
-    """The token sequences of `dialogues`, tokenised the first time by up to `workers` processes."""
+    """The token sequences of `dialogues`, tokenized the first time by up to `workers` processes."""
     key = cache_key(CACHE_FORMAT, dialogues.digest, tokenizer.digest(), max_len, truncation)
-    special_tokens, policy = tokenizer.special_tokens, TRUNCATIONS[truncation]
+    policy = TRUNCATIONS[truncation]
+    processes = max(1, min(workers, len(dialogues) // MIN_DIALOGUES_PER_WORKER))
 
-    def tokenise(rows: dict[str, list], indices: list[int]) -> dict[str, list]:
-        return _tokenize(rows, indices, tokenizer, special_tokens, lambda turns: policy(turns, special_tokens, max_len))
+    def tokenize(rows: _Columns, indices: list[int]) -> _Columns:
+        texts = [text for dialogue in rows["texts"] for text in dialogue]
+        encoded = iter(tokenizer.encode_batch(texts))
+        columns: _Columns = {name: [] for name in _TOKEN_FEATURES}
+        for index, roles, weights in zip(indices, rows["roles"], rows["weights"], strict=True):
+            turns = make_spans([next(encoded) for _ in roles], roles, tokenizer.sep_id)
+            for sequence in policy(turns, tokenizer.special_tokens, max_len):
+                _append_row(columns, index, sequence, weights)
+        return columns
 
-    def write(aside: Path) -> None:
-        _map(dialogues.rows, tokenise, workers, aside / "parts")
-        _join(sorted((aside / "parts").glob("*.arrow")), aside / "tokens.arrow")
-        shutil.rmtree(aside / "parts")
+    def write(temporary: Path) -> None:
+        if len(dialogues) >= MIN_DIALOGUES_PER_WORKER:
+            say(f"tokenizing {len(dialogues):,} dialogues" + (f" in {processes} processes" if processes > 1 else ""))
+        _map(dialogues.rows, tokenize, processes, temporary / "parts")
+        _join(sorted((temporary / "parts").glob("*.arrow")), temporary / "tokens.arrow")
+        shutil.rmtree(temporary / "parts")
 
     return TokenDataset(build_directory_once(cache_dir / f"tokens-{key}", write))
 
 
-def _tokenize(
-    rows: dict[str, list],
-    indices: list[int],
-    tokenizer: DialogueTokenizer,
-    special_tokens: SpecialTokens,
-    policy: Callable,
-) -> dict[str, list]:
-    texts = [text for dialogue in rows["texts"] for text in dialogue]
-    encoded = iter(tokenizer.encode_batch(texts))
-    columns: dict[str, list] = {name: [] for name in _TOKEN_FEATURES}
-    for index, roles, weights in zip(indices, rows["roles"], rows["weights"], strict=True):
-        turns = make_turn_tokens([next(encoded) for _ in roles], roles, special_tokens.separator)
-        sequences = policy(turns)
-        for sequence, spans in zip(sequences, find_spans(sequences, turns), strict=True):
-            columns["dialogue"].append(index)
-            columns["ids"].append(sequence.ids)
-            columns["roles"].append([span.role for span in spans])
-            columns["turns"].append([span.turn for span in spans])
-            columns["lengths"].append([span.length for span in spans])
-            columns["lost"].append([span.lost for span in spans])
-            columns["weights"].append([weights[span.turn] for span in spans])
-    return columns
+def _append_row(columns: _Columns, dialogue: int, sequence: TokenSequence, weights: Sequence[float]) -> None:
+    """Adds the row of a sequence; `weights` are those of the turns of its dialogue."""
+    columns["dialogue"].append(dialogue)
+    columns["ids"].append(sequence.ids)
+    columns["roles"].append([int(span.role) for span in sequence.spans])
+    columns["turns"].append([span.turn for span in sequence.spans])
+    columns["lengths"].append([len(span.ids) for span in sequence.spans])
+    columns["lost"].append([span.lost for span in sequence.spans])
+    columns["weights"].append([weights[span.turn] for span in sequence.spans])
 
 
-def _map(rows: datasets.Dataset, tokenise: Callable, workers: int, folder: Path) -> None:
+def _map(
+    rows: datasets.Dataset, tokenize: Callable[[_Columns, list[int]], _Columns], processes: int, folder: Path
+) -> None:
     folder.mkdir()
-    processes = max(1, min(workers, len(rows) // MIN_DIALOGUES_PER_WORKER))
     if processes > 1:
         # The processes are the parallelism; threads of a forked tokenizer would deadlock or warn.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
     rows.map(
-        tokenise,
+        tokenize,
         batched=True,
         with_indices=True,
         batch_size=200,
@@ -203,21 +216,19 @@ def _map(rows: datasets.Dataset, tokenise: Callable, workers: int, folder: Path)
         cache_file_name=str(folder / "tokens.arrow"),
         load_from_cache_file=False,
         new_fingerprint=folder.parent.name[-16:],
-        desc="tokenising",
+        desc="tokenizing",
     )
 
 
 def _join(parts: list[Path], path: Path) -> None:
-    """One file of the parts that the processes wrote, in their order."""
+    """Joins the files that the processes wrote, in their order."""
     if len(parts) == 1:
         parts[0].rename(path)
         return
-    with pa.OSFile(str(path), "wb") as sink:
-        writer = None
+    with pa.memory_map(str(parts[0])) as file:
+        schema = pa.ipc.open_stream(file).schema
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for part in parts:
             with pa.memory_map(str(part)) as file:
-                reader = pa.ipc.open_stream(file)
-                writer = writer or pa.ipc.new_stream(sink, reader.schema)
-                for record_batch in reader:
+                for record_batch in pa.ipc.open_stream(file):
                     writer.write_batch(record_batch)
-        writer.close()

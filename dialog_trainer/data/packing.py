@@ -1,9 +1,10 @@
-"""Token sequences -> packed `Batch`es: the micro-batches of a step, with the loss weight of each token."""
+"""Packing: token sequences -> the micro-batches of a step, without padding, with the loss weight of each token."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,21 +12,24 @@ import torch
 from dialog_trainer.data.dataset import TokenDataset
 from dialog_trainer.types import Batch, TurnSpans
 
-# The loss weight of each token of some sequences, `(N,)`, and what these add to the divisor of the loss.
+# The spans of some sequences -> the loss weight of each token, `(N,)` float32, and their part of the loss's divisor.
 LossWeightFunction = Callable[[TurnSpans], tuple[np.ndarray, float]]
 
 
 def pack_micro_batches(
-    table: TokenDataset, indices: Sequence[int], weigh: LossWeightFunction, max_tokens: int
+    dataset: TokenDataset, indices: Sequence[int] | np.ndarray, weigh: LossWeightFunction, max_tokens: int
 ) -> Iterator[Batch]:
-    """Packs the sequences at `indices`, in order, into as few batches of at most `max_tokens` as that order allows, and
-    these about alike in tokens: the largest decides how much memory a step takes."""
-    for part in _parts(table.lengths[np.asarray(indices, dtype=np.int64)], max_tokens):
-        yield pack_sequences(*table.columns(indices[part]), weigh)
+    """Packs the sequences at `indices`, in order, into as few batches of at most `max_tokens` tokens as possible.
+
+    Their sizes are about equal, because the largest decides the memory of a step. A longer sequence is a batch alone.
+    """
+    indices = np.asarray(indices, dtype=np.int64)
+    for part in _divide(dataset.lengths[indices], max_tokens):
+        yield pack_sequences(*dataset.columns(indices[part]), weigh)
 
 
 def pack_sequences(ids: np.ndarray, spans: TurnSpans, weigh: LossWeightFunction) -> Batch:
-    """One `Batch` of flat `ids` `(N,)` and their runs."""
+    """One `Batch` of flat `ids` `(N,)` and their spans."""
     lengths = spans.sum_by_sequence(spans.lengths)
     positions = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     weights, divisor = weigh(spans)
@@ -41,31 +45,40 @@ def pack_sequences(ids: np.ndarray, spans: TurnSpans, weigh: LossWeightFunction)
 
 
 def dummy_batch(device: torch.device) -> Batch:
-    """Two tokens without weight: what a process computes that has nothing to do while others have. (Torch compiles anew
-    for a length of one.)"""
-    nothing = torch.zeros(2, dtype=torch.int64)
-    return batch_to_device(
-        Batch(nothing, nothing, nothing, torch.arange(2), torch.zeros(2), lengths=(2,), divisor=0.0), device
-    )
+    """Two tokens without weight, for a rank without sequences (torch would recompile for a length of one)."""
+    zeros = torch.zeros(2, dtype=torch.int64)
+    batch = Batch(zeros, zeros, zeros, torch.arange(2), torch.zeros(2), lengths=(2,), divisor=0.0)
+    return batch_to_device(batch, device)
 
 
 def batch_to_device(batch: Batch, device: torch.device) -> Batch:
-    tensors = [batch.ids, batch.roles, batch.turns, batch.positions, batch.weights, batch.targets]
-    if device.type == "cuda":  # only from pinned memory does a copy run beside the work
-        tensors = [tensor.pin_memory() for tensor in tensors]
-    *moved, targets = (tensor.to(device, non_blocking=True) for tensor in tensors)
-    return Batch(*moved, lengths=batch.lengths, divisor=batch.divisor, targets=targets)
+    """The batch on `device`; to CUDA, copies overlap with computation."""
+
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        pinned = tensor.pin_memory() if device.type == "cuda" else tensor  # only pinned memory is copied asynchronously
+        return pinned.to(device, non_blocking=True)
+
+    return replace(
+        batch,
+        ids=move(batch.ids),
+        roles=move(batch.roles),
+        turns=move(batch.turns),
+        positions=move(batch.positions),
+        weights=move(batch.weights),
+        targets=move(batch.targets),
+    )
 
 
-def _parts(lengths: np.ndarray, max_tokens: int) -> list[slice]:
-    fewest = len(list(_filled(lengths, max_tokens)))
+def _divide(lengths: np.ndarray, max_tokens: int) -> list[slice]:
+    """Slices of at most `max_tokens` tokens: as few as possible, with the lowest maximum that allows so few."""
+    fewest = len(list(_fill(lengths, max_tokens)))
     bounds = range(int(lengths.sum()) // max(1, fewest), max_tokens)
-    evenly = bisect_left(bounds, -fewest, key=lambda bound: -len(list(_filled(lengths, bound))))
-    return list(_filled(lengths, bounds[evenly] if evenly < len(bounds) else max_tokens))
+    lowest = bisect_left(bounds, -fewest, key=lambda bound: -len(list(_fill(lengths, bound))))
+    return list(_fill(lengths, bounds[lowest] if lowest < len(bounds) else max_tokens))
 
 
-def _filled(lengths: np.ndarray, max_tokens: int) -> Iterator[slice]:
-    """One part after the other, each as full as it gets."""
+def _fill(lengths: np.ndarray, max_tokens: int) -> Iterator[slice]:
+    """Consecutive slices, each as full as it gets."""
     first, tokens = 0, 0
     for index, length in enumerate(lengths):
         if index > first and tokens + length > max_tokens:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from dialog_trainer.data.formatting import make_spans
 from dialog_trainer.errors import ModelError
 from dialog_trainer.files import sha256_of_texts
-from dialog_trainer.types import SpecialTokens
+from dialog_trainer.types import Span, SpecialTokens
 
 DIALOGUE_TOKENS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
 END_TOKEN = "<|endoftext|>"
@@ -83,9 +84,13 @@ class DialogueTokenizer:
     def __len__(self) -> int:
         return len(self.hf_tokenizer)
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without special tokens."""
         return [encoding.ids for encoding in self._text_encoder.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode_turns(self, texts: Sequence[str], roles: Sequence[int], first_turn: int = 0) -> list[Span]:
+        """The spans of consecutive turns of a dialogue, from turn `first_turn` on, each ended by `[SEP]`."""
+        return make_spans(self.encode_batch(texts), roles, self.sep_id, first_turn)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids; special tokens are left out."""

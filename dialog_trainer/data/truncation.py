@@ -1,53 +1,65 @@
-"""data.truncation."""
+"""Truncation policies: the spans of a dialogue -> sequences of at most `max_len` tokens (at least 2).
+
+`keep_start`  the first `max_len` tokens; a long dialogue loses its end-of-text token (the original program).
+`keep_end`    `[CLS]` and the last `max_len - 1` tokens; the first kept turn may lose its beginning.
+`split`       as few sequences as possible, of complete exchanges: a user turn and the answers to it. An exchange that
+              does not fit alone is cut, its long turns to equal lengths: the last one loses its end (and its `[SEP]`),
+              an earlier one its beginning. The end-of-text token is kept only behind a complete last turn.
+
+Every turn is in exactly one sequence, with the number of tokens that it lost; a turn that lost all of them comes before
+the next kept turn. The end of text is the last span of the last sequence, kept or lost. `split` at 8 tokens:
+
+    turns      u u u [SEP]   a a a a a [SEP]   u [SEP]   a [SEP]
+    sequences  [CLS] u u [SEP] a a a a         the user's turn lost 1 token, the assistant's 2
+               [CLS] u [SEP] a [SEP] <end>
+"""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from itertools import pairwise
 
-from dialog_trainer.data.formatting import TurnTokens, join_turns
-from dialog_trainer.types import Role, SpecialTokens, TokenSequence
+from dialog_trainer.data.formatting import end_span, start_sequence
+from dialog_trainer.types import Role, Span, SpecialTokens, TokenSequence
 
-
-def keep_start(turns: Sequence[TurnTokens], special_tokens: SpecialTokens, max_len: int) -> list[TokenSequence]:
-    full = join_turns(turns, special_tokens, ends=True)
-    return [TokenSequence(full.ids[:max_len], full.roles[:max_len], full.turns[:max_len])]
+TruncationPolicy = Callable[[Sequence[Span], SpecialTokens, int], list[TokenSequence]]
 
 
-def keep_end(turns: Sequence[TurnTokens], special_tokens: SpecialTokens, max_len: int) -> list[TokenSequence]:
-    full = join_turns(turns, special_tokens, ends=True)
-    first = max(1, len(full.ids) - (max_len - 1))
-    return [
-        TokenSequence(
-            [special_tokens.start, *full.ids[first:]],
-            [int(Role.START), *full.roles[first:]],
-            [full.turns[first], *full.turns[first:]],
-        )
-    ]
+def keep_start(turns: Sequence[Span], special_tokens: SpecialTokens, max_len: int) -> list[TokenSequence]:
+    spans, room = [], max_len - 1
+    for span in (*turns, end_span(turns, special_tokens)):
+        spans.append(_keep_first(span, room))
+        room -= len(spans[-1].ids)
+    return [start_sequence(spans, special_tokens)]
 
 
-def split(turns: Sequence[TurnTokens], special_tokens: SpecialTokens, max_len: int) -> list[TokenSequence]:
-    sequences: list[TokenSequence] = []
-    pending: list[TurnTokens] = []
+def keep_end(turns: Sequence[Span], special_tokens: SpecialTokens, max_len: int) -> list[TokenSequence]:
+    spans, room = [], max_len - 1
+    for span in (end_span(turns, special_tokens), *reversed(turns)):
+        spans.append(_keep_last(span, room))
+        room -= len(spans[-1].ids)
+    return [start_sequence(spans[::-1], special_tokens)]
+
+
+def split(turns: Sequence[Span], special_tokens: SpecialTokens, max_len: int) -> list[TokenSequence]:
+    room = max_len - 1
     exchanges = _exchanges(turns)
-    for number, exchange in enumerate(exchanges):
-        ends = number == len(exchanges) - 1
-        if pending and _length(pending) + _length(exchange) + 1 + ends > max_len:
-            sequences.append(join_turns(pending, special_tokens, ends=False))
-            pending = []
-        if not pending and _length(exchange) + 1 + ends > max_len:
-            sequences.append(_cut_whole(exchange, special_tokens, max_len, ends))
-        else:
-            pending.extend(exchange)
-    if pending:
-        sequences.append(join_turns(pending, special_tokens, ends=True))
-    return sequences
+    exchanges[-1].append(end_span(turns, special_tokens))
+    parts: list[list[Span]] = [[]]
+    for exchange in exchanges:
+        if parts[-1] and _length(parts[-1]) + _length(exchange) > room:
+            parts.append([])
+        parts[-1] += exchange if _length(exchange) <= room else _cut_exchange(exchange, room)
+    for part, following in pairwise(parts):
+        while not part[-1].ids:
+            following.insert(0, part.pop())
+    return [start_sequence(part, special_tokens) for part in parts]
 
 
-def _exchanges(turns: Sequence[TurnTokens]) -> list[list[TurnTokens]]:
-    """Groups of turns, each starting at a user turn (what comes before the first user turn joins the first)."""
-    groups: list[list[TurnTokens]] = []
+def _exchanges(turns: Sequence[Span]) -> list[list[Span]]:
+    """Groups of turns, each starting at a user turn (turns before the first user turn join its group)."""
+    groups: list[list[Span]] = []
     seen_user = False
     for turn in turns:
         if not groups or (turn.role == Role.USER and seen_user):
@@ -57,97 +69,59 @@ def _exchanges(turns: Sequence[TurnTokens]) -> list[list[TurnTokens]]:
     return groups
 
 
-def _cut_whole(
-    exchange: Sequence[TurnTokens], special_tokens: SpecialTokens, max_len: int, ends: bool
-) -> TokenSequence:
-    """A sequence of an exchange that does not fit; it ends the dialogue only if its last turn is still whole."""
-    if ends and max_len > 2:
-        cut = _cut(exchange, max_len - 2)
-        if cut[-1] == exchange[-1]:
-            return join_turns(cut, special_tokens, ends=True)
-    return join_turns(_cut(exchange, max_len - 1), special_tokens, ends=False)
+def _cut_exchange(exchange: Sequence[Span], room: int) -> list[Span]:
+    """An exchange that does not fit, cut to `room` tokens; the end of text stays only behind a complete last turn."""
+    if exchange[-1].role != Role.END:
+        return _cut_turns(exchange, room)
+    *turns, end = exchange
+    if room > 1:
+        cut = _cut_turns(turns, room - 1)
+        if not cut[-1].lost:
+            return [*cut, end]
+    return [*_cut_turns(turns, room), _keep_first(end, 0)]
 
 
-def _cut(exchange: Sequence[TurnTokens], room: int) -> list[TurnTokens]:
-    """An exchange cut to `room` tokens: short turns stay whole, long ones share what is left equally.
-
-    Turns for which not even one token each is left are dropped from the end.
-    """
-    kept = list(exchange[:room])
-    budget = _budgets([len(turn.ids) for turn in kept], room)
-    cut = [
-        TurnTokens(turn.ids[len(turn.ids) - size :], turn.role, turn.index)
-        for turn, size in zip(kept[:-1], budget[:-1], strict=True)
+def _cut_turns(turns: Sequence[Span], room: int) -> list[Span]:
+    """Short turns stay complete, long ones get equal parts of the rest; the last turns are lost where none is left."""
+    kept = turns[:room]
+    *earlier, last = zip(kept, _divide_room([len(turn.ids) for turn in kept], room), strict=True)
+    return [
+        *(_keep_last(turn, length) for turn, length in earlier),
+        _keep_first(*last),
+        *(_keep_first(turn, 0) for turn in turns[room:]),
     ]
-    last = kept[-1]
-    return [*cut, TurnTokens(last.ids[: budget[-1]], last.role, last.index)]
 
 
-def _budgets(lengths: Sequence[int], room: int) -> list[int]:
-    """Shares of `room`, none above its length, as equal as they can be (of two cut turns the later keeps one more)."""
-    shares = [0] * len(lengths)
+def _divide_room(lengths: Sequence[int], room: int) -> list[int]:
+    """Parts of `room`, none above its length, as equal as possible (of two cut turns the later gets one token more)."""
+    parts = [0] * len(lengths)
     open_indices = list(range(len(lengths)))
     while open_indices:
-        level = room // len(open_indices)
+        level, rest = divmod(room, len(open_indices))
         short = [index for index in open_indices if lengths[index] <= level]
         if not short:
-            left_over = room - level * len(open_indices)
             for place, index in enumerate(reversed(open_indices)):
-                shares[index] = level + (place < left_over)
+                parts[index] = level + (place < rest)
             break
         for index in short:
-            shares[index] = lengths[index]
+            parts[index] = lengths[index]
             room -= lengths[index]
         open_indices = [index for index in open_indices if index not in short]
-    return shares
+    return parts
 
 
-def _length(turns: Sequence[TurnTokens]) -> int:
-    return sum(len(turn.ids) for turn in turns)
+def _keep_first(span: Span, count: int) -> Span:
+    lost = max(0, len(span.ids) - count)
+    return replace(span, ids=span.ids[: len(span.ids) - lost], lost=lost) if lost else span
 
 
-TRUNCATIONS: dict[str, Callable[[Sequence[TurnTokens], SpecialTokens, int], list[TokenSequence]]] = {
-    "keep_start": keep_start,
-    "keep_end": keep_end,
-    "split": split,
-}
+def _keep_last(span: Span, count: int) -> Span:
+    lost = max(0, len(span.ids) - count)
+    return replace(span, ids=span.ids[lost:], lost=lost) if lost else span
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Tokens of one role and turn that stand together; `lost` counts those that truncation took from the turn."""
-
-    role: int
-    turn: int
-    length: int
-    lost: int
+def _length(spans: Sequence[Span]) -> int:
+    return sum(len(span.ids) for span in spans)
 
 
-def find_spans(sequences: Sequence[TokenSequence], turns: Sequence[TurnTokens]) -> list[list[Span]]:
-    """The runs of each sequence of a dialogue, nothing of which goes missing.
-
-    A turn that truncation took whole, and so its end-of-text token, is a run without a token: before the turn that
-    follows it, or at the very end.
-    """
-    found: list[list[Span]] = []
-    due = iter(turns)
-    for sequence in sequences:
-        spans: list[Span] = []
-        for (role, turn), tokens in itertools.groupby(zip(sequence.roles, sequence.turns, strict=True)):
-            length, lost = sum(1 for _ in tokens), 0
-            if role != Role.START:
-                for whole_turn in due:
-                    if role != Role.END and whole_turn.index == turn:
-                        lost = len(whole_turn.ids) - length
-                        break
-                    spans.append(_lost(whole_turn))
-            spans.append(Span(role, turn, length, lost))
-        found.append(spans)
-    found[-1] += [_lost(turn) for turn in due]
-    if found[-1][-1].role != Role.END:
-        found[-1].append(Span(Role.END, turns[-1].index, 0, 1))
-    return found
-
-
-def _lost(turn: TurnTokens) -> Span:
-    return Span(turn.role, turn.index, 0, len(turn.ids))
+TRUNCATIONS: dict[str, TruncationPolicy] = {"keep_start": keep_start, "keep_end": keep_end, "split": split}

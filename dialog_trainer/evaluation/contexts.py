@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from transformers import PreTrainedModel
 
 from dialog_trainer.data.dataset import DialogueDataset
-from dialog_trainer.data.formatting import format_context, make_turn_tokens
+from dialog_trainer.data.formatting import format_context
 from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.model.generation.generate import generate
@@ -29,7 +29,7 @@ def build_contexts(
 ) -> list[Context]:
     """A context of at most `room` tokens before each turn of `roles` but a first one."""
     texts = [turn.text for turn in dialogue.turns]
-    turns = make_turn_tokens(tokenizer.encode_batch(texts), [turn.role for turn in dialogue.turns], tokenizer.sep_id)
+    turns = tokenizer.encode_turns(texts, [turn.role for turn in dialogue.turns])
     special_tokens = tokenizer.special_tokens
     return [
         Context(

@@ -47,7 +47,7 @@ def _gradient(model: PreTrainedModel, batches: Sequence[Batch], role: Role) -> d
     total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     tokens = max(1, sum(int((batch.roles == role).sum()) for batch in batches))
     for batch in batches:
-        part = compute_loss(model, batch.weighted((batch.roles == role).to(batch.weights.dtype)))
+        part = compute_loss(model, batch.with_weights((batch.roles == role).to(batch.weights.dtype)))
         found = torch.autograd.grad(part.nats / tokens, list(parameters.values()), allow_unused=True)
         for name, gradient in zip(total, found, strict=True):
             if gradient is not None:

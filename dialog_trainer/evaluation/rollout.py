@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dialog_trainer.data.formatting import TurnTokens, format_context, make_turn_tokens
+from dialog_trainer.data.formatting import format_context
 from dialog_trainer.data.tokenizer import DialogueTokenizer
-from dialog_trainer.types import Context, Dialogue, Reply, Role, SpecialTokens
+from dialog_trainer.types import Context, Dialogue, Reply, Role, Span, SpecialTokens
 
 
 class _Played:
@@ -20,16 +20,15 @@ class _Played:
     def __init__(self, dialogue: Dialogue, tokenizer: DialogueTokenizer):
         self.dialogue, self._vocabulary = dialogue, tokenizer
         self.texts: list[str] = []
-        self._tokens: list[TurnTokens] = []
+        self._tokens: list[Span] = []
         first_user = next((i for i, turn in enumerate(dialogue.turns) if turn.role == Role.USER), 0)
         for turn in dialogue.turns[: first_user + 1]:
             self.add(turn.text)
         self.add_system_turns()
 
     def add(self, text: str) -> None:
-        role, ids = self.dialogue.turns[len(self.texts)].role, self._vocabulary.encode_batch([text])
-        (turn,) = make_turn_tokens(ids, [role], self._vocabulary.sep_id)
-        self._tokens.append(TurnTokens(turn.ids, role, len(self.texts)))
+        index = len(self.texts)
+        self._tokens += self._vocabulary.encode_turns([text], [self.dialogue.turns[index].role], first_turn=index)
         self.texts.append(text)
 
     def add_system_turns(self) -> None:

@@ -3,7 +3,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from dialog_trainer.data.formatting import join_turns, make_turn_tokens
+from dialog_trainer.data.formatting import end_span, start_sequence
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.errors import ModelError
 from dialog_trainer.types import Role, SpecialTokens
@@ -72,14 +72,15 @@ TEXTS = ["Hi , how are you ?", "Fine .", "'s it ? 한국어 🙂", "Don't know [
 
 def test_the_chat_template_is_the_training_format(words):
     roles = [Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.USER]
-    turns = make_turn_tokens(words.encode_batch(TEXTS), roles, words.sep_id)
+    turns = words.encode_turns(TEXTS, roles)
     assert words.special_tokens == SpecialTokens(words.cls_id, words.sep_id, words.end_id, words.pad_id)
     messages = [{"role": role.name.lower(), "content": text} for role, text in zip(roles, TEXTS, strict=True)]
     for prompt in (False, True):
         ids = words.hf_tokenizer.apply_chat_template(
             messages, tokenize=True, add_generation_prompt=prompt, return_dict=True
         )["input_ids"]
-        assert ids == join_turns(turns, words.special_tokens, ends=not prompt).ids
+        spans = turns if prompt else [*turns, end_span(turns, words.special_tokens)]
+        assert ids == start_sequence(spans, words.special_tokens).ids
 
 
 def test_training_is_repeatable_and_bounded():

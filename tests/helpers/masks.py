@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from dialog_trainer.data.formatting import make_turn_tokens
-from dialog_trainer.data.truncation import TRUNCATIONS, find_spans
+from dialog_trainer.data.formatting import make_spans
+from dialog_trainer.data.truncation import TRUNCATIONS
 from dialog_trainer.types import Role, SpecialTokens, TurnSpans
 
 U, A, S = Role.USER, Role.ASSISTANT, Role.SYSTEM
@@ -75,20 +75,14 @@ class Layout:
 def cut(turns, weights, special_tokens, truncation, max_len):
     """The sequences of a dialogue, and each as `Piece`s."""
     sequences = TRUNCATIONS[truncation](turns, special_tokens, max_len)
-    pieces = []
-    for sequence, spans in zip(sequences, find_spans(sequences, turns), strict=True):
-        rest = iter(sequence.ids)
-        ids = [tuple(next(rest) for _ in range(run.length)) for run in spans]
-        pieces.append(
-            [Piece(run.role, run.turn, own, run.lost, weights[run.turn]) for run, own in zip(spans, ids, strict=True)]
-        )
+    pieces = [[Piece(s.role, s.turn, s.ids, s.lost, weights[s.turn]) for s in one.spans] for one in sequences]
     return sequences, pieces
 
 
 def laid_out(talks, truncation, max_len):
     found = Layout(list(talks), [], [], [])
     for number, talk in enumerate(talks):
-        turns = make_turn_tokens([range(10, 10 + length) for length in talk.lengths], talk.roles, MARKS.separator)
+        turns = make_spans([range(10, 10 + length) for length in talk.lengths], talk.roles, MARKS.separator)
         sequences, pieces = cut(turns, talk.weights, MARKS, truncation, max_len)
         found.tokens.extend(sequences)
         found.pieces.extend(pieces)

@@ -8,7 +8,6 @@ from helpers.masks import A, S, Talk, U, arrays, cut, laid_out, layouts, slow_tr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dialog_trainer.data.formatting import make_turn_tokens
 from dialog_trainer.masking import schedules
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights, random_turns
@@ -262,7 +261,7 @@ def original_runs(tokenizer, texts, max_len):
     """The ids and runs of a dialogue as this package lays it out in the original program's way."""
     special_tokens = tokenizer.special_tokens
     roles = [A if index % 2 else U for index in range(len(texts))]
-    turns = make_turn_tokens(tokenizer.encode_batch(texts), roles, tokenizer.sep_id)
+    turns = tokenizer.encode_turns(texts, roles)
     return arrays(cut(turns, [1.0] * len(turns), special_tokens, "keep_start", max_len)[1])
 
 

@@ -92,7 +92,7 @@ def test_the_weight_of_a_token_is_on_its_own_prediction(model, token):
     batch = pieces([6], 0)[0]
     weights = torch.zeros(6)
     weights[token] = 1.0
-    batch = batch.weighted(weights)
+    batch = batch.with_weights(weights)
     before = batch.ids[:token].unsqueeze(0)
     with torch.no_grad():
         logits = model(
@@ -127,7 +127,7 @@ def test_sums_and_gradients_add_over_any_partition(model, lengths, data):
 
 def test_a_batch_without_weight_gives_a_zero_in_the_graph(model):
     batch = joined(pieces([4, 1, 7], 0))
-    batch = batch.weighted(torch.zeros_like(batch.weights))
+    batch = batch.with_weights(torch.zeros_like(batch.weights))
     found = compute_loss(model, batch)
     assert (found.nats.item(), found.role_turn_sums.any().item()) == (0.0, False)
     assert (tuple(found.role_turn_sums.shape), bool(found.role_turn_sums.any())) == (

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from dialog_trainer.data.formatting import join_turns, make_turn_tokens
+from dialog_trainer.data.formatting import start_sequence
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.data.truncation import keep_start
 from dialog_trainer.model.packed_forward import padded_attention
@@ -19,16 +19,14 @@ from dialog_trainer.types import Dialogue
 
 def format_prompt(dialogue: Dialogue, tokenizer: DialogueTokenizer, max_len: int) -> list[int]:
     """`[CLS]`, the first turn and its separator, at most `max_len - 1` tokens."""
-    turns = make_turn_tokens(
-        tokenizer.encode_batch([dialogue.turns[0].text]), [dialogue.turns[0].role], tokenizer.sep_id
-    )
-    return join_turns(turns, tokenizer.special_tokens, ends=False).ids[: max_len - 1]
+    turns = tokenizer.encode_turns([dialogue.turns[0].text], [dialogue.turns[0].role])
+    return start_sequence(turns, tokenizer.special_tokens).ids[: max_len - 1]
 
 
 def format_target_row(dialogue: Dialogue, tokenizer: DialogueTokenizer, max_len: int) -> str:
     """The whole dialogue, cut at its end or padded to `max_len` tokens, as text."""
     texts, roles = [turn.text for turn in dialogue.turns], [turn.role for turn in dialogue.turns]
-    turns = make_turn_tokens(tokenizer.encode_batch(texts), roles, tokenizer.sep_id)
+    turns = tokenizer.encode_turns(texts, roles)
     ids = keep_start(turns, tokenizer.special_tokens, max_len)[0].ids
     return _text(ids + [tokenizer.pad_id] * (max_len - len(ids)), tokenizer)
 

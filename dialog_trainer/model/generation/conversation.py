@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dialog_trainer.data.formatting import TurnTokens, format_context, make_turn_tokens
+from dialog_trainer.data.formatting import format_context
 from dialog_trainer.data.tokenizer import DialogueTokenizer
-from dialog_trainer.types import Role
+from dialog_trainer.types import Role, Span
 
 
 class LineTooLong(ValueError):
@@ -43,6 +43,6 @@ class Conversation:
     def reset(self) -> None:
         self._texts.clear()
 
-    def _turns(self, texts: list[str]) -> list[TurnTokens]:
+    def _turns(self, texts: list[str]) -> list[Span]:
         roles = [Role.ASSISTANT if index % 2 else Role.USER for index in range(len(texts))]
-        return make_turn_tokens(self._vocabulary.encode_batch(texts), roles, self._vocabulary.sep_id)
+        return self._vocabulary.encode_turns(texts, roles)

@@ -12,7 +12,6 @@ from dialog_trainer.build.data import load_dialogues, measure_contamination
 from dialog_trainer.cli.commands import validate as validate_command
 from dialog_trainer.cli.compose import compose_settings
 from dialog_trainer.cli.main import main
-from dialog_trainer.data.formatting import make_turn_tokens
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.data.truncation import split
 from dialog_trainer.evaluation import protocols
@@ -439,8 +438,8 @@ def sequences_of(places, data, run) -> set[tuple[int, ...]]:
     rows = rows_of(data / "train.jsonl")
     found = set()
     for place in places:
-        ids = words.encode_batch(rows[place]["turns"])
-        turns = make_turn_tokens(ids, [1 + index % 2 for index in range(len(ids))], words.sep_id)
+        texts = rows[place]["turns"]
+        turns = words.encode_turns(texts, [1 + index % 2 for index in range(len(texts))])
         found |= {tuple(sequence.ids) for sequence in split(turns, words.special_tokens, 48)}
     return found
 
