@@ -1,11 +1,18 @@
-"""The rows of a run: appended only, read by the newest attempt."""
+"""The rows of a run: appended only; readers take the newest attempt."""
 
 import json
 import math
 
 import pytest
 
-from dialog_trainer.tracking.jsonl import JsonlWriter, MetricWriter, read_newest_rows, read_next_attempt, read_rows
+from dialog_trainer.tracking.jsonl import (
+    JsonlWriter,
+    MetricWriter,
+    read_newest_rows,
+    read_next_attempt,
+    read_rows,
+    read_rows_after,
+)
 
 
 @pytest.fixture
@@ -27,7 +34,7 @@ def found(path, split: str) -> list[tuple[int, int]]:
     return [(row["step"], row["attempt"]) for row in read_newest_rows(path, split)]
 
 
-def test_rows_are_appended_and_older_ones_stay_byte_for_byte(path):
+def test_older_rows_stay_byte_for_byte(path):
     for number in range(3):
         before = path.read_bytes() if path.exists() else b""
         log = JsonlWriter(path)
@@ -41,7 +48,7 @@ def test_rows_are_appended_and_older_ones_stay_byte_for_byte(path):
 
 
 @pytest.mark.parametrize("cut", [1, 5, 12, 21])
-def test_a_half_written_line_is_passed_over_and_the_next_row_stands_alone(path, cut):
+def test_half_written_line_is_skipped(path, cut):
     whole = json.dumps({"step": 0, "text": "é"}, ensure_ascii=False) + "\n"
     path.write_bytes(whole.encode() + whole.encode()[:cut])
     assert [row["step"] for row in read_rows(path)] == [0]
@@ -52,7 +59,18 @@ def test_a_half_written_line_is_passed_over_and_the_next_row_stands_alone(path, 
     assert path.read_bytes().startswith(whole.encode() + whole.encode()[:cut] + b"\n")
 
 
-def test_a_number_that_is_not_json_is_refused_with_nothing_written(path):
+def test_reading_continues_after_the_last_complete_line(path):
+    assert read_rows_after(path, 0) == ([], 0)
+    path.write_bytes(b'{"step": 0}\n{"step": 1}\n{"st')
+    assert read_rows_after(path, 0) == ([{"step": 0}, {"step": 1}], 24)
+    with path.open("ab") as file:
+        file.write(b'ep": 2}\nno row\n\n')
+    rows, offset = read_rows_after(path, 24)
+    assert (rows, offset) == ([{"step": 2}], path.stat().st_size)
+    assert read_rows_after(path, offset) == ([], offset)
+
+
+def test_non_finite_number_is_refused_with_nothing_written(path):
     log = JsonlWriter(path)
     with pytest.raises(ValueError, match="not JSON compliant"):
         log.append([{"loss": 1.0}, {"loss": math.nan}])
@@ -60,7 +78,7 @@ def test_a_number_that_is_not_json_is_refused_with_nothing_written(path):
     assert path.read_bytes() == b""
 
 
-def test_a_metric_row_says_where_it_stands_and_then_its_values(path):
+def test_metric_row_has_its_keys_then_its_values(path):
     log = MetricWriter(path, attempt=2)
     log.add(step=7, epoch=1, split="train", values={"train_loss": 1.5, "grad_norm": None})
     log.close()
@@ -70,14 +88,14 @@ def test_a_metric_row_says_where_it_stands_and_then_its_values(path):
     assert row == {"step": 7, "epoch": 1, "attempt": 2, "split": "train", "train_loss": 1.5, "grad_norm": None}
 
 
-def test_a_file_that_is_not_there_has_no_rows(path):
+def test_missing_file_has_no_rows(path):
     assert list(read_rows(path)) == []
     assert read_newest_rows(path, "train") == []
     assert read_next_attempt(path) == 0
 
 
 @pytest.mark.parametrize(("attempts", "expected"), [(["0 1"], 1), (["0", "1", "2"], 3), (["0 1", "1"], 2)])
-def test_the_next_attempt_is_one_more_than_the_highest(path, attempts, expected):
+def test_next_attempt_is_one_more_than_the_highest(path, attempts, expected):
     write(path, *attempts)
     assert read_next_attempt(path) == expected
 
@@ -91,7 +109,7 @@ def test_the_next_attempt_is_one_more_than_the_highest(path, attempts, expected)
         (["0 1 v2 2 3 v4", "2 3 v4 4"], [(0, 0), (1, 0), (2, 1), (3, 1), (4, 1)], [(2, 0), (4, 1)]),
         # Resumed at the end: the validation there was not repeated, and belongs to both.
         (["0 1 v2", "2 3 v4"], [(0, 0), (1, 0), (2, 1), (3, 1)], [(2, 0), (4, 1)]),
-        # Validated anew before the first step.
+        # Validated again before the first step.
         (["0 1 v2", "v2 2"], [(0, 0), (1, 0), (2, 1)], [(2, 1)]),
         # A third attempt that goes further back than the second.
         (["0 1 2 3 v4", "2 3 v4 4", "1 v2"], [(0, 0), (1, 2)], [(2, 2)]),
@@ -99,7 +117,7 @@ def test_the_next_attempt_is_one_more_than_the_highest(path, attempts, expected)
         (["0 v1 1 v2", "0 v1"], [(0, 1)], [(1, 1)]),
     ],
 )
-def test_of_each_step_the_newest_attempt_counts(path, attempts, train, validation):
+def test_newest_attempt_of_each_step_counts(path, attempts, train, validation):
     write(path, *attempts)
     assert found(path, "train") == train
     assert found(path, "validation") == validation
