@@ -24,6 +24,7 @@ from dialog_trainer.build.runtime import (
     select_device,
     warm_up_compile,
 )
+from dialog_trainer.build.tracker import build_tracker
 from dialog_trainer.cli.commands.callbacks import TrainingCallbacks, TrainingParts
 from dialog_trainer.config.checks import collect_notes
 from dialog_trainer.config.options import Settings
@@ -38,6 +39,7 @@ from dialog_trainer.reporting.console import closing_lines, make_printer, mask_l
 from dialog_trainer.reporting.mask_curves import draw_schedule
 from dialog_trainer.reporting.progress import RunProgress
 from dialog_trainer.tracking.run_directory import lock_run_directory, open_rank_log
+from dialog_trainer.tracking.tracker import RowFeeder
 from dialog_trainer.training.loop import Learner, LoopSettings, TrainingHooks, TrainingState, train
 from dialog_trainer.training.signals import StopSignal
 from dialog_trainer.types import Batch, Say
@@ -52,8 +54,18 @@ def lock_for_all_ranks(folder: Path) -> AbstractContextManager[None]:
     return lock_run_directory(folder) if collectives.is_rank0() else nullcontext()
 
 
+def feed_tracker(settings: Settings, folder: Path, say: Say) -> AbstractContextManager[object]:
+    """Feeds the rows of `metrics.jsonl` to the tracker of `logger`, where there is one; on rank 0."""
+    arguments = dict(settings.get("logger") or {})
+    target = arguments.pop("_target_", None)
+    if target is None or not collectives.is_rank0():
+        return nullcontext()
+    return RowFeeder(folder / "metrics.jsonl", build_tracker(target, arguments, folder), warn=say)
+
+
 def begin_training(settings: Settings, say: Say) -> torch.device:
     device = select_device(settings)
+    feed_tracker(settings, Path(), say)  # its errors, before anything is read
     build_timeline(build_mask(settings), settings["schedule_steps"])  # its faults, before anything is read
     configure_torch(settings["deterministic"])
     for note in collect_notes(settings):
@@ -117,6 +129,7 @@ def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: Conso
     say(mask_line(parts.mask, parts.outline, parts.kept, parts.digest["whole"]))
     with (
         RunProgress(console, start=state.step, steps=steps) as progress,
+        feed_tracker(settings, folder, say),
         closing(TrainingCallbacks(folder, parts, state, console, progress, stop)) as run,
         prefetch_batches(plan.batches) as batches,
     ):
