@@ -196,7 +196,8 @@ def train_step(
     scaler.unscale_(optimizer)
     norm = parallel.clip_grad_norm(loss.parameters(), max_grad_norm)
     # The only point at which the step waits for the device.
-    *sums, grad_norm = torch.cat([*parts, norm.view(1)]).cpu().double().split([*map(len, parts), 1])
+    values = torch.cat([*parts, norm.view(1)]).cpu().double()
+    *sums, grad_norm = torch.split(values, [*map(len, parts), 1])
     rank_sums = collectives.all_gather_rows(torch.stack(sums).sum(0))
     _check_finite(step, lr, rank_sums[:, 0].tolist(), 0.0 if scaler.is_enabled() else float(grad_norm))
     role_turn_sums = rank_sums[:, 1:].sum(0).view(2, len(Role), NUM_TURN_BINS)
