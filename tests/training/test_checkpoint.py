@@ -1,3 +1,5 @@
+"""Checkpoints: what they hold, how they are published, and how damage is found."""
+
 import errno
 import json
 import os
@@ -40,7 +42,7 @@ def saver(tiny_model, tokenizer, tmp_path):
             links or ("last",),
             model=tiny_model,
             tokenizer=tokenizer,
-            content=collect_tensors(tiny_model, optimizer),
+            tensors=collect_tensors(tiny_model, optimizer),
             state={"step": step},
         )
 
@@ -51,7 +53,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_checkpoint_is_a_whole_hugging_face_folder(saver, tiny_model, tokenizer, tmp_path):
+def test_checkpoint_is_a_hugging_face_directory(saver, tiny_model, tokenizer, tmp_path):
     saver(7, "last", "best_loss")
     for link in ("last", "best_loss"):
         place = tmp_path / "weights" / link
@@ -69,7 +71,7 @@ def test_a_checkpoint_is_a_whole_hugging_face_folder(saver, tiny_model, tokenize
     assert found == FILES
 
 
-def test_the_manifest_names_every_other_file(saver, tmp_path):
+def test_manifest_names_every_other_file(saver, tmp_path):
     saver(1)
     folder = tmp_path / "weights/step-00000001"
     files = json.loads((folder / "manifest.json").read_text())["files"]
@@ -77,7 +79,7 @@ def test_the_manifest_names_every_other_file(saver, tmp_path):
     assert all((folder / name).stat().st_size == size for name, (size, _) in files.items())
 
 
-def test_a_folder_stays_as_long_as_a_link_points_to_it(saver, tmp_path):
+def test_unlinked_directories_are_removed(saver, tmp_path):
     saver(1, "last", "best_metric", "best_loss")
     saver(2, "last", "best_loss")
     assert names(tmp_path / "weights") == ["best_loss", "best_metric", "last", "step-00000001", "step-00000002"]
@@ -86,14 +88,14 @@ def test_a_folder_stays_as_long_as_a_link_points_to_it(saver, tmp_path):
     assert names(tmp_path / "weights") == ["best_loss", "best_metric", "last", "step-00000003", "step-00000004"]
 
 
-def test_the_same_step_saved_again_takes_another_name(saver, tmp_path):
+def test_step_saved_twice_gets_another_name(saver, tmp_path):
     saver(1, "last", "best_loss")
     saver(1, "last")
     assert os.readlink(tmp_path / "weights/last") == "step-00000001-2"
     assert os.readlink(tmp_path / "weights/best_loss") == "step-00000001"
 
 
-def test_what_a_killed_process_left_is_swept_and_what_a_user_put_there_stays(saver, tmp_path):
+def test_leftovers_go_and_files_of_the_user_stay(saver, tmp_path):
     weights = tmp_path / "weights"
     saver(1)
     (weights / "mine").symlink_to("step-00000001")
@@ -115,38 +117,38 @@ def test_no_file_is_a_pickle(saver, tmp_path):
         assert not content.endswith(b"."), path
 
 
-def test_a_folder_is_named_only_when_every_file_is_on_the_disk_and_hashed(saver, monkeypatch):
+def test_directory_is_renamed_after_every_file_is_synced(saver, monkeypatch):
     synced, named = set(), []
     fsync, rename = os.fsync, Path.rename
 
-    def noting_fsync(descriptor):
+    def recording_fsync(descriptor):
         fsync(descriptor)
         synced.add(os.fstat(descriptor).st_ino)
 
-    def noting_rename(source, target):
+    def recording_rename(source, target):
         inodes = {path.relative_to(source).as_posix(): path.stat().st_ino for path in source.rglob("*")}
         assert set(inodes) == FILES | {"trainer"}
         assert {name for name, inode in inodes.items() if inode not in synced} == set()
         named.append(target.name)
         return rename(source, target)
 
-    monkeypatch.setattr(os, "fsync", noting_fsync)
-    monkeypatch.setattr(Path, "rename", noting_rename)
+    monkeypatch.setattr(os, "fsync", recording_fsync)
+    monkeypatch.setattr(Path, "rename", recording_rename)
     saver(1)
     assert named == ["step-00000001"]
 
 
-def test_folders_go_only_after_every_link_was_swapped(saver, tmp_path, monkeypatch):
+def test_last_is_relinked_last_and_old_directories_go_after_it(saver, tmp_path, monkeypatch):
     weights = tmp_path / "weights"
     saver(1, "last", "best_metric", "best_loss")
     swapped, replace = [], os.replace
 
-    def noting(source, target):
+    def recording(source, target):
         assert (weights / "step-00000001/manifest.json").exists()
         replace(source, target)
         swapped.append(target.name)
 
-    monkeypatch.setattr(os, "replace", noting)
+    monkeypatch.setattr(os, "replace", recording)
     saver(2, "last", "best_metric", "best_loss")
     # A process killed in between finds `last` as it was, and makes the validation and its links again.
     assert swapped == ["best_metric", "best_loss", "last"]
@@ -182,7 +184,7 @@ def damage_no_manifest(folder):
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (damage_byte, r"model.safetensors has other bytes than were written"),
+        (damage_byte, r"model.safetensors has changed since it was written"),
         (damage_length, r"optimizer.safetensors has 0 bytes instead of"),
         (damage_missing, r"state.json"),
         (damage_manifest, r"list indices"),
@@ -190,22 +192,22 @@ def damage_no_manifest(folder):
         (damage_no_manifest, r"No such file or directory: .*manifest.json"),
     ],
 )
-def test_a_broken_checkpoint_is_named_and_the_whole_one_offered(saver, tmp_path, damage, reason):
+def test_damaged_checkpoint_is_named_and_an_intact_one_offered(saver, tmp_path, damage, reason):
     saver(1, "best_metric", "best_loss")
     saver(2, "last")
     assert find_checkpoint(tmp_path, "last").name == "step-00000002"
     damage(tmp_path / "weights/step-00000002")
     with pytest.raises(
-        CheckpointError, match=rf"weights/last is broken and not used: .*{reason}.*load_model_type=metric"
+        CheckpointError, match=rf"weights/last is damaged and cannot be used: .*{reason}.*load_model_type=metric"
     ):
         find_checkpoint(tmp_path, "last")
     damage(tmp_path / "weights/step-00000001")
-    with pytest.raises(CheckpointError, match="no whole checkpoint is left"):
+    with pytest.raises(CheckpointError, match="no intact checkpoint is left"):
         find_checkpoint(tmp_path, "last")
 
 
-def test_a_missing_checkpoint_names_one_that_is_there(saver, tmp_path):
-    with pytest.raises(CheckpointError, match="start it anew"):
+def test_missing_checkpoint_names_another(saver, tmp_path):
+    with pytest.raises(CheckpointError, match="start it again"):
         find_checkpoint(tmp_path, "metric")
     saver(1, "last")
     with pytest.raises(CheckpointError, match="no checkpoint 'best_metric'; pass load_model_type=last"):
@@ -224,7 +226,7 @@ STAGES = (
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_full_disk_leaves_the_earlier_checkpoint(saver, tmp_path, monkeypatch, stage):
+def test_full_disk_leaves_the_earlier_checkpoint(saver, tmp_path, monkeypatch, stage):
     saver(1, "last", "best_loss")
 
     def full(*arguments, **keys):
@@ -243,7 +245,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(saver, tmp_path, monkeypatch,
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize("stage", [*STAGES, "shutil.rmtree"])
-def test_a_process_killed_while_it_saves_leaves_whole_checkpoints(saver, tmp_path, monkeypatch, stage):
+def test_kill_during_a_save_leaves_complete_checkpoints(saver, tmp_path, monkeypatch, stage):
     saver(1, "last", "best_loss")
     child = os.fork()
     if child == 0:
@@ -259,7 +261,7 @@ def test_a_process_killed_while_it_saves_leaves_whole_checkpoints(saver, tmp_pat
     assert names(tmp_path / "weights") == ["best_loss", "best_metric", "last", "step-00000003"]
 
 
-def test_a_full_disk_before_the_first_checkpoint_is_said_too(saver, monkeypatch):
+def test_full_disk_before_the_first_checkpoint(saver, monkeypatch):
     def full(*arguments, **keys):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -272,7 +274,7 @@ def test_a_full_disk_before_the_first_checkpoint_is_said_too(saver, monkeypatch)
     ("kind", "settings"),
     [(torch.optim.AdamW, {}), (torch.optim.Adam, {}), (torch.optim.SGD, {"momentum": 0.9}), (torch.optim.SGD, {})],
 )
-def test_optimizer_state_comes_back_bit_for_bit(tiny_model, tokenizer, tmp_path, kind, settings):
+def test_optimizer_state_is_restored_bit_for_bit(tiny_model, tokenizer, tmp_path, kind, settings):
     optimizer = kind(tiny_model.parameters(), lr=0.1, **settings)
     for _ in range(2):
         optimizer.zero_grad()
@@ -284,7 +286,7 @@ def test_optimizer_state_comes_back_bit_for_bit(tiny_model, tokenizer, tmp_path,
         ("last",),
         model=tiny_model,
         tokenizer=tokenizer,
-        content=collect_tensors(tiny_model, optimizer),
+        tensors=collect_tensors(tiny_model, optimizer),
         state={"step": 2},
     )
     again = kind(tiny_model.parameters(), lr=0.5, **settings)

@@ -201,14 +201,14 @@ class TrainingCallbacks:
             "held_out": self.parts.validation.dialogues.digest,
             **self._surroundings,
         }
-        content = collect_tensors(self.parts.model, self.parts.optimizer)
+        tensors = collect_tensors(self.parts.model, self.parts.optimizer)
         collectives.broadcast_from_rank0(
             lambda: save_checkpoint(
                 self.folder / "weights",
                 links or ("last",),
                 model=self.parts.model,
                 tokenizer=self.parts.tokenizer,
-                content=content,
+                tensors=tensors,
                 state=state,
             )
         )

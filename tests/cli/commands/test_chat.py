@@ -58,7 +58,7 @@ def test_a_broken_checkpoint_is_not_talked_to(chat, tmp_path):
     code, out, err = chat(b"I heard .\n")
     assert (code, out) == (2, "")
     assert "config.json has 2 bytes instead of" in err
-    assert "no whole checkpoint is left" in err
+    assert "no intact checkpoint is left" in err
 
 
 def test_a_chat_needs_neither_the_data_nor_the_first_weights(chat, tmp_path):

@@ -284,7 +284,7 @@ def test_a_broken_checkpoint_is_not_used(train, resume):
     weights.write_bytes(content)
     code, _, err = resume(run, "steps=3")
     assert code == 2
-    assert "model.safetensors has other bytes than were written" in err
+    assert "model.safetensors has changed since it was written" in err
 
 
 def test_a_broken_last_checkpoint_does_not_hinder_going_on_from_another(train, dialog_trainer):
@@ -292,7 +292,7 @@ def test_a_broken_last_checkpoint_does_not_hinder_going_on_from_another(train, d
     (run / "weights/last/trainer/state.json").write_text("{")
     code, _, err = dialog_trainer("mode=resume", f"resume_model_dir='{run}'", "load_model_type=last", "steps=5")
     assert code == 2
-    assert re.search("state.json has 1 bytes instead of .*; pass load_model_type=(loss|metric), which is whole", err)
+    assert re.search("state.json has 1 bytes instead of .*; pass load_model_type=(loss|metric), which is intact", err)
     code, out, err = dialog_trainer("mode=resume", f"resume_model_dir='{run}'", "load_model_type=loss", "optim.lr0=0.1")
     assert code == 0, err
     assert "weights/last is at step (unreadable)" in out
