@@ -32,7 +32,7 @@ from dialog_trainer.types import Say
 def build_model(settings: Settings, words: DialogueTokenizer, on: torch.device, say: Say) -> PreTrainedModel:
     """A new model: pretrained or from scratch."""
     sizes = settings["model"]
-    check = partial(check_model_fits, on=on, processes=collectives.local_size())
+    check = partial(check_model_fits, device=on, processes=collectives.local_size())
     if sizes["pretrained_model"]:
         built = load_pretrained(sizes["pretrained_model"], words, sizes["dropout"], check)
     else:

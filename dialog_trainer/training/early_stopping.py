@@ -1,4 +1,4 @@
-"""The best loss and score so far, and when to stop for want of better ones."""
+"""Early stopping: the best loss and score so far, and the validations since they last improved."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class BestTracker:
-    """What the validations have given so far. Steps are numbers of updates done.
+    """The best validation results of a run. A step is a number of updates done.
 
-    `bad_validations` counts those in a row in which neither the loss nor the score got better; only validations
-    after the mask reached its final weights count.
+    `bad_validations` counts validations in a row in which neither loss nor score improved. A validation before the mask
+    schedule reached its final weights never counts as bad.
     """
 
     loss: float | None = None
@@ -20,7 +20,10 @@ class BestTracker:
     bad_validations: int = 0
 
     def update(self, step: int, loss: float, score: float, counts: bool) -> tuple[bool, bool]:
-        """Takes in a validation; returns whether the loss and whether the score is the best so far."""
+        """Adds a validation; returns whether its loss (lower is better) and its score (higher is better) are the best.
+
+        `counts`: whether it counts as bad if neither improved.
+        """
         better_loss = self.loss is None or loss < self.loss
         better_score = self.score is None or score > self.score
         if better_loss:
@@ -34,9 +37,9 @@ class BestTracker:
         return better_loss, better_score
 
     def forget_loss(self, step: int) -> None:
-        """The best one is no longer there to compare with, or means something else: the next is the best anew."""
+        """For a resume at `step` whose losses cannot be compared with the best one: the next validation is the best."""
         self.loss, self.loss_step = None, step
 
     def forget_score(self, step: int) -> None:
-        """As `forget_loss`."""
+        """As `forget_loss`, for the score."""
         self.score, self.score_step = None, step

@@ -1,12 +1,11 @@
-"""Model FLOPs utilization (MFU; Chowdhery et al. 2022, "PaLM", appendix B): of what a GPU does at best, the share that the
-model needs."""
+"""Model FLOPs utilization (MFU; Chowdhery et al. 2022, "PaLM", appendix B): achieved over peak FLOPs of the GPU."""
 
 from __future__ import annotations
 
 import torch
 
-# Dense operations a second in bf16 or fp16, and in fp32 without TF32, of the largest GPU of a name (data sheets).
-_PEAKS = {
+# Peak dense FLOPs per second in (bf16 or fp16, fp32 without TF32) of the largest variant of a GPU. From data sheets.
+_PEAK_FLOPS = {
     "T4": (65e12, 8.1e12),
     "V100": (125e12, 15.7e12),
     "A100": (312e12, 19.5e12),
@@ -19,18 +18,20 @@ _PEAKS = {
 
 
 def peak_flops_of(name: str, precision: str) -> float | None:
-    """Operations a second of the GPU that torch calls `name`; None if it is not in the table."""
-    words = f" {name.replace('-', ' ')} "
-    found = [both for gpu, both in _PEAKS.items() if f" {gpu} " in words]
-    return found[0][precision == "fp32"] if found else None
+    """Peak FLOPs per second of the GPU that torch calls `name`; None if the table does not have it."""
+    spaced_name = f" {name.replace('-', ' ')} "
+    peaks = next((peaks for gpu, peaks in _PEAK_FLOPS.items() if f" {gpu} " in spaced_name), None)
+    return peaks and peaks[precision == "fp32"]
 
 
-def device_peak_flops(on: torch.device, precision: str) -> float | None:
-    """Operations a second of a device; None on a CPU, or where it is not known."""
-    return peak_flops_of(torch.cuda.get_device_name(on), precision) if on.type == "cuda" else None
+def device_peak_flops(device: torch.device, precision: str) -> float | None:
+    """Peak FLOPs per second of a device; None for a CPU or an unknown GPU."""
+    return peak_flops_of(torch.cuda.get_device_name(device), precision) if device.type == "cuda" else None
 
 
-def compute_mfu(parameters: int, tokens_per_second: float, peak_operations: float) -> float:
-    """With 6 operations for each parameter and token, as is usual: attention, a few percent more, is left out, and the
-    projection to the vocabulary counted for all tokens, trained or not."""
-    return 6 * parameters * tokens_per_second / peak_operations
+def compute_mfu(parameters: int, tokens_per_second: float, peak_flops: float) -> float:
+    """MFU in [0, 1], with 6 FLOPs per parameter and token.
+
+    Leaves out attention (a few percent) and counts the projection to the vocabulary for every token, trained or not.
+    """
+    return 6 * parameters * tokens_per_second / peak_flops

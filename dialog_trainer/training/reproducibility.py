@@ -1,9 +1,10 @@
-"""What bit-exact continuation depends on beside the settings."""
+"""What an exact resume depends on besides the configuration: data digests, threads, device, versions."""
 
 from __future__ import annotations
 
 import os
 import platform
+from typing import Any
 
 import torch
 import transformers
@@ -11,6 +12,7 @@ import transformers
 from dialog_trainer import __version__
 from dialog_trainer.distributed import collectives
 
+# Parts of the digest, as a message names them, and the effect of a difference.
 _PARTS = {
     "data": "the training data",
     "vocabulary": "the vocabulary",
@@ -18,11 +20,11 @@ _PARTS = {
     "truncation": "the truncation",
     "schedule": "the mask schedule",
 }
-_EFFECTS = dict.fromkeys(_PARTS, "training goes on, but not exactly") | {"schedule": "it holds from here on"}
+_EFFECTS = dict.fromkeys(_PARTS, "training continues, but not exactly") | {"schedule": "the new one holds from here on"}
 
 
 def collect_versions() -> dict[str, str]:
-    """Those that the processes of a group, and the attempts of a run, should have in common."""
+    """Versions that must agree on all ranks, and between the attempts of a run that resumes exactly."""
     return {
         "dialog_trainer": __version__,
         "torch": torch.__version__,
@@ -31,35 +33,34 @@ def collect_versions() -> dict[str, str]:
     }
 
 
-def describe_environment(digest: dict[str, str], device: torch.device, compiled: bool) -> dict:
-    """Saved with each checkpoint, and compared when a run goes on. `digest` is that of the mask."""
-    hash_seed = os.environ.get("PYTHONHASHSEED", "random") if compiled else None
+def describe_environment(digest: dict[str, str], device: torch.device, compiled: bool) -> dict[str, Any]:
+    """The record that a checkpoint keeps and a resume compares. `digest` covers training data and mask."""
     return {
         "digest": digest,
         "threads": torch.get_num_threads(),
         "device": device.type,
         "processes": collectives.world_size(),
-        "PYTHONHASHSEED": hash_seed,  # what torch compiles depends on it
+        # torch.compile generates other kernels for another hash seed.
+        "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "random") if compiled else None,
         "versions": collect_versions(),
     }
 
 
-def describe_differences(saved: dict, today: dict) -> list[str]:
-    """A line for each thing that keeps training from going on exactly."""
-    before, after = saved["digest"], today["digest"]
+def describe_differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """One line for each difference that keeps a resume from being exact."""
+    old_digest, new_digest = saved["digest"], current["digest"]
     lines = [
-        f"{_PARTS[name]} is not that of the checkpoint (digest {after[name]} instead of {before.get(name)}): {effect}"
-        for name, effect in _EFFECTS.items()
-        if before.get(name) != after[name]
+        f"{part} differs from the checkpoint's (digest {new_digest[key]} instead of {old_digest.get(key)}): {_EFFECTS[key]}"
+        for key, part in _PARTS.items()
+        if old_digest.get(key) != new_digest[key]
     ]
-    pairs = [(key, saved.get(key), today[key]) for key in ("threads", "device", "processes")]
-    pairs += [(name, saved["versions"].get(name), version) for name, version in today["versions"].items()]
-    seeds = saved.get("PYTHONHASHSEED"), today["PYTHONHASHSEED"]
-    if all(seeds) and (seeds[0] != seeds[1] or "random" in seeds):
-        pairs.append(("PYTHONHASHSEED", seeds[0], seeds[1]))
-    lines += [
-        f"{name} {after} instead of {before}: sums may differ in their last bits"
-        for name, before, after in pairs
-        if before != after or after == "random"
+    pairs = [(key, saved.get(key), current[key]) for key in ("threads", "device", "processes")]
+    pairs += [(name, saved["versions"].get(name), version) for name, version in current["versions"].items()]
+    seeds = saved.get("PYTHONHASHSEED"), current["PYTHONHASHSEED"]
+    if all(seeds):
+        pairs.append(("PYTHONHASHSEED", *seeds))
+    return lines + [
+        f"{name} {new} instead of {old}: sums may differ in their last bits"
+        for name, old, new in pairs
+        if old != new or new == "random"
     ]
-    return lines

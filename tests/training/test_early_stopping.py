@@ -1,3 +1,5 @@
+"""The best loss and score, and the count that stops a run early."""
+
 from dialog_trainer.training.early_stopping import BestTracker
 
 # (loss, score, counts) -> (better loss, better score, bad validations in a row)
@@ -12,7 +14,7 @@ STORY = [
 ]
 
 
-def test_bad_validations_are_counted_in_a_row_and_only_where_they_count():
+def test_bad_validations_count_in_a_row():
     best = BestTracker()
     for step, ((loss, score, counts), (better_loss, better_score, bad)) in enumerate(STORY, start=1):
         assert best.update(step, loss, score, counts) == (better_loss, better_score)
@@ -20,7 +22,7 @@ def test_bad_validations_are_counted_in_a_row_and_only_where_they_count():
     assert (best.loss, best.loss_step, best.score, best.score_step) == (1.9, 7, 0.2, 4)
 
 
-def test_what_is_forgotten_is_better_the_next_time_and_the_other_stays():
+def test_forgotten_best_is_replaced_and_the_other_stays():
     best = BestTracker(loss=1.0, loss_step=3, score=0.5, score_step=4, bad_validations=2)
     best.forget_score(7)
     assert (best.loss, best.loss_step, best.score, best.score_step) == (1.0, 3, None, 7)

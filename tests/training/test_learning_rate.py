@@ -27,7 +27,7 @@ def test_golden(name, schedule_steps, warmup_steps, lr0, lrf, expected):
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear"])
-def test_end_value_is_held_past_the_schedule(name):
+def test_end_value_holds_past_the_schedule(name):
     factor = getattr(learning_rate, name)
     for step in (100, 101, 5000):
         assert factor(step, schedule_steps=100, warmup_steps=10, lrf=0.25) == pytest.approx(0.25, rel=1e-12)
@@ -40,7 +40,7 @@ def test_no_warmup_starts_at_one(name):
 
 @pytest.mark.parametrize("name", ["cosine", "linear"])
 @pytest.mark.parametrize("warmup_steps", [100, 101, 400])
-def test_a_warmup_longer_than_the_run_stays_between_0_and_1(name, warmup_steps):
+def test_warmup_longer_than_the_run_stays_between_0_and_1(name, warmup_steps):
     factors = [
         getattr(learning_rate, name)(step, schedule_steps=100, warmup_steps=warmup_steps, lrf=0.1)
         for step in range(101)

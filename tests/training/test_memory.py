@@ -1,4 +1,4 @@
-"""The estimate of a step's memory, and what is chosen or refused by it."""
+"""The memory estimate of a step, and the micro-batch that is chosen or refused by it."""
 
 import dataclasses
 
@@ -13,9 +13,9 @@ from dialog_trainer.training.memory import MemoryEstimate, check_model_fits, fit
 
 
 @pytest.mark.parametrize(
-    ("asked", "free", "expected"),
+    ("requested", "free", "expected"),
     [
-        (2048, 10**6, 2048),  # asked for: taken if it fits
+        (2048, 10**6, 2048),  # requested for: taken if it fits
         (2048, None, 2048),
         ("auto", None, 8192),
         ("auto", 10**9, 8192),
@@ -24,44 +24,44 @@ from dialog_trainer.training.memory import MemoryEstimate, check_model_fits, fit
         ("auto", 180_000, 128),  # less than max_len by 60 %, but max_len fits
     ],
 )
-def test_what_is_chosen(asked, free, expected):
-    assert fit_micro_batch_tokens(MemoryEstimate(100_000, 100.0, free), asked, 128, 10**6) == expected
+def test_micro_batch_tokens_that_fit(requested, free, expected):
+    assert fit_micro_batch_tokens(MemoryEstimate(100_000, 100.0, free), requested, 128, 10**6) == expected
 
 
 @pytest.mark.parametrize(
-    ("asked", "free", "batch_tokens", "remedy"),
+    ("requested", "free", "batch_tokens", "remedy"),
     [
-        (2048, 200_000, 10**6, "micro_batch_tokens=2048: a step would take about 0 MB, and there are 0 MB: use micro_batch_tokens=768,"),
+        (2048, 200_000, 10**6, "micro_batch_tokens=2048: a step would take about 0 MB, and 0 MB are free: use micro_batch_tokens=768,"),
         (2048, 110_000, 10**6, "use activation_checkpointing=true"),
         ("auto", 105_000, 10**6, "micro_batch_tokens=auto: a step would take"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused_with_a_remedy(asked, free, batch_tokens, remedy):
+def test_step_that_does_not_fit_is_refused_with_a_remedy(requested, free, batch_tokens, remedy):
     with pytest.raises(ConfigError, match=remedy):
-        fit_micro_batch_tokens(MemoryEstimate(100_000, 100.0, free), asked, 128, batch_tokens)
+        fit_micro_batch_tokens(MemoryEstimate(100_000, 100.0, free), requested, 128, batch_tokens)
 
 
 @pytest.mark.parametrize(
     ("weights", "processes", "fault"),
     [
         (250, 1, None),
-        (251, 1, "its 251 weights take 0 MB, a training at least twice that, and there are 0 MB: use a smaller model"),
+        (251, 1, "its 251 weights take 0 MB, training at least twice that, and 0 MB are free: use a smaller model"),
         (126, 2, "its 126 weights take 0 MB in each of 2 processes"),
     ],
 )
-def test_a_model_that_has_no_room_is_refused_before_it_is_made(monkeypatch, weights, processes, fault):
-    monkeypatch.setattr(memory, "_free", lambda on: 1000)
+def test_too_large_model_is_refused_before_it_is_built(monkeypatch, weights, processes, fault):
+    monkeypatch.setattr(memory, "_free_bytes", lambda device: 1000)
     if fault is None:
         check_model_fits(weights, torch.device("cpu"), processes)
     else:
         with pytest.raises(ConfigError, match=fault):
             check_model_fits(weights, torch.device("cpu"), processes)
     check_model_fits(250, torch.device("cuda"), 8)  # each has a GPU of its own
-    monkeypatch.setattr(memory, "_free", lambda on: None)
+    monkeypatch.setattr(memory, "_free_bytes", lambda device: None)
     check_model_fits(10**12, torch.device("mps"), processes)
 
 
-def test_a_small_batch_needs_no_more_than_it_has():
+def test_small_batch_needs_less_than_its_bound():
     assert fit_micro_batch_tokens(MemoryEstimate(100_000, 100.0, 200_000), 2048, 128, 500) == 2048
 
 
@@ -69,9 +69,9 @@ def test_a_small_batch_needs_no_more_than_it_has():
     ("kind", "settings", "numbers"),
     [(torch.optim.AdamW, {}, 3), (torch.optim.SGD, {"momentum": 0.9}, 2), (torch.optim.SGD, {}, 1)],
 )
-def test_gradients_and_the_optimizers_state_are_counted(tiny_model, monkeypatch, kind, settings, numbers):
-    monkeypatch.setattr(memory, "_present", lambda device: 1_000)
-    monkeypatch.setattr(memory, "_free", lambda device: 8_000)
+def test_gradients_and_optimizer_state_are_counted(tiny_model, monkeypatch, kind, settings, numbers):
+    monkeypatch.setattr(memory, "_used_bytes", lambda device: 1_000)
+    monkeypatch.setattr(memory, "_free_bytes", lambda device: 8_000)
     loss = PackedLoss(tiny_model)
     found = measure_memory(loss, kind(tiny_model.parameters(), lr=0.1, **settings), batch_of((9, 14)), 2)
     parameters = sum(parameter.numel() for parameter in tiny_model.parameters())
@@ -81,7 +81,7 @@ def test_gradients_and_the_optimizers_state_are_counted(tiny_model, monkeypatch,
     assert all(parameter.grad is None for parameter in tiny_model.parameters())
 
 
-def test_activations_grow_with_the_tokens_and_are_bounded_by_what_torch_keeps(tiny_model):
+def test_activations_grow_with_the_tokens(tiny_model):
     """One block of width 16 keeps at least its two norms, three products and the activation of each token."""
     loss = PackedLoss(tiny_model)
     optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.1)
@@ -92,10 +92,10 @@ def test_activations_grow_with_the_tokens_and_are_bounded_by_what_torch_keeps(ti
     assert long == pytest.approx(short, rel=0.4)
 
 
-def test_the_line_says_it_in_gigabytes():
+def test_line_is_in_gigabytes():
     line = MemoryEstimate(2 * 10**9, 10**6, 23 * 10**9).line(2048)
     assert line == (
-        "memory: about 4.0 GB of 23.0 GB (2.0 GB with gradients and the optimizer's state, 2.0 GB for 2,048 tokens in a "
+        "memory: about 4.0 GB of 23.0 GB (2.0 GB with gradients and optimizer state, 2.0 GB for 2,048 tokens in a "
         "forward pass)"
     )
     assert " of " not in dataclasses.replace(MemoryEstimate(1, 1, None)).line(1).split("(")[0]

@@ -1,4 +1,4 @@
-"""What share of a GPU's best a training reaches."""
+"""Model FLOPs utilization, and the peaks of GPUs."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from dialog_trainer.training.mfu import compute_mfu, device_peak_flops, peak_flo
 
 
 @pytest.mark.parametrize(
-    ("name", "precision", "operations"),
+    ("name", "precision", "flops"),
     [
         ("NVIDIA H100 80GB HBM3", "bf16", 989e12),
         ("NVIDIA H100 80GB HBM3", "fp32", 67e12),
@@ -19,12 +19,12 @@ from dialog_trainer.training.mfu import compute_mfu, device_peak_flops, peak_flo
         ("Quadro K2000", "fp32", None),
     ],
 )
-def test_the_best_of_a_gpu_is_found_by_its_name(name, precision, operations, monkeypatch):
-    assert peak_flops_of(name, precision) == operations
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda on: name)
-    assert device_peak_flops(torch.device("cuda:0"), precision) == operations
+def test_peak_is_found_by_the_name_of_a_gpu(name, precision, flops, monkeypatch):
+    assert peak_flops_of(name, precision) == flops
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert device_peak_flops(torch.device("cuda:0"), precision) == flops
     assert device_peak_flops(torch.device("cpu"), precision) is None
 
 
-def test_the_share_counts_six_operations_for_each_parameter_and_token():
+def test_mfu_counts_six_flops_per_parameter_and_token():
     assert compute_mfu(124_000_000, 500_000, 989e12) == pytest.approx(0.376137, abs=1e-6)

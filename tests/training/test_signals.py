@@ -1,3 +1,5 @@
+"""SIGTERM and Ctrl-C as a stop request."""
+
 import signal
 import threading
 
@@ -16,7 +18,7 @@ def handlers():
     ("raised", "received", "exit_code"),
     [((), None, 0), ((TERM,), TERM, 75), ((INT,), INT, 130), ((TERM, INT), TERM, 75), ((INT, TERM), INT, 130)],
 )
-def test_the_first_signal_is_noted_and_decides_the_exit_code(raised, received, exit_code):
+def test_first_signal_decides_the_exit_code(raised, received, exit_code):
     with StopSignal() as stop:
         for number in raised:
             signal.raise_signal(number)
@@ -25,7 +27,7 @@ def test_the_first_signal_is_noted_and_decides_the_exit_code(raised, received, e
 
 
 @pytest.mark.parametrize(("raised", "exit_code"), [((TERM, TERM, TERM), 75), ((INT, TERM, INT), 130)])
-def test_the_third_signal_ends_the_process(raised, exit_code):
+def test_third_signal_ends_the_process(raised, exit_code):
     *first, third = raised
     before = handlers()
     with pytest.raises(SystemExit) as ended, StopSignal() as stop:  # noqa: PT012
@@ -37,15 +39,15 @@ def test_the_third_signal_ends_the_process(raised, exit_code):
     assert handlers() == before
 
 
-def test_the_handlers_before_come_back_whatever_happens():
+def test_previous_handlers_come_back():
     before = handlers()
     with pytest.raises(ValueError, match="in the run"), StopSignal() as stop:  # noqa: PT012
-        assert handlers() == (stop._note, stop._note)
+        assert handlers() == (stop._receive, stop._receive)
         raise ValueError("in the run")
     assert handlers() == before
 
 
-def test_another_thread_than_the_main_one_leaves_the_handlers_alone():
+def test_other_threads_leave_the_handlers_alone():
     before, seen = handlers(), []
 
     def run():

@@ -227,7 +227,7 @@ def test_a_schedule_of_ones_own_trains_with_its_own_keys_and_is_allowed_anew(
     assert code == 0, err
     assert [row["user_weight"] for row in rows_of(run)] == pytest.approx([0.8, 0.6, 0.4, 0.5, 0.4])
     assert "mask_schedule.last: (none) -> 0.4" in out
-    assert "the mask schedule is not that of the checkpoint" in out
+    assert "the mask schedule differs from the checkpoint's" in out
 
 
 @pytest.fixture(scope="module")
@@ -258,9 +258,9 @@ def resume(dialog_trainer, run, tmp_path, *options):
 
 
 SAID = {
-    "data": "the training data is not that of the checkpoint (digest {after} instead of {before}): training goes on, but not exactly",
-    "truncation": "the truncation is not that of the checkpoint (digest {after} instead of {before}): training goes on, but not exactly",
-    "schedule": "the mask schedule is not that of the checkpoint (digest {after} instead of {before}): it holds from here on",
+    "data": "the training data differs from the checkpoint's (digest {after} instead of {before}): training continues, but not exactly",
+    "truncation": "the truncation differs from the checkpoint's (digest {after} instead of {before}): training continues, but not exactly",
+    "schedule": "the mask schedule differs from the checkpoint's (digest {after} instead of {before}): the new one holds from here on",
 }  # fmt: skip
 
 
@@ -293,7 +293,7 @@ def test_a_resume_says_which_part_of_the_mask_is_another(dialog_trainer, run, da
     assert {name for name in DIGEST if after[name] != before[name]} == {*parts, *(["whole"] if parts else [])}
     for name, line in SAID.items():
         assert (line.format(before=before[name], after=after[name]) in out) == (name in parts)
-    assert out.count("is not that of the checkpoint") == len(parts)
+    assert out.count("differs from the checkpoint's") == len(parts)
     assert f"(digest {after['whole']})" in out
     assert yaml.safe_load((run / "args.yaml").read_text())["digest"] == after
     assert yaml.safe_load((run / "args.0.yaml").read_text())["digest"] == before

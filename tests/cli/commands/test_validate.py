@@ -483,7 +483,7 @@ def test_a_resume_that_drops_leaks_says_that_the_data_are_others(dialog_trainer,
         assert code == 0, out + err
         after = json.loads((runs / "one/weights/last/trainer/state.json").read_text())["digest"]
         assert {name for name in before if before[name] != after[name]} == ({"data", "whole"} if said else set())
-        assert ("the training data is not that of the checkpoint" in out) == said
+        assert ("the training data differs from the checkpoint's" in out) == said
         assert ("with other values of data.drop_leaks training goes on, but not exactly" in out) == said
 
 
