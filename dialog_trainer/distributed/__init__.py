@@ -1,1 +1,1 @@
-"""Many processes, one result: who is in the group, what is summed over it, and how a failure of one ends all."""
+"""Several processes, one result: ranks and rendezvous, collectives, DDP and FSDP, and how a failure ends all ranks."""

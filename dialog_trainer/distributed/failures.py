@@ -1,4 +1,4 @@
-"""A process's part in a group, and how whatever ends it reaches the others, and is told once."""
+"""Runs the work of one rank; whatever ends it reaches the other ranks and is printed once."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from dialog_trainer.distributed import collectives
 from dialog_trainer.distributed.store import ControlStore, Failure, PeerFailed
 from dialog_trainer.errors import DialogTrainerError
 
-# Who does not answer in this time, while one is looked for, is gone too.
-NOTICE_SECONDS = 1.5
+# A rank that does not answer the roll call within this time counts as gone.
+ROLL_CALL_SECONDS = 1.5
 GONE = "is gone"
 NOTHING_TO_SAVE = "interrupted before there was anything to save"
-GO_ON = "What was saved is whole: go on with mode=resume load_model_type=last"
+RESUME_HINT = "The saved checkpoints are complete: continue with mode=resume load_model_type=last"
 
 
 def run_as_rank(control: ControlStore, work: Callable[[], int], *, prints: bool) -> NoReturn:
-    """Does `work` as a rank_info of a group, and ends the process: with the exit code of the work in the main one, else 0.
+    """Runs `work` as one rank of a group, then ends the process: rank 0 with the exit code of the work, others with 0.
 
-    The first failure is put on the control, and printed where `prints`; who only sees that others are gone, asks who. Nothing
-    of the group is waited for at the end: after a failure there may be no one left to come.
+    The first failure of any rank goes to the control store, and to stderr where `prints`. A rank whose collective fails
+    because another died calls the roll to find out which. The process ends without closing the group: after a failure
+    there may be no other rank to close it with.
     """
     threading.Thread(target=control.answer_roll_call, daemon=True).start()
     try:
         code = work()
-        _end(code if control.rank_info.rank == 0 else 0)
-    except PeerFailed as other:
-        _end(other.failure.exit_code)
+        _exit(code if control.rank_info.rank == 0 else 0)
+    except PeerFailed as peer:
+        _exit(peer.failure.exit_code)
     except BaseException as error:
-        for number in (signal.SIGTERM, signal.SIGINT):  # it ends anyway, and has something to tell
+        for number in (signal.SIGTERM, signal.SIGINT):  # the process ends anyway; it must report first
             signal.signal(number, signal.SIG_IGN)
         try:
             failure = control.first_failure()
@@ -46,53 +47,52 @@ def run_as_rank(control: ControlStore, work: Callable[[], int], *, prints: bool)
                 failure = _describe_failure(error, control)
                 if control.report(failure) and prints:
                     print(failure.text, file=sys.stderr)
-        except (dist.DistError, RuntimeError) as lost:  # the control was kept by a process that is gone
-            failure = _lost([0], control, lost)
+        except (dist.DistError, RuntimeError) as lost:  # the store was in a process that is gone: rank 0
+            failure = _describe_lost([0], control, lost)
             if prints:
                 print(failure.text, file=sys.stderr)
-        _end(failure.exit_code)
+        _exit(failure.exit_code)
 
 
 def _describe_failure(error: BaseException, control: ControlStore) -> Failure:
     rank = control.rank_info.rank
+    where = f"rank {rank} of {control.rank_info.size}, {collectives.current_stage()}"
     if isinstance(error, KeyboardInterrupt):
         return Failure(rank, NOTHING_TO_SAVE, 130)
     if isinstance(error, SystemExit):
-        return Failure(rank, f"{_where(control)}: ended at the third signal", int(error.code or 0))
+        return Failure(rank, f"{where}: ended at the third signal", int(error.code or 0))
     if isinstance(error, DialogTrainerError):
-        # Options and files are at failure in all of them alike.
-        return Failure(rank, f"{_where(control)}: {error}" if error.exit_code == 1 else str(error), error.exit_code)
+        # Errors of configuration and files (exit code 2) are the same on all ranks: the rank says nothing.
+        return Failure(rank, f"{where}: {error}" if error.exit_code == 1 else str(error), error.exit_code)
     if isinstance(error, OSError) and error.filename is not None:
-        return Failure(rank, f"{_where(control)}: {error.filename}: {error.strerror}", 1)
-    if _is_of_the_group(error):
-        return _lost(control.find_missing(NOTICE_SECONDS), control, error)
-    return Failure(rank, f"{_where(control)}: {''.join(traceback.format_exception(error))}", 1)
+        return Failure(rank, f"{where}: {error.filename}: {error.strerror}", 1)
+    if _is_collective_error(error):
+        return _describe_lost(control.find_missing(ROLL_CALL_SECONDS), control, error)
+    return Failure(rank, f"{where}: {''.join(traceback.format_exception(error))}", 1)
 
 
-def _where(control: ControlStore) -> str:
-    return f"rank {control.rank_info.rank} of {control.rank_info.size}, {collectives.position()}"
-
-
-def _is_of_the_group(error: BaseException) -> bool:
-    """Whether an exchange with other processes failed. Those within a backward pass come as any error of torch."""
+def _is_collective_error(error: BaseException) -> bool:
+    """Whether a collective failed. In a backward pass torch raises a plain `RuntimeError` for it."""
     text = str(error).lower()
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and ("gloo" in text or "nccl" in text or "connection closed" in text)
     )
 
 
-def _lost(missing: list[int], control: ControlStore, error: BaseException) -> Failure:
+def _describe_lost(missing: list[int], control: ControlStore, error: BaseException) -> Failure:
     rank, size = control.rank_info.rank, control.rank_info.size
     who = f"rank {', '.join(map(str, missing))} of {size}" if missing else f"one of {size} processes"
-    late = "imed out" in str(error) or "imeout" in str(error)
-    # Without the file of gloo that it came from, and its guesses.
-    seen = re.sub(r"^\[[^\]]*\] ", "", str(error).strip()).split(". This is ")[0].splitlines()
-    text = f"{who} {'does not answer' if late else GONE}, {collectives.position()} (rank {rank} saw: {(seen or [''])[0]}). {GO_ON}"
-    return Failure(rank, text, 1, () if late else tuple(missing))
+    timed_out = "imed out" in str(error) or "imeout" in str(error)
+    # The first line of gloo's message, without its source file and its guesses at the cause.
+    seen = re.sub(r"^\[[^\]]*\] ", "", str(error).strip()).split(". This is ")[0].partition("\n")[0]
+    what = "does not answer" if timed_out else GONE
+    text = f"{who} {what}, {collectives.current_stage()} (rank {rank} saw: {seen}). {RESUME_HINT}"
+    return Failure(rank, text, 1, () if timed_out else tuple(missing))
 
 
-def _end(code: int) -> NoReturn:
-    util._run_finalizers()  # locks of its own that multiprocessing would otherwise complain about
+def _exit(code: int) -> NoReturn:
+    # Releases multiprocessing's own locks, of which it would print warnings; it has no public function for that.
+    util._run_finalizers()  # type: ignore[attr-defined]
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,4 +1,4 @@
-"""Starts the processes of a run on this machine and ends with them: no child outlives its parent, no failure is told twice."""
+"""Starts the ranks of a run on this machine, forwards signals to them, and ends with them; joins a torchrun or Slurm job."""
 
 from __future__ import annotations
 
@@ -15,37 +15,45 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 
 import torch.distributed as dist
-from torch.multiprocessing import ProcessExitedException, start_processes
+from torch.distributed import (  # type: ignore[attr-defined]  # as `Store` in store.py
+    FileStore,
+    PrefixStore,
+    Store,
+    TCPStore,
+)
+from torch.distributed.rendezvous import rendezvous
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from dialog_trainer.distributed.environment import RankInfo, rendezvous_address
-from dialog_trainer.distributed.failures import GO_ON, GONE, NOTHING_TO_SAVE, run_as_rank
+from dialog_trainer.distributed.failures import GONE, NOTHING_TO_SAVE, RESUME_HINT, run_as_rank
 from dialog_trainer.distributed.store import ControlStore, read_failure
 from dialog_trainer.errors import ConfigError, DistributedError
 
 HOST = "127.0.0.1"
-# So long the others may take to end by themselves, and then to obey SIGTERM, once one has failed.
+# After a failure the other ranks get this time to end by themselves, then as much to obey SIGTERM.
 GRACE_SECONDS = 2.5
-# A process that waits to be met waits as long as the others may need to load.
-MEETING_SECONDS = 600.0
-_STOPS = {signal.SIGTERM, signal.SIGINT}
+# Some ranks may load for minutes before they come to the rendezvous.
+RENDEZVOUS_SECONDS = 600.0
+_STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
-# The work of one process: its control, and the argument that all were given, to an exit code.
+# The work of one rank: from its control store, and the argument that all ranks get, to an exit code.
 Work = Callable[[ControlStore, str], int]
 
 
 def launch_local(size: int, port: int | None, work: Work, argument: str) -> int:
-    """Runs `work` (a function of a module, not of a script) in `size` new processes; returns the exit code.
+    """Runs `work` (a module-level function) in `size` spawned processes; returns the exit code.
 
-    They meet through a file in a folder of their own, or, where `port` is given, through that port of this machine.
+    Their rendezvous is a file in a temporary directory or, with `port`, that port of this machine. No child outlives
+    this process. Raises `ConfigError` if the port is taken.
     """
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # what it does is told below
-    with tempfile.TemporaryDirectory(prefix="dialog_trainer-") as folder:
-        store = _open(folder, port, hosts=True)
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # its warnings repeat the message below
+    with tempfile.TemporaryDirectory(prefix="dialog_trainer-") as directory:
+        store = _open_store(directory, port, hosts=True)
         pids: list[int] = []
-        with _passed_on(pids) as received:
-            with _held_back():
-                context = start_processes(
-                    _child, (os.getpid(), size, folder, port, work, argument), nprocs=size, join=False
+        with _forward_signals(pids) as received:
+            with _hold_signals():
+                context = start_processes(  # type: ignore[no-untyped-call]  # torch has no annotations here
+                    _run_child, (os.getpid(), size, directory, port, work, argument), nprocs=size, join=False
                 )
                 pids += context.pids()
             try:
@@ -53,40 +61,41 @@ def launch_local(size: int, port: int | None, work: Work, argument: str) -> int:
                     continue
                 return 0
             except ProcessExitedException as error:
-                first = error
+                first_exit = error
         failure = read_failure(store)
         if failure is not None:
-            ends = {_end_of(context.processes[rank].exitcode) for rank in failure.gone}
+            ends = {_describe_exit(context.processes[rank].exitcode) for rank in failure.gone}
             print(failure.text.replace(GONE, ends.pop() if len(ends) == 1 else GONE, 1), file=sys.stderr)
             return failure.exit_code
-        if first.exit_code < 0 and received:
+        if first_exit.exit_code < 0 and received:
             print(NOTHING_TO_SAVE, file=sys.stderr)
             return 128 + received[0]
-        if first.exit_code < 0:
-            print(f"rank {first.error_index} of {size} {_end_of(first.exit_code)}. {GO_ON}", file=sys.stderr)
-        return max(first.exit_code, 1)
+        if first_exit.exit_code < 0:
+            how = _describe_exit(first_exit.exit_code)
+            print(f"rank {first_exit.error_index} of {size} {how}. {RESUME_HINT}", file=sys.stderr)
+        return max(first_exit.exit_code, 1)
 
 
-def _end_of(exit_code: int) -> str:
+def _describe_exit(exit_code: int) -> str:
     return f"was ended by {signal.Signals(-exit_code).name}" if exit_code < 0 else GONE
 
 
-def _child(rank: int, parent: int, size: int, folder: str, port: int | None, work: Work, argument: str) -> None:
-    if os.getppid() != parent:  # from here on its end is noticed
+def _run_child(rank: int, parent: int, size: int, directory: str, port: int | None, work: Work, argument: str) -> None:
+    if os.getppid() != parent:  # it ended before torch asked the kernel to end this process with it
         os._exit(1)
-    # Ctrl-C in a terminal goes to its whole group of processes: out of it, as the parent passes it on.
+    # A terminal sends Ctrl-C to a whole process group: leave it, because the parent forwards signals.
     os.setpgid(0, 0)
-    control = ControlStore(_open(folder, port, hosts=False), RankInfo(rank, size, rank, size, machine=0))
+    control = ControlStore(_open_store(directory, port, hosts=False), RankInfo(rank, size, rank, size, machine=0))
 
-    def worked() -> int:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)  # what came meanwhile comes now
+    def run_work() -> int:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)  # signals held since the start arrive now
         return work(control, argument)
 
-    run_as_rank(control, worked, prints=False)
+    run_as_rank(control, run_work, prints=False)
 
 
 def open_environment_store(rank_info: RankInfo) -> ControlStore:
-    """The control of a group that torchrun or Slurm has started. Raises `DistributedError` if there is no meeting."""
+    """The control store of a torchrun or Slurm job. Raises `DistributedError` if the ranks do not rendezvous."""
     host, port = rendezvous_address()
     os.environ |= {
         "RANK": str(rank_info.rank),
@@ -95,18 +104,19 @@ def open_environment_store(rank_info: RankInfo) -> ControlStore:
         "MASTER_PORT": str(port),
     }
     try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=MEETING_SECONDS)))
+        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=RENDEZVOUS_SECONDS)))
     except (dist.DistError, RuntimeError) as error:
+        cause = str(error).partition("\n")[0]
         raise DistributedError(
-            f"rank {rank_info.rank} of {rank_info.size} finds no meeting at {host}:{port} (MASTER_ADDR, MASTER_PORT): "
-            f"{str(error).splitlines()[0]}; start all processes within {MEETING_SECONDS:.0f} s, with a port that is free"
+            f"rank {rank_info.rank} of {rank_info.size} could not rendezvous at {host}:{port} (MASTER_ADDR, MASTER_PORT): "
+            f"{cause}; start all processes within {RENDEZVOUS_SECONDS:.0f} s, with a free port"
         ) from None
-    return ControlStore(dist.PrefixStore("dialog_trainer", store), rank_info)
+    return ControlStore(PrefixStore("dialog_trainer", store), rank_info)
 
 
-def _open(folder: str, port: int | None, hosts: bool) -> dist.Store:
+def _open_store(directory: str, port: int | None, hosts: bool) -> Store:
     if port is None:
-        return dist.FileStore(str(Path(folder) / "meeting"), -1)
+        return FileStore(str(Path(directory) / "store"), -1)
     if hosts:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -114,34 +124,34 @@ def _open(folder: str, port: int | None, hosts: bool) -> dist.Store:
                 probe.bind((HOST, port))
             except OSError as error:
                 raise ConfigError([f"port={port}: {error.strerror}; pass another, or port=null for none"]) from None
-    return dist.TCPStore(HOST, port, is_master=hosts, wait_for_workers=False)
+    return TCPStore(HOST, port, is_master=hosts, wait_for_workers=False)
 
 
 @contextmanager
-def _passed_on(pids: list[int]) -> Iterator[list[signal.Signals]]:
-    """Within the block SIGTERM and Ctrl-C go to the processes `pids`, who stop together; yields those that came."""
+def _forward_signals(pids: list[int]) -> Iterator[list[signal.Signals]]:
+    """Within the block SIGTERM and Ctrl-C go to the processes `pids`, which stop together. Yields the received ones."""
     received: list[signal.Signals] = []
 
-    def note(number: int, _: object) -> None:
+    def forward(number: int, _: object) -> None:
         received.append(signal.Signals(number))
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    before = {number: signal.signal(number, note) for number in _STOPS}
+    previous = {number: signal.signal(number, forward) for number in _STOP_SIGNALS}
     try:
         yield received
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 @contextmanager
-def _held_back() -> Iterator[None]:
-    """Within the block signals wait, as they do in processes that are started there, until these can take them."""
-    resource_tracker.ensure_running()  # where it is started later, it lets them through
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+def _hold_signals() -> Iterator[None]:
+    """Blocks stop signals here and in processes started within the block, until each is ready to receive them."""
+    resource_tracker.ensure_running()  # started later, it would unblock them
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)

@@ -1,4 +1,4 @@
-"""distributed.store."""
+"""Key-value store for control messages (job, stop, failure); works before initialisation and after a rank has died."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-import torch.distributed as dist
+from torch.distributed import Store  # type: ignore[attr-defined]  # torch exports it without naming it in its stubs
 
 from dialog_trainer.distributed.environment import RankInfo
 
-LOOK_EVERY_SECONDS = 0.5
-ANSWER_SECONDS = 0.25
+STOP_CHECK_SECONDS = 0.5
+ROLL_CALL_CHECK_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What ended the work, told by process `rank`; its text has the remedy in it. `gone` are processes that ended before."""
+    """Why the work ended, reported by `rank`. `text` includes the remedy. `gone` lists ranks that died before."""
 
     rank: int
     text: str
@@ -28,7 +28,7 @@ class Failure:
 
 
 class PeerFailed(Exception):
-    """Another process has told its failure: nothing is left to be said."""
+    """Another rank has failed and reported why; this rank has nothing to add."""
 
     def __init__(self, failure: Failure):
         self.failure = failure
@@ -36,27 +36,27 @@ class PeerFailed(Exception):
 
 
 class ControlStore:
-    """What the processes of a group tell each other beside the sums: it works while they start, and when one is gone."""
+    """Control messages between the ranks of a group. Unlike a collective, none of them needs all ranks to take part."""
 
-    def __init__(self, store: dist.Store, rank_info: RankInfo):
+    def __init__(self, store: Store, rank_info: RankInfo):
         self.store, self.rank_info = store, rank_info
-        self._stop_seen, self._looked = False, 0.0
+        self._stop_seen, self._last_stop_check = False, 0.0
         self._turns = 0
 
     def put(self, key: str, value: str) -> None:
         self.store.set(key, value)
 
     def wait(self, key: str) -> str:
-        """The value under `key`, however long it takes. Raises `PeerFailed`."""
+        """Waits for a value under `key`, without a limit. Raises `PeerFailed` if a rank fails meanwhile."""
         while not self.store.check([key]):
             self.raise_if_failed()
             time.sleep(0.05)
-        return self.store.get(key).decode("utf-8")
+        return str(self.store.get(key).decode("utf-8"))
 
     def report(self, failure: Failure) -> bool:
-        """Whether this failure was the first to be told."""
+        """Publishes a failure; returns whether it is the first one. Later failures are dropped."""
         text = json.dumps(asdict(failure))
-        return self.store.compare_set("failure", "", text).decode("utf-8") == text
+        return bool(self.store.compare_set("failure", "", text).decode("utf-8") == text)
 
     def first_failure(self) -> Failure | None:
         return read_failure(self.store)
@@ -67,37 +67,40 @@ class ControlStore:
             raise PeerFailed(failure)
 
     def find_missing(self, wait_seconds: float) -> list[int]:
-        """The processes that do not answer within a while."""
+        """Calls the roll: the other ranks that do not answer within `wait_seconds`."""
         self.put("who is here", "")
         others = [rank for rank in range(self.rank_info.size) if rank != self.rank_info.rank]
         end = time.monotonic() + wait_seconds
         while True:
-            silent = [rank for rank in others if not self.store.check([f"here/{rank}"])]
-            if not silent or time.monotonic() >= end:
-                return silent
+            missing = [rank for rank in others if not self.store.check([f"here/{rank}"])]
+            if not missing or time.monotonic() >= end:
+                return missing
             time.sleep(0.05)
 
     def answer_roll_call(self) -> None:
-        """For a thread of its own: says once, when it is asked, that this process is there, whatever that waits for."""
-        with contextlib.suppress(RuntimeError):  # the control is gone: nobody asks
+        """Answers the first roll call. Runs in a thread of its own, so that a rank answers while it waits for others."""
+        with contextlib.suppress(RuntimeError):  # the store is gone: nobody calls the roll
             while not self.store.check(["who is here"]):
-                time.sleep(ANSWER_SECONDS)
+                time.sleep(ROLL_CALL_CHECK_SECONDS)
             self.put(f"here/{self.rank_info.rank}", "")
 
-    def stop_seen(self, own: bool) -> bool:
-        """Whether this process or, as far as is known, another one is asked to stop."""
+    def stop_seen(self, requested: bool) -> bool:
+        """Whether this rank (`requested`) or, as far as known, another one was asked to stop.
+
+        Asks the store every half second at most. Raises `PeerFailed` if a rank has failed.
+        """
         now = time.monotonic()
-        if not self._stop_seen and (own or now - self._looked >= LOOK_EVERY_SECONDS):
-            self._looked = now
-            if own:
+        if not self._stop_seen and (requested or now - self._last_stop_check >= STOP_CHECK_SECONDS):
+            self._last_stop_check = now
+            if requested:
                 self.put("stop", "")
-            self._stop_seen = own or self.store.check(["stop"])
+            self._stop_seen = requested or self.store.check(["stop"])
             self.raise_if_failed()
         return self._stop_seen
 
     @contextmanager
     def local_rank0_first(self) -> Iterator[None]:
-        """The first process of each machine goes first; the others find its files."""
+        """Runs the block on local rank 0 of each machine first; its other ranks wait and find the files of rank 0."""
         self._turns += 1
         key = f"turn/{self._turns}/{self.rank_info.machine}"
         if self.rank_info.local_rank:
@@ -107,5 +110,5 @@ class ControlStore:
             self.put(key, "")
 
 
-def read_failure(store: dist.Store) -> Failure | None:
+def read_failure(store: Store) -> Failure | None:
     return Failure(**json.loads(store.get("failure"))) if store.check(["failure"]) else None

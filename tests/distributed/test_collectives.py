@@ -18,7 +18,7 @@ from dialog_trainer.distributed import collectives, parallel
 from dialog_trainer.distributed.environment import RankInfo
 from dialog_trainer.distributed.failures import run_as_rank
 from dialog_trainer.distributed.launcher import launch_local
-from dialog_trainer.distributed.store import LOOK_EVERY_SECONDS, ControlStore, Failure, PeerFailed
+from dialog_trainer.distributed.store import STOP_CHECK_SECONDS, ControlStore, Failure, PeerFailed
 from dialog_trainer.errors import ConfigError, DistributedError, TrainingError
 from dialog_trainer.evaluation.losses import scale_progress
 from dialog_trainer.model.loss import PackedLoss
@@ -73,9 +73,9 @@ def speaks(control: ControlStore, folder: str) -> int:
         except DistributedError as error:
             seen["unlike"] = str(error)
         collectives.any_rank(False)
-        control.stop_seen(own=rank == 2)
+        control.stop_seen(requested=rank == 2)
         collectives.any_rank(False)
-        time.sleep(LOOK_EVERY_SECONDS)
+        time.sleep(STOP_CHECK_SECONDS)
         seen["stop"] = collectives.stop_seen(False)
         with open(f"{folder}/{rank}.json", "w") as file:
             json.dump(seen, file)
@@ -96,7 +96,7 @@ def spreads(control: ControlStore, folder: str) -> int:
 def prints(control: ControlStore, how: str) -> int:
     """Ends with a failure of process 1, while the other waits for it; or with an exit code of each."""
     with collectives.join_process_group(control, 60.0):
-        collectives.set_position("step 7")
+        collectives.set_stage("step 7")
         if control.rank_info.rank == 1 and how == "any":
             raise ZeroDivisionError("a cause")
         if control.rank_info.rank == 1:
@@ -306,7 +306,7 @@ class _Ended(BaseException):
         (FileNotFoundError(2, "No such file", "/a/b"), 1, "rank 1 of 2, step 7: /a/b: No such file"),
         (KeyboardInterrupt(), 130, "interrupted before there was anything to save"),
         (SystemExit(75), 75, "rank 1 of 2, step 7: ended at the third signal"),
-        (RuntimeError("[/gloo/pair.cc:5] Connection closed by peer [::1]:3"), 1, "rank 0 of 2 is gone, step 7 (rank 1 saw: Connection closed by peer [::1]:3). What was saved is whole"),
+        (RuntimeError("[/gloo/pair.cc:5] Connection closed by peer [::1]:3"), 1, "rank 0 of 2 is gone, step 7 (rank 1 saw: Connection closed by peer [::1]:3). The saved checkpoints are complete"),
         (RuntimeError("gloo: Timed out waiting 5ms for recv"), 1, "rank 0 of 2 does not answer, step 7 ("),
         (ZeroDivisionError("a cause"), 1, "rank 1 of 2, step 7: Traceback"),
         (RuntimeError("shape mismatch"), 1, "rank 1 of 2, step 7: Traceback"),
@@ -319,8 +319,8 @@ def test_what_is_told_of_an_error(monkeypatch, capsys, error, code, text):
     def work():
         raise error
 
-    monkeypatch.setattr("dialog_trainer.distributed.failures._end", end)
-    monkeypatch.setattr(collectives, "_place", "step 7")
+    monkeypatch.setattr("dialog_trainer.distributed.failures._exit", end)
+    monkeypatch.setattr(collectives, "_stage", "step 7")
     control = ControlStore(dist.HashStore(), RankInfo(1, 2, 1, 2, 0))
     with pytest.raises(_Ended) as ended:
         run_as_rank(control, work, prints=True)
@@ -338,7 +338,7 @@ def test_a_second_fault_is_not_told(monkeypatch, capsys):
     def work():
         raise ZeroDivisionError
 
-    monkeypatch.setattr("dialog_trainer.distributed.failures._end", end)
+    monkeypatch.setattr("dialog_trainer.distributed.failures._exit", end)
     control = ControlStore(dist.HashStore(), RankInfo(1, 2, 1, 2, 0))
     first = Failure(0, "the first", 2, (1,))
     assert control.report(first)

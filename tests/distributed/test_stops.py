@@ -74,7 +74,7 @@ def test_a_stop_while_they_start_leaves_nothing_behind(tiny_options, tmp_path, n
         job.workers(2)
         job.process.send_signal(number)
         code, output = job.ended(30)
-        assert "What was saved is whole" not in output
+        assert "The saved checkpoints are complete" not in output
         assert "Traceback" not in output
         assert code == 130 if number == signal.SIGINT else code != 0, output
         assert job.left(1) == set()

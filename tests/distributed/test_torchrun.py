@@ -43,7 +43,7 @@ def test_a_killed_process_is_told_of(tiny_options, tmp_path, here, size):
         os.kill(pids[1], signal.SIGKILL)
         code, output = job.ended(60)
         assert code == 1
-        assert output.count("What was saved is whole") == 1, output
+        assert output.count("The saved checkpoints are complete") == 1, output
         assert re.search(rf"rank 1 of {size} is gone, step \d+", output), output
         assert job.left(1) == set()
     assert state(tmp_path / "runs/run")["step"] >= 3

@@ -113,7 +113,7 @@ class TrainingCallbacks:
 
     def before_step(self, step: int) -> None:
         """Compares the gradients of the two roles where that is due."""
-        collectives.set_position(f"step {step:,}")
+        collectives.set_stage(f"step {step:,}")
         every = self._settings["mask_schedule"]["alignment_every_n_steps"]
         if every is None or step % every or not collectives.is_rank0():
             return
