@@ -11,12 +11,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dialog_trainer.training.loop import StepReport
 
 PLAIN_EVERY_SECONDS = 10.0
+# A stage that takes this long says how far it is, then at the interval above.
+FIRST_LINE_SECONDS = 2.0
 
 
 class RunProgress:
-    """Shows training steps and the stages of validations. Use as a context manager."""
+    """Shows training steps and the stages of validations: a `Progress` of evaluation/. Use as a context manager.
 
-    def __init__(self, console: Console, *, start: int, steps: int):
+    `stop_requested` is what the method of this name returns.
+    """
+
+    def __init__(self, console: Console, *, start: int, steps: int, stop_requested: Callable[[], bool] = lambda: False):
+        self._stop_requested = stop_requested
         self._console = console
         self._live = console.is_terminal
         self._steps = steps
@@ -60,28 +66,29 @@ class RunProgress:
                 f"step {done:,}/{self._steps:,}  {values}  {_clock(left)} left", highlight=False, soft_wrap=True
             )
 
-    def stage(self, name: str, total: int) -> Callable[[int], None]:
-        """Opens a stage of a validation; the returned function advances it."""
-        started = last = time.monotonic()
-        last_line = started
-        done = 0
+    def start(self, name: str, total: int) -> None:
+        """Opens a stage of a validation; `advance` counts within it."""
+        self._stage_name, self._stage_total, self._stage_done = name, total, 0
+        self._stage_time = self._stage_last = time.monotonic()
+        self._stage_next_line = self._stage_time + FIRST_LINE_SECONDS
         self._bars.reset(self._stage, total=total, description=name, visible=True, values="")
 
-        def advance(count: int) -> None:
-            nonlocal done, last, last_line
-            done += count
-            now = time.monotonic()
-            self._spent_aside += now - last
-            last = now
-            self._bars.update(self._stage, completed=done)
-            if not self._live and now - last_line >= PLAIN_EVERY_SECONDS:
-                last_line = now
-                left = (total - done) * (now - started) / max(1, done)
-                self._console.print(
-                    f"  {name} {done:,}/{total:,}  {_clock(left)} left", highlight=False, soft_wrap=True
-                )
+    def advance(self, count: int) -> None:
+        self._stage_done += count
+        now = time.monotonic()
+        self._spent_aside += now - self._stage_last
+        self._stage_last = now
+        self._bars.update(self._stage, completed=self._stage_done)
+        if not self._live and now >= self._stage_next_line:
+            self._stage_next_line = now + PLAIN_EVERY_SECONDS
+            done, total = self._stage_done, self._stage_total
+            left = (total - done) * (now - self._stage_time) / max(1, done)
+            self._console.print(
+                f"  {self._stage_name} {done:,}/{total:,}  {_clock(left)} left", highlight=False, soft_wrap=True
+            )
 
-        return advance
+    def stop_requested(self) -> bool:
+        return self._stop_requested()
 
     def close_stages(self) -> None:
         self._bars.update(self._stage, visible=False)

@@ -20,7 +20,6 @@ from dialog_trainer.distributed.failures import run_as_rank
 from dialog_trainer.distributed.launcher import launch_local
 from dialog_trainer.distributed.store import STOP_CHECK_SECONDS, ControlStore, Failure, PeerFailed
 from dialog_trainer.errors import ConfigError, DistributedError, TrainingError
-from dialog_trainer.evaluation.losses import scale_progress
 from dialog_trainer.model.loss import PackedLoss
 from dialog_trainer.training.loop import Learner, train_step
 from dialog_trainer.types import Role, TurnSpans
@@ -396,20 +395,3 @@ def test_one_process_is_a_group_of_one():
         pass
     loss = PackedLoss(model_of(True))
     assert parallel.parallelize(loss, "fsdp", (), None) is loss
-
-
-@pytest.mark.parametrize(("part", "whole"), [(1, 3), (3, 10), (5, 5), (7, 3)])
-def test_progress_of_a_part_is_that_of_the_whole(part, whole):
-    told = []
-    advance = scale_progress(told.append, part, whole)
-    for _ in range(part):
-        advance(1)
-    assert sum(told) == whole
-    assert min(told) > 0
-
-
-def test_progress_of_no_part():
-    """A process whose share is empty is told that none of it was done."""
-    told = []
-    scale_progress(told.append, 0, 2)(0)
-    assert sum(told) in (0, 2)

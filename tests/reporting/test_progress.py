@@ -62,10 +62,10 @@ def test_time_spent_in_a_validation_does_not_slow_the_training_down(clock):
     shown, out = plain(start=0, steps=3)
     clock.now += 1
     shown.step(report(0))
-    advance = shown.stage("loss", 2)
+    shown.start("loss", 2)
     for _ in range(2):
         clock.now += 50
-        advance(1)
+        shown.advance(1)
     clock.now += 1
     shown.step(report(1))
     assert [line.split("  ", 3)[3] for line in out.getvalue().splitlines() if line.startswith("step")] == [
@@ -74,13 +74,18 @@ def test_time_spent_in_a_validation_does_not_slow_the_training_down(clock):
     ]
 
 
-def test_a_long_stage_says_how_far_it_is_every_ten_seconds(clock):
+def test_a_stage_says_how_far_it_is_after_two_seconds_and_every_ten(clock):
     shown, out = plain(start=0, steps=3)
-    advance = shown.stage("replies", 2_000)
-    for _ in range(5):
-        clock.now += 4
-        advance(100)
-    assert out.getvalue() == "  replies 300/2,000  1:08 left\n"
+    shown.start("replies", 2_000)
+    for _ in range(9):
+        clock.now += 1.5
+        shown.advance(100)
+    assert out.getvalue() == "  replies 200/2,000  0:27 left\n  replies 900/2,000  0:16 left\n"
+
+
+def test_a_stop_request_is_passed_on():
+    assert plain(start=0, steps=3)[0].stop_requested() is False
+    assert RunProgress(Console(), start=0, steps=3, stop_requested=lambda: True).stop_requested() is True
 
 
 def test_a_step_without_loss_shows_none(clock):
@@ -112,9 +117,9 @@ def test_on_a_terminal_a_bar_shows_the_same(clock):
         for step in range(2):
             clock.now += 2
             shown.step(report(step))
-        advance = shown.stage("replies", 7)
+        shown.start("replies", 7)
         clock.now += 20
-        advance(3)
+        shown.advance(3)
         shown._bars.refresh()
         text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
     assert re.search(r"train .* 2/4 .*loss 3\.2500  lr 1\.00e-04  250 tokens/s", text)

@@ -136,8 +136,7 @@ class TrainingCallbacks:
                 self.parts.model,
                 self.parts.tokenizer,
                 self.parts.validation,
-                stage=self._progress.stage,
-                stopped=lambda: collectives.stop_seen(self._stop.requested()),
+                progress=self._progress,
             )
         self._progress.close_stages()
         if result is None:

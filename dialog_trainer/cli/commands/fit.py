@@ -127,8 +127,9 @@ def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: Conso
         f"{plan.steps_per_epoch:,} steps an epoch, steps {state.step:,} to {steps:,}"
     )
     say(mask_line(parts.mask, parts.outline, parts.kept, parts.digest["whole"]))
+    stop_requested = lambda: collectives.stop_seen(stop.requested())  # noqa: E731
     with (
-        RunProgress(console, start=state.step, steps=steps) as progress,
+        RunProgress(console, start=state.step, steps=steps, stop_requested=stop_requested) as progress,
         feed_tracker(settings, folder, say),
         closing(TrainingCallbacks(folder, parts, state, console, progress, stop)) as run,
         prefetch_batches(plan.batches) as batches,
