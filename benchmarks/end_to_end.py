@@ -81,7 +81,8 @@ def measure_validation(folder: Path, dialogues: int = 32, rounds: int = 3) -> No
 
     from dialog_trainer.data.dataset import open_dialogues
     from dialog_trainer.data.tokenizer import DialogueTokenizer
-    from dialog_trainer.evaluation.contexts import build_contexts, generate_replies, sample_dialogues
+    from dialog_trainer.evaluation.contexts import build_contexts, sample_dialogues
+    from dialog_trainer.evaluation.protocols import ReplySettings, generate_replies
     from dialog_trainer.model.loading import load_pretrained
     from dialog_trainer.model.packed_forward import padded_attention, use_packed_attention
     from dialog_trainer.types import Role
@@ -97,7 +98,7 @@ def measure_validation(folder: Path, dialogues: int = 32, rounds: int = 3) -> No
     ours, original = [], []
     for round_number in range(rounds):
         start = time.perf_counter()
-        generate_replies(contexts, model, tokenizer, max_new_tokens=40, batch_tokens=8192)
+        generate_replies(contexts, model, tokenizer, ReplySettings(Role.ASSISTANT, 40, MAX_LEN, batch_tokens=8192))
         ours.append((time.perf_counter() - start) / dialogues)
         start = time.perf_counter()
         first_turn = drawn_dialogues[round_number].turns[0].text

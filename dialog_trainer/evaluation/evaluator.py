@@ -1,11 +1,10 @@
-"""A whole validation of a model on one split: losses, replies by a named protocol, and their scores."""
+"""One validation of a model on a split: held-out loss, replies by a protocol, and their scores."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,23 +21,39 @@ from dialog_trainer.evaluation.losses import (
     measure_held_out_losses,
     nll_by_role,
     nll_by_turn,
-    scale_progress,
+    sum_words_and_bytes,
 )
-from dialog_trainer.evaluation.original.scores import original_scores
-from dialog_trainer.evaluation.protocols import Production, ReplySettings, produce_replies
-from dialog_trainer.metrics.perplexity import PERPLEXITIES, count_words_and_bytes
-from dialog_trainer.metrics.registry import score_replies
+from dialog_trainer.evaluation.progress import PartProgress, Progress
+from dialog_trainer.evaluation.protocols import Metrics, ReplyProtocol
 from dialog_trainer.types import Reply, Role
 
-# So many dialogues are replied to between two looks at the clock, where the time is bounded.
-DIALOGUES_A_LOOK = 16
+# Dialogues of each rank between two looks at the clock, where `max_seconds` bounds the time.
+DIALOGUES_PER_LOOK = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationPlan:
+    """What one validation computes.
+
+    `metrics` are the scores. Replies are made to at most `max_dialogues` dialogues of the split and for about
+    `max_seconds` (None: no bound). `max_tokens` bounds one forward pass of the loss.
+    """
+
+    protocol: ReplyProtocol
+    metrics: Metrics
+    max_dialogues: int | None
+    max_seconds: float | None
+    max_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationResult:
-    """`loss` in nats a token over the turns of the role that replies and the ends; `losses`: by role and by turn;
-    `loss_sums` `(D, 4)`: nats, tokens, words and bytes of the same, by dialogue of the split (words and bytes are 0 where
-    no score asks for them); `scores` by name; `replies` of `num_replied` dialogues of the split."""
+    """What one validation found.
+
+    `loss` is in nats per token, over the turns of the trained role and the ends of dialogues; `losses` by role and by
+    turn. `loss_sums` `(D, 4)`: nats, tokens, words and bytes of the same tokens, by dialogue of the split (words and
+    bytes are 0 if no score needs them). `scores` by name; `replies` to `num_replied` dialogues of the split.
+    """
 
     loss: float
     losses: dict[str, float | int | None]
@@ -48,8 +63,10 @@ class ValidationResult:
     num_replied: int
 
     def samples(self, count: int) -> list[Reply]:
-        """At most `count` replies, the same contexts each time, drawn by a hash."""
-        return sorted(self.replies, key=lambda one: derive_seed("sample", one.dialogue_id, one.turn_index))[:count]
+        """At most `count` replies, sampled by a hash of their contexts: the same contexts in each validation."""
+        return sorted(self.replies, key=lambda reply: derive_seed("sample", reply.dialogue_id, reply.turn_index))[
+            :count
+        ]
 
 
 def evaluate(
@@ -57,103 +74,84 @@ def evaluate(
     tokenizer: DialogueTokenizer,
     dialogues: DialogueDataset,
     tokens: TokenDataset,
-    how: ReplySettings,
-    *,
-    names: Sequence[str],
-    max_dialogues: int | None,
-    max_seconds: float | None,
-    max_tokens: int,
-    stage: Callable[[str, int], Callable[[int], None]],
-    stopped: Callable[[], bool] = lambda: False,
+    plan: ValidationPlan,
+    progress: Progress,
 ) -> ValidationResult | None:
-    """Losses over the whole split, and scores `names` of replies to at most `max_dialogues` of its dialogues, in at most
-    about `max_seconds` (both None: all); None once `stopped()`.
+    """Validates `model` on a split, given as `dialogues` and `tokens`; None on a stop request. All ranks call it.
 
-    `max_tokens` bounds one forward pass of the loss. `stage(name, total)` opens a progress and returns how to advance it.
+    Raises `TrainingError` if the loss is not finite or the split has no token of the trained role.
     """
-    losses = measure_held_out_losses(
-        model, tokens, max_tokens=max_tokens, advance=stage("loss", len(tokens)), stopped=stopped
-    )
+    role = plan.protocol.settings.role
+    progress.start("loss", len(tokens))
+    losses = measure_held_out_losses(model, tokens, max_tokens=plan.max_tokens, progress=progress)
     if losses is None:
         return None
-    loss_sums = _loss_sums(losses, tokens, tokenizer, how.role, count=bool({"ppl_word", "ppl_byte"} & set(names)))
-    nats, count = loss_sums[:, :2].sum(0)
-    loss = nats / count if count else math.nan
-    if not math.isfinite(losses.by_dialogue.sum()) or not count:
-        raise TrainingError(
-            f"the validation loss is {loss}: "
-            + ("the weights hold values that are not finite" if count else "this split has no turn of that role")
-        )
+    loss = _mean_loss(losses, role)
+    words_and_bytes = np.zeros((len(losses.by_dialogue), 2))
+    if {"ppl_word", "ppl_byte"} & plan.metrics.keys():
+        words_and_bytes = sum_words_and_bytes(tokens, tokenizer, role)
+    loss_sums = np.hstack([losses.sum_roles((role, Role.END)), words_and_bytes])
     lengths = np.bincount(tokens.dialogues, weights=tokens.lengths)
-    found = _replied(model, tokenizer, dialogues, lengths, how, max_dialogues, max_seconds, stage, stopped)
-    if found is None:
+    produced = _reply_to_split(model, tokenizer, dialogues, lengths, plan, progress)
+    if produced is None:
         return None
-    replies, num_replied = found
-    made = {name: PERPLEXITIES[name](loss_sums.sum(0)) for name in names if name in PERPLEXITIES}
-    if how.protocol == "original":
-        texts, targets = [reply.text for reply in replies], [reply.reference for reply in replies]
-        made |= original_scores(texts, targets, tokenizer.hf_tokenizer.tokenize)
-    else:
-        made |= score_replies(names, replies)
-    scores = {name: made[name] for name in names}
-    return ValidationResult(
-        loss,
-        nll_by_role(losses.role_turn_sums) | nll_by_turn(losses.role_turn_sums),
-        loss_sums,
-        scores,
-        replies,
-        num_replied,
-    )
+    replies, num_replied = produced
+    values = plan.protocol.score_replies(plan.metrics, replies, tokenizer)
+    totals = loss_sums.sum(0)
+    values |= {name: one.value(totals) for name, one in plan.metrics.items() if one.from_loss and one.value}
+    by_role_and_turn = nll_by_role(losses.role_turn_sums) | nll_by_turn(losses.role_turn_sums)
+    scores = {name: values[name] for name in plan.metrics}
+    return ValidationResult(loss, by_role_and_turn, loss_sums, scores, replies, num_replied)
 
 
-def _replied(
+def _mean_loss(losses: HeldOutLosses, role: Role) -> float:
+    """Nats per token of `role` and the ends."""
+    nats, count = losses.sum_roles((role, Role.END)).sum(0)
+    loss = float(nats / count) if count else math.nan
+    if not count:
+        raise TrainingError(f"the validation loss is {loss}: this split has no turn of that role")
+    if not math.isfinite(losses.by_dialogue.sum()):
+        raise TrainingError(f"the validation loss is {loss}: the weights hold values that are not finite")
+    return loss
+
+
+def _reply_to_split(
     model: PreTrainedModel,
     tokenizer: DialogueTokenizer,
     dialogues: DialogueDataset,
     lengths: np.ndarray,
-    how: ReplySettings,
-    max_dialogues: int | None,
-    max_seconds: float | None,
-    stage: Callable[[str, int], Callable[[int], None]],
-    stopped: Callable[[], bool],
+    plan: ValidationPlan,
+    progress: Progress,
 ) -> tuple[list[Reply], int] | None:
-    """The replies, in the order of the split, and the number of dialogues that they belong to.
+    """Replies in the order of the split, and the number of dialogues they belong to; None on a stop request.
 
-    Each process replies to its share of the dialogues, by their `lengths` in tokens.
+    Each rank replies to its shard of the dialogues, balanced by their `lengths` `(D,)` in tokens.
     """
-    indices = sample_dialogues(dialogues, max_dialogues)
-    size = len(indices)
-    if max_seconds is not None:  # by the hash, so that what is done in time is itself a draw
+    indices = sample_dialogues(dialogues, plan.max_dialogues)
+    group_size = len(indices)
+    if plan.max_seconds is not None:  # in the order of the hash, so that any part done in time is a sample too
         indices = sorted(indices, key=lambda index: derive_seed("draw", dialogues.rows[index]["id"]))
-        size = DIALOGUES_A_LOOK * collectives.world_size()
-    advance = stage("dialogues replied to", len(indices))
-    start, done = time.monotonic(), {}
-    for first in range(0, len(indices), size):
-        part = np.array(indices[first : first + size])
-        own = part[local_shard(lengths[part], collectives.world_size(), collectives.rank())]
-        production = Production(model, tokenizer, stopped, scale_progress(advance, len(own), len(part)))
-        replies = produce_replies([dialogues[index] for index in own.tolist()], how, production)
+        group_size = DIALOGUES_PER_LOOK * collectives.world_size()
+    progress.start("dialogues replied to", len(indices))
+    start_time = time.monotonic()
+    replies_by_id: dict[str, list[Reply]] = {}
+    for first in range(0, len(indices), group_size):
+        group = np.array(indices[first : first + group_size])
+        shard = group[local_shard(lengths[group], collectives.world_size(), collectives.rank())]
+        replies = plan.protocol.produce_replies(
+            [dialogues[index] for index in shard.tolist()],
+            model,
+            tokenizer,
+            PartProgress(progress, len(shard), len(group)),
+        )
         if collectives.any_rank(replies is None):
             return None
-        for reply in itertools.chain(*collectives.all_gather_objects(replies)):
-            done.setdefault(reply.dialogue_id, []).append(reply)
-        if max_seconds is not None and collectives.all_reduce_max(time.monotonic() - start) >= max_seconds:
-            indices = indices[: first + size]
-            break
-    order = [dialogues.rows[index]["id"] for index in sorted(indices)]
-    return [reply for identifier in order for reply in done.get(identifier, ())], len(indices)
-
-
-def _loss_sums(
-    losses: HeldOutLosses, tokens: TokenDataset, tokenizer: DialogueTokenizer, role: Role, count: bool
-) -> np.ndarray:
-    sums = np.zeros((len(losses.by_dialogue), 4))
-    sums[:, :2] = losses.of((role, Role.END))
-    if count:  # of the text that the tokens say: truncation may have taken some of a turn
-        for _, ids, spans in tokens.chunks():
-            ends = np.cumsum(spans.lengths)
-            dialogues = np.repeat(spans.dialogues, spans.counts)
-            for span in np.flatnonzero((spans.roles == role) & (spans.lengths > 0)):
-                text = tokenizer.decode(ids[ends[span] - spans.lengths[span] : ends[span]].tolist())
-                sums[dialogues[span], 2:] += count_words_and_bytes([text])
-    return sums
+        for reply in itertools.chain.from_iterable(collectives.all_gather_objects(replies or [])):
+            replies_by_id.setdefault(reply.dialogue_id, []).append(reply)
+        if plan.max_seconds is not None:
+            seconds = collectives.all_reduce_max(time.monotonic() - start_time)
+            if seconds >= plan.max_seconds:
+                indices = indices[: first + group_size]
+                break
+    ids = [dialogues.rows[index]["id"] for index in sorted(indices)]
+    return [reply for identifier in ids for reply in replies_by_id.get(identifier, ())], len(indices)

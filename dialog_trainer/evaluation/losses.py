@@ -1,8 +1,7 @@
-"""The loss on held-out dialogues, of every turn and end, whatever the training mask and the weights in the data."""
+"""Held-out loss: nats and tokens by role, turn and dialogue, whatever the training mask and the weights in the data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 
@@ -13,58 +12,65 @@ from transformers import PreTrainedModel
 from dialog_trainer.data.dataset import TokenDataset
 from dialog_trainer.data.packing import batch_to_device, pack_micro_batches
 from dialog_trainer.data.sampler import local_shard
+from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives
+from dialog_trainer.evaluation.progress import SILENT, PartProgress, Progress
+from dialog_trainer.metrics.perplexity import count_words_and_bytes
 from dialog_trainer.model.loss import sum_by_role_and_turn, token_losses
 from dialog_trainer.types import NUM_TURN_BINS, Role, TurnSpans
 
-CHUNK = 1_000
+# Sequences packed at a time: each pack is balanced within one such group.
+SEQUENCES_PER_CHUNK = 1_000
+
+ROLE_NAMES = {Role.ASSISTANT: "assistant", Role.USER: "user", Role.END: "end"}
+TURN_NAMES = tuple(f"nll_turn_{turn:02d}" for turn in range(NUM_TURN_BINS - 1))
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOutLosses:
-    """Sums over the tokens of a split, float64: `cells` as in `LossSum`; `by_dialogue` `(D, 5, 2)`: nats and number of
-    tokens of each dialogue by role."""
+    """Sums over the tokens of a split, float64.
+
+    `role_turn_sums` `(2, 5, NUM_TURN_BINS)` as in `LossSum`; `by_dialogue` `(D, 5, 2)`: nats and number of tokens of
+    each dialogue, by role.
+    """
 
     role_turn_sums: torch.Tensor
     by_dialogue: np.ndarray
 
-    def of(self, roles: tuple[Role, ...]) -> np.ndarray:
+    def sum_roles(self, roles: tuple[Role, ...]) -> np.ndarray:
         """Nats and tokens of all of `roles` by dialogue, `(D, 2)`."""
         return self.by_dialogue[:, list(roles)].sum(1)
 
 
 @torch.no_grad()
 def measure_held_out_losses(
-    model: PreTrainedModel,
-    table: TokenDataset,
-    *,
-    max_tokens: int,
-    advance: Callable[[int], None] = lambda sequences: None,
-    stopped: Callable[[], bool] = lambda: False,
+    model: PreTrainedModel, tokens: TokenDataset, *, max_tokens: int, progress: Progress = SILENT
 ) -> HeldOutLosses | None:
-    """Over all sequences of `table`, at most `max_tokens` at a time; None once `stopped()` in any process.
+    """Losses of all sequences of `tokens`, at most `max_tokens` in one forward pass; None if any rank saw a stop request.
 
-    Each process takes its share of the sequences. `advance` is told how many of all were done.
+    Each rank computes its shard of the sequences; the sums are reduced over all ranks. `progress` counts sequences of
+    the whole split. The model is left in evaluation mode.
     """
     model.eval()
-    own = local_shard(table.lengths, collectives.world_size(), collectives.rank())
-    advance = scale_progress(advance, len(own), len(table))
+    shard = local_shard(tokens.lengths, collectives.world_size(), collectives.rank())
+    progress = PartProgress(progress, len(shard), len(tokens))
     role_turn_sums = torch.zeros(2, len(Role), NUM_TURN_BINS, dtype=torch.float64)
-    by_dialogue = np.zeros((int(table.dialogues[-1]) + 1, len(Role), 2))
-    parts = (own[first : first + CHUNK] for first in range(0, len(own), CHUNK))
-    done, was_stopped = 0, False
-    for batch in chain.from_iterable(pack_micro_batches(table, part, weigh_every_turn, max_tokens) for part in parts):
-        if was_stopped := stopped():
+    by_dialogue = np.zeros((int(tokens.dialogues[-1]) + 1, len(Role), 2))
+    chunks = (shard[first : first + SEQUENCES_PER_CHUNK] for first in range(0, len(shard), SEQUENCES_PER_CHUNK))
+    batches = chain.from_iterable(pack_micro_batches(tokens, chunk, weigh_every_turn, max_tokens) for chunk in chunks)
+    done, stopped = 0, False
+    for batch in batches:
+        if stopped := progress.stop_requested():
             break
         targets, nll = token_losses(model, batch_to_device(batch, model.device))
         targets, nll = targets.cpu(), nll.cpu().double()
         role_turn_sums += sum_by_role_and_turn(nll, batch.roles[targets], batch.turns[targets])
-        of_token = np.repeat(table.dialogues[own[done : done + len(batch.lengths)]], batch.lengths)[targets]
+        dialogues = np.repeat(tokens.dialogues[shard[done : done + len(batch.lengths)]], batch.lengths)[targets]
         roles = batch.roles[targets].numpy()
-        np.add.at(by_dialogue, (of_token, roles), np.stack([nll.numpy(), np.ones(len(nll))], axis=1))
+        np.add.at(by_dialogue, (dialogues, roles), np.stack([nll.numpy(), np.ones(len(nll))], axis=1))
         done += len(batch.lengths)
-        advance(len(batch.lengths))
-    if collectives.any_rank(was_stopped):
+        progress.advance(len(batch.lengths))
+    if collectives.any_rank(stopped):
         return None
     for sums in (role_turn_sums, torch.from_numpy(by_dialogue)):
         collectives.all_reduce_sum(sums)
@@ -72,44 +78,35 @@ def measure_held_out_losses(
 
 
 def weigh_every_turn(spans: TurnSpans) -> tuple[np.ndarray, float]:
-    """Weight 1 for each token of a user, of an assistant and for each end."""
+    """Loss weight 1 for each token of a user, an assistant or an end: `(N,)`, and their number."""
     weights = np.isin(spans.roles, (Role.USER, Role.ASSISTANT, Role.END)).astype(np.float32)
     return np.repeat(weights, spans.lengths), float((weights * spans.lengths).sum())
 
 
-NAMES = {Role.ASSISTANT: "assistant", Role.USER: "user", Role.END: "end"}
-TURN_NAMES = tuple(f"nll_turn_{turn:02d}" for turn in range(NUM_TURN_BINS - 1))
+def sum_words_and_bytes(tokens: TokenDataset, tokenizer: DialogueTokenizer, role: Role) -> np.ndarray:
+    """`(D, 2)`: words and UTF-8 bytes of the turns of `role` by dialogue, of the text that truncation kept."""
+    sums = np.zeros((int(tokens.dialogues[-1]) + 1, 2))
+    for _, ids, spans in tokens.chunks():
+        ends = np.cumsum(spans.lengths)
+        dialogues = np.repeat(spans.dialogues, spans.counts)
+        for span in np.flatnonzero((spans.roles == role) & (spans.lengths > 0)):
+            text = tokenizer.decode(ids[ends[span] - spans.lengths[span] : ends[span]].tolist())
+            sums[dialogues[span]] += count_words_and_bytes([text])
+    return sums
 
 
 def nll_by_role(role_turn_sums: torch.Tensor) -> dict[str, float | int | None]:
-    """`assistant_nll` ... in nats a token (None without a token) and `assistant_tokens` ..., of `LossSum.cells`."""
+    """`assistant_nll` ... in nats per token (None without a token) and `assistant_tokens` ..., from `LossSum`'s sums."""
     nats, tokens = role_turn_sums.double().sum(2).tolist()
-    values: dict[str, float | int | None] = {f"{name}_nll": _mean(nats[r], tokens[r]) for r, name in NAMES.items()}
-    return values | {f"{name}_tokens": int(tokens[role]) for role, name in NAMES.items()}
+    values: dict[str, float | int | None] = {f"{name}_nll": _mean(nats[r], tokens[r]) for r, name in ROLE_NAMES.items()}
+    return values | {f"{name}_tokens": int(tokens[role]) for role, name in ROLE_NAMES.items()}
 
 
 def nll_by_turn(role_turn_sums: torch.Tensor) -> dict[str, float | None]:
-    """`nll_turn_00` to `nll_turn_10`, over the words of the turn whoever says it (not the end of the dialogue)."""
+    """`nll_turn_00` to `nll_turn_10`, in nats per token of the turn, of either role (without the dialogue's end)."""
     nats, tokens = role_turn_sums[:, [Role.USER, Role.ASSISTANT]].double().sum(1).tolist()
     return {name: _mean(nats[turn], tokens[turn]) for turn, name in enumerate(TURN_NAMES)}
 
 
 def _mean(nats: float, tokens: float) -> float | None:
     return nats / tokens if tokens else None
-
-
-def scale_progress(advance: Callable[[int], None], part: int, whole: int) -> Callable[[int], None]:
-    """Takes counts of `part` things, and advances as many of `whole` as have the same share: all of them at the end."""
-    done = told = 0
-    if part == 0:
-        return lambda count: None
-
-    def on_part(count: int) -> None:
-        nonlocal done, told
-        done += count
-        reached = done * whole // part
-        if reached > told:
-            advance(reached - told)
-            told = reached
-
-    return on_part

@@ -1,28 +1,30 @@
-"""What mode=validate leaves: `scores.json`, `scores.md`, `replies.jsonl`, and `dialogues.jsonl` to compare with later."""
+"""Files of mode=validate: scores.json, scores.md, replies.jsonl, and dialogues.jsonl for later comparisons."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.evaluation.analysis import Statistics
+from dialog_trainer.evaluation.protocols import Metrics
 from dialog_trainer.files import write_atomically
-from dialog_trainer.metrics.perplexity import PERPLEXITIES
 from dialog_trainer.metrics.registry import SCORES, compute_statistics
 from dialog_trainer.types import Reply
 
 SCORES_FILE, DIALOGUES_FILE = "scores.json", "dialogues.jsonl"
-# What later comparisons ask of `scores.json`.
-_NEEDED = {"checkpoint": str, "split": str, "protocol": str, "data": str, "dialogues": int, "signature": str}
+# The keys of scores.json that a comparison reads, with their types.
+_REQUIRED = {"checkpoint": str, "split": str, "protocol": str, "data": str, "dialogues": int, "signature": str}
 
 
-def reply_row(reply: Reply) -> dict:
+def reply_row(reply: Reply) -> dict[str, Any]:
+    """A reply as a row of replies.jsonl."""
     return {
         "dialogue_id": reply.dialogue_id,
         "turn_index": reply.turn_index,
@@ -33,56 +35,100 @@ def reply_row(reply: Reply) -> dict:
     } | ({"references": list(reply.references)} if reply.references else {})
 
 
-def write_scores(place: Path, scored: dict, replies: Sequence[Reply], statistics: Statistics, table: str) -> None:
-    """Each file is written atomically, `scores.json` last."""
+def write_scores(
+    folder: Path,
+    scored: Mapping[str, Any],
+    metrics: Metrics,
+    replies: Sequence[Reply],
+    statistics: Statistics,
+    page: str,
+) -> None:
+    """Writes the four files, each atomically and scores.json last; `page` is the content of scores.md."""
     names = list(statistics.rows)
     by_dialogue: dict[str, dict[str, list[float]]] = {}
-    # Perplexities, which have every dialogue, first: so each score finds its dialogues in their own order again.
+    # Perplexities first: they have all dialogues, in the order in which each score has its own.
     for name in sorted(names, key=lambda name: -len(statistics.ids[name])):
         for identifier, row in zip(statistics.ids[name], statistics.rows[name].tolist(), strict=True):
             by_dialogue.setdefault(identifier, {})[name] = row
-    of_replies = compute_statistics([n for n in names if n in SCORES], replies)
+    reply_rows = compute_statistics(names, replies, metrics)
     write_atomically(
-        place / "replies.jsonl",
-        _lines(
-            reply_row(reply) | {"statistics": {name: found[index].tolist() for name, found in of_replies.items()}}
+        folder / "replies.jsonl",
+        _json_lines(
+            reply_row(reply) | {"statistics": {name: rows[index].tolist() for name, rows in reply_rows.items()}}
             for index, reply in enumerate(replies)
         ),
     )
     write_atomically(
-        place / DIALOGUES_FILE,
-        _lines({"dialogue_id": identifier, "statistics": found} for identifier, found in by_dialogue.items()),
+        folder / DIALOGUES_FILE,
+        _json_lines({"dialogue_id": identifier, "statistics": rows} for identifier, rows in by_dialogue.items()),
     )
-    write_atomically(place / "scores.md", table)
-    write_atomically(place / SCORES_FILE, json.dumps(scored, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(folder / "scores.md", page)
+    write_atomically(folder / SCORES_FILE, json.dumps(scored, indent=2, ensure_ascii=False) + "\n")
 
 
-def archive_scores(place: Path, scored: dict) -> Path | None:
-    """Moves scores that are there, but of another checkpoint or made in another way, beside; returns where they are."""
+def archive_scores(folder: Path, scored: Mapping[str, Any]) -> Path | None:
+    """Renames `folder` to `<name>-1`, `<name>-2` ... if its scores are of another checkpoint, other data or another
+    signature than `scored`; returns the new path."""
     try:
-        there = json.loads((place / SCORES_FILE).read_text(encoding="utf-8"))
+        existing = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    if isinstance(there, dict) and all(there.get(key) == scored[key] for key in ("checkpoint", "signature", "data")):
+    same = ("checkpoint", "signature", "data")
+    if isinstance(existing, dict) and all(existing.get(key) == scored[key] for key in same):
         return None
-    beside = (place.with_name(f"{place.name}-{number}") for number in count(1))
-    aside = next(folder for folder in beside if not folder.exists())
-    os.replace(place, aside)
-    return aside
+    candidates = (folder.with_name(f"{folder.name}-{number}") for number in count(1))
+    archive = next(path for path in candidates if not path.exists())
+    os.replace(folder, archive)
+    return archive
 
 
-def read_scores(place: Path) -> tuple[dict, Statistics]:
+def read_scores(folder: Path, metrics: Metrics = SCORES) -> tuple[dict[str, Any], Statistics]:
     """The scores in a folder and their statistics by dialogue. Raises `CheckpointError`."""
     try:
-        scored = json.loads((place / SCORES_FILE).read_text(encoding="utf-8"))
-        missing = [key for key, kind in _NEEDED.items() if not isinstance(scored.get(key), kind)]
+        scored = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))
+        missing = [key for key, kind in _REQUIRED.items() if not isinstance(scored.get(key), kind)]
         if missing:
             raise ValueError(f"{SCORES_FILE} has no {', '.join(missing)}")
-        return scored, _statistics(place / DIALOGUES_FILE)
+        return scored, _read_statistics(folder / DIALOGUES_FILE, metrics)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"compare_with={place}: {_reason(error)}; run mode=validate on that run first, with the same split and metrics"
+            f"compare_with={folder}: {_reason(error)}; run mode=validate on that run first, with the same split and metrics"
         ) from None
+
+
+def read_comparable_scores(
+    place: Path, expected: Mapping[str, Any], metrics: Metrics
+) -> tuple[dict[str, Any], Statistics]:
+    """As `read_scores`, of a run or of a folder of scores, if they are of the same turns of the same dialogues.
+
+    `expected` holds `split`, `protocol`, `data`, `dialogues` and `signature` (here that of the protocol) of our scores;
+    `metrics` knows the scores of both. Raises `CheckpointError` where theirs do not fit.
+    """
+    folder = (
+        place if (place / SCORES_FILE).is_file() else place / "validation" / expected["split"] / expected["protocol"]
+    )
+    scored, statistics = read_scores(folder, metrics)
+    if any(scored[key] != expected[key] for key in ("split", "protocol", "data")):
+        raise CheckpointError(
+            f"compare_with={folder}: those scores are of split {scored['split']} by protocol {scored['protocol']}, of data "
+            f"{scored['data'][:12]}; these would be of {expected['split']}, {expected['protocol']}, {expected['data'][:12]}"
+        )
+    our_roles, their_roles = _replying_roles(expected["signature"]), _replying_roles(scored["signature"])
+    if our_roles != their_roles:
+        raise CheckpointError(
+            f"compare_with={folder}: those replies are other turns of the dialogues ({their_roles} instead of "
+            f"{our_roles}): pass mask_schedule.trained_role as in that run"
+        )
+    if scored["dialogues"] != expected["dialogues"]:
+        raise CheckpointError(
+            f"compare_with={folder}: those scores are of {scored['dialogues']:,} dialogues; these would be of "
+            f"{expected['dialogues']:,}: pass metrics.max_dialogues={scored['dialogues']}"
+        )
+    return scored, statistics
+
+
+def _replying_roles(signature: str) -> str:
+    return next((part for part in signature.split("|") if part.startswith("role:")), "role:all")
 
 
 def _reason(error: Exception) -> str:
@@ -91,21 +137,21 @@ def _reason(error: Exception) -> str:
     return f"holds no scores of this version ({error})"
 
 
-def _statistics(path: Path) -> Statistics:
+def _read_statistics(path: Path, metrics: Metrics) -> Statistics:
     ids: dict[str, list[str]] = {}
     sums: dict[str, list[list[float]]] = {}
     with path.open(encoding="utf-8") as file:
         for row in map(json.loads, file):
-            for name, found in row["statistics"].items():
+            for name, numbers in row["statistics"].items():
                 ids.setdefault(name, []).append(row["dialogue_id"])
-                sums.setdefault(name, []).append(found)
-    rows = {name: np.array(found, dtype=np.float64) for name, found in sums.items()}
-    for name, found in rows.items():
-        width = 4 if name in PERPLEXITIES else compute_statistics([name], ())[name].shape[1]
-        if found.shape[1:] != (width,):
+                sums.setdefault(name, []).append(numbers)
+    rows = {name: np.array(numbers, dtype=np.float64) for name, numbers in sums.items()}
+    for name, array in rows.items():
+        width = 4 if metrics[name].from_loss else compute_statistics([name], (), metrics)[name].shape[1]
+        if array.shape[1:] != (width,):
             raise ValueError(f"{path.name}: {name} has not {width} numbers a dialogue")
     return Statistics(ids, rows)
 
 
-def _lines(made) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made)
+def _json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -1,8 +1,8 @@
-"""Replies by the protocol `rollout`: the model goes on from the first user turn and plays both roles.
+"""Rollout: the model continues each dialogue from its first user turn and plays both roles.
 
-A dialogue has as many turns as people gave it; each is scored against the one that they said at its place. What the
-model said, not what they did, is the context of its next turn. A system turn stays as it is. An end-of-text token ends
-a turn as a separator does.
+A dialogue gets as many turns as people gave it; each is scored against the turn that they wrote at the same index. The
+context of a turn holds the model's own earlier turns, not theirs. System turns are kept from the data. An end-of-text
+token ends a turn as a separator does.
 """
 
 from __future__ import annotations
@@ -11,62 +11,68 @@ from collections.abc import Callable, Sequence
 
 from dialog_trainer.data.formatting import format_context
 from dialog_trainer.data.tokenizer import DialogueTokenizer
-from dialog_trainer.types import Context, Dialogue, Reply, Role, Span, SpecialTokens
+from dialog_trainer.evaluation.progress import SILENT, Progress
+from dialog_trainer.types import Context, Dialogue, Reply, Role, Span
 
 
-class _Played:
-    """A dialogue as far as it is played."""
+class _OpenDialogue:
+    """The turns of a dialogue so far: those given, then those of the model."""
 
     def __init__(self, dialogue: Dialogue, tokenizer: DialogueTokenizer):
-        self.dialogue, self._vocabulary = dialogue, tokenizer
-        self.texts: list[str] = []
+        self._dialogue, self._tokenizer = dialogue, tokenizer
+        self._texts: list[str] = []
         self._tokens: list[Span] = []
+        self.replies: list[Reply] = []
         first_user = next((i for i, turn in enumerate(dialogue.turns) if turn.role == Role.USER), 0)
         for turn in dialogue.turns[: first_user + 1]:
-            self.add(turn.text)
-        self.add_system_turns()
+            self._append(turn.text)
+        self._append_system_turns()
 
-    def add(self, text: str) -> None:
-        index = len(self.texts)
-        self._tokens += self._vocabulary.encode_turns([text], [self.dialogue.turns[index].role], first_turn=index)
-        self.texts.append(text)
+    def is_complete(self) -> bool:
+        return len(self._texts) == len(self._dialogue.turns)
 
-    def add_system_turns(self) -> None:
-        while not self.over() and self.dialogue.turns[len(self.texts)].role == Role.SYSTEM:
-            self.add(self.dialogue.turns[len(self.texts)].text)
+    def context(self, max_tokens: int) -> Context:
+        """The context of the next turn, in at most `max_tokens` tokens."""
+        index = len(self._texts)
+        gold = self._dialogue.turns[index]
+        ids = format_context(self._tokens, self._tokenizer.special_tokens, max_tokens)
+        return Context(self._dialogue.id, index, ids, tuple(self._texts), gold.text, gold.references)
 
-    def over(self) -> bool:
-        return len(self.texts) == len(self.dialogue.turns)
+    def add_reply(self, reply: Reply) -> None:
+        """Adds the next turn, and the system turns that follow it."""
+        self.replies.append(reply)
+        self._append(reply.text)
+        self._append_system_turns()
 
-    def context(self, special_tokens: SpecialTokens, room: int) -> Context:
-        index = len(self.texts)
-        gold = self.dialogue.turns[index]
-        ids = format_context(self._tokens, special_tokens, room)
-        return Context(self.dialogue.id, index, ids, tuple(self.texts), gold.text, gold.references)
+    def _append(self, text: str) -> None:
+        index = len(self._texts)
+        self._tokens += self._tokenizer.encode_turns([text], [self._dialogue.turns[index].role], first_turn=index)
+        self._texts.append(text)
+
+    def _append_system_turns(self) -> None:
+        while not self.is_complete() and self._dialogue.turns[len(self._texts)].role == Role.SYSTEM:
+            self._append(self._dialogue.turns[len(self._texts)].text)
 
 
 def roll_out(
     dialogues: Sequence[Dialogue],
     tokenizer: DialogueTokenizer,
-    room: int,
+    max_context_tokens: int,
     reply: Callable[[list[Context]], list[Reply] | None],
-    advance: Callable[[int], None] = lambda dialogues: None,
+    progress: Progress = SILENT,
 ) -> list[Reply] | None:
-    """The replies of each dialogue in turn; `reply` makes those to a list of contexts, in their order. None once it does.
+    """The replies of each dialogue in turn; None once `reply` returns None.
 
-    `advance` is told how many dialogues were ended.
+    `reply` makes the replies to a list of contexts, in their order: one for each dialogue that is not complete yet.
+    `progress` counts complete dialogues.
     """
-    special_tokens = tokenizer.special_tokens
-    played = [_Played(dialogue, tokenizer) for dialogue in dialogues]
-    advance(sum(one.over() for one in played))
-    made: dict[int, list[Reply]] = {number: [] for number in range(len(played))}
-    while going_on := [number for number, one in enumerate(played) if not one.over()]:
-        replies = reply([played[number].context(special_tokens, room) for number in going_on])
+    rollouts = [_OpenDialogue(dialogue, tokenizer) for dialogue in dialogues]
+    progress.advance(sum(one.is_complete() for one in rollouts))
+    while unfinished := [one for one in rollouts if not one.is_complete()]:
+        replies = reply([one.context(max_context_tokens) for one in unfinished])
         if replies is None:
             return None
-        for number, found in zip(going_on, replies, strict=True):
-            made[number].append(found)
-            played[number].add(found.text)
-            played[number].add_system_turns()
-        advance(sum(played[number].over() for number in going_on))
-    return [found for replies in made.values() for found in replies]
+        for one, its_reply in zip(unfinished, replies, strict=True):
+            one.add_reply(its_reply)
+        progress.advance(sum(one.is_complete() for one in unfinished))
+    return [its_reply for one in rollouts for its_reply in one.replies]

@@ -1,19 +1,19 @@
-"""How a validation is asked for, and the signature of its scores."""
+"""The plan of a validation and the signature of its scores."""
 
 import copy
 from types import SimpleNamespace
 
 import pytest
-from dialog_trainer.build import evaluation
-from dialog_trainer.build.evaluation import build_reply_settings
-from dialog_trainer.build.evaluation import build_signature
-from dialog_trainer.build.evaluation import run_validation
+
+from dialog_trainer import __version__
+from dialog_trainer.build.evaluation import build_protocol, build_signature, build_validation_plan
 from dialog_trainer.cli.compose import compose_settings
-from dialog_trainer.evaluation.protocols import ReplySettings
-from dialog_trainer.metrics.registry import describe_scores
+from dialog_trainer.evaluation.evaluator import ValidationPlan
+from dialog_trainer.evaluation.original.protocol import OriginalProtocol
+from dialog_trainer.evaluation.protocols import ReplySettings, TurnProtocol
+from dialog_trainer.metrics.registry import SCORES, describe_scores
 from dialog_trainer.model.generation.sampling import Decoding
-from dialog_trainer.types import Reply
-from dialog_trainer.types import Role
+from dialog_trainer.types import Reply, Role
 
 pytestmark = pytest.mark.slow
 
@@ -82,16 +82,16 @@ SAME = [
 
 
 @pytest.mark.parametrize(("base", "change"), CHANGES)
-def test_what_makes_other_numbers_makes_another_signature(base, change):
+def test_other_numbers_have_another_signature(base, change):
     assert of(*base) != of(*base, *change)
 
 
 @pytest.mark.parametrize(("base", "change"), SAME)
-def test_what_makes_no_other_numbers_leaves_it(base, change):
+def test_equal_numbers_have_an_equal_signature(base, change):
     assert of(*base) == of(*base, *change)
 
 
-def test_data_and_what_was_done_of_them_are_named():
+def test_data_and_number_of_dialogues_are_named():
     base = of()
     assert of(data=split(digest="0123456789abzzzz")) == base  # twelve places tell it apart
     assert of(data=split(digest="0123456789azzzzz")) != base
@@ -108,49 +108,32 @@ def test_the_number_of_references_is_named(references, text):
 
 
 @pytest.mark.parametrize("mode", ["train", "resume", "validate"])
-def test_the_time_is_bounded_and_named_in_training_alone(mode, monkeypatch):
-    seconds = []
-    monkeypatch.setattr(evaluation, "evaluate", lambda *arguments, max_seconds, **keys: seconds.append(max_seconds))
+def test_time_is_bounded_in_training_only(mode):
     for option in ("metrics.max_seconds=2.5", "metrics.max_seconds=null"):
         settings = settings_of(option, mode=mode)
-        run_validation(settings, None, None, split(), stage=None, stopped=None)
         bounded = option.endswith("2.5") and mode != "validate"
-        assert seconds.pop() == (2.5 if bounded else None)
+        assert build_validation_plan(settings).max_seconds == (2.5 if bounded else None)
         assert ("|max_seconds:2.5|" in build_signature(settings, split(), result())) == bounded
         assert ("max_seconds" in build_signature(settings, split(), result())) == bounded
 
 
-def test_a_validation_is_asked_for_as_the_settings_say(monkeypatch):
-    asked = {}
-
-    def noting(*arguments, **keys):
-        asked.update(keys, arguments=arguments)
-        return "result"
-
-    monkeypatch.setattr(evaluation, "evaluate", noting)
+def test_a_plan_follows_the_configuration():
     settings = settings_of(
         "metrics=rollout", "metrics.names=[bleu2,chrf]", "metrics.max_dialogues=7", "micro_batch_tokens=99"
     )
-    assert run_validation(settings, "model", "words", split(), stage="stage", stopped="stopped") == "result"
-    data = split()
-    assert asked == {
-        "arguments": ("model", "words", data.dialogues, "tokens", build_reply_settings(settings)), "names": ["bleu2", "chrf"],
-        "max_dialogues": 7, "max_seconds": None, "max_tokens": 99, "stage": "stage", "stopped": "stopped",
-    }  # fmt: skip
+    metrics = {name: SCORES[name] for name in ("bleu2", "chrf")}
+    assert build_validation_plan(settings) == ValidationPlan(build_protocol(settings), metrics, 7, None, 99)
 
 
-def test_how_replies_are_made():
-    options = (
-        "metrics=all_turns",
-        "mask_schedule.trained_role=user",
-        "metrics.max_new_tokens=9",
-        "metrics.batch_tokens=70",
-    )
-    drawn = ("metrics.decoding=sample", "metrics.temperature=2", "metrics.top_p=0.5", "metrics.beams=3", "seed=11")
-    found = build_reply_settings(settings_of(*options, *drawn))
-    assert found == ReplySettings("all_turns", Role.USER, 9, 64, 70, Decoding("sample", 2.0, 0.5, 3), 11)
-    assert type(found.decoding.temperature) is float
-    assert found.room() == 55
+def test_reply_settings_follow_the_configuration():
+    options = ("mask_schedule.trained_role=user", "metrics.max_new_tokens=9", "metrics.batch_tokens=70")
+    sampled = ("metrics.decoding=sample", "metrics.temperature=2", "metrics.top_p=0.5", "metrics.beams=3", "seed=11")
+    settings = ReplySettings(Role.USER, 9, 64, 70, Decoding("sample", 2.0, 0.5, 3), 11)
+    protocol = build_protocol(settings_of("metrics=all_turns", *options, *sampled))
+    assert protocol == TurnProtocol("all_turns", settings)
+    assert type(protocol.settings.decoding.temperature) is float
+    assert settings.max_context_tokens() == 55
+    assert isinstance(build_protocol(settings_of("metrics=original")), OriginalProtocol)
 
 
 def test_each_score_names_its_rule():

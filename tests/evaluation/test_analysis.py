@@ -9,18 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dialog_trainer.evaluation.analysis import (
-    SEED,
+    BOOTSTRAP_SEED,
     Statistics,
     add_intervals,
     collect_statistics,
     compare_scores,
     score_by_depth,
-    score_function,
     score_subset,
 )
 from dialog_trainer.metrics.bootstrap import confidence_interval, paired_difference
 from dialog_trainer.metrics.perplexity import PERPLEXITIES
-from dialog_trainer.metrics.registry import SCORE_NAMES, compute_statistics, score_replies
+from dialog_trainer.metrics.registry import SCORE_NAMES, SCORES, Score, compute_statistics, score_replies
 from dialog_trainer.types import Reply
 
 WORDS = ("the", "sea", "is", "cold", "green", "tea", ".", "yes")
@@ -44,8 +43,12 @@ def loss_sums(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).uniform(1, 9, (len(ALL), 4))
 
 
+def pick(*names: str) -> dict[str, Score]:
+    return {name: SCORES[name] for name in names}
+
+
 def made(seed: int, names=SCORE_NAMES) -> Statistics:
-    return collect_statistics(names, replies(seed), ALL, loss_sums(seed))
+    return collect_statistics(pick(*names), replies(seed), ALL, loss_sums(seed))
 
 
 def test_statistics_are_sums_by_dialogue_of_those_of_the_replies():
@@ -65,14 +68,14 @@ def test_the_statistics_of_the_dialogues_add_up_to_the_scores():
     scores = score_replies(SCORE_NAMES, replies(1))
     found = made(1)
     for name in set(scores) - NO_SUMS:
-        assert score_function(name)(found.rows[name].sum(0)) == pytest.approx(scores[name], rel=1e-12), name
+        assert SCORES[name].value(found.rows[name].sum(0)) == pytest.approx(scores[name], rel=1e-12), name
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.sets(st.sampled_from(ALL)))
 def test_parts_of_the_dialogues_add_up_to_all(wanted):
     found = made(1)
-    ours, others = found.only(wanted), found.only(set(ALL) - wanted)
+    ours, others = found.select(wanted), found.select(set(ALL) - wanted)
     for name, rows in found.rows.items():
         assert ours.ids[name] == [one for one in found.ids[name] if one in wanted]
         assert ours.rows[name].shape[1] == rows.shape[1]
@@ -81,11 +84,15 @@ def test_parts_of_the_dialogues_add_up_to_all(wanted):
 
 def test_each_score_has_the_interval_of_its_dialogues():
     scores = score_replies(SCORE_NAMES, replies(1)) | {"ppl": 5.0}
-    found, of = add_intervals(scores, made(1)), made(1)
+    found, of = add_intervals(SCORES, scores, made(1)), made(1)
     assert list(found) == list(scores)
     for name, one in found.items():
         assert one["value"] == scores[name]
-        ends = confidence_interval(of.rows[name], score_function(name), SEED) if name not in NO_SUMS else (None, None)
+        ends = (
+            confidence_interval(of.rows[name], SCORES[name].value, BOOTSTRAP_SEED)
+            if name not in NO_SUMS
+            else (None, None)
+        )
         assert (one["low"], one["high"]) == ends
     assert found["bleu1"]["low"] < found["bleu1"]["value"] < found["bleu1"]["high"]
 
@@ -93,14 +100,14 @@ def test_each_score_has_the_interval_of_its_dialogues():
 def test_one_dialogue_has_no_interval():
     of = replies(1, ("d0",))
     scores = score_replies(["bleu1", "length"], of)
-    found = add_intervals(scores, collect_statistics(["bleu1", "length"], of, ["d0"], loss_sums(1)[:1]))
+    found = add_intervals(SCORES, scores, collect_statistics(pick("bleu1", "length"), of, ["d0"], loss_sums(1)[:1]))
     assert found == {name: {"value": scores[name], "low": None, "high": None} for name in scores}
 
 
 @pytest.mark.parametrize("wanted", [{"d1", "d3"}, {"d0"}, set(ALL), set(REPLIED), {"d5"}, set()])
 def test_a_part_is_scored_from_its_own_rows(wanted):
     of, found = replies(1), made(1)
-    result = score_subset(SCORE_NAMES, of, found, wanted)
+    result = score_subset(SCORES, of, found, wanted)
     kept = [reply for reply in of if reply.dialogue_id in wanted]
     assert result["dialogues"] == len(wanted & set(REPLIED))
     assert result["replies"] == len(kept)
@@ -109,31 +116,33 @@ def test_a_part_is_scored_from_its_own_rows(wanted):
     rows = compute_statistics(SCORE_NAMES, of)
     places = [place for place, reply in enumerate(of) if reply.dialogue_id in wanted]
     for name, score in result["scores"].items():
-        if name in PERPLEXITIES:
+        if not kept and name not in PERPLEXITIES:
+            assert score["value"] is None
+        elif name in PERPLEXITIES:
             inside = [one in wanted for one in ALL]
             expected = PERPLEXITIES[name](loss_sums(1)[inside].sum(0))
             # The perplexity of nothing is none.
             assert score["value"] == (pytest.approx(expected) if any(inside) else None)
         elif name.startswith("nist"):  # by the information of all references, not of the part's
-            assert score["value"] == pytest.approx(score_function(name)(rows[name][places].sum(0)))
+            assert score["value"] == pytest.approx(SCORES[name].value(rows[name][places].sum(0)))
         else:
             assert score["value"] == pytest.approx(alone[name])
-        has_interval = len(wanted & set(found.ids.get(name, ()))) > 1
+        has_interval = (bool(kept) or name in PERPLEXITIES) and len(wanted & set(found.ids.get(name, ()))) > 1
         assert (score["low"] is not None) == has_interval
     if wanted == set(REPLIED):
-        assert result["scores"]["bleu2"] == add_intervals(alone, found)["bleu2"]
+        assert result["scores"]["bleu2"] == add_intervals(SCORES, alone, found)["bleu2"]
 
 
 def test_each_depth_is_in_its_bin():
     turns = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 30]
     expected = ["1", "2", "3", "4", "5-6", "5-6", "7-10", "7-10", "7-10", "7-10", ">10", ">10"]
-    found = [score_by_depth([], [Reply("d", turn, ("a",), "b", "c", True)]) for turn in turns]
+    found = [score_by_depth({}, [Reply("d", turn, ("a",), "b", "c", True)]) for turn in turns]
     assert found == [[{"depth": name, "replies": 1, "scores": {}}] for name in expected]
 
 
 def test_each_bin_has_its_own_replies_wherever_they_stand():
     said = [(7, "a"), (1, "a b"), (40, "a b c d e"), (1, "a b c d")]
-    assert score_by_depth(["length"], [Reply("d", turn, ("a",), "b", text, True) for turn, text in said]) == [
+    assert score_by_depth(pick("length"), [Reply("d", turn, ("a",), "b", text, True) for turn, text in said]) == [
         {"depth": "1", "replies": 2, "scores": {"length": 3.0}},
         {"depth": "7-10", "replies": 1, "scores": {"length": 1.0}},
         {"depth": ">10", "replies": 1, "scores": {"length": 5.0}},
@@ -142,7 +151,7 @@ def test_each_bin_has_its_own_replies_wherever_they_stand():
 
 def test_depths_are_parts_that_add_up():
     of = replies(1)
-    found = score_by_depth(["bleu2", "length", "ppl", "distinct1"], of)
+    found = score_by_depth(pick("bleu2", "length", "ppl", "distinct1"), of)
     assert [(one["depth"], one["replies"]) for one in found] == [
         (depth, sum(low <= reply.turn_index <= high for reply in of))
         for depth, low, high in (("1", 1, 1), ("3", 3, 3), ("5-6", 5, 6), ("7-10", 7, 10), (">10", 11, 99))
@@ -151,12 +160,12 @@ def test_depths_are_parts_that_add_up():
     assert all(list(one["scores"]) == ["bleu2", "length", "distinct1"] for one in found)
     words = sum(one["replies"] * one["scores"]["length"] for one in found)
     assert words / len(of) == pytest.approx(score_replies(["length"], of)["length"])
-    assert score_by_depth(["bleu2"], []) == []
-    assert score_by_depth(["ppl"], of)[0]["scores"] == {}
+    assert score_by_depth(pick("bleu2"), []) == []
+    assert score_by_depth(pick("ppl"), of)[0]["scores"] == {}
 
 
 def test_compared_with_itself_there_is_no_difference():
-    found = compare_scores(SCORE_NAMES, made(1), made(1))
+    found = compare_scores(SCORES, made(1), made(1))
     assert list(found) == [name for name in SCORE_NAMES if name not in NO_SUMS]
     for one in found.values():
         assert one == {"difference": 0.0, "low": 0.0, "high": 0.0, "p_value": 1.0}
@@ -164,11 +173,11 @@ def test_compared_with_itself_there_is_no_difference():
 
 def test_a_difference_is_what_we_have_more():
     ours, others = made(1), made(2)
-    there, back = compare_scores(SCORE_NAMES, ours, others), compare_scores(SCORE_NAMES, others, ours)
+    there, back = compare_scores(SCORES, ours, others), compare_scores(SCORES, others, ours)
     for name, one in there.items():
-        value = score_function(name)
+        value = SCORES[name].value
         assert one["difference"] == pytest.approx(value(ours.rows[name].sum(0)) - value(others.rows[name].sum(0)))
-        paired = paired_difference(ours.rows[name], others.rows[name], value, SEED)
+        paired = paired_difference(ours.rows[name], others.rows[name], value, BOOTSTRAP_SEED)
         assert (one["low"], one["high"], one["p_value"]) == (paired.low, paired.high, paired.p_value)
         assert back[name]["difference"] == -one["difference"]
         assert back[name]["p_value"] == one["p_value"]
@@ -177,21 +186,23 @@ def test_a_difference_is_what_we_have_more():
 
 def test_only_what_both_have_over_the_same_dialogues_is_compared():
     ours, others = made(1, ("bleu2", "length", "ppl")), made(2, ("ppl", "bleu2", "chrf"))
-    assert list(compare_scores(("bleu2", "length", "ppl"), ours, others)) == ["bleu2", "ppl"]
-    assert list(compare_scores(("ppl",), ours, others)) == ["ppl"]
-    fewer = others.only(set(REPLIED[1:]) | {"d5", "d6"})
-    assert compare_scores(("bleu2", "ppl"), ours, fewer) == {}
+    assert list(compare_scores(pick("bleu2", "length", "ppl"), ours, others)) == ["bleu2", "ppl"]
+    assert list(compare_scores(pick("ppl"), ours, others)) == ["ppl"]
+    fewer = others.select(set(REPLIED[1:]) | {"d5", "d6"})
+    assert compare_scores(pick("bleu2", "ppl"), ours, fewer) == {}
     turned = Statistics(
         {name: ids[::-1] for name, ids in others.ids.items()}, {name: rows[::-1] for name, rows in others.rows.items()}
     )
-    assert compare_scores(("bleu2",), ours, turned) == {}
+    assert compare_scores(pick("bleu2"), ours, turned) == {}
     one = {"d0"}
-    assert compare_scores(("bleu2",), ours.only(one), others.only(one)) == {}
+    assert compare_scores(pick("bleu2"), ours.select(one), others.select(one)) == {}
 
 
 def test_empty_replies_score_nothing():
     empty = [Reply(name, 1, ("a",), "the sea", "", True) for name in REPLIED]
     names = [name for name in SCORE_NAMES if name not in PERPLEXITIES]
-    found = add_intervals(score_replies(names, empty), collect_statistics(names, empty, REPLIED, loss_sums(1)))
+    found = add_intervals(
+        SCORES, score_replies(names, empty), collect_statistics(pick(*names), empty, REPLIED, loss_sums(1))
+    )
     assert {name: one["value"] for name, one in found.items()} == dict.fromkeys(names, 0.0) | {"turn_end_rate": 1.0}
     assert all(math.isfinite(one["high"]) for name, one in found.items() if name not in NO_SUMS)

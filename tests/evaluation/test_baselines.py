@@ -158,14 +158,14 @@ SENTENCES = st.lists(st.sampled_from(["a", "b", "c", "d", "e", "f"]), min_size=1
     st.sampled_from([0.0, 0.3, 1.0]),
 )
 @settings(deadline=None, max_examples=150)
-def test_nearest_is_the_first_of_the_highest_cosine(histories, history, dense_share):
+def test_nearest_is_the_first_of_the_highest_cosine(histories, history, dense_fraction):
     training = [
         Dialogue(str(place), (*(Turn(USER, text) for text in before), Turn(ASSISTANT, f"reply {place}")))
         for place, before in enumerate(histories)
     ]
     bags = [[word for text in before[-2:] for word in split_words(text)] for before in histories]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(baselines, "DENSE_SHARE", dense_share)
+        patch.setattr(baselines, "DENSE_FRACTION", dense_fraction)
         [text] = texts("nearest", [context(*history)], [ASSISTANT], training)
     place = int(text.removeprefix("reply "))
     values = cosines([word for text in history[-2:] for word in split_words(text)], bags)

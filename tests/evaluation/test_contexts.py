@@ -1,13 +1,15 @@
-"""Which contexts are replied to, and the replies."""
+"""Which contexts get replies, and the replies."""
 
 from itertools import chain
 from types import SimpleNamespace
 
 import pytest
+from helpers.progress import RecordingProgress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dialog_trainer.evaluation.contexts import build_contexts, generate_replies, sample_dialogues
+from dialog_trainer.evaluation.contexts import build_contexts, sample_dialogues
+from dialog_trainer.evaluation.protocols import ReplySettings, generate_replies
 from dialog_trainer.model.generation.generate import generate
 from dialog_trainer.model.generation.sampling import GREEDY
 from dialog_trainer.types import Dialogue, Role, Turn
@@ -19,8 +21,12 @@ def dialogue(*roles: Role, text: str = "words") -> Dialogue:
     return Dialogue("d", tuple(Turn(role, f"{text} {index}") for index, role in enumerate(roles)))
 
 
+def reply_settings(max_new_tokens: int, batch_tokens: int) -> ReplySettings:
+    return ReplySettings(ASSISTANT, max_new_tokens, 64, batch_tokens)
+
+
 def table_of(identifiers) -> SimpleNamespace:
-    """As much of a `DialogueTable` as the draw reads."""
+    """As much of a `DialogueDataset` as sampling reads."""
 
     class Table(SimpleNamespace):
         def __len__(self) -> int:
@@ -47,9 +53,9 @@ def table_of(identifiers) -> SimpleNamespace:
         (USER, (ASSISTANT, ASSISTANT), []),
     ],
 )
-def test_a_context_stands_before_each_turn_of_the_role_but_a_first_one(tokenizer, role, roles, expected):
+def test_contexts_of_a_role(tokenizer, role, roles, expected):
     material = dialogue(*roles)
-    contexts = build_contexts(material, tokenizer, room=500, roles=[role])
+    contexts = build_contexts(material, tokenizer, max_tokens=500, roles=[role])
     assert [context.turn_index for context in contexts] == expected
     for context in contexts:
         texts = [turn.text for turn in material.turns]
@@ -62,7 +68,7 @@ def test_a_context_stands_before_each_turn_of_the_role_but_a_first_one(tokenizer
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 80), st.integers(2, 9), st.integers(1, 12))
-def test_a_context_fits_the_room_and_loses_whole_turns_from_the_left(tokenizer, room, turns, words):
+def test_a_context_fits_and_loses_whole_turns_from_the_left(tokenizer, room, turns, words):
     material = dialogue(*([USER, ASSISTANT] * 5)[:turns], text=" ".join(["sea"] * words))
     for context in build_contexts(material, tokenizer, room, [ASSISTANT]):
         assert len(context.ids) <= room
@@ -77,7 +83,7 @@ def test_a_context_fits_the_room_and_loses_whole_turns_from_the_left(tokenizer, 
 
 @settings(max_examples=40, deadline=None)
 @given(st.sets(st.text(max_size=6), min_size=1, max_size=40), st.data())
-def test_a_smaller_draw_is_part_of_a_larger_one_whatever_the_order(identifiers, data):
+def test_a_smaller_sample_is_a_subset_of_a_larger(identifiers, data):
     ordered = sorted(identifiers)
     shuffled = data.draw(st.permutations(ordered))
     smaller, larger = sorted(data.draw(st.tuples(st.integers(0, 45), st.integers(0, 45))))
@@ -92,7 +98,7 @@ def test_a_smaller_draw_is_part_of_a_larger_one_whatever_the_order(identifiers, 
     assert names(ordered, smaller) == names(shuffled, smaller)
 
 
-def test_a_draw_is_not_the_first_dialogues_and_none_draws_all():
+def test_a_sample_is_not_the_first_dialogues():
     table = table_of(f"dialogue {index}" for index in range(200))
     assert sample_dialogues(table, None) == list(range(200))
     half = sample_dialogues(table, 100)
@@ -105,12 +111,14 @@ def test_replies_keep_the_order_of_their_contexts(tiny_model, tokenizer, dialogu
     material = [
         dialogue(USER, ASSISTANT, text=turns[0] * (1 + index % 3)) for index, turns in enumerate(dialogue_turns[:8])
     ]
-    contexts = [context for one in material for context in build_contexts(one, tokenizer, room=50, roles=[ASSISTANT])]
+    contexts = [
+        context for one in material for context in build_contexts(one, tokenizer, max_tokens=50, roles=[ASSISTANT])
+    ]
     lengths = [len(context.ids) for context in contexts]
     assert lengths != sorted(lengths, reverse=True)
-    done = []
-    replies = generate_replies(contexts, tiny_model, tokenizer, max_new_tokens=6, batch_tokens=120, advance=done.append)
-    assert sum(done) == len(contexts)
+    progress = RecordingProgress()
+    replies = generate_replies(contexts, tiny_model, tokenizer, reply_settings(6, 120), progress)
+    assert sum(progress.counts) == len(contexts)
     assert len({reply.text for reply in replies}) > 1
     for context, reply in zip(contexts, replies, strict=True):
         ((_, ids, ended),) = generate(
@@ -121,21 +129,20 @@ def test_replies_keep_the_order_of_their_contexts(tiny_model, tokenizer, dialogu
         assert (reply.dialogue_id, reply.turn_index) == (context.dialogue_id, context.turn_index)
 
 
-def test_a_reply_in_the_place_of_the_user_is_that_to_the_turns_before_it(tiny_model, tokenizer):
-    contexts = build_contexts(dialogue(USER, ASSISTANT, USER, ASSISTANT, USER), tokenizer, room=60, roles=[USER])
-    replies = generate_replies(contexts, tiny_model, tokenizer, max_new_tokens=4, batch_tokens=200)
+def test_replies_of_the_user(tiny_model, tokenizer):
+    contexts = build_contexts(dialogue(USER, ASSISTANT, USER, ASSISTANT, USER), tokenizer, max_tokens=60, roles=[USER])
+    replies = generate_replies(contexts, tiny_model, tokenizer, reply_settings(4, 200))
     assert [(reply.turn_index, reply.reference) for reply in replies] == [(2, "words 2"), (4, "words 4")]
     assert [reply.history for reply in replies] == [
         ("words 0", "words 1"),
         ("words 0", "words 1", "words 2", "words 3"),
     ]
-    alone = [generate_replies([one], tiny_model, tokenizer, max_new_tokens=4, batch_tokens=1)[0] for one in contexts]
+    alone = [generate_replies([one], tiny_model, tokenizer, reply_settings(4, 1))[0] for one in contexts]
     assert replies == alone
 
 
-def test_once_stopped_there_are_no_replies(tiny_model, tokenizer):
-    contexts = build_contexts(dialogue(USER, ASSISTANT, USER, ASSISTANT), tokenizer, room=50, roles=[ASSISTANT])
-    done = []
-    options = {"max_new_tokens": 4, "batch_tokens": 1, "advance": done.append}
-    assert generate_replies(contexts, tiny_model, tokenizer, stopped=lambda: len(done) == 1, **options) is None
-    assert done == [1]
+def test_a_stop_gives_no_replies(tiny_model, tokenizer):
+    contexts = build_contexts(dialogue(USER, ASSISTANT, USER, ASSISTANT), tokenizer, max_tokens=50, roles=[ASSISTANT])
+    progress = RecordingProgress(stop=lambda progress: len(progress.counts) == 1)
+    assert generate_replies(contexts, tiny_model, tokenizer, reply_settings(4, 1), progress) is None
+    assert progress.counts == [1]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.progress import RecordingProgress
 
 from dialog_trainer.data.dataset import TokenDataset, open_dialogues, open_tokens
 from dialog_trainer.data.sampler import derive_seed
@@ -61,10 +62,10 @@ def slow_cells(model, table: TokenDataset, only: int | None = None) -> torch.Ten
 
 
 @pytest.mark.parametrize("max_tokens", [1, 100, 100_000])
-def test_the_loss_is_that_of_the_slow_reference_however_it_is_batched(
+def test_loss_equals_the_reference_in_batches_of_any_size(
     tiny_model, tokens_of, dialogue_turns, max_tokens, monkeypatch
 ):
-    monkeypatch.setattr(losses_module, "CHUNK", 5)  # several chunks, the last one shorter
+    monkeypatch.setattr(losses_module, "SEQUENCES_PER_CHUNK", 5)  # several chunks, the last one shorter
     table = tokens_of([*dialogue_turns[:12], dialogue_turns[12] * 3])  # the last of 18 turns
     expected = slow_cells(tiny_model, table)
     losses = measure_held_out_losses(tiny_model, table, max_tokens=max_tokens)
@@ -73,7 +74,7 @@ def test_the_loss_is_that_of_the_slow_reference_however_it_is_batched(
     for dialogue, (own,) in enumerate(zip(losses.by_dialogue, strict=True)):
         alone = slow_cells(tiny_model, table, only=dialogue).sum(2).T
         torch.testing.assert_close(torch.from_numpy(own), alone, rtol=1e-5, atol=0)
-    of_two = losses.of((Role.USER, Role.END))
+    of_two = losses.sum_roles((Role.USER, Role.END))
     assert of_two.tolist() == losses.by_dialogue[:, [Role.USER, Role.END]].sum(1).tolist()
     assert len(table) > 13  # long dialogues are several sequences
     assert found[1].sum() == table.lengths.sum() - len(table)  # all but the [CLS] of each
@@ -82,7 +83,7 @@ def test_the_loss_is_that_of_the_slow_reference_however_it_is_batched(
     assert not found.requires_grad
 
 
-def test_weights_of_the_data_have_no_part(tiny_model, tokens_of):
+def test_weights_in_the_data_are_ignored(tiny_model, tokens_of):
     texts = ["my brother", "Yes , the sea .", "long walks", "No ."]
     said = [
         {"text": texts[0], "weight": 7},
@@ -97,7 +98,7 @@ def test_weights_of_the_data_have_no_part(tiny_model, tokens_of):
     assert losses[0].by_dialogue.tolist() == losses[1].by_dialogue.tolist()
 
 
-def test_every_turn_weighs_1_but_what_is_never_a_target(tokens_of):
+def test_each_target_weighs_1(tokens_of):
     table = tokens_of([["my brother", {"text": "Yes .", "weight": 0}]])
     _, runs = table.columns([0])
     weights, divisor = weigh_every_turn(runs)
@@ -112,7 +113,7 @@ def test_every_turn_weighs_1_but_what_is_never_a_target(tokens_of):
 
 
 @pytest.mark.parametrize("role", [Role.USER, Role.ASSISTANT])
-def test_the_others_words_have_no_part_as_targets(tiny_model, tokens_of, tokenizer, role):
+def test_tokens_of_the_other_role_are_no_targets(tiny_model, tokens_of, tokenizer, role):
     """In a model that attends to nothing but the token before, only what the role says counts for it."""
     for parameter in tiny_model.transformer.h.parameters():
         parameter.data.zero_()
@@ -131,21 +132,18 @@ def test_the_others_words_have_no_part_as_targets(tiny_model, tokens_of, tokeniz
     ]
 
 
-def test_it_says_how_far_it_is_and_evaluates_without_dropout(tiny_model, tokens_of, dialogue_turns):
-    table, done = tokens_of(dialogue_turns[:9]), []
+def test_progress_and_no_dropout(tiny_model, tokens_of, dialogue_turns):
+    table, progress = tokens_of(dialogue_turns[:9]), RecordingProgress()
     tiny_model.transformer.drop.p = 0.5
-    first = measure_held_out_losses(tiny_model.train(), table, max_tokens=60, advance=done.append)
-    assert sum(done) == len(table)
-    assert len(done) > 3
+    first = measure_held_out_losses(tiny_model.train(), table, max_tokens=60, progress=progress)
+    assert sum(progress.counts) == len(table)
+    assert len(progress.counts) > 3
     again = measure_held_out_losses(tiny_model.train(), table, max_tokens=60)
     assert torch.equal(first.role_turn_sums, again.role_turn_sums)
     assert first.by_dialogue.tolist() == again.by_dialogue.tolist()
 
 
-def test_once_stopped_it_gives_none(tiny_model, tokens_of, dialogue_turns):
-    table, done = tokens_of(dialogue_turns[:9]), []
-    found = measure_held_out_losses(
-        tiny_model, table, max_tokens=60, advance=done.append, stopped=lambda: len(done) == 2
-    )
-    assert found is None
-    assert len(done) == 2
+def test_a_stop_gives_none(tiny_model, tokens_of, dialogue_turns):
+    table, progress = tokens_of(dialogue_turns[:9]), RecordingProgress(stop=lambda progress: len(progress.counts) == 2)
+    assert measure_held_out_losses(tiny_model, table, max_tokens=60, progress=progress) is None
+    assert len(progress.counts) == 2

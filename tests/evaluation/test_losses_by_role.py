@@ -17,7 +17,7 @@ from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights, constant, linear, step
 from dialog_trainer.model.loss import PackedLoss
 from dialog_trainer.model.packed_forward import padded_attention
-from dialog_trainer.training.loop import train_step
+from dialog_trainer.training.loop import Learner, train_step
 from dialog_trainer.types import NUM_TURN_BINS, Role, Turn
 
 pytestmark = pytest.mark.slow
@@ -116,10 +116,10 @@ def test_a_step_has_loss_and_gradient_of_the_slow_reference(
     batches = list(pack_micro_batches(table, range(len(table)), partial(mask.tokens, at=mask.at(progress)), max_tokens))
     assert len(batches) == {1: len(table), 10_000: 1}.get(max_tokens, len(batches))
     assert sum(batch.divisor for batch in batches) == pytest.approx(divisor, rel=1e-6)
-    report = train_step(
-        PackedLoss(tiny_model), torch.optim.SGD(tiny_model.parameters(), lr=0.1), torch.amp.GradScaler("cpu", enabled=False), batches,
-        step=0, lr=0.1, max_grad_norm=None, autocast=contextlib.nullcontext,
-    )  # fmt: skip
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.1)
+    learner = Learner(PackedLoss(tiny_model), optimizer, scaler, contextlib.nullcontext)
+    report = train_step(learner, batches, step=0, lr=0.1, max_grad_norm=None)
     assert report.loss == pytest.approx(loss.item(), rel=1e-5)
     expected = {name: parameter.grad for name, parameter in reference.named_parameters()}
     for name, parameter in tiny_model.named_parameters():

@@ -1,22 +1,24 @@
-"""By which protocol whom is replied to, and what a signature says of it."""
+"""Which turns each protocol replies to, with what, and its signature."""
 
 import dataclasses
 from collections import Counter
 
-import numpy as np
 import pytest
+from helpers.progress import RecordingProgress
 
 from dialog_trainer.config.options import PROTOCOLS
 from dialog_trainer.data.dataset import open_dialogues
-from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.data.sources.dailydialog import DailyDialog
 from dialog_trainer.data.sources.jsonl import Jsonl
-from dialog_trainer.evaluation import evaluator, protocols
-from dialog_trainer.evaluation.contexts import build_contexts, generate_replies
-from dialog_trainer.evaluation.evaluator import _replied
+from dialog_trainer.evaluation import protocols
+from dialog_trainer.evaluation.contexts import build_contexts
+from dialog_trainer.evaluation.original.protocol import OriginalProtocol
 from dialog_trainer.evaluation.original.rows import format_target_row, generate_rows
-from dialog_trainer.evaluation.protocols import Production, ReplySettings, build_gold_contexts, produce_replies
+from dialog_trainer.evaluation.original.scores import SIGNATURE, original_scores
+from dialog_trainer.evaluation.progress import SILENT
+from dialog_trainer.evaluation.protocols import ReplyProtocol, ReplySettings, TurnProtocol, generate_replies
 from dialog_trainer.evaluation.rollout import roll_out
+from dialog_trainer.metrics.registry import SCORES, describe_scores, score_replies
 from dialog_trainer.model.generation.sampling import GREEDY, Decoding
 from dialog_trainer.types import Dialogue, Reply, Role, Turn
 
@@ -37,17 +39,14 @@ TURNS = {
 }
 
 
-def how(**changes) -> ReplySettings:
-    return dataclasses.replace(ReplySettings("response", A, 4, 48, 100, GREEDY, 0), **changes)
-
-
-def production(model, tokenizer, stopped=lambda: False, advance=lambda count: None) -> Production:
-    return Production(model, tokenizer, stopped, advance)
+def protocol_of(name: str, **changes) -> ReplyProtocol:
+    settings = dataclasses.replace(ReplySettings(A, 4, 48, 100), **changes)
+    return OriginalProtocol(settings) if name == "original" else TurnProtocol(name, settings)
 
 
 @pytest.mark.parametrize(("protocol", "role"), TURNS)
-def test_whom_a_protocol_replies_to_in_the_order_of_the_dialogues(tiny_model, tokenizer, protocol, role):
-    replies = produce_replies(MIXED, how(protocol=protocol, role=role), production(tiny_model, tokenizer))
+def test_turns_that_get_a_reply(tiny_model, tokenizer, protocol, role):
+    replies = protocol_of(protocol, role=role).produce_replies(MIXED, tiny_model, tokenizer, SILENT)
     expected = [(name, turn) for name, turns in TURNS[protocol, role].items() for turn in turns]
     assert [(reply.dialogue_id, reply.turn_index) for reply in replies] == expected
     texts = {dialogue.id: [turn.text for turn in dialogue.turns] for dialogue in MIXED}
@@ -59,51 +58,43 @@ def test_whom_a_protocol_replies_to_in_the_order_of_the_dialogues(tiny_model, to
             assert reply.history == tuple(texts[reply.dialogue_id][: reply.turn_index])
 
 
-@pytest.mark.parametrize("protocol", ["response", "all_turns"])
+@pytest.mark.parametrize("name", ["response", "all_turns"])
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLE, BEAM])
-def test_replies_to_gold_contexts_are_made_as_asked(tiny_model, tokenizer, protocol, decoding):
-    asked = how(protocol=protocol, decoding=decoding, seed=3, window=20, max_new_tokens=5)
-    roles = (A,) if protocol == "response" else (U, A)
+def test_replies_to_gold_contexts(tiny_model, tokenizer, name, decoding):
+    protocol = protocol_of(name, decoding=decoding, seed=3, window=20, max_new_tokens=5)
+    roles = (A,) if name == "response" else (U, A)
     contexts = [context for dialogue in MIXED for context in build_contexts(dialogue, tokenizer, 15, roles)]
-    assert build_gold_contexts(MIXED, asked, tokenizer) == contexts
-    made = {"max_new_tokens": 5, "batch_tokens": 100, "decoding": decoding, "seed": 3}
-    assert produce_replies(MIXED, asked, production(tiny_model, tokenizer)) == generate_replies(
-        contexts, tiny_model, tokenizer, **made
+    assert protocol.gold_contexts(MIXED, tokenizer) == contexts
+    assert protocol.produce_replies(MIXED, tiny_model, tokenizer, SILENT) == generate_replies(
+        contexts, tiny_model, tokenizer, protocol.settings
     )
 
 
-@pytest.mark.parametrize("protocol", ["response", "all_turns", "rollout"])
-def test_contexts_use_the_window_that_the_longest_reply_leaves(tokenizer, monkeypatch, protocol):
-    """Of one turn that is too long for any window, just as much as there is room."""
+@pytest.mark.parametrize("name", ["response", "all_turns", "rollout"])
+def test_contexts_use_the_window_that_the_longest_reply_leaves(tokenizer, monkeypatch, name):
+    """Of one turn that is too long for any window, as much as there is room."""
     long = Dialogue("a", (Turn(U, "the sea " * 50), Turn(A, "yes")))
-    asked = how(protocol=protocol, window=20, max_new_tokens=5)
     lengths = []
 
-    def replied(contexts, *_, **__):
+    def replied(contexts, **_):
         lengths.extend(len(context.ids) for context in contexts)
         return contexts_as_replies(contexts)
 
     monkeypatch.setattr(protocols, "generate_replies", replied)
-    produce_replies([long], asked, production(None, tokenizer))
+    protocol_of(name, window=20, max_new_tokens=5).produce_replies([long], None, tokenizer, SILENT)
     assert lengths == [15]
 
 
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLE])
-def test_a_rollout_is_made_as_asked(tiny_model, tokenizer, decoding):
-    asked = how(protocol="rollout", decoding=decoding, seed=3, window=30, max_new_tokens=5)
-    made = {"max_new_tokens": 5, "batch_tokens": 100, "decoding": decoding, "seed": 3}
-    alone = [
-        reply
-        for dialogue in MIXED
-        for reply in roll_out(
-            [dialogue], tokenizer, 25, lambda contexts: generate_replies(contexts, tiny_model, tokenizer, **made)
-        )
-    ]
-    assert produce_replies(MIXED, asked, production(tiny_model, tokenizer)) == alone
+def test_a_rollout_replies_as_set(tiny_model, tokenizer, decoding):
+    protocol = protocol_of("rollout", decoding=decoding, seed=3, window=30, max_new_tokens=5)
+    reply = lambda contexts: generate_replies(contexts, tiny_model, tokenizer, protocol.settings)  # noqa: E731
+    alone = [reply_ for dialogue in MIXED for reply_ in roll_out([dialogue], tokenizer, 25, reply)]
+    assert protocol.produce_replies(MIXED, tiny_model, tokenizer, SILENT) == alone
 
 
-def test_the_original_compares_whole_rows(tiny_model, tokenizer):
-    replies = produce_replies(MIXED, how(protocol="original", window=30), production(tiny_model, tokenizer))
+def test_original_replies_are_rows(tiny_model, tokenizer):
+    replies = protocol_of("original", window=30).produce_replies(MIXED, tiny_model, tokenizer, SILENT)
     rows = generate_rows(MIXED, tiny_model, tokenizer, max_len=30, batch_tokens=100)
     assert [reply.text for reply in replies] == rows
     assert [reply.targets() for reply in replies] == [(format_target_row(one, tokenizer, 30),) for one in MIXED]
@@ -111,87 +102,106 @@ def test_the_original_compares_whole_rows(tiny_model, tokenizer):
     assert not any(reply.ended for reply in replies)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_scores_of_replies(tokenizer, name):
+    """Turns by the registry, as functions of sums; rows by the rule of the original program."""
+    replies = [Reply("d", 1, ("a",), "the sea is cold .", "the sea is green .", True)]
+    protocol, metrics = protocol_of(name), {name: SCORES[name] for name in ("bleu2", "ppl", "nist4")}
+    scores, summed = protocol.score_replies(metrics, replies, tokenizer), list(protocol.summed_metrics(metrics))
+    if name == "original":
+        expected = original_scores([replies[0].text], [replies[0].reference], tokenizer.hf_tokenizer.tokenize)
+        assert (scores, summed, protocol.has_turns) == (expected, ["ppl"], False)
+        assert protocol.describe_scores(metrics) == SIGNATURE
+    else:
+        expected = score_replies(metrics, replies)
+        assert (scores, summed, protocol.has_turns) == (expected, list(metrics), True)
+        assert protocol.describe_scores(metrics) == describe_scores(["bleu2", "nist4"])
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
 @pytest.mark.parametrize("batch_tokens", [1, 10_000])
-def test_the_dialogues_done_add_up_to_all(tiny_model, tokenizer, protocol, batch_tokens):
-    done = []
-    asked = how(protocol=protocol, batch_tokens=batch_tokens)
-    produce_replies(MIXED, asked, production(tiny_model, tokenizer, advance=done.append))
-    assert sum(done) == len(MIXED)
-    assert all(count >= 0 for count in done)
+def test_progress_counts_dialogues(tiny_model, tokenizer, name, batch_tokens):
+    progress = RecordingProgress()
+    protocol_of(name, batch_tokens=batch_tokens).produce_replies(MIXED, tiny_model, tokenizer, progress)
+    assert sum(progress.counts) == len(MIXED)
+    assert all(count >= 0 for count in progress.counts)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_once_stopped_there_are_no_replies(tiny_model, tokenizer, protocol):
-    looks = iter([False] + [True] * 100)
-    asked = how(protocol=protocol, batch_tokens=1)
-    assert produce_replies(MIXED, asked, production(tiny_model, tokenizer, stopped=lambda: next(looks))) is None
-    assert next(looks) is True  # neither at once nor after all
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_stop_gives_no_replies(tiny_model, tokenizer, name):
+    answers = iter([False] + [True] * 100)
+    progress = RecordingProgress(stop=lambda progress: next(answers))
+    assert protocol_of(name, batch_tokens=1).produce_replies(MIXED, tiny_model, tokenizer, progress) is None
+    assert next(answers) is True  # neither at once nor after all
 
 
-@pytest.mark.parametrize("protocol", ["response", "all_turns", "rollout"])
-def test_without_a_turn_to_reply_to_there_is_no_reply(tiny_model, tokenizer, protocol):
+@pytest.mark.parametrize("name", ["response", "all_turns", "rollout"])
+def test_without_a_turn_to_reply_to_there_is_no_reply(tiny_model, tokenizer, name):
     alone = [MIXED[3], Dialogue("e", (Turn(U, "a"), Turn(S, "b"), Turn(S, "c")))]
-    assert produce_replies(alone, how(protocol=protocol), production(tiny_model, tokenizer)) == []
+    assert protocol_of(name).produce_replies(alone, tiny_model, tokenizer, SILENT) == []
 
 
-def test_batches_change_no_reply(tiny_model, tokenizer):
-    for protocol in PROTOCOLS:
-        small, large = (
-            produce_replies(MIXED, how(protocol=protocol, batch_tokens=size), production(tiny_model, tokenizer))
-            for size in (1, 10_000)
-        )
-        assert small == large
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_batches_change_no_reply(tiny_model, tokenizer, name):
+    small, large = (
+        protocol_of(name, batch_tokens=size).produce_replies(MIXED, tiny_model, tokenizer, SILENT)
+        for size in (1, 10_000)
+    )
+    assert small == large
 
 
-# What each protocol's numbers depend on, beside the data and the scores; a change of anything else changes nothing.
+# What the numbers of each protocol depend on besides data and scores; no other change may show.
 NAMED = {
-    "response": {"protocol", "role", "max_new_tokens", "window", "decoding"},
-    "all_turns": {"protocol", "max_new_tokens", "window", "decoding"},
-    "rollout": {"protocol", "max_new_tokens", "window", "decoding"},
-    "original": {"protocol", "window"},
+    "response": {"role", "max_new_tokens", "window", "decoding"},
+    "all_turns": {"max_new_tokens", "window", "decoding"},
+    "rollout": {"max_new_tokens", "window", "decoding"},
+    "original": {"window"},
 }
 CHANGES = {"role": U, "max_new_tokens": 5, "window": 49, "batch_tokens": 101, "decoding": SAMPLE, "seed": 1}
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_signature_changes_with_what_it_names_and_with_nothing_else(protocol):
-    before = how(protocol=protocol).signature()
-    changed = {key for key, value in CHANGES.items() if how(protocol=protocol, **{key: value}).signature() != before}
-    others = [how(protocol=other).signature() for other in PROTOCOLS if other != protocol]
-    assert changed | {"protocol"} == NAMED[protocol]
-    assert before not in others
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_signature_names_what_changes_the_replies(name):
+    before = protocol_of(name).signature()
+    changed = {key for key, value in CHANGES.items() if protocol_of(name, **{key: value}).signature() != before}
+    assert changed == NAMED[name]
+    assert before not in [protocol_of(other).signature() for other in PROTOCOLS if other != name]
 
 
-def test_a_signature_names_the_seed_of_what_is_drawn_alone():
+def test_a_signature_names_the_seed_of_samples():
+    def signature(**changes):
+        return protocol_of("response", **changes).signature()
+
     for decoding, names in ((GREEDY, False), (BEAM, False), (SAMPLE, True)):
-        signatures = {how(decoding=decoding, seed=seed).signature() for seed in (0, 1)}
-        assert len(signatures) == 1 + names
+        assert len({signature(decoding=decoding, seed=seed) for seed in (0, 1)}) == 1 + names
     other = [Decoding("sample", 0.8, 0.9), Decoding("sample", 0.7, 0.8), Decoding("beam", beams=3), BEAM, GREEDY]
-    assert len({how(decoding=decoding).signature() for decoding in [SAMPLE, *other]}) == 6
+    assert len({signature(decoding=decoding) for decoding in [SAMPLE, *other]}) == 6
 
 
 @pytest.mark.parametrize(
-    ("changes", "text"),
+    ("name", "changes", "text"),
     [
         (
+            "response",
             {},
             "protocol:response|role:assistant|context:gold|decode:greedy|max_new:4|window:48"
             "|truncation:whole turns from the left",
         ),
         (
-            {"protocol": "rollout", "decoding": SAMPLE, "seed": 7},
+            "rollout",
+            {"decoding": SAMPLE, "seed": 7},
             "protocol:rollout|role:user+assistant|context:own|decode:sample(temperature 0.7, top_p 0.9)|seed:7|max_new:4"
             "|window:48|truncation:whole turns from the left",
         ),
         (
-            {"protocol": "original"},
+            "original",
+            {},
             "protocol:original|context:first turn|decode:greedy|row:48|truncation:end of the row",
         ),
     ],
 )
-def test_signatures_in_full(changes, text):
-    assert how(**changes).signature() == text
+def test_signatures_in_full(name, changes, text):
+    assert protocol_of(name, **changes).signature() == text
 
 
 def test_contexts_of_dailydialog(real_data, gpt2_tokenizer, tmp_path, monkeypatch):
@@ -199,70 +209,22 @@ def test_contexts_of_dailydialog(real_data, gpt2_tokenizer, tmp_path, monkeypatc
     table = open_dialogues(source, "test", tmp_path, lambda line: None)
     dialogues = [table[index] for index in range(len(table))]
     for protocol, role, count in (("all_turns", A, 6740), ("response", A, 3700), ("response", U, 3040)):
-        asked = how(protocol=protocol, role=role, max_new_tokens=40, window=128)
-        contexts = build_gold_contexts(dialogues, asked, gpt2_tokenizer)
+        settings = ReplySettings(role, max_new_tokens=40, window=128, batch_tokens=100)
+        contexts = TurnProtocol(protocol, settings).gold_contexts(dialogues, gpt2_tokenizer)
         assert len(contexts) == count
         assert max(len(context.ids) for context in contexts) <= 88
     several = open_dialogues(
         Jsonl("", None, str(real_data / "dailydialog/test_multiref.jsonl"), 0.0), "test", tmp_path, lambda line: None
     )
-    asked = how(protocol="all_turns", max_new_tokens=40, window=128)
-    contexts = build_gold_contexts([several[index] for index in range(len(several))], asked, gpt2_tokenizer)
+    protocol = protocol_of("all_turns", max_new_tokens=40, window=128)
+    contexts = protocol.gold_contexts([several[index] for index in range(len(several))], gpt2_tokenizer)
     assert Counter(len(context.references) for context in contexts) == {5: 6740}
-    monkeypatch.setattr(protocols, "generate_replies", lambda contexts, *_, **__: contexts_as_replies(contexts))
-    replies = produce_replies(
-        dialogues,
-        how(protocol="rollout", max_new_tokens=40, window=128),
-        production(None, gpt2_tokenizer),
-    )
+    monkeypatch.setattr(protocols, "generate_replies", lambda contexts, **_: contexts_as_replies(contexts))
+    protocol = protocol_of("rollout", max_new_tokens=40, window=128)
+    replies = protocol.produce_replies(dialogues, None, gpt2_tokenizer, SILENT)
     assert len(replies) == 6740
     assert Counter(reply.turn_index for reply in replies)[1] == 1000
 
 
 def contexts_as_replies(contexts):
-    return [
-        protocols.Reply(c.dialogue_id, c.turn_index, c.history, c.reference, c.reference, True, c.references)
-        for c in contexts
-    ]
-
-
-class Table:
-    """As much of a `DialogueTable` as replying reads."""
-
-    def __init__(self, size: int):
-        self.rows = [{"id": f"d{index}"} for index in range(size)]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Dialogue:
-        return Dialogue(self.rows[index]["id"], (Turn(U, "a"), Turn(A, "b"), Turn(A, "c")))
-
-
-@pytest.mark.parametrize(("seconds", "looks"), [(None, 4), (0.5, 1), (1.0, 1), (1.5, 2), (2.5, 3), (3.5, 4), (99.0, 4)])
-def test_when_the_time_is_up_whole_dialogues_are_done_by_their_hash(monkeypatch, seconds, looks):
-    """Each part of 16 dialogues takes a second; the last has 2 of the 50."""
-    clock = [0.0]
-    asked: list[list[str]] = []
-
-    def replied(dialogues, how, by):
-        clock[0] += 1.0
-        asked.append([dialogue.id for dialogue in dialogues])
-        return [Reply(one.id, turn, (), "b", "c", True) for one in dialogues for turn in (1, 2)]
-
-    monkeypatch.setattr(evaluator, "produce_replies", replied)
-    monkeypatch.setattr(evaluator.time, "monotonic", lambda: clock[0])
-    table = Table(50)
-    replies, count = _replied(
-        None, None, table, np.ones(50), how(), None, seconds, lambda *_: lambda n: None, lambda: False
-    )
-    by_hash = sorted(range(50), key=lambda index: derive_seed("draw", f"d{index}"))
-    done = sorted(by_hash[: 16 * looks])
-    assert [(reply.dialogue_id, reply.turn_index) for reply in replies] == [
-        (f"d{index}", turn) for index in done for turn in (1, 2)
-    ]
-    assert count == len(done)
-    if seconds is None:
-        assert asked == [[f"d{index}" for index in range(50)]]
-    else:
-        assert [one for part in asked for one in part] == [f"d{index}" for index in by_hash[: 16 * looks]]
+    return [context.answered(context.reference, ended=True) for context in contexts]

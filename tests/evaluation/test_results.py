@@ -9,7 +9,7 @@ from dialog_trainer.errors import CheckpointError
 from dialog_trainer.evaluation import results
 from dialog_trainer.evaluation.analysis import Statistics, collect_statistics
 from dialog_trainer.evaluation.results import archive_scores, read_scores, write_scores
-from dialog_trainer.metrics.registry import SCORE_NAMES
+from dialog_trainer.metrics.registry import SCORE_NAMES, SCORES
 from dialog_trainer.types import Reply
 
 SCORED = {
@@ -25,12 +25,14 @@ ALL = ("a", "b", "c", "d")
 
 
 def made(names=SCORE_NAMES) -> Statistics:
-    return collect_statistics(names, REPLIES, ALL, np.random.default_rng(0).uniform(0, 9, (4, 4)))
+    return collect_statistics(
+        {name: SCORES[name] for name in names}, REPLIES, ALL, np.random.default_rng(0).uniform(0, 9, (4, 4))
+    )
 
 
 def written(place, statistics: Statistics, scored: dict = SCORED):
     place.mkdir(parents=True, exist_ok=True)
-    write_scores(place, scored, REPLIES, statistics, "# Scores\n")
+    write_scores(place, scored, SCORES, REPLIES, statistics, "# Scores\n")
     return place
 
 
@@ -118,22 +120,22 @@ DIALOGUES += [
     '{"dialogue_id": "a", "statistics": {"meteor": [1, 2]}}',
     '{"dialogue_id": "a", "statistics": {"ppl": "x"}}',
 ]
-SCORES = ["", "{", "null", "[]", "3", '"text"', "{}", "\x00", "[" * 100_000]
-SCORES += [
+SCORED_FILES = ["", "{", "null", "[]", "3", '"text"', "{}", "\x00", "[" * 100_000]
+SCORED_FILES += [
     json.dumps({key: value for key, value in SCORED.items() if key != left_out}) for left_out in list(SCORED)[:6]
 ]
-SCORES += [
+SCORED_FILES += [
     json.dumps(SCORED | wrong) for wrong in ({"dialogues": "4"}, {"data": None}, {"signature": 3}, {"split": []})
 ]
 # Of the version before protocols.
-SCORES += [
+SCORED_FILES += [
     json.dumps({"scores": {"bleu2": 0.1}, "protocol": "response: 9 replies", "split": "test", "checkpoint": "c"})
 ]
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [*(("dialogues.jsonl", text) for text in DIALOGUES), *(("scores.json", text) for text in SCORES)],
+    [*(("dialogues.jsonl", text) for text in DIALOGUES), *(("scores.json", text) for text in SCORED_FILES)],
 )
 def test_what_is_broken_or_of_another_version_is_named(tmp_path, name, content):
     place = written(tmp_path / "v", made(("bleu2", "ppl")))

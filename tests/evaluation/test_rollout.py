@@ -1,10 +1,12 @@
-"""The model plays both roles: against one dialogue at a time, with made-up replies."""
+"""Rollouts of many dialogues against one dialogue at a time, with made-up replies."""
 
 import pytest
+from helpers.progress import RecordingProgress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dialog_trainer.data.sampler import derive_seed
+from dialog_trainer.evaluation.progress import SILENT
 from dialog_trainer.evaluation.rollout import roll_out
 from dialog_trainer.types import Context, Dialogue, Reply, Role, Turn
 
@@ -35,14 +37,14 @@ def made_up(context: Context) -> Reply:
     )
 
 
-def played(of: Dialogue, tokenizer, room: int = ROOM) -> list[Reply]:
+def played(source: Dialogue, tokenizer, room: int = ROOM) -> list[Reply]:
     """One dialogue alone, its contexts written out turn by turn."""
-    roles = [turn.role for turn in of.turns]
+    roles = [turn.role for turn in source.turns]
     start = roles.index(U) + 1 if U in roles else 1
-    said = [turn.text for turn in of.turns[:start]]
+    said = [turn.text for turn in source.turns[:start]]
     replies = []
     for place in range(start, len(roles)):
-        gold = of.turns[place]
+        gold = source.turns[place]
         if gold.role == S:
             said.append(gold.text)
             continue
@@ -52,15 +54,15 @@ def played(of: Dialogue, tokenizer, room: int = ROOM) -> list[Reply]:
         # Where not even the last user's turn and what follows it fit, the end of the last turn.
         kept = [token for turn in ids[min(fitting) :] for token in turn] if fitting else ids[-1]
         context = Context(
-            of.id, place, [tokenizer.cls_id, *kept[-(room - 1) :]], tuple(said), gold.text, gold.references
+            source.id, place, [tokenizer.cls_id, *kept[-(room - 1) :]], tuple(said), gold.text, gold.references
         )
         replies.append(made_up(context))
         said.append(replies[-1].text)
     return replies
 
 
-def all_at_once(dialogues, tokenizer, room: int = ROOM, advance=lambda count: None) -> list[Reply]:
-    return roll_out(dialogues, tokenizer, room, lambda contexts: list(map(made_up, contexts)), advance)
+def all_at_once(dialogues, tokenizer, room: int = ROOM, progress=SILENT) -> list[Reply]:
+    return roll_out(dialogues, tokenizer, room, lambda contexts: list(map(made_up, contexts)), progress)
 
 
 ROLES = [
@@ -70,9 +72,9 @@ ROLES = [
 
 
 @pytest.mark.parametrize("roles", ROLES)
-def test_a_dialogue_alone(tokenizer, roles):
-    of = dialogue("d", *roles)
-    assert all_at_once([of], tokenizer) == played(of, tokenizer)
+def test_one_dialogue_equals_the_reference(tokenizer, roles):
+    one = dialogue("d", *roles)
+    assert all_at_once([one], tokenizer) == played(one, tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -88,21 +90,21 @@ def test_a_dialogue_alone(tokenizer, roles):
         ((A, A), [1]),
     ],
 )
-def test_which_turns_are_replied_to(tokenizer, roles, replied):
+def test_replied_turns(tokenizer, roles, replied):
     assert [reply.turn_index for reply in all_at_once([dialogue("d", *roles)], tokenizer)] == replied
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.lists(st.sampled_from((S, U, A)), min_size=2, max_size=8), max_size=6), st.integers(8, 60))
-def test_many_at_once_are_as_each_alone_in_their_order(tokenizer, roles, room):
+def test_many_dialogues_equal_each_alone(tokenizer, roles, room):
     dialogues = [dialogue(str(number), *one) for number, one in enumerate(roles)]
-    ended = []
-    replies = all_at_once(dialogues, tokenizer, room, ended.append)
+    progress = RecordingProgress()
+    replies = all_at_once(dialogues, tokenizer, room, progress)
     assert replies == [reply for one in dialogues for reply in played(one, tokenizer, room)]
-    assert sum(ended) == len(dialogues)
+    assert sum(progress.counts) == len(dialogues)
 
 
-def test_what_the_model_said_is_the_context_of_what_it_says_next(tokenizer):
+def test_the_context_holds_the_models_own_turns(tokenizer):
     contexts = []
 
     def reply(asked):
@@ -121,21 +123,21 @@ def test_what_the_model_said_is_the_context_of_what_it_says_next(tokenizer):
     assert contexts[1].ids == [tokenizer.cls_id, *(token for ids in said for token in (*ids, tokenizer.sep_id))]
 
 
-def test_all_dialogues_that_go_on_are_asked_for_together_and_told_when_they_end(tokenizer):
-    asked, ended = [], []
+def test_unfinished_dialogues_share_a_call(tokenizer):
+    asked, progress = [], RecordingProgress()
 
     def reply(contexts):
         asked.append([(context.dialogue_id, context.turn_index) for context in contexts])
         return list(map(made_up, contexts))
 
     dialogues = [dialogue("a", U, A, U), dialogue("b", U, A, S), dialogue("c", U, S), dialogue("d", S, U, A, U, A)]
-    roll_out(dialogues, tokenizer, ROOM, reply, ended.append)
+    roll_out(dialogues, tokenizer, ROOM, reply, progress)
     assert asked == [[("a", 1), ("b", 1), ("d", 2)], [("a", 2), ("d", 3)], [("d", 4)]]
-    assert ended == [1, 1, 1, 1]
+    assert progress.counts == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 2])
-def test_once_the_replies_stop_there_are_none_and_nothing_more_is_asked_for(tokenizer, rounds):
+def test_a_stop_ends_the_rollout(tokenizer, rounds):
     calls = []
 
     def reply(contexts):
@@ -146,6 +148,6 @@ def test_once_the_replies_stop_there_are_none_and_nothing_more_is_asked_for(toke
     assert calls == [2, 1, 1][: rounds + 1]
 
 
-def test_of_no_dialogues_and_of_none_that_goes_on_nothing_is_asked(tokenizer):
+def test_without_an_unfinished_dialogue_nothing_is_generated(tokenizer):
     assert roll_out([], tokenizer, ROOM, lambda contexts: None) == []
     assert roll_out([dialogue("a", U, S), dialogue("b", S, U)], tokenizer, ROOM, lambda contexts: None) == []

@@ -1,1 +1,1 @@
-"""The scoring protocol of the original program, kept apart from the others."""
+"""The reply protocol of the original program: its rows and its scores, only to reproduce its tables."""

@@ -1,11 +1,13 @@
-"""Rows by the protocol `original`, as the original program made them: the first utterance and what the model writes
-behind it, always to `max_len` tokens, special tokens and all; beside it the dialogue cut and padded to as many tokens.
+"""Rows of the original program's rule: a generated row and its target row, both of `max_len` tokens.
+
+A generated row is the first turn and the text that the model generates behind it, special tokens included. A target row
+is the dialogue, cut or padded to the same length. Source: ljm565/multi-turn-chatbot-GPT2.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from transformers import PreTrainedModel
@@ -13,6 +15,7 @@ from transformers import PreTrainedModel
 from dialog_trainer.data.formatting import start_sequence
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.data.truncation import keep_start
+from dialog_trainer.evaluation.progress import SILENT, Progress
 from dialog_trainer.model.packed_forward import padded_attention
 from dialog_trainer.types import Dialogue
 
@@ -24,7 +27,7 @@ def format_prompt(dialogue: Dialogue, tokenizer: DialogueTokenizer, max_len: int
 
 
 def format_target_row(dialogue: Dialogue, tokenizer: DialogueTokenizer, max_len: int) -> str:
-    """The whole dialogue, cut at its end or padded to `max_len` tokens, as text."""
+    """The dialogue, cut at its end or padded to `max_len` tokens, as text."""
     texts, roles = [turn.text for turn in dialogue.turns], [turn.role for turn in dialogue.turns]
     turns = tokenizer.encode_turns(texts, roles)
     ids = keep_start(turns, tokenizer.special_tokens, max_len)[0].ids
@@ -39,11 +42,13 @@ def generate_rows(
     *,
     max_len: int,
     batch_tokens: int,
-    advance: Callable[[int], None] = lambda rows: None,
-    stopped: Callable[[], bool] = lambda: False,
+    progress: Progress = SILENT,
 ) -> list[str] | None:
-    """Greedy, no token stops a row and none is held back; None once `stopped()`. Prompts of one length share a batch:
-    nothing is padded."""
+    """The generated row of each dialogue as text, in order; None on a stop request. `progress` counts rows.
+
+    Decoding is greedy; no token ends a row and none is suppressed. Prompts of equal length share a batch, so that nothing
+    is padded.
+    """
     by_length: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
     for index, dialogue in enumerate(dialogues):
         ids = format_prompt(dialogue, tokenizer, max_len)
@@ -54,7 +59,7 @@ def generate_rows(
     with padded_attention(model):
         for length, prompts in sorted(by_length.items()):
             for first in range(0, len(prompts), size):
-                if stopped():
+                if progress.stop_requested():
                     return None
                 indices, ids = zip(*prompts[first : first + size], strict=True)
                 inputs = torch.tensor(ids, device=model.device)
@@ -68,7 +73,7 @@ def generate_rows(
                 )
                 for index, row in zip(indices, output.tolist(), strict=True):
                     rows[index] = _text(row + [tokenizer.pad_id] * (max_len - len(row)), tokenizer)
-                advance(len(indices))
+                progress.advance(len(indices))
     return [rows[index] for index in range(len(dialogues))]
 
 

@@ -1,8 +1,8 @@
-"""Scores as the original program (ljm565/multi-turn-chatbot-GPT2, `tools/evaluator.py`) makes them, to compare with it alone.
+"""Scores of the original program (ljm565/multi-turn-chatbot-GPT2, `tools/evaluator.py`), only to compare with it.
 
-Whole rows are scored, with prompt, special tokens and padding, each as the tokens of the model's own tokenizer, with one
-reference: nltk's corpus BLEU without smoothing and corpus NIST, of batches of rows, whose scores are averaged with the
-number of their rows as weight (as its `TrainingLogger` does). They are no sums over dialogues and have no interval.
+Complete rows are scored, with prompt, special tokens and padding, each as the tokens of the model's own tokenizer and
+with one reference: nltk's corpus BLEU without smoothing and corpus NIST. Batches of rows are scored, and their scores
+averaged with the number of rows as weight, as its `TrainingLogger` does.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ def original_scores(
     tokenize: Callable[[str], Sequence[str]],
     batch_size: int = BATCH_SIZE,
 ) -> dict[str, float]:
-    """`bleu2`, `bleu4`, `nist2` and `nist4` of rows of text; 0 of no rows.
+    """`bleu2`, `bleu4`, `nist2` and `nist4` of rows of text; 0 if there are no rows.
 
-    Where nltk's NIST raises an error, an order of which no row of the batch has an n-gram adds 0, and a batch without
-    tokens on one of its sides scores 0.
+    Two cases in which nltk's NIST raises an error: an order of which no row of the batch has an n-gram adds 0, and a
+    batch without tokens on one of its sides scores 0.
     """
-    said, gold = [tokenize(text) for text in predictions], [tokenize(text) for text in targets]
+    all_rows, all_references = [tokenize(text) for text in predictions], [tokenize(text) for text in targets]
     totals = dict.fromkeys(("bleu2", "bleu4", "nist2", "nist4"), 0.0)
-    for start in range(0, len(said), batch_size):
-        rows, references = said[start : start + batch_size], gold[start : start + batch_size]
+    for start in range(0, len(all_rows), batch_size):
+        rows, references = all_rows[start : start + batch_size], all_references[start : start + batch_size]
         for order in (2, 4):
             totals[f"bleu{order}"] += len(rows) * _bleu(rows, references, order)
             totals[f"nist{order}"] += len(rows) * _nist(rows, references, order)
-    return {name: total / max(1, len(said)) for name, total in totals.items()}
+    return {name: total / max(1, len(all_rows)) for name, total in totals.items()}
 
 
 def _bleu(rows: _Rows, references: _Rows, order: int) -> float:
     with warnings.catch_warnings():
-        # An order without a match makes the score all but 0, as it did; the advice to smooth is of no use here.
+        # An order without a match gives a score near 0, as in the original; nltk's advice to smooth does not apply.
         warnings.simplefilter("ignore")
         return float(corpus_bleu([[row] for row in references], rows, weights=(1 / order,) * order))
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.progress import RecordingProgress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.translate.bleu_score import corpus_bleu
@@ -131,28 +132,26 @@ def test_a_batch_holds_no_more_tokens_than_allowed_but_one_row(batch_tokens):
             sizes.append(len(input_ids))
             return torch.cat([input_ids, torch.zeros(len(input_ids), max_new_tokens, dtype=torch.int64)], dim=1)
 
-    done = []
+    progress = RecordingProgress()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "padded_attention", lambda model: torch.no_grad())
         patch.setattr(rows, "format_prompt", lambda of, *_: [int(of.id), *[0] * (int(of.id) % 3)])
         patch.setattr(rows, "_text", lambda ids, _: ids[0])
         many = [dialogue("a", "b", identifier=str(number)) for number in range(20)]
         made = generate_rows(
-            many, Model(), SimpleNamespace(pad_id=0), max_len=30, batch_tokens=batch_tokens, advance=done.append
+            many, Model(), SimpleNamespace(pad_id=0), max_len=30, batch_tokens=batch_tokens, progress=progress
         )
     assert made == list(range(20))
     assert max(sizes) == max(1, min(7, batch_tokens // 30))
-    assert done == sizes
-    assert sum(done) == 20
+    assert progress.counts == sizes
+    assert sum(progress.counts) == 20
 
 
 @pytest.mark.parametrize("batches", [0, 1, 2])
 def test_once_stopped_there_are_no_rows(tiny_model, tokenizer, batches, dialogues):
-    done = []
-    stopped = lambda: len(done) >= batches  # noqa: E731
-    arguments = {"max_len": 48, "batch_tokens": 1, "advance": done.append, "stopped": stopped}
-    assert generate_rows(dialogues, tiny_model, tokenizer, **arguments) is None
-    assert len(done) == batches
+    progress = RecordingProgress(stop=lambda progress: len(progress.counts) >= batches)
+    assert generate_rows(dialogues, tiny_model, tokenizer, max_len=48, batch_tokens=1, progress=progress) is None
+    assert len(progress.counts) == batches
 
 
 def test_scores_of_rows_are_the_originals(wishes, tokenizer):
