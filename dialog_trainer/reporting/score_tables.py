@@ -21,12 +21,16 @@ def build_score_table(title: str, scored: Mapping) -> TextTable:
 
 
 def build_difference_table(compared: Mapping) -> TextTable:
-    """Of `scores.json`: what this run has more than another, over the same dialogues."""
+    """`compared` of scores.json: this checkpoint minus another one, over the same dialogues."""
     rows = [
         [name, _number(found["difference"], sign="+"), _interval(found, sign="+"), f"{found['p_value']:.3f}"]
         for name, found in compared["differences"].items()
     ]
-    return TextTable(f"More than {compared['with']}", ["score", "difference", "95 % interval", "p"], rows)
+    return TextTable(
+        f"Difference from {compared['with']} (positive: higher here)",
+        ["score", "difference", "95 % interval", "p"],
+        rows,
+    )
 
 
 def build_depth_table(scored: Mapping) -> TextTable:
@@ -81,4 +85,6 @@ def _number(value: float | None, sign: str = "") -> str:
         return "-"
     if abs(value) >= 1e9:  # a perplexity without bounds
         return f"{value:{sign}.1e}"
-    return f"{value:{sign},.1f}" if abs(value) >= 100 else f"{value:{sign}.4f}"
+    if abs(value) >= 100:
+        return f"{value:{sign},.1f}"
+    return f"{value:{sign}.4f}" if round(value, 4) else "0.0000"  # never "-0.0000"

@@ -47,7 +47,7 @@ def test_without_baselines_there_is_no_column_for_them():
 @pytest.mark.parametrize(
     ("value", "plain", "signed"),
     [
-        (0.0, "0.0000", "+0.0000"), (-0.12345, "-0.1235", "-0.1235"), (99.99, "99.9900", "+99.9900"),
+        (0.0, "0.0000", "0.0000"), (-0.00001, "0.0000", "0.0000"), (0.00006, "0.0001", "+0.0001"), (-0.12345, "-0.1235", "-0.1235"), (99.99, "99.9900", "+99.9900"),
         (100, "100.0", "+100.0"), (-12345.6, "-12,345.6", "-12,345.6"), (999_999_999.0, "999,999,999.0", "+999,999,999.0"),
         (1e9, "1.0e+09", "+1.0e+09"), (-1.014e304, "-1.0e+304", "-1.0e+304"), (None, "-", "-"),
     ],
@@ -68,7 +68,7 @@ def test_differences_have_their_sign_and_p_value():
         "ppl": {"difference": -120.0, "low": -150.0, "high": -90.0, "p_value": 1.0},
     }
     table = build_difference_table({"with": "other/weights/step-00000004", "differences": differences})
-    assert table.title == "More than other/weights/step-00000004"
+    assert table.title == "Difference from other/weights/step-00000004 (positive: higher here)"
     assert table.head == ["score", "difference", "95 % interval", "p"]
     assert table.rows == [
         ["bleu2", "+0.0100", "-0.0020 to +0.0200", "0.002"], ["ppl", "-120.0", "-150.0 to -90.0000", "1.000"],

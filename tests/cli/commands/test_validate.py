@@ -12,13 +12,15 @@ from dialog_trainer.build.data import load_dialogues, measure_contamination
 from dialog_trainer.cli.commands import validate as validate_command
 from dialog_trainer.cli.compose import compose_settings
 from dialog_trainer.cli.main import main
+from dialog_trainer.data.contamination import find_contamination
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.data.truncation import split
 from dialog_trainer.evaluation import protocols
 from dialog_trainer.evaluation.analysis import collect_statistics
-from dialog_trainer.evaluation.baselines import drop_human_reference
+from dialog_trainer.evaluation.baselines import drop_human_reference, make_baselines_for
+from dialog_trainer.evaluation.protocols import generate_replies
 from dialog_trainer.evaluation.results import read_scores
-from dialog_trainer.metrics.registry import score_replies
+from dialog_trainer.metrics.registry import SCORES, score_replies
 from dialog_trainer.training.loop import train_step
 from dialog_trainer.types import Reply
 
@@ -164,12 +166,11 @@ def test_the_files_of_each_protocol(validate, runs, protocol):
 
 
 @pytest.mark.parametrize("protocol", ["response", "all_turns", "rollout"])
-def test_what_is_written_gives_the_scores_again_and_baselines_are_of_the_same_turns(
-    validate, runs, monkeypatch, protocol
-):
+def test_files_reproduce_the_scores_and_baselines_reply_to_the_same_turns(validate, runs, monkeypatch, protocol):
     made = {}
-    baselines = validate.baselines
-    monkeypatch.setattr(validate_command, "make_baselines", lambda *given: made.update(baselines(*given)) or dict(made))
+    monkeypatch.setattr(
+        validate_command, "make_baselines_for", lambda *given: made.update(make_baselines_for(*given)) or dict(made)
+    )
     typed = ["metrics.max_dialogues=null", "metrics.max_new_tokens=6", f"metrics.names=[{','.join(NAMES)}]"]
     validate(f"metrics={protocol}", *typed)
     place = runs / "one/validation/validation" / protocol
@@ -181,7 +182,9 @@ def test_what_is_written_gives_the_scores_again_and_baselines_are_of_the_same_tu
     ]
     texts = score_replies(NAMES, replies)
     assert {name: scored["scores"][name]["value"] for name in texts} == texts
-    again = collect_statistics(NAMES, replies, statistics.ids["ppl"], statistics.rows["ppl"])
+    again = collect_statistics(
+        {name: SCORES[name] for name in NAMES}, replies, statistics.ids["ppl"], statistics.rows["ppl"]
+    )
     assert again.ids == statistics.ids
     for name, found in again.rows.items():
         assert found == pytest.approx(statistics.rows[name])
@@ -241,7 +244,7 @@ def test_without_the_training_data_there_are_scores_all_the_same(validate, runs,
         assert scored["clean"] is None
         assert list(scored["scores"]) == NAMES
         (note,) = [line for line in out.splitlines() if line.startswith("note: ")]
-        assert note.startswith("note: no baselines from training replies and no look for leaks: ")
+        assert note.startswith("note: no baselines from training replies and no contamination check: ")
 
 
 def test_training_data_that_are_needed_are_asked_for(validate, tmp_path):
@@ -285,12 +288,12 @@ def test_one_dialogue_and_no_reply_are_scored_as_far_as_they_go(validate, runs, 
     assert bool(scored["baselines"]) == bool(scored["by_depth"]) == bool(replies)
     out = validate(*few, f"compare_with='{place}'")
     missing = "bleu2, ppl, nist2, distinct1, length, length_ratio, chrf" if dialogues == 1 else "distinct1"
-    assert f"Not compared, having no sums over the same dialogues (two or more): {missing}" in out or replies == 0
+    assert f"Not compared (no sums over the same two or more dialogues): {missing}" in out or replies == 0
 
 
 def test_empty_replies_score_0(validate, runs, monkeypatch):
-    def silent(contexts, *_, **__):
-        return [Reply(c.dialogue_id, c.turn_index, c.history, c.reference, "", True, c.references) for c in contexts]
+    def silent(contexts, **_):
+        return [context.answered("", ended=True) for context in contexts]
 
     monkeypatch.setattr(protocols, "generate_replies", silent)
     for protocol in ("response", "rollout"):
@@ -310,9 +313,9 @@ def test_compared_with_itself_nothing_differs(validate, runs):
         assert (found["with"], found["same_signature"]) == ("one/weights/step-00000003", True)
         same = {"difference": 0.0, "low": 0.0, "high": 0.0, "p_value": 1.0}
         assert found["differences"] == dict.fromkeys(["bleu2", "ppl", "nist2", "length", "length_ratio", "chrf"], same)
-        assert "More than one/weights/step-00000003" in out
-        assert "(two or more): distinct1" in out
-        assert "in another way" not in out
+        assert "Difference from one/weights/step-00000003" in out
+        assert "two or more dialogues): distinct1" in out
+        assert "another signature" not in out
 
 
 def test_two_runs_are_compared(validate, runs):
@@ -324,14 +327,14 @@ def test_two_runs_are_compared(validate, runs):
         assert one["difference"] == pytest.approx(ours["scores"][name]["value"] - theirs["scores"][name]["value"])
         assert one["low"] <= one["high"]
     assert differences["ppl"]["difference"] != 0
-    assert "More than two/weights/step-00000003" in out
+    assert "Difference from two/weights/step-00000003" in out
     assert "compared" not in theirs
 
 
 def test_scores_made_in_another_way_are_said_to_be(validate, runs):
     validate(of="two")
     out = validate(f"compare_with='{runs / 'two'}'", "metrics.max_new_tokens=5")
-    assert "Compared with scores that were made in another way: protocol:response|" in out
+    assert "Compared with scores of another signature: protocol:response|" in out
     assert scores_in(runs / "one/validation/validation/response")["compared"]["same_signature"] is False
 
 
@@ -396,11 +399,9 @@ def test_what_chooses_the_best_checkpoint_of_training_has_no_say(validate):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_a_signal_in_the_middle_writes_nothing(dialog_trainer, runs, monkeypatch, number, code):
-    replies_to = protocols.replies_to
-
-    def interrupted(*arguments, **keys):
+    def interrupted(contexts, **keys):
         signal.raise_signal(number)
-        return replies_to(*arguments, **keys)
+        return generate_replies(contexts, **keys)
 
     monkeypatch.setattr(protocols, "generate_replies", interrupted)
     before = set(runs.rglob("*"))
@@ -415,11 +416,11 @@ def trains(dialog_trainer, data, tmp_path, monkeypatch):
     """`trains(*options)` trains a run and returns its output and the ids of every sequence that it was trained on."""
     seen: set[tuple[int, ...]] = set()
 
-    def noting(model, optimizer, scaler, batches, **keys):
+    def noting(learner, batches, **keys):
         batches = list(batches)
         for batch in batches:
             seen.update(tuple(part.tolist()) for part in batch.ids.split(list(batch.lengths)))
-        return train_step(model, optimizer, scaler, batches, **keys)
+        return train_step(learner, batches, **keys)
 
     monkeypatch.setattr("dialog_trainer.training.loop.train_step", noting)
 
@@ -498,7 +499,7 @@ def test_nothing_is_left_to_train_where_all_leaks(dialog_trainer, data, tmp_path
 
 def test_leaks_are_looked_for_once_for_the_same_splits_and_thresholds(data, tmp_path, monkeypatch):
     looked = []
-    leaks = data.leaks
+    leaks = find_contamination
     monkeypatch.setattr(build_data, "find_contamination", lambda *tables: looked.append(tables) or leaks(*tables))
     settings = compose_settings(
         ["data=jsonl", f"data.cache_dir='{tmp_path}/cache'"]

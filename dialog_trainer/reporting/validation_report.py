@@ -1,0 +1,84 @@
+"""What mode=validate prints and writes to scores.md: its tables, and notes that explain them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dialog_trainer.evaluation.baselines import DESCRIPTIONS
+from dialog_trainer.reporting.console import format_losses
+from dialog_trainer.reporting.score_tables import build_depth_table, build_difference_table, build_score_table
+from dialog_trainer.reporting.tables import TextTable
+
+# Below it, a bootstrap over dialogues gives rough intervals.
+MIN_DIALOGUES = 30
+
+
+def build_tables(scored: Mapping[str, Any]) -> list[TextTable]:
+    """The tables of `scored`, the content of scores.json."""
+    tables = [build_score_table("Scores", scored)]
+    clean = scored["clean"]
+    if clean and _has_values(clean):
+        title = f"Without dialogues that are also in the training split ({clean['dialogues']:,} dialogues remain)"
+        tables.append(build_score_table(title, clean))
+    if scored["by_depth"]:
+        tables.append(build_depth_table(scored))
+    if "compared" in scored:
+        tables.append(build_difference_table(scored["compared"]))
+    return tables
+
+
+def build_notes(scored: Mapping[str, Any], split_size: int) -> list[str]:
+    """Lines below the tables; `split_size` is the number of dialogues of the split."""
+    dialogues, replies, clean = scored["dialogues"], scored["replies"], scored["clean"]
+    notes = []
+    legend = [f"{name} = {DESCRIPTIONS[name]}" for name in scored["baselines"]]
+    if legend:
+        notes.append(f"Columns: {'; '.join(legend)}.")
+    sample = f" (metrics.max_dialogues=null: in all {split_size:,})" if dialogues < split_size else ""
+    notes += [
+        f"{replies:,} replies in {dialogues:,} dialogues{sample}.",
+        f"Loss {scored['validation_loss']:.4f}: {format_losses(scored['losses'])}.",
+        f"Signature: {scored['signature']}",
+    ]
+    if not replies:
+        notes.append("No replies: no dialogue has a later turn of the role that replies.")
+    if clean and not clean["dialogues"]:
+        notes.append(
+            f"No scores without contamination: each of the {dialogues:,} dialogues replied to is also in the training split."
+        )
+    notes += _rough_notes(scored)
+    if "compared" in scored:
+        notes += _comparison_notes(scored)
+    return notes
+
+
+def _rough_notes(scored: Mapping[str, Any]) -> list[str]:
+    """Warns about intervals from few dialogues."""
+    counts = [scored["dialogues"], *([scored["clean"]["dialogues"]] if scored["clean"] else [])]
+    few = [f"{count:,}" for count in counts if 0 < count < MIN_DIALOGUES]
+    if not few:
+        return []
+    return [
+        f"Warning: scores from {' and '.join(few)} dialogues; intervals and p values are rough below about {MIN_DIALOGUES}."
+    ]
+
+
+def _comparison_notes(scored: Mapping[str, Any]) -> list[str]:
+    compared = scored["compared"]
+    notes = []
+    if compared["differences"]:
+        notes.append(
+            f"Difference: {scored['checkpoint']} minus {compared['with']}, over the same dialogues; p: two-sided paired "
+            "bootstrap."
+        )
+    if not compared["same_signature"]:
+        notes.append(f"Compared with scores of another signature: {compared['signature']}")
+    missing = [name for name in scored["scores"] if name not in compared["differences"]]
+    if missing:
+        notes.append(f"Not compared (no sums over the same two or more dialogues): {', '.join(missing)}")
+    return notes
+
+
+def _has_values(clean: Mapping[str, Any]) -> bool:
+    return any(score["value"] is not None for score in clean["scores"].values())
