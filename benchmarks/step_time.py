@@ -52,8 +52,8 @@ OF_MODULE = {
 }  # fmt: skip
 OF_EVENT = {
     **dict.fromkeys(("aten::mm", "aten::addmm", "aten::addmm_"), PRODUCTS),
-    **dict.fromkeys(("aten::bernoulli_", "aten::random_", "aten::ge", "dialog_trainer::kept"), DROPOUT),
-    **dict.fromkeys(("_DroppedAttention", "_DroppedAttentionBackward"), ATTENTION),
+    **dict.fromkeys(("aten::bernoulli_", "aten::random_", "aten::ge", "dialog_trainer::dropout_keep_mask"), DROPOUT),
+    **dict.fromkeys(("_DropoutAttention", "_DropoutAttentionBackward"), ATTENTION),
     **{part: part for part in PARTS},
 }
 TITLES = {"before": "before", "after": "after", "compiled": "after, compiled"}

@@ -1,1 +1,1 @@
-"""A causal language model: loading, the loss of a packed batch, replies."""
+"""The causal language model: loading, packed forward pass, loss, generation."""

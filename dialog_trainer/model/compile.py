@@ -1,4 +1,4 @@
-"""The blocks of a model, compiled by torch: one code for all of them, whatever the number of tokens."""
+"""torch.compile of a model's blocks: they share their code, for any number of tokens."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from transformers import PreTrainedModel
 
 from dialog_trainer.model.packed_forward import ATTENTION
 
-# What compiling may end in, beside faults of our own.
+# What compilation raises, apart from errors in the model's own code.
 COMPILE_ERRORS = (TorchDynamoException, CppCompileError)
 
 
 def can_compile(model: PreTrainedModel) -> bool:
-    """Only packed batches are compiled: padded ones have another shape each time."""
+    """Whether the batches are packed: each padded batch has another shape, and would compile anew."""
     return model.config._attn_implementation == ATTENTION and bool(model._no_split_modules)
 
 
-def compile_is_faster(on: torch.device) -> bool:
-    """Whether compiled code is faster: on CUDA supposed; on a CPU measured, and not always (docs/performance.md)."""
-    return on.type == "cuda" and has_triton() and torch.cuda.get_device_capability(on) >= (7, 0)
+def compile_is_faster(device: torch.device) -> bool:
+    """Assumed on CUDA; on a CPU measured, and not always true (docs/performance.md)."""
+    return device.type == "cuda" and has_triton() and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def compile_blocks(model: PreTrainedModel) -> None:
-    """In place; each block compiles at its first pass that is not within `uncompiled`, and all share the result."""
-    torch._dynamo.reset()  # a run of a sweep compiles what it would alone
-    # In this process: one that torch starts for it, and that is killed, would be waited for without end.
+    """Compiles each block in place, at its first pass outside `run_eagerly`; the first block's code serves all."""
+    torch._dynamo.reset()  # a run of a sweep compiles as it would alone
+    # In this process: torch would wait for ever for a compile worker that was killed.
     inductor.compile_threads = 1
-    # A number of tokens that happens to be the width is no other kind of batch; blocks are not cut to DDP's buckets.
+    # Dynamic sizes that happen to be equal (tokens and width) stay different; blocks are not cut into DDP's buckets.
     symbolic.use_duck_shape = False
     dynamo.optimize_ddp = False
     for block in _blocks(model):
@@ -42,22 +42,24 @@ def compile_blocks(model: PreTrainedModel) -> None:
 
 
 def uncompile_blocks(model: PreTrainedModel) -> None:
-    """Undoes `compile_blocks`."""
+    """Reverts `compile_blocks`."""
     for block in _blocks(model):
         block._compiled_call_impl = None
 
 
 def _blocks(model: PreTrainedModel) -> list[torch.nn.Module]:
-    return [block for block in model.modules() if type(block).__name__ in model._no_split_modules]
+    names = model._no_split_modules or ()
+    return [block for block in model.modules() if type(block).__name__ in names]
 
 
 def failure_reason(error: Exception) -> str:
-    """The line of what failed that says most: torch puts a compiler's own words last."""
+    """The most informative line of a compile error: the last of the compiler's own, which torch puts at the end."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if "error:" in line.lower() or "no space" in line.lower()]
-    return (told or lines or [type(error).__name__])[-1]
+    from_compiler = [line for line in lines if "error:" in line.lower() or "no space" in line.lower()]
+    return (from_compiler or lines or [type(error).__name__])[-1]
 
 
-def run_eagerly() -> AbstractContextManager:
-    """Within the block a model that `compile_blocks` has changed computes as before."""
-    return torch.compiler.set_stance("force_eager")
+def run_eagerly() -> AbstractContextManager[object]:
+    """Within the block, compiled blocks run without their compiled code."""
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance

@@ -1,8 +1,9 @@
-"""Building or loading the model and fitting it to a vocabulary."""
+"""Loads a pretrained model or builds one from scratch, and fits it to a tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers import (
@@ -24,27 +25,27 @@ def load_pretrained(
     dropout: float | None,
     check: Callable[[int], None] | None = None,
 ) -> PreTrainedModel:
-    """The model of a hub id or folder, fp32, with rows for the vocabulary's added tokens.
+    """The fp32 model of a hub id or folder, with embeddings for the tokens that were added to the tokenizer.
 
-    `dropout` replaces every dropout probability of the model's config; None keeps them. `check` is called with the number
-    of weights before there are any. Raises `ModelError`.
+    `dropout` replaces each dropout probability of the model's config (None keeps them). `check` gets the number of
+    weights before they are loaded, and raises where they do not fit. Raises `ModelError`.
     """
     try:
         config = AutoConfig.from_pretrained(name_or_folder)
-        weights = _num_weights(config) if check else 0
+        weights = _count_weights(config) if check else 0
     except Exception as error:  # a config may hold anything
         raise loading_error(name_or_folder, error) from None
     if dropout is not None:
         _set_dropout(config, dropout)
-    if check:  # its own faults are not those of the model
+    if check:  # outside of `try`: its errors are not those of the model
         check(weights)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             name_or_folder, config=config, dtype=torch.float32, use_safetensors=True
         )
-    except Exception as error:  # the hub's client raises many kinds; all mean that the model cannot be had
+    except Exception as error:  # the hub's client raises many kinds; all mean that there is no model
         raise loading_error(name_or_folder, error) from None
-    _fit(model, tokenizer)
+    _fit_to_tokenizer(model, tokenizer)
     return model
 
 
@@ -59,7 +60,10 @@ def build_from_scratch(
     seed: int,
     check: Callable[[int], None] | None = None,
 ) -> PreTrainedModel:
-    """A GPT-2 (Radford et al. 2019) with random weights that depend on `seed` alone; `check` as in `load`."""
+    """A GPT-2 (Radford et al. 2019) with random weights that depend on `seed` alone; `check` as in `load_pretrained`.
+
+    Raises `ModelError`.
+    """
     if width % heads:
         raise ModelError(f"model.width={width} is not a multiple of model.heads={heads}")
     config = GPT2Config(
@@ -71,24 +75,29 @@ def build_from_scratch(
         resid_pdrop=dropout,
         embd_pdrop=dropout,
         attn_pdrop=dropout,
-        # GPT-2's 0.02 is meant for a width of 768; narrower models learn faster from wider weights.
+        # GPT-2's 0.02 is meant for a width of 768; narrower models learn faster from a wider distribution.
         initializer_range=0.02 * (768 / width) ** 0.5,
         bos_token_id=tokenizer.cls_id,
         eos_token_id=tokenizer.end_id,
         pad_token_id=tokenizer.pad_id,
     )
     if check:
-        check(_num_weights(config))
+        check(_count_weights(config))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config)
-    _fit(model, tokenizer)
+        model = _from_config(config)
+    _fit_to_tokenizer(model, tokenizer)
     return model
 
 
-def _num_weights(config: PreTrainedConfig) -> int:
+def _from_config(config: PreTrainedConfig) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    return model
+
+
+def _count_weights(config: PreTrainedConfig) -> int:
     with torch.device("meta"):
-        return sum(weight.numel() for weight in AutoModelForCausalLM.from_config(config).parameters())
+        return sum(weight.numel() for weight in _from_config(config).parameters())
 
 
 def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
@@ -98,16 +107,16 @@ def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
             setattr(config, key, dropout)
 
 
-def _fit(model: PreTrainedModel, tokenizer: DialogueTokenizer) -> None:
-    rows = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
+def _fit_to_tokenizer(model: PreTrainedModel, tokenizer: DialogueTokenizer) -> None:
+    embeddings: Any = model.get_input_embeddings()
+    if len(tokenizer) > embeddings.num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     if tokenizer.added_tokens:
-        _start_at_mean(model, len(tokenizer) - tokenizer.added_tokens)
+        _set_to_mean(model, len(tokenizer) - tokenizer.added_tokens)
     model.config.bos_token_id = tokenizer.cls_id
     model.config.eos_token_id = tokenizer.end_id
     model.config.pad_token_id = tokenizer.pad_id
-    model.generation_config = GenerationConfig(
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         bos_token_id=tokenizer.cls_id,
         eos_token_id=[tokenizer.sep_id, tokenizer.end_id],
         pad_token_id=tokenizer.pad_id,
@@ -117,9 +126,12 @@ def _fit(model: PreTrainedModel, tokenizer: DialogueTokenizer) -> None:
 
 
 @torch.no_grad()
-def _start_at_mean(model: PreTrainedModel, first_new: int) -> None:
-    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+def _set_to_mean(model: PreTrainedModel, first_added: int) -> None:
+    """Starts the embeddings, and the rows of the head, of added tokens at the mean of the others."""
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    embeddings: Any = model.get_input_embeddings()
+    for layer in (embeddings, head):
         if layer is not None:
-            layer.weight[first_new:] = layer.weight[:first_new].mean(dim=0)
+            layer.weight[first_added:] = layer.weight[:first_added].mean(dim=0)
             if getattr(layer, "bias", None) is not None:
-                layer.bias[first_new:] = layer.bias[:first_new].mean()
+                layer.bias[first_added:] = layer.bias[:first_added].mean()

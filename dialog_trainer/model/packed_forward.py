@@ -1,8 +1,7 @@
-"""The forward pass of a packed batch: no padding, attention inside each sequence.
+"""Forward pass of a packed batch: no padding, attention inside each sequence.
 
-The attention function is registered with transformers' `AttentionInterface` under the name `ATTENTION`. As no mask
-function of that name is registered, transformers builds no mask; the lengths arrive as the keyword argument
-`packing`, which a model's `forward` hands down to its attention layers.
+The attention function is registered with transformers' `AttentionInterface` as `ATTENTION`. No mask function has that
+name, so transformers builds no mask; the lengths reach the attention layers as the keyword argument `packing`.
 """
 
 from __future__ import annotations
@@ -17,58 +16,59 @@ from transformers import AttentionInterface, PreTrainedModel
 from dialog_trainer.model.kernels.attention import Packing, packed_attention
 
 ATTENTION = "dialog_trainer_packed"
-# How far packed logits may be from the plain ones, as a share of the largest: rounding stays below a hundredth of it,
-# a model that carries something from one sequence to the next does not.
+# Largest difference between packed and padded logits, relative to the largest logit. Rounding stays below a hundredth of
+# it; a model that carries something from one sequence to the next exceeds it.
 TOLERANCE = 1e-4
-
 
 AttentionInterface.register(ATTENTION, packed_attention)
 
 
 def use_packed_attention(model: PreTrainedModel, longest: int = 8) -> bool:
-    """Switches the model to packed attention if it can take it, and says whether it did; `model.has_plain_head` says
-    whether its loss can do without logits.
+    """Switches the model to packed attention if it supports it, and returns whether it does.
 
-    A model can if a packed forward pass of two sequences gives the logits of the plain one. `longest` is the length
-    of the longest sequence to come: the probe is as long, so that a model whose layers see a shorter window or chunk
-    is found out.
+    It does if the packed logits of two sequences equal the padded ones. `longest` is the length of the longest sequence
+    to come: the probe is as long, so that a sliding window or chunk shorter than that shows. Sets `model.has_plain_head`
+    (the logits are the hidden states times the output embeddings, so that the loss needs no logits) and
+    `model.padded_implementation` (the attention to return to).
     """
-    plain = model.config._attn_implementation
+    padded = model.config._attn_implementation
     lengths = (3, longest)
-    positions = torch.cat([torch.arange(length, device=model.device) for length in lengths])
-    ids = torch.arange(sum(lengths), device=model.device) % model.get_input_embeddings().num_embeddings
-    at = torch.arange(1, len(ids), device=model.device)
+    device, vocabulary_size = model.device, int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]  # an Embedding
+    positions = torch.cat([torch.arange(length, device=device) for length in lengths])
+    ids = torch.arange(sum(lengths), device=device) % vocabulary_size
+    indices = torch.arange(1, len(ids), device=device)
     was_training = model.training
-    model.eval()
+    model.train(False)
+    has_plain_head = False
     try:
         with torch.no_grad():
-            expected = torch.cat([model(input_ids=part.unsqueeze(0)).logits[0] for part in ids.split(lengths)])[at]
-            model.set_attn_implementation(ATTENTION)  # models with an attention of their own stay as they are
-            close = {"rtol": 0, "atol": TOLERANCE * float(expected.abs().max())}
-            fits = torch.allclose(packed_logits(model, ids, positions, lengths, at), expected, **close)
-            fits = fits and model.config._attn_implementation == ATTENTION
-            # The logits are the hidden states times the output embeddings, and nothing more.
-            model.has_plain_head = (
-                fits
-                and isinstance(head := model.get_output_embeddings(), torch.nn.Linear)
-                and torch.allclose(head(packed_states(model, ids, positions, lengths)[at]), expected, **close)
-            )
+            rows = torch.split(ids, list(lengths))
+            expected = torch.cat([model(input_ids=row.unsqueeze(0)).logits[0] for row in rows])[indices]
+            tolerance = TOLERANCE * float(expected.abs().max())
+            model.set_attn_implementation(ATTENTION)  # a model with an attention of its own stays as it is
+            logits = packed_logits(model, ids, positions, lengths, indices)
+            supported = torch.allclose(logits, expected, rtol=0, atol=tolerance)
+            supported = supported and model.config._attn_implementation == ATTENTION
+            head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+            if supported and isinstance(head, torch.nn.Linear):
+                logits = head(packed_hidden_states(model, ids, positions, lengths)[indices])
+                has_plain_head = torch.allclose(logits, expected, rtol=0, atol=tolerance)
     except (TypeError, ValueError, RuntimeError, KeyError):
-        fits = False
-    if not fits:
-        model.set_attn_implementation(plain)
-        model.has_plain_head = False
-    model.plain_attention = plain
+        supported = has_plain_head = False
+    if not supported:
+        model.set_attn_implementation(padded)
+    model.has_plain_head = has_plain_head  # type: ignore[assignment]  # an attribute of our own
+    model.padded_implementation = padded
     model.train(was_training)
-    return fits
+    return supported
 
 
-def packed_states(
+def packed_hidden_states(
     model: PreTrainedModel, ids: torch.Tensor, positions: torch.Tensor, lengths: tuple[int, ...]
 ) -> torch.Tensor:
-    """Last hidden states `(N, D)` of a packed batch, for a model in packed attention.
+    """Last hidden states `(N, D)` of a packed batch `ids`, `positions` `(N,)`, for a model in packed attention.
 
-    It is given embeddings: among ids transformers looks for padding, for which a GPU would be waited for.
+    The model gets embeddings: among ids transformers looks for padding, and the host would wait for a GPU.
     """
     embeddings = model.get_input_embeddings()(ids.unsqueeze(0))
     output = model.base_model(
@@ -77,7 +77,8 @@ def packed_states(
         packing=Packing.on(ids.device, lengths),
         use_cache=False,
     )
-    return output.last_hidden_state[0]
+    states: torch.Tensor = output.last_hidden_state[0]
+    return states
 
 
 def packed_logits(
@@ -85,32 +86,34 @@ def packed_logits(
     ids: torch.Tensor,
     positions: torch.Tensor,
     lengths: tuple[int, ...],
-    at: torch.Tensor,
+    indices: torch.Tensor,
 ) -> torch.Tensor:
-    """Logits `(M, V)` at the indices `at` `(M,)` of a packed batch `ids`, `positions` `(N,)`."""
+    """Logits `(M, V)` at the `indices` `(M,)` of a packed batch; a model without packed attention gets padded rows."""
+    logits: torch.Tensor
     if model.config._attn_implementation == ATTENTION:
         output = model(
             input_ids=ids.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
             packing=Packing.on(ids.device, lengths),
-            logits_to_keep=at,
+            logits_to_keep=indices,
             use_cache=False,
         )
-        return output.logits[0]
-    rows = pad_sequence(ids.split(lengths), batch_first=True)
-    real = pad_sequence(torch.ones_like(ids).split(lengths), batch_first=True)
-    logits = model(input_ids=rows, attention_mask=real, use_cache=False).logits
-    return logits[real.bool()][at]
+        logits = output.logits[0]
+        return logits
+    rows = pad_sequence(list(torch.split(ids, list(lengths))), batch_first=True)
+    attended = pad_sequence(list(torch.split(torch.ones_like(ids), list(lengths))), batch_first=True)
+    logits = model(input_ids=rows, attention_mask=attended, use_cache=False).logits
+    return logits[attended.bool()][indices]
 
 
 @contextmanager
 def padded_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Within the block the model attends the ordinary, padded way, with a cache."""
-    was = model.config._attn_implementation
-    if was == ATTENTION:
-        model.set_attn_implementation(model.plain_attention)
+    """Within the block the model attends to padded rows, with a KV cache."""
+    packed = model.config._attn_implementation == ATTENTION
+    if packed:
+        model.set_attn_implementation(str(model.padded_implementation))
     try:
         yield
     finally:
-        if was == ATTENTION:
-            model.set_attn_implementation(was)
+        if packed:
+            model.set_attn_implementation(ATTENTION)

@@ -26,21 +26,21 @@ def wide_gpt2(tokenizer):
     return model
 
 
-def built(kind: str, **sizes):
+def build(kind: str, **sizes):
     """A small random model of transformers' `kind`, in evaluation mode."""
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(SHAPE | sizes))).eval()
 
 
 def always_say(model, token: int) -> None:
-    """Makes `token` the likeliest everywhere: its row points along the last layer's constant output."""
+    """Makes `token` the most probable everywhere: its row points along the last layer's constant output."""
     with torch.no_grad():
         model.transformer.ln_f.weight.mul_(0.01)
         model.transformer.ln_f.bias.fill_(1.0)
         model.get_input_embeddings().weight[token] = 5.0
 
 
-def contexts_of(lengths: list[int], first: int, size: int, seed: int = 0) -> list[list[int]]:
+def random_contexts(lengths: list[int], first: int, size: int, seed: int = 0) -> list[list[int]]:
     """Random ids below `size` after a `first` one."""
-    draw = torch.Generator().manual_seed(seed)
-    return [[first, *torch.randint(7, size, (n - 1,), generator=draw).tolist()] for n in lengths]
+    generator = torch.Generator().manual_seed(seed)
+    return [[first, *torch.randint(7, size, (n - 1,), generator=generator).tolist()] for n in lengths]

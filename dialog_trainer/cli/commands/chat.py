@@ -1,103 +1,165 @@
-"""mode=chat: talk to a checkpoint in the terminal; writes nothing."""
+"""mode=chat: a conversation with a checkpoint in the terminal, or a reply to each line of piped input; writes no file."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
+import os
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import TextIO
-
-import torch
 
 from dialog_trainer.build.model import load_saved_model
 from dialog_trainer.build.runtime import select_device
 from dialog_trainer.config.options import Settings
+from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.model.generation.conversation import Conversation, LineTooLong
 from dialog_trainer.model.generation.generate import stream_reply
-from dialog_trainer.training.checkpoint import find_checkpoint
+from dialog_trainer.model.generation.sampling import GREEDY, Decoding
+from dialog_trainer.training.checkpoint import find_checkpoint, read_state
+
+MAX_LINE_CHARACTERS = 100_000
+HELP = "Type a line and press Enter. /reset forgets the conversation, /help shows this line, /quit, quit or exit ends the chat."
+PROMPT = "you: "
+
+# Returns the next line, or None at the end of the input.
+ReadLine = Callable[[], str | None]
+# `(context, on_text)` -> the reply, whose text `on_text` gets in pieces.
+Reply = Callable[[list[int], Callable[[str], None]], str]
 
 
 def chat_with_run(settings: Settings) -> int:
+    """Chats until the user ends it; returns the exit code."""
     folder = find_checkpoint(Path(settings["resume_model_dir"]), settings["load_model_type"])
-    options = settings["chat"]
+    options, seed, window = settings["chat"], settings["seed"], settings["model"]["max_len"]
     max_new_tokens = options["max_new_tokens"] or settings["metrics"]["max_new_tokens"]
-    model, tokenizer = load_saved_model(
-        folder, settings, select_device(settings), lambda line: print(line, file=sys.stderr)
+    decoding = Decoding("sample", options["temperature"], options["top_p"]) if options["temperature"] else GREEDY
+    _print_note(describe_checkpoint(folder, settings["load_model_type"]))
+    model, tokenizer = load_saved_model(folder, settings, select_device(settings), _print_note)
+    _print_note(
+        f"decoding: {decoding.text()}, at most {max_new_tokens} tokens a reply"
+        + (f", seed {seed}" if decoding.kind == "sample" else "")
     )
-    torch.manual_seed(settings["seed"])
-    for stream in (sys.stdin, sys.stdout):
-        stream.reconfigure(encoding="utf-8", errors="replace")
+    turns = itertools.count()
 
-    reply = partial(
-        stream_reply,
-        model,
-        tokenizer,
-        max_new_tokens=max_new_tokens,
-        temperature=float(options["temperature"]),  # transformers refuses an int
-        top_p=float(options["top_p"]),
-    )
-    window = settings["model"]["max_len"]
+    def reply(context: list[int], on_text: Callable[[str], None]) -> str:
+        turn_seed = derive_seed("chat", seed, next(turns))
+        return stream_reply(
+            model, tokenizer, context, on_text, decoding=decoding, seed=turn_seed, max_new_tokens=max_new_tokens
+        )
+
+    return run_session(Conversation(tokenizer, window=window, max_new_tokens=max_new_tokens), reply)
+
+
+def describe_checkpoint(folder: Path, kind: str) -> str:
+    """One line: folder, kind (`metric`, `loss` or `last`), step, and what its validation gave where it was the best."""
+    state = read_state(folder)
+    step, best = state["step"], state.get("best", {})
+    parts = [f"{kind}, step {step:,}"]
+    parts += [f"validation loss {best['loss']:.4f}"] if best.get("loss") and best["loss_step"] == step else []
+    parts += [f"best score {best['score']:.4f}"] if best.get("score") and best["score_step"] == step else []
+    return f"checkpoint: {folder} ({', '.join(parts)})"
+
+
+def run_session(conversation: Conversation, reply: Reply) -> int:
+    """Chats over the standard streams; returns the exit code. Notes and errors go to the standard error output.
+
+    In a terminal, lines can be edited and recalled, the reply streams, and Ctrl-C stops a reply or, at the prompt, ends
+    the chat. Otherwise each line of the input gives one line of output.
+    """
+    live = sys.stdin.isatty() and sys.stdout.isatty()
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")
     try:
-        chat_loop(Conversation(tokenizer, window=window, max_new_tokens=max_new_tokens), reply)
+        chat_loop(conversation, reply, _read_terminal if live else _read_pipe, _write, live=live)
     except KeyboardInterrupt:
-        print()
+        _print_note("")
         return 130
+    except OSError as error:  # the reader of a pipe has gone, or the terminal
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes standard output once more
+        _print_note(f"the chat ended: standard input or output is closed ({error.strerror})")
+        return 1
     return 0
 
 
-MAX_LINE_CHARACTERS = 100_000
-HELP = "Type a line and press Enter. /reset forgets the conversation, /quit leaves."
-
-
 def chat_loop(
-    conversation: Conversation,
-    reply: Callable[[list[int], Callable[[str], None]], str],
-    lines: TextIO | None = None,
-    out: TextIO | None = None,
+    conversation: Conversation, reply: Reply, read_line: ReadLine, write: Callable[[str], None], *, live: bool
 ) -> None:
-    """Reads lines until `/quit` or the end of input. `reply(context, on_text)` returns the whole reply.
-
-    On a terminal there is a prompt and the reply streams; piped, each line gives exactly one line.
-    """
-    lines, out = lines or sys.stdin, out or sys.stdout
-    live = lines.isatty()
-
-    def say(text: str, end: str = "\n") -> None:
-        out.write(text + end)
-        out.flush()
-
+    """Answers lines until `/quit` or the end of the input; `live` in a terminal."""
     if live:
-        say(HELP)
-    while True:
-        if live:
-            say("you: ", end="")
-        line = lines.readline(MAX_LINE_CHARACTERS)
-        if not line:
-            return
-        if not line.endswith("\n") and len(line) == MAX_LINE_CHARACTERS:
-            while line and not line.endswith("\n"):
-                line = lines.readline(MAX_LINE_CHARACTERS)
-            say(f"(that line has more than {MAX_LINE_CHARACTERS:,} characters: send a shorter one)")
-            continue
+        write(f"{HELP}\n")
+    while (line := read_line()) is not None:
         text = line.encode("utf-8", "replace").decode("utf-8").strip()  # without lone surrogates
-        if text.split()[:1] == ["/quit"]:
+        command = text.split()[0] if text.startswith("/") else text
+        if command in ("/quit", "quit", "exit"):
             return
-        if text.split()[:1] == ["/reset"]:
+        if len(line.removesuffix("\n")) > MAX_LINE_CHARACTERS:
+            write(f"(that line has more than {MAX_LINE_CHARACTERS:,} characters: send a shorter one)\n")
+        elif command == "/reset":
             conversation.reset()
-            say("(forgotten)")
+            write("(forgotten)\n")
+        elif command == "/help":
+            write(f"{HELP}\n")
         elif text.startswith("/"):
-            say(f"(there is no {text.split()[0]}: /reset or /quit)")
+            write(f"(there is no {command}: /reset, /help or /quit)\n")
         elif not text:
-            say("(an empty line: type something, or /quit)")
+            write("(an empty line: type something, or /quit)\n")
         else:
             try:
                 context = conversation.ask(text)
             except LineTooLong as error:
-                say(f"({error})")
+                write(f"({error})\n")
                 continue
-            if live:
-                say("bot: ", end="")
-            answer = reply(context, (lambda piece: say(piece, end="")) if live else (lambda piece: None))
+            answer = _stream_answer(context, reply, write) if live else reply(context, lambda piece: None)
             conversation.answer(answer)
-            say(("" if answer else "(no reply)") if live else " ".join(answer.splitlines()) or "(no reply)")
+            if not live:
+                write(f"{' '.join(answer.splitlines()) or '(no reply)'}\n")
+
+
+def _stream_answer(context: list[int], reply: Reply, write: Callable[[str], None]) -> str:
+    """The reply, written as it is generated; as much of it as there is when Ctrl-C stops it."""
+    pieces: list[str] = []
+
+    def write_piece(piece: str) -> None:
+        pieces.append(piece)
+        write(piece)
+
+    write("bot: ")
+    end = ""
+    try:
+        reply(context, write_piece)
+    except KeyboardInterrupt:
+        end = " (stopped)" if pieces else "(stopped)"
+    write(f"{end or ('' if pieces else '(no reply)')}\n")
+    return "".join(pieces)
+
+
+def _read_terminal() -> str | None:
+    """A line edited with readline, whose history stays in memory; without readline as the terminal edits it."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  # importing it changes `input`
+    try:
+        return input(PROMPT)
+    except EOFError:
+        _write("\n")
+        return None
+
+
+def _read_pipe() -> str | None:
+    """A line of standard input; of a longer one than is accepted, the beginning."""
+    line = sys.stdin.readline(MAX_LINE_CHARACTERS + 1)
+    rest = line
+    while len(rest) > MAX_LINE_CHARACTERS and not rest.endswith("\n"):
+        rest = sys.stdin.readline(MAX_LINE_CHARACTERS + 1)
+    return line or None
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _print_note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-import torch
 from transformers import PreTrainedModel
 
 from dialog_trainer.data.formatting import start_sequence
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.data.truncation import keep_start
 from dialog_trainer.evaluation.progress import SILENT, Progress
-from dialog_trainer.model.packed_forward import padded_attention
+from dialog_trainer.model.generation.generate import TokenRules, generate_batch
+from dialog_trainer.model.generation.sampling import GREEDY
 from dialog_trainer.types import Dialogue
 
 
@@ -34,7 +34,6 @@ def format_target_row(dialogue: Dialogue, tokenizer: DialogueTokenizer, max_len:
     return _text(ids + [tokenizer.pad_id] * (max_len - len(ids)), tokenizer)
 
 
-@torch.no_grad()
 def generate_rows(
     dialogues: Sequence[Dialogue],
     model: PreTrainedModel,
@@ -55,25 +54,18 @@ def generate_rows(
         by_length[len(ids)].append((index, ids))
     rows: dict[int, str] = {}
     size = max(1, batch_tokens // max_len)
-    model.eval()
-    with padded_attention(model):
-        for length, prompts in sorted(by_length.items()):
-            for first in range(0, len(prompts), size):
-                if progress.stop_requested():
-                    return None
-                indices, ids = zip(*prompts[first : first + size], strict=True)
-                inputs = torch.tensor(ids, device=model.device)
-                output = model.generate(
-                    input_ids=inputs,
-                    attention_mask=torch.ones_like(inputs),
-                    max_new_tokens=max_len - length,
-                    do_sample=False,
-                    eos_token_id=None,
-                    suppress_tokens=None,
-                )
-                for index, row in zip(indices, output.tolist(), strict=True):
-                    rows[index] = _text(row + [tokenizer.pad_id] * (max_len - len(row)), tokenizer)
-                progress.advance(len(indices))
+    for length, prompts in sorted(by_length.items()):
+        for first in range(0, len(prompts), size):
+            if progress.stop_requested():
+                return None
+            batch = prompts[first : first + size]
+            contexts = [ids for _, ids in batch]
+            for row, new_ids, _ in generate_batch(
+                model, contexts, decoding=GREEDY, seeds=(), rules=TokenRules(), max_new_tokens=max_len - length
+            ):
+                index, ids = batch[row]
+                rows[index] = _text([*ids, *new_ids], tokenizer)
+            progress.advance(len(batch))
     return [rows[index] for index in range(len(dialogues))]
 
 

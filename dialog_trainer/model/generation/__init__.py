@@ -1,1 +1,1 @@
-"""Generation: sampling, KV cache, batched and streamed replies, conversation history."""
+"""Text generation: sampling, KV cache, batched and streamed replies, the history of a conversation."""

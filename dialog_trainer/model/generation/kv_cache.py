@@ -1,144 +1,163 @@
-"""Contexts -> replies, a token at a time, with the keys and values of what came before kept.
-
-Contexts that begin alike are read once, and a row leaves the batch when its reply has ended.
-"""
+"""Batched generation with a KV cache and shared-prefix prefill: each prefix is read once, finished rows leave the batch."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-# Read in one forward pass: more than some hundred tokens make products no faster, and what lies between them larger.
-READ_TOKENS = 1024
+# Tokens of one prefill pass: a few hundred already make the matrix products efficient, more only enlarge activations.
+PREFILL_TOKENS = 1024
+# Rows are removed once so many of the batch have ended: each removal copies the cache.
+MAX_LIVE_SHARE = 0.75
+
+# `(logits (B, V), rows, step)` -> `(B,)` next tokens of the `rows` that are still in the batch.
+Choose = Callable[[torch.Tensor, list[int], int], torch.Tensor]
+# Called with a row and its new token, in order, as soon as the token is known.
+OnToken = Callable[[int, int], None]
+# `(row, ids, ended)`: the tokens of a reply without the one that ended it, and whether one did.
+BatchReply = tuple[int, list[int], bool]
 
 
 def supports_kv_cache(model: PreTrainedModel) -> bool:
-    """Whether every layer keeps keys and values of all tokens, and the model can be told positions: a state that runs
-    along the row, or a window of it, cannot be shared or cut."""
+    """Whether each layer caches the keys and values of all tokens, and positions can be passed: rows of a recurrent state
+    or of a sliding window can be neither shared nor cut."""
     if not {"position_ids", "past_key_values", "logits_to_keep"} <= set(inspect.signature(model.forward).parameters):
         return False
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
 
 def group_by_prefix(contexts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Indices of contexts, each chain by rising length: what comes earlier in a chain is the beginning of what comes later."""
-    found: list[list[int]] = []
+    """Indices of contexts as chains of rising length, in which each context is a prefix of the next.
+
+    Contexts `[1, 2]`, `[1]`, `[3]`, `[1, 2, 5]` make the chains `[1, 0, 3]` and `[2]`: two rows to read for four contexts.
+    """
+    chains: list[list[int]] = []
     for index in sorted(range(len(contexts)), key=lambda i: (list(contexts[i]), i)):
-        last = contexts[found[-1][-1]] if found else None
+        last = contexts[chains[-1][-1]] if chains else None
         if last is not None and list(contexts[index][: len(last)]) == list(last):
-            found[-1].append(index)
+            chains[-1].append(index)
         else:
-            found.append([index])
-    return found
+            chains.append([index])
+    return chains
 
 
 def generate_with_cache(
     model: PreTrainedModel,
     contexts: Sequence[Sequence[int]],
     *,
-    choose: Callable[[torch.Tensor, list[int], int], torch.Tensor],
+    choose: Choose,
     ends: Sequence[int],
     max_new_tokens: int,
-) -> Iterator[tuple[int, list[int], bool]]:
-    """Yields `(row, ids, ended)` for each context as its reply ends, all in one batch.
-
-    `choose(logits, rows, step)` gives the `(B,)` next tokens of the rows that are left, from `logits` `(B, V)`.
-    """
+    on_token: OnToken,
+) -> Iterator[BatchReply]:
+    """Yields each reply of one batch as it ends: at a token of `ends`, or after `max_new_tokens`."""
     rows = list(range(len(contexts)))
     lengths = torch.tensor([len(context) for context in contexts], device=model.device) - 1
-    cache = _read(model, contexts, max_new_tokens)
+    layers = _prefill(model, contexts, max_new_tokens)
+    cache = Cache(layers=list(layers))
     width = int(lengths.max())
     columns = torch.arange(width + max_new_tokens, device=model.device)
-    real = (columns >= width - lengths.unsqueeze(1)).to(torch.int64)
+    attended = (columns >= width - lengths.unsqueeze(1)).to(torch.int64)  # 0 on the padding at the left
     tokens = torch.tensor([context[-1] for context in contexts], device=model.device)
     replies: list[list[int]] = [[] for _ in rows]
-    done: set[int] = set()
+    ended: set[int] = set()
     for step in range(max_new_tokens):
         logits = model(
             input_ids=tokens.unsqueeze(1),
-            attention_mask=real[:, : cache.get_seq_length() + 1],
+            attention_mask=attended[:, : cache.get_seq_length() + 1],
             position_ids=(lengths + step).unsqueeze(1),
             past_key_values=cache,
             use_cache=True,
         ).logits[:, -1]
         tokens = choose(logits, rows, step)
         for row, token in zip(rows, tokens.tolist(), strict=True):
-            if row in done:
+            if row in ended:
                 continue
             if token not in ends:
                 replies[row].append(token)
+                on_token(row, token)
             if token in ends or step == max_new_tokens - 1:
-                done.add(row)
+                ended.add(row)
                 yield row, replies[row], token in ends
-        kept = [place for place, row in enumerate(rows) if row not in done]
-        if not kept:
+        live = [index for index, row in enumerate(rows) if row not in ended]
+        if not live:
             return
-        if len(kept) <= 0.75 * len(rows):  # each time costs a copy of the cache
-            rows = [rows[place] for place in kept]
-            places = torch.tensor(kept, device=model.device)
-            lengths, tokens, real = lengths[places], tokens[places], real[places]
-            padding = int((real == 0).sum(1).min())
-            real = real[:, padding:]
-            for layer in cache.layers:
-                layer.keep(places, padding)
+        if len(live) <= MAX_LIVE_SHARE * len(rows):
+            rows = [rows[index] for index in live]
+            indices = torch.tensor(live, device=model.device)
+            lengths, tokens, attended = lengths[indices], tokens[indices], attended[indices]
+            padding = int((attended == 0).sum(1).min())
+            attended = attended[:, padding:]
+            for layer in layers:
+                layer.keep(indices, padding)
 
 
-class _Layer(DynamicLayer):
-    """Keys and values `(B, H, T, D)` in the front of buffers with room for the reply, so that growing copies nothing."""
+class _BufferedLayer(DynamicLayer):
+    """Keys and values `(B, H, T, D)` in the first `T` columns of larger buffers, so that a new token copies nothing."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, used: int):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         self.lazy_initialization(keys, values)
-        self._hold(keys, values, used)
+        self._set(keys, values, used)
 
-    def _hold(self, keys: torch.Tensor, values: torch.Tensor, used: int) -> None:
-        self.buffers = keys, values
-        self.keys, self.values = (buffer[:, :, :used] for buffer in self.buffers)
+    def _set(self, keys: torch.Tensor, values: torch.Tensor, used: int) -> None:
+        self._buffers = keys, values
+        self.keys, self.values = keys[:, :, :used], values[:, :, :used]
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object):
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         first = self.keys.shape[2]
         used = first + key_states.shape[2]
-        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, first:used] = states
-        self._hold(*self.buffers, used)
+        self._set(*self._buffers, used)
         return self.keys, self.values
 
-    def keep(self, places: torch.Tensor, padding: int) -> None:
-        """Only the rows at `places` `(B,)`, without the first `padding` columns."""
-        kept = (buffer[:, :, padding:].index_select(0, places) for buffer in self.buffers)
-        self._hold(*kept, self.keys.shape[2] - padding)
+    def keep(self, rows: torch.Tensor, padding: int) -> None:
+        """Keeps the rows `(B,)` alone, without their first `padding` columns."""
+        keys, values = (buffer[:, :, padding:].index_select(0, rows) for buffer in self._buffers)
+        self._set(keys, values, self.keys.shape[2] - padding)
 
 
-def _read(model: PreTrainedModel, contexts: Sequence[Sequence[int]], room: int) -> Cache:
-    """The cache of all contexts but for their last tokens, left-padded, with `room` for further tokens.
+def _prefill(model: PreTrainedModel, contexts: Sequence[Sequence[int]], max_new_tokens: int) -> list[_BufferedLayer]:
+    """The cache of all contexts but their last tokens, padded on the left, with room for `max_new_tokens`.
 
-    Of each chain only the longest context is read, padded on the right, where no token of it can see.
+    Only the longest context of each chain is read, padded on the right, which no token of it can see.
     """
-    alike = sorted(group_by_prefix(contexts), key=lambda chain: -len(contexts[chain[-1]]))
+    chains = sorted(group_by_prefix(contexts), key=lambda chain: -len(contexts[chain[-1]]))
     width = max(map(len, contexts)) - 1
     buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
-    rows_at_once = max(1, READ_TOKENS // (width + 1))
-    for first in range(0, len(alike), rows_at_once):
-        part = alike[first : first + rows_at_once]
+    chains_at_once = max(1, PREFILL_TOKENS // (width + 1))
+    for first in range(0, len(chains), chains_at_once):
+        part = chains[first : first + chains_at_once]
         longest = [torch.as_tensor(contexts[chain[-1]], dtype=torch.int64) for chain in part]
         ids = pad_sequence(longest, batch_first=True).to(model.device)
-        read = DynamicCache(config=model.config)
-        # No token is masked: none of a context can see what is to its right. The one logit asked for is not read.
+        cache = DynamicCache(config=model.config)
+        # No token is masked: those of a context cannot see the padding. One logit is the fewest that can be asked for.
         model(
-            input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=read, use_cache=True, logits_to_keep=1
+            input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, use_cache=True, logits_to_keep=1
         )
-        for index, layer in enumerate(read.layers):
+        layers = cast(list[Any], cache.layers)  # `DynamicLayer`s that hold tensors by now
+        for index, (keys, values) in enumerate((layer.keys, layer.values) for layer in layers):
             if len(buffers) == index:
-                shape = (len(contexts), layer.keys.shape[1], width + room)
-                buffers.append(tuple(s.new_zeros(*shape, s.shape[3]) for s in (layer.keys, layer.values)))
-            for buffer, states in zip(buffers[index], (layer.keys, layer.values), strict=True):
-                for source, chain in zip(states, part, strict=True):
+                keys_shape, values_shape = (
+                    (len(contexts), states.shape[1], width + max_new_tokens, states.shape[3])
+                    for states in (keys, values)
+                )
+                buffers.append((keys.new_zeros(keys_shape), values.new_zeros(values_shape)))
+            for buffer, states in zip(buffers[index], (keys, values), strict=True):
+                for chain, source in zip(part, states, strict=True):
                     for row in chain:
                         length = len(contexts[row]) - 1
                         buffer[row, :, width - length : width] = source[:, :length]
-    return Cache(layers=[_Layer(keys, values, width) for keys, values in buffers])
+    return [_BufferedLayer(keys, values, width) for keys, values in buffers]

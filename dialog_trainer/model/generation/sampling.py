@@ -1,4 +1,4 @@
-"""Logits -> the next token of each row: the likeliest, or one drawn by a number that belongs to the reply alone."""
+"""Greedy and nucleus (top-p) sampling: picks the next token of each row from its logits."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How a reply is made.
+    """How the tokens of a reply are chosen.
 
-    `greedy`: the likeliest token each time. `sample`: a draw from the softmax of the logits over `temperature` (> 0),
-    of which only the fewest likeliest tokens with a mass of at least `top_p` (0 to 1) stay: Holtzman et al. 2020.
-    `beam`: the likeliest of `beams` kept beginnings, its log-probability divided by its length (transformers'
-    `num_beams`). What a kind does not name it does not read.
+    `greedy`: the most probable token. `sample`: nucleus sampling (Holtzman et al. 2020, arXiv:1904.09751): the softmax of
+    the logits over `temperature` (> 0), restricted to the smallest set of tokens with a probability of at least `top_p`
+    (0 to 1). `beam`: beam search of width `beams`, scored by log-probability over length (transformers' `num_beams`).
+    A kind ignores the fields that it does not name.
     """
 
     kind: Literal["greedy", "sample", "beam"] = "greedy"
@@ -36,36 +36,39 @@ GREEDY = Decoding()
 
 
 def draw_uniforms(seeds: Sequence[int], count: int) -> torch.Tensor:
-    """`(B, count)` numbers in [0, 1), float64: row i depends on `seeds[i]` (0 or more) alone, and begins alike whatever `count`."""
+    """`(B, count)` float64 in [0, 1). Row i depends on `seeds[i]` (0 or more) alone; a larger `count` only appends."""
     return torch.from_numpy(np.stack([np.random.default_rng(seed).random(count) for seed in seeds]))
 
 
-def choose_next_tokens(logits: torch.Tensor, decoding: Decoding, uniform: torch.Tensor | None) -> torch.Tensor:
-    """`(B,)` ids from `logits` `(B, V)`; a sample is the inverse of the distribution function at `uniform` `(B,)`.
+def choose_next_tokens(logits: torch.Tensor, decoding: Decoding, uniforms: torch.Tensor | None) -> torch.Tensor:
+    """`(B,)` token ids from `logits` `(B, V)`; a sample inverts the cumulative distribution at `uniforms` `(B,)`.
 
-    The function sums in the order of the ids, not of the probabilities: two that are nearly equal may change places by
-    rounding, and with them the sample.
+    Probabilities 0.2, 0.5, 0.3 have the cumulative sums 0.2, 0.7, 1.0: the uniform 0.65 chooses token 1, 0.75 token 2.
+    The sums run in the order of the ids, not of the probabilities: rounding may swap two nearly equal probabilities, and
+    would change the sample with them. Raises `ValueError` where a sample has no `uniforms`.
     """
-    if decoding.kind == "greedy":
+    if decoding.kind != "sample":
         return logits.argmax(dim=-1)
-    # On the CPU: a GPU sums in an order that may differ each time, and Apple's have no float64.
+    if uniforms is None:
+        raise ValueError("sampling needs a uniform number for each row")
+    # On the CPU: the order of a GPU's sums can differ from call to call, and Apple's GPUs have no float64.
     probabilities = (logits.cpu().double() / decoding.temperature).softmax(dim=-1)
     if decoding.top_p < 1:
-        probabilities = _nucleus(probabilities, decoding.top_p)
+        probabilities = _restrict_to_nucleus(probabilities, decoding.top_p)
     sums = probabilities.cumsum(dim=-1)
     total = sums[:, -1]
-    # Rounded up to the whole, where no token is left, the product must not be.
-    target = torch.minimum(uniform.cpu() * total, torch.nextafter(total, torch.zeros_like(total)))
+    # Below the total, even where the product rounds up to it: no token lies beyond.
+    target = torch.minimum(uniforms.cpu() * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(sums, target.unsqueeze(-1), right=True).squeeze(-1).to(logits.device)
 
 
-def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
-    """`(B, V)`, 0 for the tokens before which at least `top_p` lies; the likeliest always stays."""
+def _restrict_to_nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
+    """`(B, V)` with 0 for tokens whose more probable ones already reach `top_p`; the most probable token always stays."""
     size = probabilities.shape[-1]
-    for count in (1024, size):  # a full sort costs as much as the model; few tokens mostly hold the mass
-        likeliest, ids = probabilities.topk(min(count, size), dim=-1)
-        if likeliest.sum(dim=-1).min() >= top_p:
+    for count in (1024, size):  # a full sort costs as much as the model, and 1,024 tokens mostly suffice
+        highest, ids = probabilities.topk(min(count, size), dim=-1)
+        if highest.sum(dim=-1).min() >= top_p:
             break
-    before = likeliest.cumsum(dim=-1) - likeliest
+    before = highest.cumsum(dim=-1) - highest
     before[:, 0] = -1.0
-    return torch.zeros_like(probabilities).scatter(-1, ids, likeliest.where(before < top_p, 0.0))
+    return torch.zeros_like(probabilities).scatter(-1, ids, highest.where(before < top_p, 0.0))

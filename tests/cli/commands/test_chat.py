@@ -1,5 +1,12 @@
+"""mode=chat on a saved run: piped, in a pseudo-terminal, and over closed streams."""
+
 import io
+import os
+import pty
 import re
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -7,65 +14,147 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_no_figures")]
 
 
 @pytest.fixture
-def chat(dialog_trainer, tiny_options, tmp_path, monkeypatch):
-    """`chat(lines, *options)` pipes bytes into a chat with a run of a few steps."""
+def run_folder(dialog_trainer, tiny_options, tmp_path):
+    """A run of a few steps."""
     code, out, err = dialog_trainer(*tiny_options, "steps=4")
     assert code == 0, out + err
+    return tmp_path / "runs/run"
+
+
+@pytest.fixture
+def chat(dialog_trainer, run_folder, monkeypatch):
+    """`chat(lines, *options)` pipes bytes into a chat with the run."""
 
     def run(lines: bytes, *options: str):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines)))
-        return dialog_trainer("mode=chat", f"resume_model_dir='{tmp_path}/runs/run'", *options)
+        return dialog_trainer("mode=chat", f"resume_model_dir='{run_folder}'", *options)
 
     return run
 
 
-def test_piped_lines_give_a_line_each(chat, tmp_path):
-    before = sorted((tmp_path / "runs/run").rglob("*"))
-    code, out, err = chat(b"I heard that the cat likes green tea .\nYes ?\n")
-    assert (code, err) == (0, "")
+def test_piped_lines_give_a_line_each_and_write_no_file(chat, run_folder):
+    before = sorted(run_folder.rglob("*"))
+    code, out, _ = chat(b"I heard that the cat likes green tea .\nYes ?\n")
+    assert code == 0
     assert len(out.splitlines()) == 2
-    assert sorted((tmp_path / "runs/run").rglob("*")) == before
+    assert sorted(run_folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "checkpoint", "decoding"),
+    [
+        ([], r"metric, step 4, (validation loss \d\.\d{4}, )?best score \d\.\d{4}", "greedy, at most 6 tokens a reply"),
+        (
+            ["load_model_type=loss", "chat.temperature=0.5", "seed=3"],
+            r"loss, step 4, validation loss \d\.\d{4}(, best score \d\.\d{4})?",
+            "sample(temperature 0.5, top_p 1), at most 6 tokens a reply, seed 3",
+        ),
+    ],
+)
+def test_notes_name_checkpoint_and_decoding(chat, run_folder, options, checkpoint, decoding):
+    _, _, err = chat(b"", *options)
+    first, second = err.splitlines()
+    assert re.fullmatch(rf"checkpoint: {re.escape(str(run_folder))}/weights/\S+ \({checkpoint}\)", first)
+    assert second == f"decoding: {decoding}"
 
 
 def test_commands_and_odd_lines(chat):
     code, out, _ = chat(b"\n/reset\n/nothing\n" + b"word " * 200 + b"\n\xff\xfe bytes\n/quit\nnever read\n")
     assert code == 0
     lines = out.splitlines()
-    assert lines[:3] == [
-        "(an empty line: type something, or /quit)",
-        "(forgotten)",
-        "(there is no /nothing: /reset or /quit)",
-    ]
+    assert lines[1] == "(forgotten)"
     assert "tokens and the window holds 41: send a shorter one" in lines[3]
     assert len(lines) == 5
 
 
 def test_greedy_repeats_and_a_seed_repeats(chat):
-    line = b"I heard .\n"
-    assert chat(line)[1] == chat(line)[1]
+    lines = b"I heard .\nI heard .\n"
+    assert chat(lines)[1] == chat(lines)[1]
     sampled = ("chat.temperature=5", "chat.max_new_tokens=30")
-    assert chat(line, *sampled)[1] == chat(line, *sampled)[1]
-    assert chat(line, *sampled)[1] != chat(line, *sampled, "seed=1")[1]
+    assert chat(lines, *sampled)[1] == chat(lines, *sampled)[1]
+    assert chat(lines, *sampled)[1] != chat(lines, *sampled, "seed=1")[1]
+    first, second = chat(b"I heard .\n/reset\nI heard .\n", *sampled)[1].splitlines()[::2]
+    assert first != second
 
 
-def test_the_decoding_options_may_be_whole_numbers(chat):
-    code, out, err = chat(b"I heard .\n", "chat.temperature=1", "chat.top_p=1")
-    assert (code, err, len(out.splitlines())) == (0, "", 1)
+def test_decoding_options_may_be_integers(chat):
+    code, out, _ = chat(b"I heard .\n", "chat.temperature=1", "chat.top_p=1")
+    assert (code, len(out.splitlines())) == (0, 1)
 
 
-def test_a_broken_checkpoint_is_not_talked_to(chat, tmp_path):
-    (tmp_path / "runs/run/weights/last/config.json").write_text("{}")
+def test_broken_checkpoint_is_refused(chat, run_folder):
+    (run_folder / "weights/last/config.json").write_text("{}")
     code, out, err = chat(b"I heard .\n")
     assert (code, out) == (2, "")
     assert "config.json has 2 bytes instead of" in err
     assert "no intact checkpoint is left" in err
 
 
-def test_a_chat_needs_neither_the_data_nor_the_first_weights(chat, tmp_path):
-    saved = tmp_path / "runs/run/args.yaml"
+def test_needs_neither_data_nor_pretrained_weights(chat, run_folder):
+    saved = run_folder / "args.yaml"
     text = saved.read_text()
     assert "pretrained_model: null" in text
     moved = re.sub(r"(\n  path: ).*", r"\1/nowhere/data", text)
     saved.write_text(moved.replace("pretrained_model: null", "pretrained_model: ./nowhere"))
-    code, out, err = chat(b"my brother ?\n")
-    assert (code, err, len(out.splitlines())) == (0, "", 1)
+    code, out, _ = chat(b"my brother ?\n")
+    assert (code, len(out.splitlines())) == (0, 1)
+
+
+def command(run_folder) -> list[str]:
+    return [sys.executable, "-m", "dialog_trainer", "mode=chat", f"resume_model_dir='{run_folder}'"]
+
+
+class TerminalSession:
+    """The chat in a pseudo-terminal: types keys, and reads what the terminal shows."""
+
+    def __init__(self, run_folder):
+        self._screen, other = pty.openpty()
+        self.process = subprocess.Popen(
+            command(run_folder), stdin=other, stdout=other, stderr=other, env={**os.environ, "TERM": "xterm"},
+            start_new_session=True, preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),
+        )  # fmt: skip
+        os.close(other)
+        self.shown = ""
+
+    def read_until(self, count: int, text: str) -> None:
+        """Until `text` was shown `count` times."""
+        end = time.monotonic() + 120
+        while self.shown.count(text) < count:
+            assert time.monotonic() < end, self.shown
+            self.shown += os.read(self._screen, 4096).decode()
+
+    def type(self, keys: str) -> None:
+        os.write(self._screen, keys.encode())
+
+
+def test_terminal_session(run_folder):
+    """Line editing, history, and Ctrl-C at the prompt."""
+    session = TerminalSession(run_folder)
+    session.read_until(1, "you: ")
+    session.type("/hep\x1b[Dl\r")  # the left arrow moves back before the p
+    session.read_until(2, "you: ")
+    session.type("\x1b[A\r")  # the up arrow recalls the line
+    session.read_until(3, "you: ")
+    assert session.shown.count("Type a line and press Enter.") == 3
+    assert "^[[" not in session.shown
+    session.type("I heard .\r")
+    session.read_until(1, "bot: ")
+    session.read_until(4, "you: ")
+    session.type("\x03")
+    assert session.process.wait(60) == 130
+    assert "Traceback" not in session.shown
+
+
+@pytest.mark.parametrize("stream", ["stdin", "stdout"])
+def test_closed_stream_gives_no_traceback(run_folder, stream):
+    """Standard input that cannot be read, or a reader of standard output that has gone."""
+    read, write = os.pipe()
+    ends = {"stdin": (write, subprocess.PIPE), "stdout": (subprocess.PIPE, write)}[stream]
+    with subprocess.Popen(command(run_folder), stdin=ends[0], stdout=ends[1], stderr=subprocess.PIPE) as process:
+        os.close(read)
+        os.close(write)
+        _, err = process.communicate(b"one\ntwo\nthree\n" if stream == "stdout" else None, timeout=120)
+    assert process.returncode == 1
+    *_, last = err.decode().splitlines()
+    assert last.startswith("the chat ended: standard input or output is closed (")
+    assert len(err.splitlines()) == 3

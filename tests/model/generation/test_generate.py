@@ -1,11 +1,11 @@
-"""Replies: batched and alone, shared beginnings, rows that retire, every kind of decoding and of cache."""
+"""Batched generation: KV cache, shared prefixes, rows that leave, every kind of decoding and of cache."""
 
 from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.models import always_say, built, contexts_of, wide_gpt2
+from helpers.models import always_say, build, random_contexts, wide_gpt2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,7 +32,7 @@ GENERATED = {
     "jamba": {"mamba_d_state": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2},
 }  # fmt: skip
 # Prefixes of each other, twice the same, one that has nothing before its last token.
-BEGINNINGS = [c[:n] for c in contexts_of([20, 9, 14], 3, 40) for n in (1, 3, 7, 7, 14, 20) if n <= len(c)]
+BEGINNINGS = [c[:n] for c in random_contexts([20, 9, 14], 3, 40) for n in (1, 3, 7, 7, 14, 20) if n <= len(c)]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def one_by_one(model, tokenizer, contexts, decoding=GREEDY) -> list[tuple[list[i
 
 
 def slow_token(logits: torch.Tensor, number: float | None) -> int:
-    """The likeliest, or by `SAMPLE`: sums over the ids of the nucleus, in plain Python."""
+    """The most probable token, or by `SAMPLE`: sums over the ids of the nucleus, in plain Python."""
     if number is None:
         return int(logits.argmax())
     shares = (logits.double() / SAMPLE.temperature).softmax(0).tolist()
@@ -97,8 +97,8 @@ def slow_reply(model, tokenizer, context: list[int], numbers: list[float | None]
     st.sampled_from([1, 60, 150, 10_000]),
     st.integers(0, 1000),
 )
-def test_batched_replies_equal_a_slow_loop_over_one_context_at_a_time(model, tokenizer, cuts, batch_tokens, seed):
-    whole = contexts_of([40, 40, 40], tokenizer.cls_id, 300, seed)
+def test_batched_replies_equal_slow_loop(model, tokenizer, cuts, batch_tokens, seed):
+    whole = random_contexts([40, 40, 40], tokenizer.cls_id, 300, seed)
     contexts = [whole[which][:length] for which, length in cuts]
     greedy = [slow_reply(model, tokenizer, context, [None] * NEW) for context in contexts]
     assert made(model, tokenizer, contexts, batch_tokens) == greedy
@@ -111,15 +111,15 @@ def test_batched_replies_equal_a_slow_loop_over_one_context_at_a_time(model, tok
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLE, BEAM], ids=lambda decoding: decoding.kind)
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(order=st.permutations(range(8)), batch_tokens=st.sampled_from([60, 150]))
-def test_replies_do_not_depend_on_the_order_of_the_contexts(model, tokenizer, decoding, order, batch_tokens):
-    contexts = contexts_of([3, 9, 9, 20, 31, 2, 14, 40], tokenizer.cls_id, 300)
+def test_order_of_contexts_does_not_matter(model, tokenizer, decoding, order, batch_tokens):
+    contexts = random_contexts([3, 9, 9, 20, 31, 2, 14, 40], tokenizer.cls_id, 300)
     straight = made(model, tokenizer, contexts, 10_000, decoding)
     shuffled = made(model, tokenizer, [contexts[index] for index in order], batch_tokens, decoding, order)
     assert shuffled == [straight[index] for index in order]
 
 
-def test_a_sample_depends_on_its_seed(model, tokenizer):
-    (context,) = contexts_of([9], tokenizer.cls_id, 300)
+def test_sample_depends_on_its_seed(model, tokenizer):
+    (context,) = random_contexts([9], tokenizer.cls_id, 300)
     found = made(model, tokenizer, [context] * 12, 10_000, SAMPLE, [7] * 6 + list(range(6)))
     assert found[:6] == [found[0]] * 6
     assert len({tuple(ids) for ids, _ in found[6:]}) > 3
@@ -127,8 +127,8 @@ def test_a_sample_depends_on_its_seed(model, tokenizer):
 
 @pytest.mark.parametrize("kind", CACHED | GENERATED)
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLE, BEAM], ids=lambda decoding: decoding.kind)
-def test_every_kind_of_model_says_in_a_batch_what_it_says_alone(kind, decoding):
-    model = built(kind, **(CACHED | GENERATED)[kind])
+def test_batch_equals_single_for_each_kind_of_model(kind, decoding):
+    model = build(kind, **(CACHED | GENERATED)[kind])
     assert supports_kv_cache(model) == (kind in CACHED)
     alone = one_by_one(model, SPECIAL_TOKENS, BEGINNINGS, decoding)
     assert len({tuple(ids) for ids, _ in alone}) > 3
@@ -138,8 +138,8 @@ def test_every_kind_of_model_says_in_a_batch_what_it_says_alone(kind, decoding):
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "gpt_neox", "mistral", "mamba"])
 @pytest.mark.parametrize("decoding", [GREEDY, BEAM], ids=lambda decoding: decoding.kind)
-def test_replies_are_those_of_generate(kind, decoding):
-    model = built(kind, **(CACHED | GENERATED)[kind])
+def test_replies_equal_transformers_generate(kind, decoding):
+    model = build(kind, **(CACHED | GENERATED)[kind])
     for context, (ids, ended) in zip(
         BEGINNINGS, made(model, SPECIAL_TOKENS, BEGINNINGS, 10_000, decoding), strict=True
     ):
@@ -154,8 +154,8 @@ def test_replies_are_those_of_generate(kind, decoding):
 
 
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLE], ids=lambda decoding: decoding.kind)
-def test_by_generate_a_model_says_the_same(model, tokenizer, decoding, monkeypatch):
-    contexts = contexts_of([1, 4, 9, 30, 9, 17], tokenizer.cls_id, 300)
+def test_both_engines_agree(model, tokenizer, decoding, monkeypatch):
+    contexts = random_contexts([1, 4, 9, 30, 9, 17], tokenizer.cls_id, 300)
     expected = made(model, tokenizer, contexts, 1000, decoding)
     calls = []
     monkeypatch.setattr("dialog_trainer.model.generation.generate.supports_kv_cache", lambda model: calls.append(0))
@@ -172,19 +172,19 @@ def test_beams_count_as_rows(model, tokenizer, monkeypatch):
         return generate(**options)
 
     monkeypatch.setattr(model, "generate", watched)
-    made(model, tokenizer, contexts_of([20, 4, 11, 7, 20, 30], tokenizer.cls_id, 300), 250, BEAM)
+    made(model, tokenizer, random_contexts([20, 4, 11, 7, 20, 30], tokenizer.cls_id, 300), 250, BEAM)
     assert all(BEAM.beams * rows * (width + NEW) <= 250 for rows, width in sizes)
     assert sum(rows for rows, _ in sizes) == 6
     assert len(sizes) < 6
 
 
 def test_one_beam_is_greedy(model, tokenizer):
-    contexts = contexts_of([1, 4, 9, 30], tokenizer.cls_id, 300)
+    contexts = random_contexts([1, 4, 9, 30], tokenizer.cls_id, 300)
     assert made(model, tokenizer, contexts, 1000, Decoding("beam")) == made(model, tokenizer, contexts, 1000)
 
 
-def test_replies_are_cut_where_they_end_and_hold_no_token_of_the_format(model, tokenizer):
-    contexts = contexts_of([1 + index % 30 for index in range(60)], tokenizer.cls_id, 300)
+def test_replies_hold_no_special_token(model, tokenizer):
+    contexts = random_contexts([1 + index % 30 for index in range(60)], tokenizer.cls_id, 300)
     reserved = {tokenizer.cls_id, tokenizer.pad_id, tokenizer.sep_id, tokenizer.end_id}
     for decoding in (GREEDY, SAMPLE, BEAM):
         found = made(model, tokenizer, contexts, 500, decoding)
@@ -197,14 +197,14 @@ def test_replies_are_cut_where_they_end_and_hold_no_token_of_the_format(model, t
 
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLE, BEAM], ids=lambda decoding: decoding.kind)
 @pytest.mark.parametrize("ending", ["sep_id", "end_id"])
-def test_both_tokens_end_a_reply(tiny_model, tokenizer, ending, decoding):
+def test_sep_and_end_of_text_end_a_reply(tiny_model, tokenizer, ending, decoding):
     always_say(tiny_model, getattr(tokenizer, ending))
     assert made(tiny_model, tokenizer, [[5, 6], [7]], 1000, decoding) == [([], True), ([], True)]
 
 
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLE, BEAM], ids=lambda decoding: decoding.kind)
 @pytest.mark.parametrize("never", ["cls_id", "pad_id"])
-def test_cls_and_pad_are_never_said(tiny_model, tokenizer, never, decoding):
+def test_cls_and_pad_are_never_generated(tiny_model, tokenizer, never, decoding):
     always_say(tiny_model, getattr(tokenizer, never))
     for ids, ended in made(tiny_model, tokenizer, [[5, 6], [7]], 1000, decoding):
         assert ids
@@ -212,12 +212,12 @@ def test_cls_and_pad_are_never_said(tiny_model, tokenizer, never, decoding):
         assert ended or len(ids) == NEW
 
 
-def test_once_stopped_no_further_batch_is_started(model, tokenizer):
+def test_stop_starts_no_further_batch(model, tokenizer):
     asked = []
     produced = generate(
         model,
         tokenizer,
-        contexts_of([20, 20, 20], tokenizer.cls_id, 300),
+        random_contexts([20, 20, 20], tokenizer.cls_id, 300),
         decoding=GREEDY,
         seeds=[0, 0, 0],
         max_new_tokens=NEW,
@@ -248,14 +248,14 @@ def passes(model, monkeypatch) -> list[SimpleNamespace]:
 
 
 def test_only_the_last_position_is_projected(model, tokenizer, passes):
-    made(model, tokenizer, contexts_of([20, 4, 11], tokenizer.cls_id, 300), 1000)
+    made(model, tokenizer, random_contexts([20, 4, 11], tokenizer.cls_id, 300), 1000)
     assert passes[0].tokens == 20
     assert all(one.logits == (one.rows, 1) for one in passes)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 28, 60, 200, 10_000])
-def test_no_batch_is_larger_than_allowed_but_one_of_one_row(model, tokenizer, batch_tokens, passes):
-    whole = contexts_of([20, 4, 11, 7, 20, 30], tokenizer.cls_id, 300)
+def test_batch_tokens_bounds_batches(model, tokenizer, batch_tokens, passes):
+    whole = random_contexts([20, 4, 11, 7, 20, 30], tokenizer.cls_id, 300)
     contexts = [*whole, whole[5][:9], whole[0][:5], whole[5][:12]]
     made(model, tokenizer, contexts, batch_tokens)
     starts = [index for index, one in enumerate(passes) if one.tokens > 1] + [len(passes)]
@@ -272,23 +272,23 @@ def test_no_batch_is_larger_than_allowed_but_one_of_one_row(model, tokenizer, ba
     assert (len(sizes) == 1) == (batch_tokens == 10_000)
 
 
-def test_contexts_that_begin_alike_are_read_once(model, tokenizer, passes):
-    long, other = contexts_of([20, 11], tokenizer.cls_id, 300)
+def test_shared_prefixes_are_read_once(model, tokenizer, passes):
+    long, other = random_contexts([20, 11], tokenizer.cls_id, 300)
     made(model, tokenizer, [long[:4], other, long, long[:12], long], 10_000)
     assert [(one.rows, one.tokens) for one in passes if one.tokens > 1] == [(2, 20)]
 
 
-def test_few_tokens_are_read_at_once(model, tokenizer, passes, monkeypatch):
-    contexts = contexts_of([20, 4, 11, 7, 20, 30], tokenizer.cls_id, 300)
+def test_prefill_is_chunked(model, tokenizer, passes, monkeypatch):
+    contexts = random_contexts([20, 4, 11, 7, 20, 30], tokenizer.cls_id, 300)
     expected = made(model, tokenizer, contexts, 10_000)
     passes.clear()
-    monkeypatch.setattr(kv_cache, "READ_TOKENS", 60)
+    monkeypatch.setattr(kv_cache, "PREFILL_TOKENS", 60)
     assert made(model, tokenizer, contexts, 10_000) == expected
     assert [(one.rows, one.tokens) for one in passes if one.tokens > 1] == [(2, 30), (2, 20), (2, 7)]
 
 
-def test_rows_leave_when_a_quarter_has_ended_and_padding_leaves_with_them(model, tokenizer, passes):
-    contexts = contexts_of([1 + index % 30 for index in range(24)], tokenizer.cls_id, 300)
+def test_finished_rows_and_their_padding_leave_the_batch(model, tokenizer, passes):
+    contexts = random_contexts([1 + index % 30 for index in range(24)], tokenizer.cls_id, 300)
     whole = one_by_one(model, tokenizer, contexts)
     passes.clear()
     stops = [(index * 7) % NEW for index in range(24)]  # tokens before the end that is put upon each reply
@@ -301,7 +301,9 @@ def test_rows_leave_when_a_quarter_has_ended_and_padding_leaves_with_them(model,
 
     ends = (tokenizer.sep_id, tokenizer.end_id)
     with torch.no_grad(), padded_attention(model):
-        produced = list(generate_with_cache(model, contexts, choose=choose, ends=ends, max_new_tokens=NEW))
+        produced = list(
+            generate_with_cache(model, contexts, choose=choose, ends=ends, max_new_tokens=NEW, on_token=print)
+        )
     assert {row: ids for row, ids, _ in produced} == {row: whole[row][0][: stops[row]] for row in range(24)}
     lengths = [len(ids) + ended for _, ids, ended in sorted(produced)]
     rows = list(range(24))
@@ -318,8 +320,8 @@ def test_rows_leave_when_a_quarter_has_ended_and_padding_leaves_with_them(model,
     assert len(set(sizes)) > 3
 
 
-def test_a_reply_comes_as_soon_as_it_has_ended(model, tokenizer, passes):
-    contexts = contexts_of([1 + index % 30 for index in range(24)], tokenizer.cls_id, 300)
+def test_reply_comes_as_soon_as_it_ends(model, tokenizer, passes):
+    contexts = random_contexts([1 + index % 30 for index in range(24)], tokenizer.cls_id, 300)
     options = {"decoding": GREEDY, "seeds": [0] * 24, "max_new_tokens": NEW, "batch_tokens": 10_000}
     for _, ids, ended in generate(model, tokenizer, contexts, **options):
         assert len(passes) == 1 + len(ids) + ended
@@ -327,7 +329,7 @@ def test_a_reply_comes_as_soon_as_it_has_ended(model, tokenizer, passes):
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), max_size=8))
-def test_chains_hold_every_context_once_and_each_begins_the_next(contexts):
+def test_prefix_chains_are_as_few_as_possible(contexts):
     found = group_by_prefix(contexts)
     assert sorted(index for chain in found for index in chain) == list(range(len(contexts)))
     for chain in found:
@@ -338,12 +340,12 @@ def test_chains_hold_every_context_once_and_each_begins_the_next(contexts):
     assert len(found) == len(ends)
 
 
-def test_replies_are_without_dropout_whatever_the_models_mode(model, tokenizer):
-    contexts = contexts_of([3, 9, 20], tokenizer.cls_id, 300)
+def test_replies_ignore_dropout(model, tokenizer):
+    contexts = random_contexts([3, 9, 20], tokenizer.cls_id, 300)
     expected = made(model, tokenizer, contexts, 1000)
     model.train()
     assert made(model, tokenizer, contexts, 1000) == expected
 
 
-def test_no_contexts_no_replies(model, tokenizer):
+def test_no_contexts_give_no_replies(model, tokenizer):
     assert made(model, tokenizer, [], 1000) == []
