@@ -1,4 +1,4 @@
-"""Compiled blocks against the same blocks as they are."""
+"""Compiled blocks against eager ones."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def step(model, lengths: list[int]) -> tuple[float, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "dropout"), [("gpt2", 0.0), ("gpt2", 0.3), ("llama", 0.0), ("neox", 0.3)])
-def test_loss_and_gradient_are_those_of_the_blocks_as_they_are(name, dropout):
+def test_compiled_loss_and_gradient_equal_eager(name, dropout):
     plain, fast = made(CONFIGS[name](dropout)), made(CONFIGS[name](dropout))
     assert can_compile(fast)
     compile_blocks(fast)
@@ -79,7 +79,7 @@ def test_loss_and_gradient_are_those_of_the_blocks_as_they_are(name, dropout):
 
 
 @pytest.mark.slow
-def test_dropout_of_compiled_blocks_is_drawn_anew_in_each_block_and_pass():
+def test_compiled_dropout_differs_in_each_block_and_pass():
     model = made(CONFIGS["gpt2"](0.5))
     compile_blocks(model)
     torch.manual_seed(3)
@@ -90,7 +90,7 @@ def test_dropout_of_compiled_blocks_is_drawn_anew_in_each_block_and_pass():
     assert [compute_loss(model, batch).nats.item() for _ in range(3)] == losses
 
 
-def test_a_model_without_packed_attention_is_not_compiled():
+def test_only_packed_attention_is_compiled():
     model = made(CONFIGS["gpt2"](0.0))
     model.set_attn_implementation("sdpa")
     assert not can_compile(model)
@@ -106,7 +106,7 @@ def test_a_model_without_packed_attention_is_not_compiled():
         ("mps", None, True, False),
     ],
 )
-def test_where_it_pays(monkeypatch, device, capability, triton, expected):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda on: capability)
+def test_compile_is_faster_by_device(monkeypatch, device, capability, triton, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(compile, "has_triton", lambda: triton)
     assert compile_is_faster(torch.device(device)) is expected

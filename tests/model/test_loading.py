@@ -44,7 +44,7 @@ def saved(tokenizer: DialogueTokenizer, tmp_path):
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama"])
-def test_new_rows_start_at_the_mean_of_the_old_ones_which_stay(saved, tokenizer, kind, tied):
+def test_added_embeddings_start_at_the_mean(saved, tokenizer, kind, tied):
     folder, old = saved(kind, tied=tied)
     new = load_pretrained(folder, tokenizer, None)
     embeddings, head = new.get_input_embeddings().weight, new.get_output_embeddings().weight
@@ -59,7 +59,7 @@ def test_new_rows_start_at_the_mean_of_the_old_ones_which_stay(saved, tokenizer,
     assert new.config.vocab_size == OLD_ROWS + 3
 
 
-def test_the_bias_of_a_head_starts_at_its_mean_too(saved, tokenizer):
+def test_added_bias_starts_at_the_mean(saved, tokenizer):
     folder, old = saved("phi")
     with torch.no_grad():
         old.get_output_embeddings().bias.normal_()
@@ -69,7 +69,7 @@ def test_the_bias_of_a_head_starts_at_its_mean_too(saved, tokenizer):
     torch.testing.assert_close(bias[OLD_ROWS:], before.mean().expand(3))
 
 
-def test_spare_rows_are_used_before_new_ones_are_made(saved, tokenizer):
+def test_spare_embeddings_are_used_first(saved, tokenizer):
     folder, old = saved("gpt2", rows=320)
     new = load_pretrained(folder, tokenizer, None).get_input_embeddings().weight
     assert len(new) == 320
@@ -78,8 +78,8 @@ def test_spare_rows_are_used_before_new_ones_are_made(saved, tokenizer):
     torch.testing.assert_close(new[OLD_ROWS : OLD_ROWS + 3], before.mean(dim=0).expand(3, 16))
 
 
-def test_a_model_that_knows_the_dialogue_tokens_is_loaded_as_it_is(saved, tokenizer, tmp_path):
-    """Spare rows too: they have a part in every softmax, and so in going on exactly from a checkpoint."""
+def test_trained_model_loads_unchanged(saved, tokenizer, tmp_path):
+    """With its spare rows, which are part of every softmax and so of an exact resume."""
     folder, _ = saved("gpt2", rows=320)
     trained = load_pretrained(folder, tokenizer, None)
     with torch.no_grad():
@@ -87,14 +87,14 @@ def test_a_model_that_knows_the_dialogue_tokens_is_loaded_as_it_is(saved, tokeni
             parameter.add_(torch.randn_like(parameter))
     trained.save_pretrained(tmp_path / "trained")
     tokenizer.save(tmp_path / "trained")
-    words = DialogueTokenizer.pretrained(str(tmp_path / "trained"))
-    assert words.added_tokens == 0
-    again = load_pretrained(str(tmp_path / "trained"), words, None).state_dict()
+    trained_tokenizer = DialogueTokenizer.pretrained(str(tmp_path / "trained"))
+    assert trained_tokenizer.added_tokens == 0
+    again = load_pretrained(str(tmp_path / "trained"), trained_tokenizer, None).state_dict()
     assert again.keys() == trained.state_dict().keys()
     assert all(torch.equal(again[name], value) for name, value in trained.state_dict().items())
 
 
-def test_a_reply_ends_at_sep_or_the_end_and_holds_neither_cls_nor_pad(saved, tokenizer):
+def test_generation_config_ends_and_suppresses(saved, tokenizer):
     folder, _ = saved("gpt2")
     for model in (
         load_pretrained(folder, tokenizer, None),
@@ -110,8 +110,8 @@ def test_a_reply_ends_at_sep_or_the_end_and_holds_neither_cls_nor_pad(saved, tok
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_dropout_0_makes_a_model_in_training_the_model_in_evaluation(saved, tokenizer, kind):
-    """Whatever names the kind has for its dropout probabilities, all of them are replaced."""
+def test_dropout_sets_each_probability(saved, tokenizer, kind):
+    """Under whatever names a kind of model has them."""
     folder, _ = saved(kind)
     loaded = load_pretrained(folder, tokenizer, 0.0)
     ids = torch.arange(20).unsqueeze(0)
@@ -120,13 +120,13 @@ def test_dropout_0_makes_a_model_in_training_the_model_in_evaluation(saved, toke
     assert not torch.equal(loaded.train()(input_ids=ids).logits, loaded.eval()(input_ids=ids).logits)
 
 
-def test_without_an_override_the_dropout_is_the_models_own(saved, tokenizer):
+def test_dropout_none_keeps_the_config(saved, tokenizer):
     folder, _ = saved("gpt2", resid_pdrop=0.3, embd_pdrop=0.2, attn_pdrop=0.0)
     config = load_pretrained(folder, tokenizer, None).config
     assert (config.resid_pdrop, config.embd_pdrop, config.attn_pdrop) == (0.3, 0.2, 0.0)
 
 
-def test_weights_from_scratch_depend_on_the_seed_alone(tokenizer):
+def test_scratch_weights_depend_on_the_seed_alone(tokenizer):
     def weights(seed: int, dropout: float) -> dict[str, torch.Tensor]:
         return build_from_scratch(
             tokenizer, layers=1, heads=2, width=16, positions=32, dropout=dropout, seed=seed
@@ -142,7 +142,7 @@ def test_weights_from_scratch_depend_on_the_seed_alone(tokenizer):
     assert not torch.equal(first["transformer.wte.weight"], weights(1, 0.0)["transformer.wte.weight"])
 
 
-def test_a_model_from_scratch_has_the_asked_shape(tokenizer):
+def test_scratch_model_has_the_given_shape(tokenizer):
     model = build_from_scratch(tokenizer, layers=3, heads=4, width=24, positions=40, dropout=0.25, seed=0)
     config = model.config
     assert (config.n_layer, config.n_head, config.n_embd, config.vocab_size) == (3, 4, 24, len(tokenizer))
@@ -150,7 +150,7 @@ def test_a_model_from_scratch_has_the_asked_shape(tokenizer):
     assert config.max_position_embeddings == 40
 
 
-def test_a_width_that_the_heads_do_not_divide_names_both_options(tokenizer):
+def test_indivisible_width_names_both_options(tokenizer):
     with pytest.raises(ModelError, match=re.escape("model.width=18 is not a multiple of model.heads=4")):
         build_from_scratch(tokenizer, layers=1, heads=4, width=18, positions=8, dropout=0.0, seed=0)
 
@@ -170,7 +170,7 @@ BROKEN_FOLDER = "the folder should hold what `save_pretrained` of transformers w
     ],
 )
 @pytest.mark.parametrize("check", [None, lambda weights: None])
-def test_a_folder_without_a_model_names_the_folder_and_the_remedy(tokenizer, tmp_path, files, check):
+def test_folder_without_model_names_remedy(tokenizer, tmp_path, files, check):
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(ModelError) as caught:
@@ -181,7 +181,7 @@ def test_a_folder_without_a_model_names_the_folder_and_the_remedy(tokenizer, tmp
 
 
 @pytest.mark.parametrize("name", ["gpt2", "nobody/nothing", "/no/such/folder"])
-def test_a_model_that_cannot_be_had_names_it_and_the_remedy(tokenizer, name):
+def test_missing_model_names_remedy(tokenizer, name):
     with pytest.raises(ModelError) as caught:
         load_pretrained(name, tokenizer, None)
     assert str(caught.value).startswith(f"{name} could not be loaded (")
@@ -189,7 +189,7 @@ def test_a_model_that_cannot_be_had_names_it_and_the_remedy(tokenizer, name):
     assert "\n" not in str(caught.value)
 
 
-def test_weights_that_are_pickled_are_refused(saved, tokenizer, tmp_path):
+def test_pickled_weights_are_refused(saved, tokenizer, tmp_path):
     folder, model = saved("gpt2")
     (tmp_path / "model" / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "model" / "pytorch_model.bin")

@@ -39,8 +39,8 @@ def slow_nlls(model, batch: Batch) -> list[tuple[float, float, int, int]]:
     return found
 
 
-def slow_cells(tokens: list[tuple[float, float, int, int]]) -> torch.Tensor:
-    """Sum and number of the nlls of what has weight, whatever the weight, by role and turn."""
+def slow_role_turn_sums(tokens: list[tuple[float, float, int, int]]) -> torch.Tensor:
+    """Sum and number of the nlls with a weight above 0, unweighted, by role and turn."""
     role_turn_sums = torch.zeros(2, len(Role), NUM_TURN_BINS)
     for nll, weight, role, turn in tokens:
         if weight > 0:
@@ -51,18 +51,18 @@ def slow_cells(tokens: list[tuple[float, float, int, int]]) -> torch.Tensor:
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 1000))
-def test_the_sum_is_that_of_the_slow_reference(model, lengths, seed):
+def test_sum_equals_slow_reference(model, lengths, seed):
     batch = joined(pieces(lengths, seed))
     with torch.no_grad():
         found = compute_loss(model, batch)
         tokens = slow_nlls(model, batch)
     assert float(found.nats) == pytest.approx(sum(nll * weight for nll, weight, *_ in tokens), rel=1e-5, abs=1e-5)
-    torch.testing.assert_close(found.role_turn_sums, slow_cells(tokens), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.role_turn_sums, slow_role_turn_sums(tokens), rtol=1e-5, atol=1e-5)
     assert int(found.role_turn_sums[1].sum()) == int((batch.weights > 0).sum())
 
 
-def test_cells_hold_whole_nats_of_each_role_and_turn_whatever_the_weights(model):
-    """The last place is that of all turns from the eleventh on."""
+def test_role_turn_sums_ignore_weights(model):
+    """The last bin holds all turns from the eleventh on."""
     (batch,) = pieces([9], 5)
     roles = torch.tensor([Role.START, *[Role.USER] * 3, *[Role.ASSISTANT] * 3, Role.END, Role.SYSTEM])
     turns = torch.tensor([0, 0, 0, 9, 10, 11, 12, 5000, 3])
@@ -81,14 +81,14 @@ def test_cells_hold_whole_nats_of_each_role_and_turn_whatever_the_weights(model)
     assert found[0].sum().item() == pytest.approx(whole.nats.item(), rel=1e-5)
 
 
-def test_cells_are_outside_the_graph(model):
+def test_role_turn_sums_have_no_gradient(model):
     found = compute_loss(model, joined(pieces([4, 6], 0)))
     assert found.nats.requires_grad
     assert not found.role_turn_sums.requires_grad
 
 
 @pytest.mark.parametrize("token", range(1, 6))
-def test_the_weight_of_a_token_is_on_its_own_prediction(model, token):
+def test_weight_of_a_token_is_on_its_own_prediction(model, token):
     batch = pieces([6], 0)[0]
     weights = torch.zeros(6)
     weights[token] = 1.0
@@ -125,7 +125,7 @@ def test_sums_and_gradients_add_over_any_partition(model, lengths, data):
     torch.testing.assert_close(added, gradient, rtol=0, atol=1e-5)
 
 
-def test_a_batch_without_weight_gives_a_zero_in_the_graph(model):
+def test_zero_weights_give_a_zero_in_the_graph(model):
     batch = joined(pieces([4, 1, 7], 0))
     batch = batch.with_weights(torch.zeros_like(batch.weights))
     found = compute_loss(model, batch)
@@ -139,12 +139,12 @@ def test_a_batch_without_weight_gives_a_zero_in_the_graph(model):
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
-def test_the_loss_of_logits_of_a_shorter_precision_is_computed_in_float32(model):
+def test_bf16_logits_have_fp32_loss(model):
     short = copy.deepcopy(model).bfloat16()
     batch = joined(pieces([8, 9], 0))
     places = batch.weights.nonzero().squeeze(1)
     with torch.no_grad():
-        logits = packed_logits(short, batch.ids, batch.positions, batch.lengths, at=places - 1)
+        logits = packed_logits(short, batch.ids, batch.positions, batch.lengths, places - 1)
         assert logits.dtype == torch.bfloat16
         nats = -logits.double().log_softmax(-1)[torch.arange(len(places)), batch.ids[places]]
         expected = float((nats * batch.weights[places]).sum())

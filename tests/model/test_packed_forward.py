@@ -21,8 +21,8 @@ PACKED = {
     "llama": {"num_key_value_heads": 2},
     "gpt_neox": {},
 }
-# Attention of their own (bloom, gpt_neo), a state that runs along the row (mamba; jamba, where with narrow weights little
-# of it comes through), capped scores (gemma2).
+# An attention of their own (bloom, gpt_neo), a recurrent state (mamba; jamba, where narrow weights let little of it
+# through), a soft cap (gemma2).
 PADDED = {
     "bloom": {},
     "gpt_neo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 4},
@@ -54,7 +54,7 @@ def all_logits(model, batch: Batch) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", PACKED)
-def test_packed_logits_equal_the_padded_model_and_single_sequences(kind):
+def test_packed_logits_equal_padded_and_single(kind):
     plain = built(kind, **PACKED[kind]).eval()
     packed = copy.deepcopy(plain)
     assert use_packed_attention(packed, longest=20)
@@ -69,7 +69,7 @@ def test_packed_logits_equal_the_padded_model_and_single_sequences(kind):
 
 
 @pytest.mark.parametrize("kind", PACKED)
-def test_packed_gradients_equal_the_padded_models(kind):
+def test_packed_gradients_equal_padded(kind):
     plain = built(kind, **PACKED[kind]).train()
     packed = copy.deepcopy(plain)
     assert use_packed_attention(packed)
@@ -87,7 +87,7 @@ def test_packed_gradients_equal_the_padded_models(kind):
 
 @pytest.mark.parametrize("kind", PACKED)
 @pytest.mark.parametrize("changed", range(len(LENGTHS)))
-def test_a_changed_sequence_leaves_the_others_as_they_were_bit_for_bit(kind, changed):
+def test_sequences_are_independent_bit_for_bit(kind, changed):
     model = built(kind, **PACKED[kind]).eval()
     assert use_packed_attention(model)
     batch, other = batch_of(LENGTHS), batch_of(LENGTHS, seed=2)
@@ -103,7 +103,7 @@ def test_a_changed_sequence_leaves_the_others_as_they_were_bit_for_bit(kind, cha
 
 
 @pytest.mark.parametrize("kind", [*PACKED, "bloom"])
-def test_logits_come_at_the_asked_places_in_the_asked_order(kind):
+def test_logits_follow_the_indices(kind):
     model = built(kind, **(PACKED | PADDED)[kind]).eval()
     use_packed_attention(model)
     batch, at = batch_of(LENGTHS), torch.tensor([0, 3, 40, 20, 19, 3])
@@ -113,7 +113,7 @@ def test_logits_come_at_the_asked_places_in_the_asked_order(kind):
 
 
 @pytest.mark.parametrize("kind", PADDED)
-def test_a_model_that_cannot_take_it_is_padded_and_gives_the_same_loss(kind):
+def test_unsupported_model_is_padded_with_equal_loss(kind):
     model = built(kind, **PADDED[kind])
     plain = model.config._attn_implementation
     assert not use_packed_attention(model)
@@ -129,21 +129,21 @@ def test_a_model_that_cannot_take_it_is_padded_and_gives_the_same_loss(kind):
 
 
 @pytest.mark.parametrize(("longest", "fits"), [(4, True), (6, False)])
-def test_a_window_counts_only_where_sequences_are_longer(longest, fits):
+def test_window_matters_only_to_longer_sequences(longest, fits):
     model = built("mistral", sliding_window=4)
     assert use_packed_attention(model, longest=longest) is fits
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("kind", ["gpt2", "bloom"])
-def test_the_probe_leaves_the_model_in_its_mode(kind, training):
+def test_probe_keeps_the_mode(kind, training):
     model = built(kind, **(PACKED | PADDED)[kind]).train(training)
     use_packed_attention(model)
     assert model.training is training
 
 
 @pytest.mark.parametrize("kind", PACKED)
-def test_within_padded_attention_the_model_is_the_plain_one(kind):
+def test_padded_attention_restores_the_plain_model(kind):
     plain = built(kind, **PACKED[kind]).eval()
     packed = copy.deepcopy(plain)
     assert use_packed_attention(packed)
@@ -157,7 +157,7 @@ def test_within_padded_attention_the_model_is_the_plain_one(kind):
     assert packed.config._attn_implementation == ATTENTION
 
 
-def test_dropout_falls_on_the_attention_weights():
+def test_dropout_applies_to_probabilities():
     ones = torch.ones(1, 1, 400, 1)
     torch.manual_seed(0)
     output, weights = packed_attention(None, ones, ones, ones, None, dropout=0.5, packing=Packing((200, 200)))

@@ -122,24 +122,18 @@ def test_batches_change_no_row(tiny_model, tokenizer, dialogues):
 def test_a_batch_holds_no_more_tokens_than_allowed_but_one_row(batch_tokens):
     sizes = []
 
-    class Model:
-        device = torch.device("cpu")
-
-        def eval(self):
-            return self
-
-        def generate(self, input_ids, max_new_tokens, **_):
-            sizes.append(len(input_ids))
-            return torch.cat([input_ids, torch.zeros(len(input_ids), max_new_tokens, dtype=torch.int64)], dim=1)
+    def generate_batch(model, contexts, *, max_new_tokens, **_):
+        sizes.append(len(contexts))
+        return ((row, [0] * max_new_tokens, False) for row in range(len(contexts)))
 
     progress = RecordingProgress()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows, "padded_attention", lambda model: torch.no_grad())
+        patch.setattr(rows, "generate_batch", generate_batch)
         patch.setattr(rows, "format_prompt", lambda of, *_: [int(of.id), *[0] * (int(of.id) % 3)])
         patch.setattr(rows, "_text", lambda ids, _: ids[0])
         many = [dialogue("a", "b", identifier=str(number)) for number in range(20)]
         made = generate_rows(
-            many, Model(), SimpleNamespace(pad_id=0), max_len=30, batch_tokens=batch_tokens, progress=progress
+            many, None, SimpleNamespace(pad_id=0), max_len=30, batch_tokens=batch_tokens, progress=progress
         )
     assert made == list(range(20))
     assert max(sizes) == max(1, min(7, batch_tokens // 30))

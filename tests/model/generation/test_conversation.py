@@ -21,7 +21,7 @@ def by_template(tokenizer, texts: list[str]) -> list[int]:
     return tokenizer.hf_tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
 
 
-def test_the_context_holds_all_that_was_said_in_the_format_of_training(tokenizer):
+def test_context_equals_chat_template(tokenizer):
     conversation, texts = talk(tokenizer), []
     for line, reply in [
         ("I heard that my brother likes tea .", "Yes , the sea ."),
@@ -34,14 +34,14 @@ def test_the_context_holds_all_that_was_said_in_the_format_of_training(tokenizer
         texts.append(reply)
 
 
-def test_a_typed_separator_does_not_end_a_turn(tokenizer):
+def test_typed_separator_ends_no_turn(tokenizer):
     context = talk(tokenizer).ask("a [SEP] b <|endoftext|> [CLS]")
     assert [context.count(mark) for mark in (tokenizer.cls_id, tokenizer.sep_id, tokenizer.end_id)] == [1, 1, 0]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(LINE, LINE), min_size=1, max_size=8))
-def test_whole_turns_are_dropped_from_the_left_when_the_window_is_full(tokenizer, exchanges):
+def test_full_window_drops_whole_turns_from_the_left(tokenizer, exchanges):
     conversation, texts = talk(tokenizer, WINDOW), []
     for line, reply in exchanges:
         try:
@@ -64,14 +64,14 @@ def test_reset_forgets(tokenizer):
     assert conversation.ask("three") == by_template(tokenizer, ["three"])
 
 
-def test_an_empty_reply_takes_its_line_with_it(tokenizer):
+def test_empty_reply_removes_its_line(tokenizer):
     conversation = talk(tokenizer)
     conversation.ask("one")
     conversation.answer("")
     assert conversation.ask("two") == by_template(tokenizer, ["two"])
 
 
-def test_a_line_that_does_not_fit_alone_is_refused_and_not_kept(tokenizer):
+def test_line_too_long_is_refused_and_forgotten(tokenizer):
     conversation = talk(tokenizer, WINDOW)
     room = WINDOW - NEW
     (token,) = tokenizer.encode_batch(["!"])[0]

@@ -26,13 +26,13 @@ CACHED = {
     "gpt2": {}, "llama": {"num_key_value_heads": 2}, "gpt_neox": {}, "opt": {},
     "gpt_neo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 4},
 }  # fmt: skip
-# No position ids (bloom), a window (mistral, gemma2), a state that runs along the row (mamba, jamba).
+# No position ids (bloom), a sliding window (mistral, gemma2), a recurrent state (mamba, jamba).
 GENERATED = {
     "bloom": {}, "mistral": {"sliding_window": 4}, "gemma2": {"head_dim": 8, "query_pre_attn_scalar": 8}, "mamba": {},
     "jamba": {"mamba_d_state": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2},
 }  # fmt: skip
 # Prefixes of each other, twice the same, one that has nothing before its last token.
-BEGINNINGS = [c[:n] for c in random_contexts([20, 9, 14], 3, 40) for n in (1, 3, 7, 7, 14, 20) if n <= len(c)]
+PREFIXES = [c[:n] for c in random_contexts([20, 9, 14], 3, 40) for n in (1, 3, 7, 7, 14, 20) if n <= len(c)]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def model(tokenizer):
     return wide_gpt2(tokenizer)
 
 
-def made(model, tokenizer, contexts, batch_tokens, decoding=GREEDY, seeds=None) -> list[tuple[list[int], bool]]:
+def replies_of(model, tokenizer, contexts, batch_tokens, decoding=GREEDY, seeds=None) -> list[tuple[list[int], bool]]:
     seeds = list(range(len(contexts))) if seeds is None else seeds
     options = {"decoding": decoding, "seeds": seeds, "max_new_tokens": NEW, "batch_tokens": batch_tokens}
     produced = list(generate(model, tokenizer, contexts, **options))
@@ -49,7 +49,7 @@ def made(model, tokenizer, contexts, batch_tokens, decoding=GREEDY, seeds=None) 
 
 
 def one_by_one(model, tokenizer, contexts, decoding=GREEDY) -> list[tuple[list[int], bool]]:
-    return [made(model, tokenizer, [one], 1, decoding, [index])[0] for index, one in enumerate(contexts)]
+    return [replies_of(model, tokenizer, [one], 1, decoding, [index])[0] for index, one in enumerate(contexts)]
 
 
 def slow_token(logits: torch.Tensor, number: float | None) -> int:
@@ -101,11 +101,11 @@ def test_batched_replies_equal_slow_loop(model, tokenizer, cuts, batch_tokens, s
     whole = random_contexts([40, 40, 40], tokenizer.cls_id, 300, seed)
     contexts = [whole[which][:length] for which, length in cuts]
     greedy = [slow_reply(model, tokenizer, context, [None] * NEW) for context in contexts]
-    assert made(model, tokenizer, contexts, batch_tokens) == greedy
+    assert replies_of(model, tokenizer, contexts, batch_tokens) == greedy
     seeds = [seed + index for index in range(len(contexts))]
     numbers = draw_uniforms(seeds, NEW).tolist()
     sampled = [slow_reply(model, tokenizer, *pair) for pair in zip(contexts, numbers, strict=True)]
-    assert made(model, tokenizer, contexts, batch_tokens, SAMPLE, seeds) == sampled
+    assert replies_of(model, tokenizer, contexts, batch_tokens, SAMPLE, seeds) == sampled
 
 
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLE, BEAM], ids=lambda decoding: decoding.kind)
@@ -113,14 +113,14 @@ def test_batched_replies_equal_slow_loop(model, tokenizer, cuts, batch_tokens, s
 @given(order=st.permutations(range(8)), batch_tokens=st.sampled_from([60, 150]))
 def test_order_of_contexts_does_not_matter(model, tokenizer, decoding, order, batch_tokens):
     contexts = random_contexts([3, 9, 9, 20, 31, 2, 14, 40], tokenizer.cls_id, 300)
-    straight = made(model, tokenizer, contexts, 10_000, decoding)
-    shuffled = made(model, tokenizer, [contexts[index] for index in order], batch_tokens, decoding, order)
+    straight = replies_of(model, tokenizer, contexts, 10_000, decoding)
+    shuffled = replies_of(model, tokenizer, [contexts[index] for index in order], batch_tokens, decoding, order)
     assert shuffled == [straight[index] for index in order]
 
 
 def test_sample_depends_on_its_seed(model, tokenizer):
     (context,) = random_contexts([9], tokenizer.cls_id, 300)
-    found = made(model, tokenizer, [context] * 12, 10_000, SAMPLE, [7] * 6 + list(range(6)))
+    found = replies_of(model, tokenizer, [context] * 12, 10_000, SAMPLE, [7] * 6 + list(range(6)))
     assert found[:6] == [found[0]] * 6
     assert len({tuple(ids) for ids, _ in found[6:]}) > 3
 
@@ -130,10 +130,10 @@ def test_sample_depends_on_its_seed(model, tokenizer):
 def test_batch_equals_single_for_each_kind_of_model(kind, decoding):
     model = build(kind, **(CACHED | GENERATED)[kind])
     assert supports_kv_cache(model) == (kind in CACHED)
-    alone = one_by_one(model, SPECIAL_TOKENS, BEGINNINGS, decoding)
+    alone = one_by_one(model, SPECIAL_TOKENS, PREFIXES, decoding)
     assert len({tuple(ids) for ids, _ in alone}) > 3
     for batch_tokens in (100, 10_000):
-        assert made(model, SPECIAL_TOKENS, BEGINNINGS, batch_tokens, decoding) == alone
+        assert replies_of(model, SPECIAL_TOKENS, PREFIXES, batch_tokens, decoding) == alone
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "gpt_neox", "mistral", "mamba"])
@@ -141,7 +141,7 @@ def test_batch_equals_single_for_each_kind_of_model(kind, decoding):
 def test_replies_equal_transformers_generate(kind, decoding):
     model = build(kind, **(CACHED | GENERATED)[kind])
     for context, (ids, ended) in zip(
-        BEGINNINGS, made(model, SPECIAL_TOKENS, BEGINNINGS, 10_000, decoding), strict=True
+        PREFIXES, replies_of(model, SPECIAL_TOKENS, PREFIXES, 10_000, decoding), strict=True
     ):
         row = torch.tensor([context])
         output = model.generate(
@@ -156,10 +156,10 @@ def test_replies_equal_transformers_generate(kind, decoding):
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLE], ids=lambda decoding: decoding.kind)
 def test_both_engines_agree(model, tokenizer, decoding, monkeypatch):
     contexts = random_contexts([1, 4, 9, 30, 9, 17], tokenizer.cls_id, 300)
-    expected = made(model, tokenizer, contexts, 1000, decoding)
+    expected = replies_of(model, tokenizer, contexts, 1000, decoding)
     calls = []
     monkeypatch.setattr("dialog_trainer.model.generation.generate.supports_kv_cache", lambda model: calls.append(0))
-    assert made(model, tokenizer, contexts, 1000, decoding) == expected
+    assert replies_of(model, tokenizer, contexts, 1000, decoding) == expected
     assert calls
 
 
@@ -172,7 +172,7 @@ def test_beams_count_as_rows(model, tokenizer, monkeypatch):
         return generate(**options)
 
     monkeypatch.setattr(model, "generate", watched)
-    made(model, tokenizer, random_contexts([20, 4, 11, 7, 20, 30], tokenizer.cls_id, 300), 250, BEAM)
+    replies_of(model, tokenizer, random_contexts([20, 4, 11, 7, 20, 30], tokenizer.cls_id, 300), 250, BEAM)
     assert all(BEAM.beams * rows * (width + NEW) <= 250 for rows, width in sizes)
     assert sum(rows for rows, _ in sizes) == 6
     assert len(sizes) < 6
@@ -180,14 +180,16 @@ def test_beams_count_as_rows(model, tokenizer, monkeypatch):
 
 def test_one_beam_is_greedy(model, tokenizer):
     contexts = random_contexts([1, 4, 9, 30], tokenizer.cls_id, 300)
-    assert made(model, tokenizer, contexts, 1000, Decoding("beam")) == made(model, tokenizer, contexts, 1000)
+    assert replies_of(model, tokenizer, contexts, 1000, Decoding("beam")) == replies_of(
+        model, tokenizer, contexts, 1000
+    )
 
 
 def test_replies_hold_no_special_token(model, tokenizer):
     contexts = random_contexts([1 + index % 30 for index in range(60)], tokenizer.cls_id, 300)
     reserved = {tokenizer.cls_id, tokenizer.pad_id, tokenizer.sep_id, tokenizer.end_id}
     for decoding in (GREEDY, SAMPLE, BEAM):
-        found = made(model, tokenizer, contexts, 500, decoding)
+        found = replies_of(model, tokenizer, contexts, 500, decoding)
         assert {ended for _, ended in found} == {True, False}
         assert any(0 < len(ids) < NEW for ids, _ in found)
         for ids, ended in found:
@@ -199,14 +201,14 @@ def test_replies_hold_no_special_token(model, tokenizer):
 @pytest.mark.parametrize("ending", ["sep_id", "end_id"])
 def test_sep_and_end_of_text_end_a_reply(tiny_model, tokenizer, ending, decoding):
     always_say(tiny_model, getattr(tokenizer, ending))
-    assert made(tiny_model, tokenizer, [[5, 6], [7]], 1000, decoding) == [([], True), ([], True)]
+    assert replies_of(tiny_model, tokenizer, [[5, 6], [7]], 1000, decoding) == [([], True), ([], True)]
 
 
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLE, BEAM], ids=lambda decoding: decoding.kind)
 @pytest.mark.parametrize("never", ["cls_id", "pad_id"])
 def test_cls_and_pad_are_never_generated(tiny_model, tokenizer, never, decoding):
     always_say(tiny_model, getattr(tokenizer, never))
-    for ids, ended in made(tiny_model, tokenizer, [[5, 6], [7]], 1000, decoding):
+    for ids, ended in replies_of(tiny_model, tokenizer, [[5, 6], [7]], 1000, decoding):
         assert ids
         assert getattr(tokenizer, never) not in ids
         assert ended or len(ids) == NEW
@@ -248,7 +250,7 @@ def passes(model, monkeypatch) -> list[SimpleNamespace]:
 
 
 def test_only_the_last_position_is_projected(model, tokenizer, passes):
-    made(model, tokenizer, random_contexts([20, 4, 11], tokenizer.cls_id, 300), 1000)
+    replies_of(model, tokenizer, random_contexts([20, 4, 11], tokenizer.cls_id, 300), 1000)
     assert passes[0].tokens == 20
     assert all(one.logits == (one.rows, 1) for one in passes)
 
@@ -257,7 +259,7 @@ def test_only_the_last_position_is_projected(model, tokenizer, passes):
 def test_batch_tokens_bounds_batches(model, tokenizer, batch_tokens, passes):
     whole = random_contexts([20, 4, 11, 7, 20, 30], tokenizer.cls_id, 300)
     contexts = [*whole, whole[5][:9], whole[0][:5], whole[5][:12]]
-    made(model, tokenizer, contexts, batch_tokens)
+    replies_of(model, tokenizer, contexts, batch_tokens)
     starts = [index for index, one in enumerate(passes) if one.tokens > 1] + [len(passes)]
     sizes = []
     for first, after in pairwise(starts):
@@ -274,16 +276,16 @@ def test_batch_tokens_bounds_batches(model, tokenizer, batch_tokens, passes):
 
 def test_shared_prefixes_are_read_once(model, tokenizer, passes):
     long, other = random_contexts([20, 11], tokenizer.cls_id, 300)
-    made(model, tokenizer, [long[:4], other, long, long[:12], long], 10_000)
+    replies_of(model, tokenizer, [long[:4], other, long, long[:12], long], 10_000)
     assert [(one.rows, one.tokens) for one in passes if one.tokens > 1] == [(2, 20)]
 
 
 def test_prefill_is_chunked(model, tokenizer, passes, monkeypatch):
     contexts = random_contexts([20, 4, 11, 7, 20, 30], tokenizer.cls_id, 300)
-    expected = made(model, tokenizer, contexts, 10_000)
+    expected = replies_of(model, tokenizer, contexts, 10_000)
     passes.clear()
     monkeypatch.setattr(kv_cache, "PREFILL_TOKENS", 60)
-    assert made(model, tokenizer, contexts, 10_000) == expected
+    assert replies_of(model, tokenizer, contexts, 10_000) == expected
     assert [(one.rows, one.tokens) for one in passes if one.tokens > 1] == [(2, 30), (2, 20), (2, 7)]
 
 
@@ -342,10 +344,10 @@ def test_prefix_chains_are_as_few_as_possible(contexts):
 
 def test_replies_ignore_dropout(model, tokenizer):
     contexts = random_contexts([3, 9, 20], tokenizer.cls_id, 300)
-    expected = made(model, tokenizer, contexts, 1000)
+    expected = replies_of(model, tokenizer, contexts, 1000)
     model.train()
-    assert made(model, tokenizer, contexts, 1000) == expected
+    assert replies_of(model, tokenizer, contexts, 1000) == expected
 
 
 def test_no_contexts_give_no_replies(model, tokenizer):
-    assert made(model, tokenizer, [], 1000) == []
+    assert replies_of(model, tokenizer, [], 1000) == []

@@ -1,4 +1,4 @@
-"""The next token: the likeliest, or one drawn by a number of the reply's own; the nucleus is transformers'."""
+"""Greedy and nucleus (top-p) sampling; the nucleus is that of transformers."""
 
 import numpy as np
 import pytest
@@ -27,12 +27,12 @@ def drawn(logits: torch.Tensor, temperature: float, top_p: float, uniform: list[
         (0.05, 0.91, 0), (0.0, 0.0, 1), (0.99, 0.0, 1),
     ],
 )  # fmt: skip
-def test_by_hand(uniform, top_p, token):
-    logits = torch.tensor([0.1, 0.5, 0.0, 0.4]).log()  # the third is never said
+def test_samples_by_hand(uniform, top_p, token):
+    logits = torch.tensor([0.1, 0.5, 0.0, 0.4]).log()  # the third has probability 0
     assert drawn(logits, 1.0, top_p, [uniform]) == [token]
 
 
-def test_a_nucleus_with_just_the_mass_wanted_takes_no_further_token():
+def test_nucleus_stops_at_exactly_top_p():
     assert drawn(torch.tensor([0.0, 0.0]), 1.0, 0.5, [0.0, 1 - 2**-53]) == [0, 0]
 
 
@@ -42,13 +42,13 @@ def test_temperature_divides_the_logits():
     assert drawn(logits, 2.0, 1.0, [0.332, 0.334]) == [0, 1]
 
 
-def test_greedy_is_the_likeliest():
+def test_greedy_is_the_most_probable():
     assert choose_next_tokens(torch.tensor([[0.0, 2.0, 1.0], [3.0, 2.0, 1.0]]), GREEDY, None).tolist() == [1, 0]
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(0, 10_000), st.sampled_from([20, 3000]), st.floats(0.2, 3), st.floats(0.01, 0.999))
-def test_tokens_and_their_shares_are_those_of_transformers_warpers(seed, size, temperature, top_p):
+def test_sampling_equals_transformers_warpers(seed, size, temperature, top_p):
     logits = 3 * torch.randn(1, size, generator=torch.Generator().manual_seed(seed)).double()
     warped = TopPLogitsWarper(top_p)(None, TemperatureLogitsWarper(temperature)(None, logits))
     sums = warped.softmax(-1)[0].cumsum(0).numpy()
@@ -57,14 +57,14 @@ def test_tokens_and_their_shares_are_those_of_transformers_warpers(seed, size, t
     assert drawn(logits[0], temperature, top_p, numbers.tolist()) == expected.tolist()
 
 
-def test_many_draws_have_the_shares_of_the_softmax():
+def test_many_samples_follow_the_softmax():
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0])
     numbers = draw_uniforms(range(20_000), 1)[:, 0]
     counts = torch.bincount(choose_next_tokens(logits.expand(20_000, -1), Decoding("sample"), numbers), minlength=4)
     torch.testing.assert_close(counts / 20_000, logits.softmax(0), rtol=0, atol=0.012)
 
 
-def test_the_numbers_of_a_row_depend_on_its_seed_alone():
+def test_uniforms_of_a_row_depend_on_its_seed_alone():
     alone = [draw_uniforms([seed], 5)[0].tolist() for seed in (3, 0, 2**62)]
     assert draw_uniforms([3, 0, 2**62], 5).tolist() == alone
     assert draw_uniforms([3], 40)[0, :5].tolist() == alone[0]

@@ -1,4 +1,4 @@
-"""What stands in for a model's activation and dropout is the same function; its noise is what it should be."""
+"""Fused activation and dropout, and attention with dropout, against plain implementations."""
 
 from itertools import pairwise
 
@@ -13,7 +13,7 @@ from dialog_trainer.model.kernels.attention import Packing, packed_attention
 from dialog_trainer.model.packed_forward import padded_attention
 
 
-def test_the_activation_is_the_same_function():
+def test_tanh_gelu_equals_gelu_new():
     values = torch.linspace(-12, 12, 1001, requires_grad=True)
     found, expected = TanhGelu()(values), NewGELUActivation()(values)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
@@ -21,7 +21,7 @@ def test_the_activation_is_the_same_function():
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
 
 
-def test_a_models_modules_are_exchanged_and_its_logits_stay(tiny_model):
+def test_fused_model_has_equal_logits(tiny_model):
     ids = torch.arange(9)[None]
     with torch.no_grad(), padded_attention(tiny_model):
         expected = tiny_model.eval()(input_ids=ids).logits
@@ -36,21 +36,21 @@ def test_a_models_modules_are_exchanged_and_its_logits_stay(tiny_model):
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
-def test_dropout_drops_its_share_and_keeps_the_mean(p):
+def test_dropout_rate_scale_and_independence(p):
     torch.manual_seed(0)
     count = 400_000
     found = BitDropout(p)(torch.ones(4, count // 4))
     kept = found[found > 0]
     assert abs(len(kept) / count - (1 - p)) < 5 * (p * (1 - p) / count) ** 0.5
     assert kept.unique().tolist() == pytest.approx([1 / (1 - p)], rel=1e-4)
-    # Neighbours, and the four values of one drawn number, have nothing to do with each other.
+    # Neighbours, and the four values of one 64-bit draw, are independent.
     noise = (found.flatten() > 0).double() - (1 - p)
     for apart in (1, 2, 3, 4, 8):
         together = float((noise[apart:] * noise[:-apart]).mean() / (p * (1 - p)))
         assert abs(together) < 5 / count**0.5
 
 
-def test_the_noise_follows_the_seed_and_the_gradient_follows_the_noise():
+def test_noise_follows_seed_and_gradient_follows_noise():
     values = torch.randn(7, 33, requires_grad=True)
     module = BitDropout(0.3)
     torch.manual_seed(3)
@@ -65,21 +65,19 @@ def test_the_noise_follows_the_seed_and_the_gradient_follows_the_noise():
 
 
 @pytest.mark.parametrize("module", [BitDropout(0.0), BitDropout(0.5).eval()])
-def test_without_noise_nothing_is_changed(module):
+def test_no_noise_without_dropout_or_training(module):
     values = torch.randn(5)
     assert torch.equal(module(values), values)
 
 
-# Of the sequences below, which tokens look together.
+# The queries of each block, in the sequences below.
 BLOCKS = {128: [[(0, 5)], [(0, 1)], [(0, 8)]], 3: [[(0, 3), (3, 5)], [(0, 1)], [(0, 3), (3, 6), (6, 8)]]}
 
 
 @pytest.mark.parametrize("block_rows", BLOCKS)
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (4, 1)])
 @pytest.mark.parametrize("scaling", [None, 0.3])
-def test_attention_with_dropout_is_softmax_with_the_drawn_shares_left_out(
-    heads, kv_heads, scaling, block_rows, monkeypatch
-):
+def test_dropout_attention_equals_masked_softmax(heads, kv_heads, scaling, block_rows, monkeypatch):
     monkeypatch.setattr(attention, "BLOCK_ROWS", block_rows)
     lengths, width, p = (5, 1, 8), 6, 0.25
     draw = torch.Generator().manual_seed(0)
@@ -114,7 +112,7 @@ def test_attention_with_dropout_is_softmax_with_the_drawn_shares_left_out(
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
-def test_under_autocast_rotary_positions_leave_values_of_another_kind(dropout):
+def test_autocast_may_mix_dtypes(dropout):
     draw = torch.Generator().manual_seed(0)
     query, key, value = (
         torch.randn(1, 14, 4, 6, generator=draw).transpose(1, 2).to(dtype).requires_grad_()
@@ -127,8 +125,8 @@ def test_under_autocast_rotary_positions_leave_values_of_another_kind(dropout):
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
-def test_on_a_gpu_all_sequences_go_into_one_call(monkeypatch, kv_heads):
-    """Of `varlen_attn`, which needs a GPU, a slow one stands in: it is told where each sequence begins, and to look back."""
+def test_gpu_attention_is_one_call(monkeypatch, kv_heads):
+    """A slow function replaces `varlen_attn`, which needs a GPU."""
 
     def slow(query, key, value, from_q, from_k, longest_q, longest_k, *, scale, window_size):
         assert (from_q.dtype, longest_q, longest_k, window_size) == (torch.int32, 8, 8, (-1, 0))

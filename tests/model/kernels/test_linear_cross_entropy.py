@@ -1,4 +1,4 @@
-"""The loss of each target without logits of all, against cross-entropy over all of them."""
+"""Chunked linear + cross-entropy against cross-entropy over all logits."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def reference(hidden, weight, bias, targets, weights):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("rows", [1, 3, 5, 11, 1000])
 @pytest.mark.parametrize("factor", [1.0, 0.25])
-def test_loss_and_gradients_are_those_of_cross_entropy(monkeypatch, rows, bias, factor):
+def test_loss_and_gradients_equal_cross_entropy(monkeypatch, rows, bias, factor):
     """`rows` targets at a time, of 11."""
     monkeypatch.setitem(CHUNK_LOGITS, "cpu", rows * 37)
     gradients = []
@@ -42,14 +42,14 @@ def test_loss_and_gradients_are_those_of_cross_entropy(monkeypatch, rows, bias, 
     assert torch.equal(linear_token_nll(*made(11, bias)[:4]), gradients[1][1])
 
 
-def test_a_target_that_is_all_but_impossible_has_its_finite_loss():
+def test_improbable_target_has_finite_loss():
     hidden = torch.tensor([[1.0], [1.0], [-1.0]])
     weight = torch.tensor([[200.0], [0.0]])
     found = linear_token_nll(hidden, weight, None, torch.tensor([1, 0, 0]))
     assert found.tolist() == [200.0, 0.0, 200.0]
 
 
-def test_nothing_to_learn_has_gradients_of_0():
+def test_no_targets_give_zero_gradients():
     inputs = made(0, True)
     total, nll = linear_cross_entropy(*inputs)
     total.backward()
@@ -58,7 +58,7 @@ def test_nothing_to_learn_has_gradients_of_0():
         assert torch.equal(one.grad, torch.zeros_like(one))
 
 
-def test_only_what_is_asked_for_is_made():
+def test_frozen_weight_has_no_gradient():
     hidden, weight, _, targets, weights = made(11, False)
     total, _ = linear_cross_entropy(hidden, weight.detach(), None, targets, weights)
     total.backward()
@@ -68,7 +68,7 @@ def test_only_what_is_asked_for_is_made():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_under_autocast_the_products_are_of_its_kind(dtype):
+def test_autocast_sets_the_product_dtype(dtype):
     gradients = []
     for cast in (False, True):
         inputs = made(11, False)
