@@ -1,9 +1,9 @@
-"""Measures what a user waits for and what a run holds in memory. Run it by `make bench-start`; nothing is asserted.
+"""Measures start-up, validation and memory of whole runs: `make bench-start`. Times are reported, not asserted.
 
 1. `--help`, and the first optimizer step of `make demo`, in seconds from the start of the process.
-2. Validating one dialogue (a reply to each of its contexts) against the original program's way (from the first
-   utterance, one token at a time, no cache, always to 128 tokens), same model and dialogues, interleaved.
-3. Peak memory of a run on 10,000 and on 1,000,000 made-up dialogues.
+2. Validating one dialogue (a reply to each of its contexts), compared with the original program's generation (from the
+   first utterance, one token at a time, without a KV cache, always to 128 tokens): same model and dialogues, interleaved.
+3. Peak memory of a run on 10,000 and on 1,000,000 synthetic dialogues.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def measure_start(folder: Path) -> None:
         for index in range(rounds):
             cache = folder / (f"cold-{index}" if title == "cold" else "cold-0")
             times.append(_seconds_to_first_step(folder / "runs", cache))
-        print(f"first step of the demo, {title} cache of data: {spread(times)}")
+        print(f"first step of the demo, {title} data cache: {spread(times)}")
 
 
 def _seconds_to_first_step(project: Path, cache: Path) -> float:
@@ -111,9 +111,9 @@ def measure_validation(folder: Path, dialogues: int = 32, rounds: int = 3) -> No
     print(
         f"124 M random weights, {name}: a dialogue (of {dialogues} in one call, {each:.1f} replies each): {spread(ours)}"
     )
-    print(f"the original's way, a dialogue (one reply, to {MAX_LEN} tokens): {spread(original)}")
+    print(f"the original's generation, a dialogue (one reply, to {MAX_LEN} tokens): {spread(original)}")
     ratio = statistics.median(original) / statistics.median(ours)
-    print(f"a dialogue: 1/{ratio:.0f} of the original's way; a reply: 1/{ratio * each:.0f}")
+    print(f"a dialogue: 1/{ratio:.0f} of the original's time; a reply: 1/{ratio * each:.0f}")
 
 
 def _source():
@@ -141,16 +141,14 @@ def measure_memory(folder: Path, few: int, many: int) -> None:
         start = time.perf_counter()
         peaks[count] = _peak_memory(folder, path, held_out)
         print(
-            f"{count:,} dialogues: peak {peaks[count][0]:,.0f} MiB resident, of it {peaks[count][1]:,.0f} MiB of its own "
+            f"{count:,} dialogues: peak {peaks[count][0]:,.0f} MiB resident, {peaks[count][1]:,.0f} MiB of it private "
             f"(the rest are pages of mapped files), {time.perf_counter() - start:.0f} s"
         )
-    print(
-        f"many against few, of its own: {peaks[many][1] / peaks[few][1]:.3f}; resident: {peaks[many][0] / peaks[few][0]:.3f}"
-    )
+    print(f"many / few, private: {peaks[many][1] / peaks[few][1]:.3f}; resident: {peaks[many][0] / peaks[few][0]:.3f}")
 
 
 def _peak_memory(folder: Path, train: Path, held_out: Path) -> tuple[float, float]:
-    """Peaks in MiB of resident and of anonymous memory of the process."""
+    """Peak resident and anonymous memory of a run on these files, in MiB."""
     overrides = (
         "model=gpt2_tiny", "data=jsonl", f"data.train_data_path={train}", f"data.validation_data_path={held_out}",
         f"data.cache_dir={folder / 'memory'}", f"project={folder / 'runs'}", "steps=200", "metrics.max_dialogues=10",

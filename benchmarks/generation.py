@@ -1,10 +1,10 @@
-"""Measures generation: replies a second against transformers' `generate`, and a dialogue against the original's way.
+"""Measures generation: replies per second compared with transformers' `generate`, and a dialogue with the original's.
 
     OMP_NUM_THREADS=2 python benchmarks/generation.py
 
 The contexts are DailyDialog's test (where DIALOG_TRAINER_TEST_DATA is set) or chitchat's. `generate` gets the same
-contexts in the order of the dialogues, as many to a batch as `batch_tokens` holds of the longest. All ways take turns;
-nothing is asserted. Seconds are given by the clock and by the processor: the second does not count other programs.
+contexts in the order of the dialogues, in batches of as many as `batch_tokens` holds of the longest. The methods run
+interleaved. Times are reported, not asserted: wall time and CPU time, which excludes other programs.
 """
 
 from __future__ import annotations
@@ -44,11 +44,13 @@ def main() -> None:
     parser.add_argument("--dialogues", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--checkpoint", type=Path, help="of a trained model; default: gpt2_tiny is trained for 300 steps"
+        "--checkpoint", type=Path, help="checkpoint of a trained model; default: train gpt2_tiny for 300 steps"
     )
     arguments = parser.parse_args()
     logging.set_verbosity_error()
-    print(f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}, {_products():.0f} GFLOP/s in products")
+    print(
+        f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}, {_products():.0f} GFLOP/s in matrix products"
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         random_gpt2.write(folder / "gpt2", layers=12, heads=12, width=768)
@@ -56,7 +58,7 @@ def main() -> None:
         contexts, first_turns = _contexts(folder, tokenizer, arguments.dialogues)
         _against_generate("124 M, replies never end", model, tokenizer, contexts, GREEDY, arguments.rounds)
         _against_original(model, tokenizer, contexts, first_turns, arguments.rounds)
-        _let_replies_end(model, tokenizer, one_in=12)
+        _make_replies_end(model, tokenizer, one_in=12)
         sampled = Decoding("sample")
         _against_generate("124 M, 1 token in 12 ends", model, tokenizer, contexts, sampled, arguments.rounds)
         model, tokenizer = _model(arguments.checkpoint or _trained(folder))
@@ -73,7 +75,7 @@ def _model(folder: Path):
 
 
 def _contexts(folder: Path, tokenizer: DialogueTokenizer, dialogues: int) -> tuple[list[list[int]], list[list[int]]]:
-    """The contexts of all assistant turns of the drawn dialogues, and of each dialogue its first turn."""
+    """The contexts of all assistant turns of the sampled dialogues, and the first turn of each dialogue."""
     data = os.environ.get("DIALOG_TRAINER_TEST_DATA")
     source = DailyDialog(str(Path(data) / "dailydialog"), "", None, "") if data else ChitChat()
     table = open_dialogues(source, "test", folder / "cache", say=lambda line: None)
@@ -83,8 +85,8 @@ def _contexts(folder: Path, tokenizer: DialogueTokenizer, dialogues: int) -> tup
     return [context.ids for context in found], firsts
 
 
-def _let_replies_end(model, tokenizer: DialogueTokenizer, one_in: int) -> None:
-    """Adds to the logit of `[SEP]` what makes it one token in `one_in` by chance."""
+def _make_replies_end(model, tokenizer: DialogueTokenizer, one_in: int) -> None:
+    """Changes the weights so that `[SEP]` is sampled with probability 1 / `one_in`."""
     with torch.no_grad():
         model.transformer.ln_f.bias.fill_(0.1)
         wte = model.get_input_embeddings().weight
@@ -121,12 +123,10 @@ def _against_generate(title: str, model, tokenizer, contexts, decoding: Decoding
                 batch = tokenizer.tokenizer.pad({"input_ids": contexts[first : first + size]}, return_tensors="pt")
                 model.generate(**batch, max_new_tokens=NEW, **sampling)
 
-    ways = _taking_turns({"ours": ours, "generate": generated}, rounds)
+    ways = _measure_interleaved({"ours": ours, "generate": generated}, rounds)
     print(f"{title}: {len(contexts)} replies, {statistics.mean(lengths):.1f} tokens each")
     for name, (clock, processor) in ways.items():
-        print(
-            f"  {name:9} {_rates(clock, len(contexts))} by the clock, {_rates(processor, len(contexts))} by the processor"
-        )
+        print(f"  {name:9} {_rates(clock, len(contexts))} wall time, {_rates(processor, len(contexts))} CPU time")
     print(f"  ours / generate: {_ratios(ways['generate'], ways['ours'])}", flush=True)
 
 
@@ -147,39 +147,39 @@ def _against_original(model, tokenizer, contexts, first_turns: list[list[int]], 
             while len(ids) < MAX_LEN:
                 ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
 
-    ways = _taking_turns({"ours": ours, "original": original}, rounds)
+    ways = _measure_interleaved({"ours": ours, "original": original}, rounds)
     dialogues = len(first_turns)
     each = tuple([seconds / dialogues for seconds in kind] for kind in ways["ours"])
     body = sum(p.numel() for name, p in model.named_parameters() if ".h." in name)
     head = model.get_output_embeddings().weight.numel()
     read = sum(len(contexts[chain[-1]]) for chain in group_by_prefix(contexts))
-    said = len(contexts) * NEW
+    generated = len(contexts) * NEW
     first = sum(map(len, first_turns[:rounds])) / min(rounds, dialogues)
     again = sum(range(round(first), MAX_LEN))
     work = {
-        "ours": 2e-9 * (body * read + (body + head) * said) / dialogues,
+        "ours": 2e-9 * (body * read + (body + head) * generated) / dialogues,
         "original": 2e-9 * (body + head) * again,
     }
     print(
-        f"a dialogue, {len(contexts) / dialogues:.1f} replies of {NEW} tokens, against one of the original to {MAX_LEN}:"
+        f"a dialogue, {len(contexts) / dialogues:.1f} replies of {NEW} tokens, compared with one reply of the original to {MAX_LEN}:"
     )
     for name, (clock, processor) in {"ours": each, "original": ways["original"]}.items():
         rate = work[name] / statistics.median(processor)
         print(
-            f"  {name:9} {statistics.median(clock):.2f} s ({min(clock):.2f} to {max(clock):.2f}) by the clock, "
-            f"{statistics.median(processor):.2f} s by the processor; {work[name]:.0f} GFLOP in products, {rate:.0f} a second"
+            f"  {name:9} {statistics.median(clock):.2f} s ({min(clock):.2f} to {max(clock):.2f}) wall time, "
+            f"{statistics.median(processor):.2f} s CPU time; {work[name]:.0f} GFLOP in matrix products, {rate:.0f} GFLOP/s"
         )
     apart = sum(map(len, contexts))
     print(
-        f"  read {read / dialogues:.0f} tokens a dialogue ({apart / dialogues:.0f} without sharing), said {said / dialogues:.0f}"
+        f"  read {read / dialogues:.0f} tokens a dialogue ({apart / dialogues:.0f} without prefix sharing), generated {generated / dialogues:.0f}"
     )
-    print(
-        f"  original / ours: {_ratios(ways['original'], each)}; by the operations {work['original'] / work['ours']:.0f}"
-    )
+    print(f"  original / ours: {_ratios(ways['original'], each)}; by operations {work['original'] / work['ours']:.0f}")
 
 
-def _taking_turns(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, tuple[list[float], list[float]]]:
-    """Seconds by the clock and by the processor of each way and round."""
+def _measure_interleaved(
+    ways: dict[str, Callable[[], None]], rounds: int
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Wall and CPU seconds of each method in each round."""
     found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
@@ -197,11 +197,11 @@ def _rates(seconds: list[float], count: int) -> str:
 
 def _ratios(many: tuple[list[float], list[float]], few: tuple[list[float], list[float]]) -> str:
     clock, processor = (statistics.median(many[kind]) / statistics.median(few[kind]) for kind in (0, 1))
-    return f"{clock:.1f} by the clock, {processor:.1f} by the processor"
+    return f"{clock:.1f} wall time, {processor:.1f} CPU time"
 
 
 def _products(size: int = 1024, times: int = 10) -> float:
-    """GFLOP a second of square matrix products: what the machine gives at best."""
+    """GFLOP/s of square matrix products: the peak of the machine."""
     left, right = torch.rand(size, size), torch.rand(size, size)
     seconds = []
     for _ in range(times):

@@ -1,12 +1,12 @@
-"""Trains a few steps on a GPU in each precision, and on two where there are two: does it work, how fast, how far apart?
+"""Checks training on CUDA: a few steps in each precision, on one GPU and on two if there are two.
 
     python benchmarks/gpu_check.py                  # 124 M parameters
     python benchmarks/gpu_check.py --size tiny
 
-After these a run through the command line with its defaults (`compile=auto`) in bf16, with sampled replies, to its end.
-A row tells how far the losses are from those of one process in fp32, the real tokens a second, and MFU: 6 operations
-for each parameter and token, over what the GPU does at best. Dropout is off, so that two processes must give
-the losses of one up to rounding. Where torch sees no CUDA device it says so in one line.
+Then it trains a whole run through the command line with its defaults (`compile=auto`) in bf16, with sampled replies.
+A row has the largest difference of the losses from those of one process in fp32, the real tokens per second, and the MFU:
+6 operations for each parameter and token, over the peak of the GPU. Dropout is off, so that two processes must give the
+losses of one up to rounding. Without a CUDA device it prints one line and stops.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
     arguments = parser.parse_args()
     count = torch.cuda.device_count()
     if not count:
-        print(f"no CUDA device is seen by torch {torch.__version__}: there is nothing to check")
+        print(f"torch {torch.__version__} finds no CUDA device: nothing to check")
         return
     device = torch.cuda.get_device_name(0)
     print(f"{count} x {device}, CUDA {torch.version.cuda}, torch {torch.__version__}, NCCL {_nccl()}")

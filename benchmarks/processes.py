@@ -1,14 +1,14 @@
-"""Compares one process of two threads with two processes of one thread each: the steps of a training on two CPU cores.
+"""Compares training steps of one process with two threads and of two processes with one thread each, on two CPU cores.
 
     python benchmarks/processes.py                  # 124 M parameters
-    python benchmarks/processes.py --size tiny      # those of model=gpt2_tiny
+    python benchmarks/processes.py --size tiny      # model=gpt2_tiny
 
 The dialogues are DailyDialog's training split (where DIALOG_TRAINER_TEST_DATA is set) or chitchat's: 24 in a batch, at
-most 128 tokens each, the assistant's turns alone, dropout 0.1, fp32. Both ways take turns, each time in new processes,
-and do the same steps; nothing is asserted. Run it where nothing else runs: what others take is missing here.
+most 128 tokens each, only the assistant's turns, dropout 0.1, fp32. Both run interleaved, each time in new processes, and
+do the same steps. Times are reported, not asserted. Run it on an idle machine.
 
-A process computes as long as its thread is on a processor. What it waits for another one is the largest such time of a
-step less its own; the exchange of the gradients is also measured alone, with nothing to compute beside it.
+The computation time of a process is the CPU time of its thread. Its waiting time in a step is the largest computation time
+of a process minus its own. The all-reduce of the gradients is also measured alone, without computation.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
+import datasets
 import numpy as np
 import random_gpt2
 import torch
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils import logging
 
 from dialog_trainer.build.data import load_dialogues, load_tokenizer, tokenize_split
 from dialog_trainer.build.mask import build_mask
@@ -40,7 +41,6 @@ from dialog_trainer.build.runtime import (
     select_device,
 )
 from dialog_trainer.cli.compose import compose_jobs, quote_overrides
-from dialog_trainer.cli.quiet import silence_libraries
 from dialog_trainer.config.options import Settings
 from dialog_trainer.data.dataset import TokenDataset
 from dialog_trainer.data.sampler import derive_seed
@@ -51,16 +51,16 @@ from dialog_trainer.distributed.store import ControlStore
 from dialog_trainer.training.loop import Learner, train_step
 
 THREADS = 2
-# Steps at the start of each process that are not counted.
+# Warm-up steps of each process, not counted.
 WARM_UP = 1
-# As in torch's DistributedDataParallel, which sends gradients in pieces of so many bytes.
+# Bucket size of torch's DistributedDataParallel.
 BUCKET_BYTES = 25 * 2**20
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=["124m", "tiny"], default="124m")
-    parser.add_argument("--steps", type=int, help="counted in each round, of each way; default: 5, or 50 where tiny")
+    parser.add_argument("--steps", type=int, help="counted steps of each round; default: 5, or 50 with --size tiny")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     steps = arguments.steps or {"124m": 5, "tiny": 50}[arguments.size]
@@ -84,16 +84,16 @@ def main() -> None:
 
 
 def model_of(size: str, folder: Path) -> list[str]:
-    """The options of a model of that size; that of 124 M parameters has random weights, in `folder`."""
+    """Options of a model of that size; for 124 M parameters it writes random weights into `folder`."""
     if size == "tiny":
         return ["model=gpt2_tiny"]
-    disable_progress_bar()
+    logging.disable_progress_bar()
     random_gpt2.write(folder / "gpt2", layers=12, heads=12, width=768)
     return ["model=gpt2", f"model.pretrained_model={folder / 'gpt2'}"]
 
 
 def options_of(model: list[str], folder: Path) -> tuple[list[str], str]:
-    """The options of a run that leaves everything in `folder`, and the name of its data."""
+    """Options of a run that writes only into `folder`, and the name of its data."""
     data = os.environ.get("DIALOG_TRAINER_TEST_DATA")
     source = ["data=dailydialog", f"data.path={Path(data) / 'dailydialog'}"] if data else ["data=chitchat"]
     places = [f"project={folder / 'runs'}", f"data.cache_dir={folder / 'cache'}"]
@@ -110,14 +110,16 @@ def settings_of(model: list[str], folder: Path, *overrides: str) -> tuple[Settin
 
 
 def tokens_of(settings: Settings) -> tuple[TokenDataset, DialogueTokenizer]:
-    silence_libraries()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     training = load_dialogues(settings, "train", say=lambda line: None)
     tokenizer = load_tokenizer(settings, training, say=lambda line: None)
     return tokenize_split(settings, training, tokenizer, "split").tokens, tokenizer
 
 
 def plan_of(settings: Settings, tokens: TokenDataset, device: torch.device) -> TrainingPlan:
-    """That of a run, over all sequences."""
+    """The plan of a run over all sequences."""
     return plan_training(settings, tokens, np.arange(len(tokens)), build_mask(settings), device)
 
 
@@ -157,7 +159,7 @@ def _steps(settings: Settings, first: int, steps: int, warm_up: int) -> dict:
     )
     rows = []
     for step in [*[first] * warm_up, *range(first, first + steps)]:
-        collectives.any_rank(False)  # all begin together
+        collectives.any_rank(False)  # a barrier
         torch.manual_seed(derive_seed("step", settings["seed"], step, collectives.rank()))
         clock, processor = time.perf_counter(), time.thread_time()
         report = train_step(
@@ -177,7 +179,7 @@ def _steps(settings: Settings, first: int, steps: int, warm_up: int) -> dict:
 
 
 def _exchange(parameters: int, device: torch.device, times: int = 3) -> float:
-    """Seconds to sum so many numbers over the processes, a bucket at a time; the median."""
+    """Median seconds to all-reduce so many numbers, a bucket at a time."""
     numbers = BUCKET_BYTES // 4
     buckets = [numbers] * (parameters // numbers) + [parameters % numbers]
     values = torch.ones(numbers, device=device)
@@ -187,19 +189,19 @@ def _exchange(parameters: int, device: torch.device, times: int = 3) -> float:
         start = time.perf_counter()
         for bucket in buckets:
             collectives.all_reduce_sum(values[:bucket])
-        float(values[0])  # of a GPU too, wait for it
+        float(values[0])  # wait for a GPU
         seconds.append(time.perf_counter() - start)
         values.fill_(1.0)
     return statistics.median(seconds)
 
 
 def rate(found: dict) -> float:
-    """Real tokens a second of one round. Each step takes as long as the last of its processes does."""
+    """Real tokens per second of one round. A step takes as long as its slowest process."""
     return sum(rows[0][0] for rows in found["steps"]) / sum(max(row[2] for row in rows) for rows in found["steps"])
 
 
 def waiting(found: dict) -> list[float]:
-    """Of each step, the share of the processes' time for computing in which they wait for the one with most to do."""
+    """For each step, the proportion of the computation time in which a process waits for the slowest, on average."""
     computed = [[row[3] for row in rows] for rows in found["steps"]]
     return [1 - statistics.mean(seconds) / max(seconds) for seconds in computed]
 
@@ -211,7 +213,7 @@ def table(one: list[dict], two: list[dict]) -> str:
     computed = [statistics.median(rows[rank][3] for rows in steps) for rank in range(2)]
     longest = statistics.median(max(row[3] for row in rows) for rows in steps)
     whole = statistics.median(max(row[2] for row in rows) for rows in steps)
-    lines = [f"{name:27} {middle(values, '.0f')} real tokens a second" for name, values in rates.items()]
+    lines = [f"{name:27} {middle(values, '.0f')} real tokens per second" for name, values in rates.items()]
     return "\n".join(
         [
             *lines,
@@ -221,15 +223,15 @@ def table(one: list[dict], two: list[dict]) -> str:
             f"{'  the step':27} {whole:.3f} s",
             f"{'  each computes':27} {computed[0]:.3f} and {computed[1]:.3f} s, the longer {longest:.3f} s",
             f"{'  waits for the other':27} {middle([share for found in two for share in waiting(found)], '.1%')}",
-            f"{'  exchange, not hidden':27} {whole - longest:.3f} s ({1 - longest / whole:.1%} of the step)",
-            f"{'  exchange, alone':27} {middle([found['exchange'] for found in two], '.3f')} s, "
+            f"{'  all-reduce, exposed':27} {whole - longest:.3f} s ({1 - longest / whole:.1%} of the step)",
+            f"{'  all-reduce, alone':27} {middle([found['exchange'] for found in two], '.3f')} s, "
             f"{two[0]['parameters'] * 4 / 2**20:,.0f} MiB of gradients",
         ]
     )
 
 
 def middle(values: Iterable[float], form: str) -> str:
-    """The median, and from where to where the values go."""
+    """The median and the range of the values."""
     values = list(values)
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 

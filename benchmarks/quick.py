@@ -1,24 +1,24 @@
-"""Counts what predicts a GPU, at toy size, and compares it with `benchmarks/expected.json`: `make bench-quick`.
+"""Counts quantities that predict the speed on a GPU and compares them with `benchmarks/expected.json`: `make bench-quick`.
 
-    python benchmarks/quick.py            # exit code 1, with a line for each number that got worse
-    python benchmarks/quick.py --write    # what is counted now is what is expected from now on
+    python benchmarks/quick.py            # exit code 1, with a line for each count that got worse
+    python benchmarks/quick.py --write    # save the counts of today as the expected ones
 
-Times on a CPU say little about a GPU; these numbers do not depend on the machine. They are those of training steps of a
-run through the command line (model=gpt2_tiny, made-up dialogues, assistant's turns alone, fp32, dropout 0.1, eager):
+Times on a CPU say little about a GPU; these counts do not depend on the machine. They are from training steps of a run
+through the command line (model=gpt2_tiny, synthetic dialogues, only the assistant's turns, fp32, dropout 0.1, eager):
 
 - flops_per_token: floating-point operations of forward and backward pass for each real token (`FlopCounterMode`).
-- dispatched_ops: operations that torch is asked for in a step, views left out: about the kernels that are launched.
-- ops_beside_attention: without dropout, those outside attention, which the CPU path does sequence by sequence and
-  CUDA in one operation a layer and pass: what `docs/performance.md` predicts a step time from.
-- host_syncs: where a GPU would have to be waited for, at most 1 to reach. The host's own bookkeeping (float64) is left
-  out, and so is what is made of it, and torch's own count of updates: counted are a value asked of another tensor
-  (`item`), a float32 tensor taken over into float64, and operations whose result has a size that depends on values
-  (`nonzero`, a boolean index). Each is named with its place.
-- padded_share: of the positions that go through the blocks, those that are no real token; 0 to reach.
-- distinct_shapes: different numbers of positions in 20 steps' forward passes, eager; each may compile anew.
-- compiled_graphs: what `compile=true` compiles in 20 steps; left out where it cannot be had, and said.
-- saved_bytes_per_token: the most that lies saved for the backward pass at a time, weights left out.
-- largest_tensor_bytes_per_token: the largest tensor that an operation makes; logits of all tokens would show here.
+- dispatched_ops: operations that torch dispatches in a step, without views: about the number of kernel launches.
+- ops_outside_attention: the operations outside attention, without dropout. (The CPU path computes attention sequence by
+  sequence, CUDA in one operation a layer and pass.) `docs/performance.md` predicts a step time from them.
+- host_syncs: where the host would wait for a GPU; the target is at most 1. Counted are reading a value of a tensor (`item`),
+  copying a float32 tensor to float64, and operations whose result size depends on values (`nonzero`, a boolean index); each
+  is reported with its place. Not counted are the host's own sums (float64), what is computed from them, and the step
+  counter of torch's optimizers.
+- padded_share: proportion of the positions in the blocks that are padding; the target is 0.
+- distinct_shapes: distinct numbers of positions in the forward passes of 20 steps, eager; each may recompile.
+- compiled_graphs: graphs that `compile=true` compiles in 20 steps; not counted, with a message, if compiling fails.
+- saved_bytes_per_token: peak of the bytes saved for the backward pass, without weights.
+- largest_tensor_bytes_per_token: the largest tensor that an operation creates; logits of all tokens would show here.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from typing import Any
 import torch
 from peers import ours
 from peers.contender import environment
-from peers.material import SEED, made_up_dialogues
+from peers.material import SEED, synthetic_dialogues
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
 EXPECTED = Path(__file__).resolve().parent / "expected.json"
-# By which share a number may grow; it is "worse" above that. A number of 0 must stay 0.
+# Relative growth above which a count is "worse". A count of 0 must stay 0.
 TOLERANCES = {
-    "flops_per_token": 0.01, "dispatched_ops": 0.02, "ops_beside_attention": 0.02, "host_syncs": 0.0,
+    "flops_per_token": 0.01, "dispatched_ops": 0.02, "ops_outside_attention": 0.02, "host_syncs": 0.0,
     "padded_share": 0.0, "distinct_shapes": 0.0, "compiled_graphs": 0.0, "saved_bytes_per_token": 0.02,
     "largest_tensor_bytes_per_token": 0.02,
 }  # fmt: skip
@@ -55,10 +55,10 @@ SIZE_BY_VALUE = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_c
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="renew the file of expected numbers")
+    parser.add_argument("--write", action="store_true", help="write the file of expected counts")
     parser.add_argument("--expected", type=Path, default=EXPECTED, help=f"that file, default: {EXPECTED.name}")
-    parser.add_argument("--json", action="store_true", help="print the counts as JSON and compare nothing")
-    parser.add_argument("--override", nargs="*", default=[], help="options of the run, to try something")
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON without comparing them")
+    parser.add_argument("--override", nargs="*", default=[], help="options of the run, for experiments")
     parser.add_argument("--compiled-only", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -70,7 +70,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(found))
         return
-    graphs = graphs_in_process_of_its_own()
+    graphs = count_graphs_in_subprocess()
     if isinstance(graphs, int):
         found["compiled_graphs"] = graphs
     else:
@@ -83,12 +83,12 @@ def main() -> None:
         print(f"wrote {arguments.expected.name}: {found}")
         return
     if not arguments.expected.exists():
-        raise SystemExit(f"{arguments.expected.name} is not there: --write makes it; counted: {found}")
+        raise SystemExit(f"{arguments.expected.name} does not exist; create it with --write; counted: {found}")
     sys.exit(compare(found, json.loads(arguments.expected.read_text(encoding="utf-8")), versions))
 
 
 def compare(found: dict[str, float], expected: dict[str, Any], versions: dict[str, str]) -> int:
-    """Prints all numbers, and returns 1 if one is worse than expected by more than its tolerance."""
+    """Prints all counts; returns 1 if one is worse than expected by more than its tolerance, else 0."""
     if expected["versions"] != versions:
         print(f"note: expected with {expected['versions']}, counted with {versions}")
     worse = []
@@ -99,7 +99,7 @@ def compare(found: dict[str, float], expected: dict[str, Any], versions: dict[st
             verdict = f"WORSE than {before:,.6g}"
             worse.append(f"{name}: {value:,.6g}, expected {before:,.6g} (tolerance {TOLERANCES[name]:.0%})")
         elif before is not None and value < before * (1 - TOLERANCES[name]) - 1e-9:
-            verdict = f"better than {before:,.6g}; renew it by --write"
+            verdict = f"better than {before:,.6g}; save it with --write"
         print(f"{name:<32}{value:>14,.6g}  {verdict}")
     for name in sorted(set(expected["counts"]) - set(found)):
         print(f"{name:<32}{'-':>14}  not counted here")
@@ -109,16 +109,16 @@ def compare(found: dict[str, float], expected: dict[str, Any], versions: dict[st
 
 
 def counts(overrides: list[str]) -> dict[str, float]:
-    """Each kind of count over a step of its own, after two that warm up; the shapes over the steps after that."""
+    """Each kind of count in a step of its own after two warm-up steps; the shapes in the steps after that."""
     flops, operations, saved, shapes = flop_counter(), Operations(), Saved(), Shapes()
     tokens = counted({2: flops, 3: operations, 4: saved, 5: shapes}, 5 + SHAPE_STEPS, overrides)
-    beside = Operations()
-    counted({2: beside}, 3, ["model.dropout=0", *overrides])
+    outside = Operations()
+    counted({2: outside}, 3, ["model.dropout=0", *overrides])
     print(f"host_syncs, one by one: {', '.join(operations.syncs) or 'none'}", file=sys.stderr)
     return {
         "flops_per_token": round(flops.get_total_flops() / tokens[2], 1),
         "dispatched_ops": operations.kernels,
-        "ops_beside_attention": beside.kernels - beside.attention,
+        "ops_outside_attention": outside.kernels - outside.attention,
         "host_syncs": len(operations.syncs),
         "padded_share": round(1 - sum(tokens[5:]) / sum(shapes.positions), 6),
         "distinct_shapes": len(set(shapes.positions)),
@@ -128,7 +128,7 @@ def counts(overrides: list[str]) -> dict[str, float]:
 
 
 def counted(kinds: dict[int, Any], steps: int, overrides: list[str]) -> list[int]:
-    """A run in which the counter `kinds[n]` sees step n, the last of them all steps from n on; each step's tokens."""
+    """Runs with the counter `kinds[n]` active in step n, the last one in all steps from n on; returns the tokens of each step."""
     tokens: list[int] = []
     inside = ExitStack()
 
@@ -146,10 +146,10 @@ def counted(kinds: dict[int, Any], steps: int, overrides: list[str]) -> list[int
 
 
 def run_options(folder: Path, steps: int, model: Path | None = None) -> list[str]:
-    """A run of the toy, or of `model`, that validates nothing before it ends, and then as little as there is."""
+    """Options of a run of the toy model, or of `model`, with one minimal validation at its end."""
     for name, count, seed in (("train", DIALOGUES, SEED), ("validation", 2, SEED + 1)):
         lengths = (4, 6, 9, 14)  # words a turn, so that sequences differ in length
-        parts = [list(made_up_dialogues(count, seed + words, words)) for words in lengths]
+        parts = [list(synthetic_dialogues(count, seed + words, words)) for words in lengths]
         with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
             for index in range(count):
                 file.write(json.dumps({"turns": parts[index % len(lengths)][index]}) + "\n")
@@ -164,7 +164,7 @@ def run_options(folder: Path, steps: int, model: Path | None = None) -> list[str
 
 
 def quiet_run(options: list[str], before_step, track) -> None:
-    """A run whose own words go to the error output; its last validation is not part of what is counted."""
+    """Runs with standard output redirected to standard error; its last validation is not counted."""
     out = os.dup(1)
     sys.stdout.flush()
     os.dup2(2, 1)
@@ -179,7 +179,7 @@ def quiet_run(options: list[str], before_step, track) -> None:
 
 
 def flop_counter() -> FlopCounterMode:
-    """Torch's, which has no formula for attention on a CPU."""
+    """Torch's counter, with formulas for attention on a CPU, which it lacks."""
     counter = FlopCounterMode(display=False)
     counter.flop_registry |= {
         aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
@@ -189,7 +189,7 @@ def flop_counter() -> FlopCounterMode:
 
 
 class Operations(TorchDispatchMode):
-    """Counts operations, and where the host would wait for a device."""
+    """Counts operations, and host synchronizations with their places."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -217,18 +217,18 @@ class Operations(TorchDispatchMode):
         return result
 
     def _add_sync(self, name: str) -> None:
-        """With where it was asked for. Torch's optimizers count their updates in a tensor that lies on the host."""
+        """Adds the synchronization with its place. Torch's optimizers keep their step counter on the host: not counted."""
         frames = [frame for frame in traceback.extract_stack() if "/_dynamo/" not in frame.filename][:-2]
         if "/torch/optim/" in frames[-1].filename and name == "_local_scalar_dense":
             return
         own = next((frame for frame in reversed(frames) if "/dialog_trainer/" in frame.filename), frames[-1])
-        if own.name == "_is_known_to_be_one":  # asked on the CPU alone
+        if own.name == "_is_known_to_be_one":  # called on the CPU only
             return
         self.syncs.append(f"{name} at {'/'.join(Path(own.filename).parts[-2:])}:{own.lineno}")
 
 
 def _is_host(tensor: torch.Tensor) -> bool:
-    """float64 is used for the host's sums alone; what is made of these alone is the host's as well."""
+    """Whether the tensor is on the host: float64 is used only for the host's sums, and their results are marked."""
     return tensor.dtype == torch.float64 or getattr(tensor, "is_host", False)
 
 
@@ -237,7 +237,7 @@ def _has_boolean(indices: Any) -> bool:
 
 
 class Saved:
-    """The most bytes that lie saved for the backward pass at a time; memory that several tensors share counts once."""
+    """Peak of the bytes saved for the backward pass; memory that several tensors share counts once."""
 
     def __init__(self) -> None:
         self.peak = self._now = 0
@@ -266,7 +266,7 @@ class _Kept:
     def __init__(self, owner: Saved, tensor: torch.Tensor):
         self.tensor, self.owner = tensor, owner
         storage = tensor.untyped_storage()
-        # A weight, or a view of one, is there anyway.
+        # A weight, or a view of one, takes no extra memory.
         weight = isinstance(tensor, torch.nn.Parameter) or isinstance(tensor._base, torch.nn.Parameter)
         self.key, self.size = storage.data_ptr(), 0 if weight else storage.nbytes()
         owner.add(self.key, self.size, 1)
@@ -297,7 +297,7 @@ class Shapes:
 
 
 def compiled_graphs() -> int:
-    """Graphs that torch compiles in the steps of a run."""
+    """Number of graphs that torch compiles in the steps of a run."""
     from torch._dynamo.utils import counters
 
     with tempfile.TemporaryDirectory() as name:
@@ -312,8 +312,8 @@ def compiled_graphs() -> int:
     return at_last_step[0]
 
 
-def graphs_in_process_of_its_own() -> int | str:
-    """The number, or why there is none. What compiles changes the process that it runs in."""
+def count_graphs_in_subprocess() -> int | str:
+    """`compiled_graphs` in a subprocess, which compiling changes; or the reason why it failed."""
     with tempfile.TemporaryDirectory() as name:
         done = subprocess.run(
             [sys.executable, __file__, "--compiled-only"], capture_output=True, text=True, check=False,
@@ -321,7 +321,7 @@ def graphs_in_process_of_its_own() -> int | str:
         )  # fmt: skip
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     if done.returncode:
-        return next((line for line in reversed(lines) if "compile" in line), lines[-1] if lines else "no word")
+        return next((line for line in reversed(lines) if "compile" in line), lines[-1] if lines else "no message")
     return int(lines[-1])
 
 

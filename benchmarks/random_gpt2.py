@@ -1,4 +1,4 @@
-"""Writes a folder with the true GPT-2 vocabulary and a GPT-2 of random weights: a stand-in for `gpt2` without a hub.
+"""Writes a GPT-2 of random weights with the vocabulary of GPT-2: replaces `gpt2` where there is no hub.
 
     python benchmarks/random_gpt2.py outputs/random_gpt2 --layers 2 --heads 2 --width 64     # small
     python benchmarks/random_gpt2.py outputs/random_gpt2                                     # 124 M parameters

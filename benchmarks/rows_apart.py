@@ -1,4 +1,4 @@
-"""Prints how far the rows of two runs are apart: the largest difference of each value over the steps that both have.
+"""Compares the rows of two runs: prints the largest difference of each value over the steps that both have.
 
 python benchmarks/rows_apart.py <run> <run>
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dialog_trainer.tracking.jsonl import read_newest_rows
 
-LEFT_OUT = {"attempt", "time_seconds", "tokens_per_second", "data_seconds", "mfu", "step", "epoch"}
+IGNORED = {"attempt", "time_seconds", "tokens_per_second", "data_seconds", "mfu", "step", "epoch"}
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
         print(f"{split}: {len(pairs):,} steps in both")
         for name in dict.fromkeys(name for before, _ in pairs for name in before):
             both = [(before[name], after.get(name)) for before, after in pairs if _is_number(before.get(name))]
-            if name in LEFT_OUT or not both:
+            if name in IGNORED or not both:
                 continue
             if any(not _is_number(after) for _, after in both):
                 print(f"  {name:<24} is missing in one")

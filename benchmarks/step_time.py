@@ -1,15 +1,15 @@
-"""Shows where a training step's time goes: with the plainest right step, with the package's, and with that compiled.
+"""Profiles where the time of a training step goes: the plainest correct step, the package's step, and that compiled.
 
     python benchmarks/step_time.py                 # 124 M, batches of 24 dialogues: about five minutes on two idle cores
     python benchmarks/step_time.py --write-docs    # table and docs/step_time.png into docs/performance.md
 
 All three are runs through the command line on the same dialogues, weights and mask, each in a process of its own; every
-step has the same dialogues. `before` is the run with what the package exchanges left out: transformers' own activation
-and dropout, torch's attention sequence by sequence, logits of the trained tokens and `cross_entropy`, torch's own
-clipping, AdamW weight by weight. After steps that warm up, torch's profiler looks at a few; shown is the one whose wall
-time is their median. An operation's own time is given to one of `PARTS`: by its name where that says all, else by the
-module or function in which it, or the forward operation that its backward pass belongs to, was called. So the parts add
-up to the step; what nothing else claims, waiting included, is the last of them.
+step has the same dialogues. `before` is a run without the package's replacements: transformers' activation and dropout,
+torch's attention sequence by sequence, logits of the trained tokens and `cross_entropy`, torch's clipping, AdamW weight by
+weight. After warm-up steps torch's profiler records a few; the table shows the one with the median wall time. The self time
+of each operation belongs to one of `PARTS`: by the name of the operation if that is enough, else by the module or function
+that called it, or that called the forward operation of its backward pass. So the parts add up to the step; the last part
+is the rest, including waiting.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PRODUCTS, ATTENTION, ACTIVATION, DROPOUT, VOCABULARY, NORM, OPTIMIZER, CLIPPING,
     "loss over the vocabulary", "layer norm and residual", "optimizer", "clipping",
     "compiled: activation, dropout, norm in one", "everything else",
 )  # fmt: skip
-COLOURS = (
+COLORS = (
     "#b8c4d0", "#1f5fa8", "#d9701e", "#c23b4b", "#1b7f6b", "#8a63b0", "#6b8e23", "#caa53d", "#4fa3c7", "#777777",
 )  # fmt: skip
 OF_MODULE = {
@@ -63,16 +63,16 @@ DIALOGUES, MAX_LEN, WARM_UP = 24, 128, 2
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="124M", choices=list(material.SIZES))
-    parser.add_argument("--steps", type=int, default=5, help="steps that are looked at")
+    parser.add_argument("--steps", type=int, default=5, help="profiled steps")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--write-docs", action="store_true", help="table and figure into docs/")
-    parser.add_argument("--figure", type=Path, help="where else to draw it")
+    parser.add_argument("--figure", type=Path, help="another file for the figure")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.job:
-        look(arguments.job)
-    out = machine.surroundings(arguments.threads, {"batch_size": DIALOGUES, "max_len": MAX_LEN, "size": arguments.size})
-    print(machine.line(out), flush=True)
+        profile_run(arguments.job)
+    out = machine.describe(arguments.threads, {"batch_size": DIALOGUES, "max_len": MAX_LEN, "size": arguments.size})
+    print(machine.format_line(out), flush=True)
     with tempfile.TemporaryDirectory(prefix="dialog-trainer-bench-") as name:
         folder = Path(name) / "work"
         data = write_material(folder, material.SIZES[arguments.size])
@@ -84,12 +84,12 @@ def main() -> None:
         draw(found, f"A step of {arguments.size}: {DIALOGUES} dialogues, {tokens:,} tokens", path)
     if arguments.write_docs:
         about = f"{data}, {tokens:,} tokens a step; the median of {arguments.steps} steps."
-        picture = "![Seconds of a step by what they are spent on](step_time.png)"
-        page.replace_part("step-time", f"{machine.line(out)} {about}\n\n{shown}\n\n{picture}")
+        picture = "![Seconds of a step by operation](step_time.png)"
+        page.replace_part("step-time", f"{machine.format_line(out)} {about}\n\n{shown}\n\n{picture}")
 
 
 def write_material(folder: Path, size: material.Size) -> str:
-    """Model and dialogues of the other benchmarks; only so many dialogues that each step has all of them."""
+    """Writes the model of the other benchmarks, and as many of their dialogues as one batch has."""
     made = material.write(folder, size, steps=5, batch_size=DIALOGUES, max_len=MAX_LEN, rounds=1)
     path = folder / "train.jsonl"
     path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:DIALOGUES]), encoding="utf-8")
@@ -97,8 +97,10 @@ def write_material(folder: Path, size: material.Size) -> str:
 
 
 def seen(kind: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any] | None:
-    """The median step of a run of this kind: `parts` in seconds, `tokens`, and the `range` of all steps' seconds. None
-    where there is no such run, and the reason is printed."""
+    """The median step of a run of this kind: `parts` in seconds, `tokens`, and the `range` of all steps in seconds.
+
+    Prints the reason and returns None if the run fails.
+    """
     job = {
         "folder": str(folder), "kind": kind, "steps": arguments.steps, "max_len": MAX_LEN, "dropout": 0.1,
         "batch_size": DIALOGUES, "lr": 1e-4, "weight_decay": 0.01, "max_grad_norm": 1.0, "precision": "fp32",
@@ -110,7 +112,7 @@ def seen(kind: str, folder: Path, arguments: argparse.Namespace) -> dict[str, An
     )  # fmt: skip
     if done.returncode:
         lines = (done.stderr + done.stdout).strip().splitlines()
-        print(f"{TITLES[kind]}: cannot be had here: {lines[-1] if lines else 'no word'}", flush=True)
+        print(f"{TITLES[kind]}: cannot run here: {lines[-1] if lines else 'no message'}", flush=True)
         return None
     steps = sorted(json.loads((folder / f"{kind}.json").read_text(encoding="utf-8")), key=_total)
     print(f"{TITLES[kind]}: {', '.join(f'{_total(step):.2f}' for step in steps)} s", flush=True)
@@ -121,11 +123,11 @@ def _total(step: dict[str, Any]) -> float:
     return sum(step["parts"].values())
 
 
-def look(job: dict[str, Any]) -> None:
-    """Trains in this process, writes what each step spent to `<kind>.json`, and ends the process."""
+def profile_run(job: dict[str, Any]) -> None:
+    """Trains in this process, writes the seconds of each step to `<kind>.json`, and ends the process."""
     compiled, spans, steps = job["kind"] == "compiled", [], []
     if job["kind"] == "before":
-        _leave_out_what_is_fast()
+        _use_plain_step()
     if compiled:
         torch._inductor.config.cpp.enable_kernel_profile = True
     _mark_functions(compiled)
@@ -151,8 +153,8 @@ def look(job: dict[str, Any]) -> None:
     sys.exit(ours.run(ours.overrides_of(job), before_step, track) or 1)
 
 
-def _leave_out_what_is_fast() -> None:
-    """The package's own faster ways, exchanged for those of torch and transformers."""
+def _use_plain_step() -> None:
+    """Replaces the package's faster operations by those of torch and transformers."""
     from transformers import AttentionInterface
 
     from dialog_trainer.distributed import parallel
@@ -188,8 +190,7 @@ def _attention(module, query, key, value, attention_mask, dropout=0.0, scaling=N
 
 
 def _mark_functions(compiled: bool) -> None:
-    """Lets the profiler see in which function and module an operation is called; nothing inside compiled blocks."""
-
+    """Marks the function and module of each operation for the profiler, except inside compiled blocks."""
     own_loss_sum, own_clip, marked = loss.compute_loss, parallel.clip_grad_norm, set()
 
     def loss_sum(model, batch):
@@ -224,10 +225,10 @@ def _mark_module(module: torch.nn.Module) -> None:
 
 
 def parts_of(events: list[Any]) -> dict[str, float]:
-    """Seconds of each of `PARTS` in the step that `events` hold: the own times of all that its thread did."""
+    """Seconds of each of `PARTS` in the step of `events`: the self times of the operations of its thread."""
     step = next(event for event in events if event.name == STEP)
     own = [event for event in events if event.thread == step.thread and _within(event, step)]
-    # The last operation of the forward pass with a number is the one whose backward pass has it too.
+    # A backward pass has the sequence number of the last forward operation with that number.
     forward = {event.sequence_nr: event for event in own if event.sequence_nr >= 0 and not _is_backward(event)}
     parts = dict.fromkeys(PARTS, 0.0)
     for event in own:
@@ -244,7 +245,7 @@ def _is_backward(event: Any) -> bool:
 
 
 def _part(event: Any, forward: dict[int, Any]) -> str:
-    """What the innermost of the event and those around it that says anything says."""
+    """The part of the event, or of the innermost event around it that has one."""
     while event is not None:
         if event.name in OF_EVENT:
             return OF_EVENT[event.name]
@@ -265,22 +266,22 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     totals = [_total(step) for step in found.values()]
     lines.append(f"| **together** | {' | '.join(f'**{one:.2f}**' for one in totals)} |")
     ranges = ["{:.2f} to {:.2f}".format(*step["range"]) for step in found.values()]
-    lines.append(f"| all steps that were looked at | {' | '.join(ranges)} |")
+    lines.append(f"| all profiled steps | {' | '.join(ranges)} |")
     return "\n".join(lines)
 
 
 def draw(found: dict[str, dict[str, Any]], title: str, path: Path) -> None:
-    """A bar for each run, its parts one behind the other."""
+    """Draws a stacked bar for each run."""
     figure = Figure(figsize=(9, 1.6 + 0.6 * len(found)), layout="constrained")
     axes = figure.subplots()
     longest = max(map(_total, found.values()))
     names = [TITLES[kind] for kind in found]
     left = [0.0] * len(found)
-    for part, colour in zip(PARTS, COLOURS, strict=True):
+    for part, color in zip(PARTS, COLORS, strict=True):
         seconds = [step["parts"][part] for step in found.values()]
         if max(seconds) < 0.005:
             continue
-        axes.barh(names, seconds, left=left, color=colour, label=part, height=0.65)
+        axes.barh(names, seconds, left=left, color=color, label=part, height=0.65)
         for place, one in enumerate(seconds):
             if one > 0.035 * longest:
                 axes.text(left[place] + one / 2, place, f"{one:.1f}", ha="center", va="center", fontsize=8)

@@ -1,15 +1,15 @@
-"""Measures training against its peers and against the floor of bare matrix products: tokens a second and peak memory.
+"""Compares training with other trainers and with bare matrix products: tokens per second and peak memory.
 
     python benchmarks/training.py                                  # 0.7 M, a few minutes
     python benchmarks/training.py --sizes 0.7M 10M 124M --write-docs --out outputs/training.json
     python benchmarks/training.py --sizes 124M --contenders ours ours:micro_batch_tokens=4096 hf-best
-    python benchmarks/training.py --write-docs --from outputs/small.json outputs/large.json    # measured before
+    python benchmarks/training.py --write-docs --from outputs/small.json outputs/large.json    # saved results
 
 Every contender has the same dialogues, weights, mask, optimizer and number of threads, and a process of its own. Before
-anything is timed, the loss of each on the first batch must be that of the plain model. Then all take turns, round by
-round, after one that warms up; where the memory does not hold all at once, they run in heats, ours in each. A round is
-a pass over `--steps` batches. Nothing is asserted of times. A contender is one of `CONTENDERS`, ours also with options
-of a run behind a colon, joined by `+`. Extra `bench` has what the peers need.
+anything is timed, the loss of each on the first batch must equal that of the plain model. After a warm-up round they run
+interleaved, round by round; if the memory does not hold all at once, they run in several heats, ours in each. A round is
+a pass over `--steps` batches. Times are reported, not asserted. A contender is one of `CONTENDERS`; ours also takes options
+of a run after a colon, joined by `+`. The extra `bench` installs what the peers need.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from peers import machine
-from peers.break_even import ready_seconds, told
+from peers.break_even import describe_break_even, ready_seconds
 from peers.contender import Contender, Unavailable
 
-# Name: the module in peers/, and what its job says beside what is the same for all.
+# Name: the module in peers/, and the part of its job that differs from the others.
 CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ours": ("ours", {"best": True}),
     "ours-compiled": ("ours", {"best": True, "overrides": ["compile=true"]}),
@@ -41,34 +41,34 @@ CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "original": ("original", {}),
     "floor": ("matrix_products", {"best": True}),
 }
-# Batches in a round: a second or more.
+# Batches of a round, so that it takes a second or more.
 STEPS = {"0.7M": 20, "10M": 10, "124M": 5}
 REFERENCE, FLOOR = "ours", "floor"
 LOSS_TOLERANCE = 1e-4
-# Of the free memory, what the contenders of a heat may take together.
-SHARE_OF_MEMORY = 0.9
+# Fraction of the free memory that the contenders of a heat may take together.
+MEMORY_FRACTION = 0.9
 
 
 def main() -> None:
-    arguments = parsed()
-    sittings = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.sittings]
-    if not sittings:
-        sittings = [measured(arguments)]
+    arguments = parse_arguments()
+    sessions = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.sessions]
+    if not sessions:
+        sessions = [run_measurements(arguments)]
     if arguments.write_docs:
         from peers.page import write_page
 
-        write_page(sittings)
+        write_page(sessions)
 
 
-def measured(arguments: argparse.Namespace) -> dict[str, Any]:
+def run_measurements(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = {key: getattr(arguments, key) for key in ("batch_size", "rounds", "precision")}
-    out: dict[str, Any] = machine.surroundings(arguments.threads, settings) | {"steps": []}
+    out: dict[str, Any] = machine.describe(arguments.threads, settings) | {"steps": []}
     print(", ".join(f"{key} {value}" for key, value in out["machine"].items()), flush=True)
     with tempfile.TemporaryDirectory(prefix="dialog-trainer-bench-") as name:
         if arguments.cost_of_data:
             from peers.data_cost import measure_cost_of_data
 
-            out["cost_of_data"] = measure_cost_of_data(Path(name), job_of(arguments, 128, 0.1), arguments)
+            out["cost_of_data"] = measure_cost_of_data(Path(name), build_job(arguments, 128, 0.1), arguments)
             save(out, arguments.out)
         if arguments.whole_run:
             from peers.whole_run import measure_whole_run
@@ -76,7 +76,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
             out["whole_run"] = []
             for size in arguments.sizes:
                 for max_len in arguments.max_len:
-                    job = job_of(arguments, max_len, 0.1)
+                    job = build_job(arguments, max_len, 0.1)
                     out["whole_run"].append(measure_whole_run(Path(name), size, job, arguments.rounds))
                     save(out, arguments.out)
         if not (arguments.cost_of_data or arguments.whole_run) or arguments.steps_too:
@@ -89,7 +89,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     return out
 
 
-def parsed() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["0.7M"], choices=["0.7M", "10M", "124M"])
     parser.add_argument("--max-len", nargs="+", type=int, default=[128])
@@ -100,18 +100,24 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help=f"batches in a round, at most 50; default: by size {STEPS}")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), metavar="NAME", help=", ".join(CONTENDERS))
-    parser.add_argument("--out", type=Path, help="JSON file of all figures")
+    parser.add_argument("--out", type=Path, help="JSON file of all results")
     parser.add_argument("--write-docs", action="store_true", help="table and figure into docs/performance.*")
     parser.add_argument(
-        "--from", dest="sittings", nargs="+", type=Path, default=[], metavar="FILE",
-        help="with --write-docs: measure nothing, take what these files of --out hold (of two for one size, the later)",
+        "--from", dest="sessions", nargs="+", type=Path, default=[], metavar="FILE",
+        help="with --write-docs: write the results of these files of --out without measuring (of two for one size, the later)",
     )  # fmt: skip
-    parser.add_argument("--whole-run", action="store_true", help="a short run with validation, by the clock, instead")
-    parser.add_argument("--cost-of-data", action="store_true", help="step and memory with 1x, 10x, 100x data, instead")
-    parser.add_argument("--steps-too", action="store_true", help="the steps beside --whole-run and --cost-of-data")
+    parser.add_argument(
+        "--whole-run", action="store_true", help="measure the wall time of a short run with validations instead"
+    )
+    parser.add_argument(
+        "--cost-of-data", action="store_true", help="measure time and memory of a step with 1x, 10x, 100x data instead"
+    )
+    parser.add_argument(
+        "--steps-too", action="store_true", help="measure the steps as well as --whole-run and --cost-of-data"
+    )
     arguments = parser.parse_args()
-    if arguments.sittings and not arguments.write_docs:
-        parser.error("--from goes with --write-docs")
+    if arguments.sessions and not arguments.write_docs:
+        parser.error("--from needs --write-docs")
     for name in arguments.contenders:
         kind, _, options = name.partition(":")
         if kind not in CONTENDERS or (options and CONTENDERS[kind][0] != "ours"):
@@ -119,8 +125,8 @@ def parsed() -> argparse.Namespace:
     return arguments
 
 
-def job_of(arguments: argparse.Namespace, max_len: int, dropout: float) -> dict[str, Any]:
-    """What is the same for all contenders."""
+def build_job(arguments: argparse.Namespace, max_len: int, dropout: float) -> dict[str, Any]:
+    """The part of the job that is the same for all contenders."""
     return {
         "max_len": max_len, "dropout": dropout, "precision": arguments.precision, "batch_size": arguments.batch_size,
         "lr": 1e-4, "weight_decay": 0.01, "max_grad_norm": 1.0, "threads": arguments.threads, "order": "given",
@@ -134,7 +140,7 @@ def measure(folder: Path, size: str, max_len: int, dropout: float, arguments: ar
     title = f"{size}, max_len {max_len}, dropout {dropout:g}"
     steps, rounds = arguments.steps or STEPS[size], arguments.rounds
     work = folder / f"{size}-{max_len}-{dropout:g}"
-    # One round to warm up, and the step with which the last one ends.
+    # One warm-up round, and the step that ends the last round.
     made = material.write(
         work, material.SIZES[size], steps=steps, batch_size=arguments.batch_size, max_len=max_len, rounds=rounds + 2
     )
@@ -144,10 +150,10 @@ def measure(folder: Path, size: str, max_len: int, dropout: float, arguments: ar
         f"{trained / tokens:.0%} of them trained",
         flush=True,
     )
-    job = job_of(arguments, max_len, dropout) | {"folder": str(work)}
+    job = build_job(arguments, max_len, dropout) | {"folder": str(work)}
     names = list(dict.fromkeys([REFERENCE, *arguments.contenders]))
     checked, missing = check(names, job, work, made.reference_loss)
-    heats = heats_of(checked)
+    heats = split_into_heats(checked)
     if len(heats) > 1:
         print(f"the memory holds {len(heats)} heats: {'; '.join(', '.join(heat) for heat in heats)}", flush=True)
     times: dict[str, dict[str, Any]] = {}
@@ -167,8 +173,8 @@ def measure(folder: Path, size: str, max_len: int, dropout: float, arguments: ar
     return row | {"contenders": rows, "missing": missing, "loss": {name: one["loss"] for name, one in checked.items()}}
 
 
-def started(name: str, job: dict[str, Any], folder: Path, **changes: Any) -> Contender:
-    """`changes` are to what the job or the contender says."""
+def start_contender(name: str, job: dict[str, Any], folder: Path, **changes: Any) -> Contender:
+    """Starts a contender; `changes` override its job."""
     kind, _, options = name.partition(":")
     module, own = CONTENDERS[kind]
     overrides = [*own.get("overrides", []), *filter(None, options.split("+"))]
@@ -176,9 +182,10 @@ def started(name: str, job: dict[str, Any], folder: Path, **changes: Any) -> Con
 
 
 def check(names: list[str], job: dict[str, Any], folder: Path, reference: float):
-    """One step of each contender without dropout, on the same batch: its loss, and the memory that it takes.
+    """Runs one step of each contender without dropout on the same batch.
 
-    Returns what was found of those that can run, and why the others cannot. Ends the program where a loss differs.
+    Returns the loss and the memory of those that can run, and the reason of each that cannot. Raises `SystemExit` if a loss
+    differs from `reference`.
     """
     found: dict[str, dict[str, Any]] = {}
     missing: dict[str, str] = {}
@@ -186,7 +193,7 @@ def check(names: list[str], job: dict[str, Any], folder: Path, reference: float)
         contender = None
         kind = name.partition(":")[0]
         try:
-            contender = started(name, job, folder, dropout=0.0, order="given")
+            contender = start_contender(name, job, folder, dropout=0.0, order="given")
             report = contender.round(1)
         except Unavailable as reason:
             missing[name] = str(reason)
@@ -209,10 +216,13 @@ def check(names: list[str], job: dict[str, Any], folder: Path, reference: float)
     return found, missing
 
 
-def heats_of(checked: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """The contenders in as few heats as the free memory allows: one of them is at its peak, and the others keep, after
-    many steps, about as much as lies halfway between what they held after one and their peaks."""
-    free = machine.available_bytes() * SHARE_OF_MEMORY
+def split_into_heats(checked: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Splits the contenders into as few heats as the free memory allows.
+
+    One contender is at its peak at a time; after many steps each of the others holds about the mean of its memory after
+    one step and its peak.
+    """
+    free = machine.available_bytes() * MEMORY_FRACTION
     always = [name for name in (REFERENCE, FLOOR) if name in checked]
     heats: list[list[str]] = [list(always)]
     for name in checked:
@@ -229,12 +239,12 @@ def heats_of(checked: dict[str, dict[str, Any]]) -> list[list[str]]:
 
 
 def run_heat(number, heat, job, folder, steps, rounds, times, missing) -> None:
-    """Warms the contenders of a heat up one after the other, then lets them take turns; adds to `times`."""
+    """Runs a warm-up round of each contender of a heat, then the interleaved rounds; adds to `times`."""
     running: dict[str, Contender] = {}
     try:
         for name in heat:
             try:
-                contender = running[name] = started(name, job, folder)
+                contender = running[name] = start_contender(name, job, folder)
                 warm = contender.round(steps)
             except Unavailable as reason:
                 missing[name] = str(reason)
@@ -299,8 +309,8 @@ def show(rows: list[dict[str, Any]], missing: dict[str, str]) -> None:
             f"  {row['name']:<28}{rate:<36}{row['ours_is_faster']:>7.2f}x{floor:>9}{row['peak_bytes'] / 1e9:>9.2f}"
             f"{ready_seconds(row):>9.1f}"
         )
-    if told(rows):
-        print(f"  {told(rows)}")
+    if describe_break_even(rows):
+        print(f"  {describe_break_even(rows)}")
     for name, reason in missing.items():
         print(f"  {name}: not run: {reason}")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""After how many tokens compiling has paid for itself: what it costs at the start against what it saves of each."""
+"""Number of tokens after which compiling pays off: its cost at the start over the time that it saves for each token."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def break_even_tokens(rows: list[dict[str, Any]]) -> float | None:
-    """Of rows of one size that hold ours both ways; infinite where compiled code is not faster, None where one is missing.
+    """Tokens for the rows of one size; infinite if compiled code is not faster, None if one of the two rows is missing.
 
-    The cost is the time up to the first round that counts: ours compiles before its first step, its peers within it.
+    The cost is the time until the first timed round: ours compiles before its first step, its peers within it.
     """
     by_name = {row["name"]: row for row in rows}
     plain, compiled = by_name.get("ours"), by_name.get("ours-compiled")
@@ -19,13 +19,17 @@ def break_even_tokens(rows: list[dict[str, Any]]) -> float | None:
 
 
 def ready_seconds(row: dict[str, Any]) -> float:
-    """From the start of the process to the end of the round that warms up."""
+    """From the start of the process to the end of the warm-up round."""
     return row["start_seconds"] + row["warm_up_seconds"]
 
 
-def told(rows: list[dict[str, Any]]) -> str | None:
-    """The same in words."""
+def describe_break_even(rows: list[dict[str, Any]]) -> str | None:
+    """`break_even_tokens` as a sentence; None if a row is missing."""
     tokens = break_even_tokens(rows)
     if tokens is None:
         return None
-    return "compiling does not pay here" if tokens == float("inf") else f"compiling pays after {tokens:,.0f} tokens"
+    return (
+        "compiling does not pay off here"
+        if tokens == float("inf")
+        else f"compiling pays off after {tokens:,.0f} tokens"
+    )

@@ -1,4 +1,4 @@
-"""A contender as its parent sees it: a process of its own that trains `n` steps when asked to."""
+"""Parent's side of a contender: a separate process that trains `n` steps on request."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ BENCHMARKS = Path(__file__).resolve().parent.parent
 
 
 class Unavailable(Exception):
-    """This contender cannot run here; the text says why."""
+    """A contender cannot run on this machine; the message gives the reason."""
 
 
 class Contender:
-    """Module `peers.<module>` with `job`, a dict. `start_seconds` is the time until it was ready for its first step."""
+    """Runs module `peers.<module>` with the dict `job`. `start_seconds` is the time until it was ready for its first step."""
 
     def __init__(self, name: str, module: str, job: dict[str, Any], folder: Path):
         self.name = name
@@ -73,11 +73,11 @@ class Contender:
 
     def _reason(self) -> str:
         lines = [line for line in self._log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        return lines[-1].strip()[:300] if lines else "it ended without a word"
+        return lines[-1].strip()[:300] if lines else "it ended without a message"
 
 
 def environment(compiled: Path, threads: int) -> dict[str, str]:
-    """That of every process that is timed: the same threads for all, and nothing compiled before."""
+    """Environment of every timed process: the same number of threads, and an empty compiler cache."""
     paths = [str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(map(os.path.abspath, os.pathsep.join(paths).split(os.pathsep))),

@@ -1,6 +1,6 @@
-"""What a step costs as the corpus grows: time and memory with 1, 10 and 100 times the made-up dialogues, a small model.
+"""Cost of a step as the corpus grows: time and memory of a small model with 1, 10 and 100 times the synthetic dialogues.
 
-Each corpus is tokenised by a first start; the second, whose data are there, is measured. All take turns.
+A first start tokenizes each corpus; the second start, which finds it in the cache, is measured. Rounds are interleaved.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from peers.contender import Contender
-from peers.material import SEED, SIZES, made_up_dialogues
+from peers.material import SEED, SIZES, synthetic_dialogues
 
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.model.loading import build_from_scratch
@@ -21,7 +21,7 @@ FACTORS, BASE, STEPS = (1, 10, 100), 1_000, 20
 
 
 def measure_cost_of_data(folder: Path, job: dict[str, Any], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    print(f"\n0.7M, {BASE:,} made-up dialogues times {', '.join(map(str, FACTORS))}", flush=True)
+    print(f"\n0.7M, {BASE:,} synthetic dialogues times {', '.join(map(str, FACTORS))}", flush=True)
     model = folder / "cost-model"
     _write_model(model)
     running: dict[int, Contender] = {}
@@ -58,10 +58,10 @@ def measure_cost_of_data(folder: Path, job: dict[str, Any], arguments: argparse.
         print(
             f"  {row['dialogues']:>9,} dialogues: {statistics.median(times) * 1000:.1f} ms for 1,000 tokens "
             f"({min(times) * 1000:.1f} to {max(times) * 1000:.1f}), {row['time_against_1x']:.3f} of 1x; "
-            f"memory of its own {row['anonymous_bytes'] / 1e6:,.0f} MB, {row['memory_against_1x'] or 0:.3f} of 1x; "
+            f"private memory {row['anonymous_bytes'] / 1e6:,.0f} MB, {row['memory_against_1x'] or 0:.3f} of 1x; "
             f"resident with mapped files {row['peak_bytes'] / 1e6:,.0f} MB; "
             f"to the first step {row['cold_start_seconds']:.1f} s, "
-            f"with tokenised data {row['warm_start_seconds']:.1f} s",
+            f"with tokenized data {row['warm_start_seconds']:.1f} s",
             flush=True,
         )
     return list(rows.values())
@@ -69,8 +69,8 @@ def measure_cost_of_data(folder: Path, job: dict[str, Any], arguments: argparse.
 
 def _write_model(folder: Path) -> None:
     size = SIZES["0.7M"]
-    # Learned from the smallest corpus alone, it would give that one fewer tokens a dialogue than the others.
-    texts = (text for turns in made_up_dialogues(BASE * 10, SEED) for text in turns)
+    # A vocabulary of the smallest corpus alone would give that corpus fewer tokens a dialogue than the others.
+    texts = (text for turns in synthetic_dialogues(BASE * 10, SEED) for text in turns)
     tokenizer = DialogueTokenizer.train(texts, size.entries)
     build_from_scratch(
         tokenizer, layers=size.layers, heads=size.heads, width=size.width, positions=256, dropout=0.0, seed=SEED
@@ -82,5 +82,5 @@ def _write_dialogues(work: Path, count: int) -> None:
     work.mkdir(parents=True)
     for name, number, seed in (("train", count, SEED), ("validation", 20, SEED + 1)):
         with (work / f"{name}.jsonl").open("w", encoding="utf-8") as file:
-            for turns in made_up_dialogues(number, seed):
+            for turns in synthetic_dialogues(number, seed):
                 file.write(json.dumps({"turns": turns}) + "\n")

@@ -1,8 +1,8 @@
-"""The other end of the pipe of a contender: it trains when it is asked to, and says how long that took.
+"""Contender's side of the pipe: waits for requests to train, and reports how long the steps took.
 
 A contender calls `begin_step` before each of its steps, and `note` with the loss of each. A line `{"steps": n}` on its
-standard input lets n steps pass; the answer is a line of JSON. The clock runs from the beginning of the first of these
-steps to the beginning of the one after the last, so it holds n times all that a step takes, getting its batch included.
+standard input starts n steps; the answer is a line of JSON. The clock runs from the beginning of the first of these
+steps to the beginning of the step after the last, so it includes everything of n steps, loading their batches too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 
 
 class Gate:
-    """`job` is what the parent asks for (see `contender.py`). What is printed goes to the log from here on."""
+    """`job` is the parent's request (see `contender.py`). From here on standard output goes to the log."""
 
     def __init__(self) -> None:
         self._answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -49,7 +49,7 @@ class Gate:
 
     def _await(self) -> None:
         line = sys.stdin.readline()
-        if not line:  # the parent has what it wanted; what a contender does at its end is not asked for
+        if not line:  # the parent has finished; skip what a contender does at its end
             os._exit(0)
         self._left = json.loads(line)["steps"]
         self._losses, self._tokens = [], 0
@@ -73,7 +73,7 @@ class Gate:
 
 
 def _status(key: str) -> int:
-    """Bytes of a line of Linux's account of this process; 0 elsewhere."""
+    """Bytes of a line of `/proc/self/status`; 0 on other systems."""
     try:
         found = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:

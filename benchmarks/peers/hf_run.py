@@ -1,6 +1,8 @@
-"""A short run with HF Trainer as most people write it: tokenise, train, and at each evaluation the loss and BLEU of the
-replies that `generate` gives, in left-padded batches: of the trainer's own size for evaluations, or of `reply_tokens`. The
-job comes as JSON on the standard input."""
+"""A short run with HF Trainer: tokenizes, trains, and computes the loss and the BLEU of generated replies at each evaluation.
+
+`generate` gets left-padded batches of the trainer's evaluation batch size, or of `reply_tokens` tokens. The job comes as
+JSON on standard input.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, Train
 
 
 class Replies(TrainerCallback):
-    """Greedy replies to the same contexts after each evaluation, and their BLEU."""
+    """Generates greedy replies to the same contexts after each evaluation, and prints their BLEU."""
 
     def __init__(self, contexts: list[dict[str, Any]], tokenizer, job: dict[str, Any]):
         self.contexts, self.tokenizer, self.job = contexts, tokenizer, job
@@ -30,7 +32,7 @@ class Replies(TrainerCallback):
         size = args.per_device_eval_batch_size
         if self.job["reply_tokens"]:
             longest = max(len(context["ids"]) for context in self.contexts)
-            size = max(1, self.job["reply_tokens"] // (longest + self.job["new_tokens"]))  # as many as ours has at most
+            size = max(1, self.job["reply_tokens"] // (longest + self.job["new_tokens"]))  # at most as many as ours
         for first in range(0, len(self.contexts), size):
             rows = [context["ids"] for context in self.contexts[first : first + size]]
             batch = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(model.device)
@@ -63,15 +65,15 @@ def main() -> None:
     trainer = Trainer(
         model=model_of(job),
         args=TrainingArguments(**arguments),
-        train_dataset=_tokenised(folder / "train.jsonl", tokenizer, job),
-        eval_dataset=_tokenised(folder / "validation.jsonl", tokenizer, job),
+        train_dataset=_tokenize(folder / "train.jsonl", tokenizer, job),
+        eval_dataset=_tokenize(folder / "validation.jsonl", tokenizer, job),
         data_collator=DataCollatorForSeq2Seq(tokenizer),
         callbacks=[Replies(json.loads((folder / "contexts.json").read_text(encoding="utf-8")), tokenizer, job)],
     )
     trainer.train()
 
 
-def _tokenised(path: Path, tokenizer, job: dict[str, Any]) -> Dataset:
+def _tokenize(path: Path, tokenizer, job: dict[str, Any]) -> Dataset:
     def rows(row: dict[str, Any]) -> dict[str, list[int]]:
         ids, labels = [tokenizer.cls_token_id], [IGNORED]
         for message in row["messages"]:

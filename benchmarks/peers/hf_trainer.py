@@ -1,7 +1,7 @@
-"""HF Trainer: `plain` as most people run it, `best` with all that it offers for speed.
+"""HF Trainer: with default settings, and at its `best` with all its options for speed.
 
-The sampler is `sequential` over the batches in the order of `material.py`; of a contender at its best that is the order
-of `train_sampling_strategy=group_by_length`, over as many dialogues as that sorts at a time.
+The sampler is `sequential` over the batches in the order of `material.py`; at its best that is the order of
+`train_sampling_strategy=group_by_length`, over as many dialogues as that option sorts at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from transformers import (
 BEST = {"optim": "adamw_torch_fused", "torch_compile": True}
 
 
-class BeginsSteps(TrainerCallback):
+class StepCallback(TrainerCallback):
     def __init__(self, gate: Gate):
         self.gate = gate
 
@@ -34,8 +34,8 @@ class BeginsSteps(TrainerCallback):
         self.gate.begin_step()
 
 
-def noting(base: type[Trainer], gate: Gate) -> type[Trainer]:
-    """`base`, with the loss of each step noted."""
+def with_noted_loss(base: type[Trainer], gate: Gate) -> type[Trainer]:
+    """Subclass of `base` that notes the loss of each step at the gate."""
 
     class Noting(base):
         def training_step(self, *args, **kwargs):
@@ -88,15 +88,15 @@ def arguments_of(job: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     gate = Gate()
     job, tokenizer = gate.job, tokenizer_of(gate.job)
-    trainer = noting(Trainer, gate)(
+    trainer = with_noted_loss(Trainer, gate)(
         model=model_of(job),
         args=TrainingArguments(**arguments_of(job), **(BEST if job["best"] else {})),
         train_dataset=dataset_of(job),
         data_collator=DataCollatorForSeq2Seq(tokenizer),
-        callbacks=[BeginsSteps(gate)],
+        callbacks=[StepCallback(gate)],
     )
     trainer.train()
-    raise SystemExit("the trainer came to the end of its data")
+    raise SystemExit("the trainer reached the end of its data")
 
 
 if __name__ == "__main__":

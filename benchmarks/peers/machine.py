@@ -1,4 +1,4 @@
-"""On what a benchmark was measured."""
+"""Describes the machine and the versions of a benchmark."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 VERSIONS_OF = ("torch", "transformers", "trl", "accelerate", "numpy")
 
 
-def surroundings(threads: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """Date, machine and versions, as they stand in a file of figures; `settings` are those of the measurement."""
+def describe(threads: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """Date, machine and versions, as saved with the results; `settings` are those of the measurement."""
     return {
         "date": datetime.date.today().isoformat(),
         "machine": {
@@ -26,12 +26,12 @@ def surroundings(threads: int, settings: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def line(of: dict[str, Any]) -> str:
-    """The surroundings in one line."""
-    machine = ", ".join(f"{key} {value}" for key, value in of["machine"].items())
-    versions = ", ".join(f"{name} {version}" for name, version in of["versions"].items() if version)
-    settings = ", ".join(f"{key} {value}" for key, value in of["settings"].items())
-    return f"{of['date']}; {machine}; {versions}; {settings}."
+def format_line(found: dict[str, Any]) -> str:
+    """`describe` in one line."""
+    machine = ", ".join(f"{key} {value}" for key, value in found["machine"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version)
+    settings = ", ".join(f"{key} {value}" for key, value in found["settings"].items())
+    return f"{found['date']}; {machine}; {versions}; {settings}."
 
 
 def version_of(package: str) -> str | None:

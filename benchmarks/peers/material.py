@@ -1,13 +1,13 @@
-"""What all contenders work on: a folder with a model, dialogues, and their tokens in the order of training.
+"""Writes the input of all contenders: a folder with a model, dialogues, and their tokens in the order of training.
 
     model/           a GPT-2 of random weights and a vocabulary that has the dialogue tokens, as transformers reads them
     train.jsonl, validation.jsonl
-    material.json    of `Material`
+    material.json    the fields of `Material`
 
-The dialogues of a round are a sample of 1,200 (fifty batches, what transformers' `group_by_length` sorts at a time): of
-these fifty batches, sorted by length, evenly spaced ones. So a contender that groups by length pads as little as it
-would on the whole corpus, and one that does not has batches of the corpus's own mix of lengths. All are cut to
-`max_len` (keep_start), so that a dialogue is one sequence.
+1,200 dialogues (fifty batches, what transformers' `group_by_length` sorts at a time) are sampled and sorted by length; a
+round has evenly spaced ones of these fifty batches. So a contender that groups by length pads as little as on the whole
+corpus, and one that does not gets the corpus's own mix of lengths. All dialogues are cut to `max_len` (keep_start), so
+that each is one sequence.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ SIZES = {
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """`ids` and `labels` of each sequence, the label of a token at its own place and `IGNORED` where it is not trained.
+    """`ids` and `labels` of each sequence; a label is at its token's own position, and `IGNORED` if the token is not trained.
 
-    `given` are the indices of the batches of all steps in the package's own order, each round a pass over all;
+    `given` has the indices of the batches of all steps in the package's own order, each round one pass over all;
     `by_length` those of one round for contenders that group by length.
     """
 
@@ -100,7 +100,7 @@ def source() -> tuple[object, str]:
 
 
 def write(folder: Path, size: Size, *, steps: int, batch_size: int, max_len: int, rounds: int) -> Material:
-    """Makes `folder`, enough for `rounds` rounds of `steps` steps."""
+    """Writes `folder`, enough for `rounds` rounds of `steps` steps."""
     folder.mkdir(parents=True)
     found, data = source()
     table = open_dialogues(found, "train", folder / "cache", say=_silent)
@@ -133,8 +133,8 @@ def write(folder: Path, size: Size, *, steps: int, batch_size: int, max_len: int
     return made
 
 
-def made_up_dialogues(count: int, seed: int, words: int = 10) -> Iterator[list[str]]:
-    """Dialogues of four turns of `words` random words each."""
+def synthetic_dialogues(count: int, seed: int, words: int = 10) -> Iterator[list[str]]:
+    """Yields dialogues of four turns of `words` random words each."""
     draw = random.Random(seed)
     known = ["".join(draw.choice("aeioubdgklmnprstv") for _ in range(draw.randint(2, 7))) for _ in range(1500)]
     for _ in range(count):
@@ -158,7 +158,7 @@ def _write_model(folder: Path, size: Size, table: DialogueDataset, max_len: int)
 
 
 def _tokens(folder: Path, name: str, dialogues: list, tokenizer: DialogueTokenizer, max_len: int):
-    """Ids and labels of each dialogue, through the package's own tables and mask: the assistant's turns and the end."""
+    """Ids and labels of each dialogue by the package's own data path and mask: the assistant's turns and the end."""
     path = folder / f"{name}.jsonl"
     _write_jsonl(path, dialogues)
     table = open_dialogues(Jsonl(str(path), str(path), None, 0.0), "train", folder / "cache", say=_silent)
@@ -176,7 +176,7 @@ def _tokens(folder: Path, name: str, dialogues: list, tokenizer: DialogueTokeniz
 
 @torch.no_grad()
 def _plain_loss(model_folder: Path, sequences: list[tuple[list[int], list[int]]]) -> float:
-    """The mean loss of the trained tokens of a batch, one sequence at a time and without any of the fast ways."""
+    """Mean loss of the trained tokens of a batch, one sequence at a time with the plain model."""
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
     nats, count = 0.0, 0
     for ids, labels in sequences:

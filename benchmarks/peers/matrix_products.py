@@ -1,7 +1,7 @@
-"""The floor: the matrix products of a step and nothing else.
+"""The floor: only the matrix products of a step, a lower bound of its time.
 
-Of each block the four linear layers for the real tokens, and the projection to the vocabulary for the trained tokens
-alone; of each the product of the forward pass and the two of the backward pass, into memory that is there already.
+These are the four linear layers of each block for the real tokens, and the projection to the vocabulary for the trained
+tokens; for each the product of the forward pass and the two of the backward pass, into preallocated memory.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
             products.run(n)
         head.run(m)
         gate.note(None)
-    raise SystemExit("the products came to the end of the data")
+    raise SystemExit("the products reached the end of the data")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The step of the original program: rows padded to `max_len`, all logits, torch's Adam, no clipping, fp32 always.
+"""The original program's step: rows padded to `max_len`, logits of all positions, torch's Adam, no clipping, always fp32.
 
-Its loader tokenises each dialogue anew; that is left out here.
+Its loader tokenizes each dialogue in every epoch; this step does not include that.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
         loss.backward()
         optimizer.step()
         gate.note(loss.item())
-    raise SystemExit("the loop came to the end of its data")
+    raise SystemExit("the loop reached the end of its data")
 
 
 def _rows(sequences: list[list[int]], max_len: int, pad: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""This package, through its own command line: everything of a run but validation, which `steps` never reaches."""
+"""This package through its command line: a whole run except its validation, which is never reached."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from peers.gate import Gate
 from dialog_trainer.cli import main as command_line
 from dialog_trainer.cli.commands.callbacks import TrainingCallbacks
 
-# The default; never reached in a round or two.
+# Steps of a run; more than the rounds need.
 NEVER = 30_000
 
 
 def run(overrides: list[str], before_step: Callable[[int], None], track: Callable[[object], None]) -> int:
-    """A run in this process; the two functions are called beside those of the run."""
+    """Runs in this process; the two functions are called after the hooks of the run. Returns the exit code."""
     own_before, own_track = TrainingCallbacks.before_step, TrainingCallbacks.track
 
     def both_before(self: TrainingCallbacks, step: int) -> None:
@@ -35,7 +35,7 @@ def run(overrides: list[str], before_step: Callable[[int], None], track: Callabl
 
 
 def overrides_of(job: dict) -> list[str]:
-    """Of two for one option the later one, which is the contender's own, counts."""
+    """Overrides of a job; of two for one option the later one, which is the contender's own, counts."""
     folder = Path(job["folder"])
     found = [
         "model=gpt2", f"model.pretrained_model='{folder / 'model'}'", f"model.max_len={job['max_len']}",

@@ -1,4 +1,4 @@
-"""The figures of sittings of `benchmarks/training.py` in `docs/performance.md` and `docs/performance.png`."""
+"""Writes the results of `benchmarks/training.py` into `docs/performance.md` and `docs/performance.png`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from peers import machine
-from peers.break_even import ready_seconds, told
+from peers.break_even import describe_break_even, ready_seconds
 from peers.contender import BENCHMARKS
-from peers.prediction import prediction
+from peers.prediction import describe_prediction
 
 DOCS = BENCHMARKS.parent / "docs"
 TITLES = {
@@ -25,37 +25,37 @@ TITLES = {
 }  # fmt: skip
 
 
-def write_page(sittings: list[dict[str, Any]]) -> None:
-    """Replaces what stands between the marks of the page; a part that no sitting has measured stays as it is."""
-    steps = _latest(sittings, "steps", lambda row: (row["size"], row["max_len"], row["dropout"]))
-    whole_runs = _latest(sittings, "whole_run", lambda row: (row["size"], row["max_len"]))
-    costs = [sitting for sitting in sittings if "cost_of_data" in sitting][-1:]
+def write_page(sessions: list[dict[str, Any]]) -> None:
+    """Replaces the parts between the markers of the page; a part that no session has measured is unchanged."""
+    steps = _latest(sessions, "steps", lambda row: (row["size"], row["max_len"], row["dropout"]))
+    whole_runs = _latest(sessions, "whole_run", lambda row: (row["size"], row["max_len"]))
+    costs = [session for session in sessions if "cost_of_data" in session][-1:]
     if steps:
         replace_part("table", _table(steps))
         draw([row for _, rows in steps for row in rows], DOCS / "performance.png")
     if whole_runs:
         replace_part("whole-run", _whole_run(whole_runs))
-    for sitting in costs:
-        replace_part("cost-of-data", _cost_of_data(sitting))
+    for session in costs:
+        replace_part("cost-of-data", _cost_of_data(session))
     if steps:
-        replace_part("prediction", prediction())
+        replace_part("prediction", describe_prediction())
     print("wrote docs/performance.md")
 
 
-def replace_part(mark: str, content: str) -> None:
-    """Puts `content` between the two marks of that name in the page."""
+def replace_part(marker: str, content: str) -> None:
+    """Puts `content` between the two markers of that name in the page."""
     page = DOCS / "performance.md"
-    pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- end of {mark} -->)", re.DOTALL)
+    pattern = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- end of {marker} -->)", re.DOTALL)
     text = page.read_text(encoding="utf-8")
     if not pattern.search(text):
-        raise SystemExit(f"docs/performance.md has no place for it: <!-- {mark} --> and <!-- end of {mark} -->")
+        raise SystemExit(f"docs/performance.md lacks the markers <!-- {marker} --> and <!-- end of {marker} -->")
     page.write_text(pattern.sub(lambda found: f"{found[1]}{content.strip()}\n{found[2]}", text), encoding="utf-8")
 
 
-def _latest(sittings: list[dict[str, Any]], part: str, key: Callable[[dict], Any]) -> list[tuple[dict, list[dict]]]:
-    """Sittings with their rows of `part`; what a later one has measured again is left out of the earlier ones."""
-    newest = {key(row): id(row) for sitting in sittings for row in sitting.get(part, [])}
-    found = [(one, [row for row in one.get(part, []) if newest[key(row)] == id(row)]) for one in sittings]
+def _latest(sessions: list[dict[str, Any]], part: str, key: Callable[[dict], Any]) -> list[tuple[dict, list[dict]]]:
+    """Sessions with their rows of `part`; of rows with the same key only the latest is kept."""
+    newest = {key(row): id(row) for session in sessions for row in session.get(part, [])}
+    found = [(one, [row for row in one.get(part, []) if newest[key(row)] == id(row)]) for one in sessions]
     return [(one, rows) for one, rows in found if rows]
 
 
@@ -66,11 +66,11 @@ def _title(name: str) -> str:
 
 def _table(steps: list[tuple[dict, list[dict]]]) -> str:
     lines = []
-    for sitting, rows in steps:
-        lines += [machine.line(sitting), ""]
+    for session, rows in steps:
+        lines += [machine.format_line(session), ""]
         for one in rows:
             lines += _table_of(one)
-    return "\n".join([*lines, "![Real tokens a second of each contender](performance.png)"])
+    return "\n".join([*lines, "![Real tokens per second of each contender](performance.png)"])
 
 
 def _table_of(one: dict[str, Any]) -> list[str]:
@@ -78,8 +78,8 @@ def _table_of(one: dict[str, Any]) -> list[str]:
         f"**{one['size']}, max_len {one['max_len']}, dropout {one['dropout']:g}** ({one['data']}, "
         f"{one['steps']} steps and {one['tokens']:,} tokens a round, "
         f"{one['trained'] / one['tokens']:.0%} of them trained)", "",
-        "| | real tokens/s: median (lowest to highest) | ours is faster | share of the floor | peak memory GB | "
-        "ours takes of it | ready after s |", "|---|---|---|---|---|---|---|",
+        "| | real tokens/s: median (lowest to highest) | ours is faster | fraction of the floor | peak memory, GB | "
+        "our memory / its | ready after, s |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for row in one["contenders"]:
         share = f"{row['share_of_floor']:.2f}" if row["share_of_floor"] else "-"
@@ -94,19 +94,19 @@ def _table_of(one: dict[str, Any]) -> list[str]:
 
 def _remarks(one: dict[str, Any]) -> list[str]:
     lines = _not_run(one)
-    pays = told(one["contenders"])
+    pays = describe_break_even(one["contenders"])
     if pays:
         lines.append(f"- {pays[0].upper()}{pays[1:]}.")
     return [*lines, ""] if lines else []
 
 
 def _not_run(one: dict[str, Any]) -> list[str]:
-    return [f"- {_title(name)} did not run to the end: {reason}" for name, reason in one["missing"].items()]
+    return [f"- {_title(name)} did not finish: {reason}" for name, reason in one["missing"].items()]
 
 
 def draw(steps: list[dict[str, Any]], path: Path) -> None:
-    """A bar for each contender, with the lowest and the highest round; one panel for each size, length and dropout."""
-    heights = [0.3 * len(one["contenders"]) + 0.7 for one in steps]  # inches, a bar as thick in each
+    """Draws a bar for each contender with its lowest and highest round; one panel for each size, length and dropout."""
+    heights = [0.3 * len(one["contenders"]) + 0.7 for one in steps]  # inches; bars are equally thick in all panels
     figure, axes = pyplot.subplots(
         len(steps), 1, figsize=(8, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
     )
@@ -117,11 +117,11 @@ def draw(steps: list[dict[str, Any]], path: Path) -> None:
             [row["tokens_per_second"] - row["lowest"] for row in rows],
             [row["highest"] - row["tokens_per_second"] for row in rows],
         ]
-        colours = [
+        colors = [
             "#1f77b4" if row["name"].startswith("ours") else "#c7c7c7" if row["name"] == "floor" else "#8c8c8c"
             for row in rows
         ]
-        axis.barh([_title(row["name"]) for row in rows], rates, xerr=errors, color=colours, capsize=3)
+        axis.barh([_title(row["name"]) for row in rows], rates, xerr=errors, color=colors, capsize=3)
         for place, row in enumerate(rows):
             axis.text(
                 row["highest"],
@@ -140,8 +140,8 @@ def draw(steps: list[dict[str, Any]], path: Path) -> None:
 
 def _whole_run(runs: list[tuple[dict, list[dict]]]) -> str:
     lines = []
-    for sitting, rows in runs:
-        lines += [machine.line(sitting), ""]
+    for session, rows in runs:
+        lines += [machine.format_line(session), ""]
         for one in rows:
             lines += [
                 f"**{one['size']}, max_len {one['max_len']}, {one['steps']} steps, "
@@ -156,13 +156,14 @@ def _whole_run(runs: list[tuple[dict, list[dict]]]) -> str:
     return "\n".join(lines)
 
 
-def _cost_of_data(sitting: dict[str, Any]) -> str:
+def _cost_of_data(session: dict[str, Any]) -> str:
     lines = [
-        machine.line(sitting), "",
-        "| dialogues | a step, of 1x | memory of its own, MB | of 1x | to the first step, s | with tokenised data, s |",
+        machine.format_line(session), "",
+        "| dialogues | time of a step, ratio to 1x | private memory, MB | ratio to 1x | to the first step, s | "
+        "with tokenized data, s |",
         "|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for row in sitting["cost_of_data"]:
+    for row in session["cost_of_data"]:
         lines.append(
             f"| {row['dialogues']:,} | {row['time_against_1x']:.3f} | {row['anonymous_bytes'] / 1e6:,.0f} | "
             f"{row['memory_against_1x'] or 0:.3f} | {row['cold_start_seconds']:.1f} | {row['warm_start_seconds']:.1f} |"

@@ -1,8 +1,8 @@
-"""Counts of training steps -> a step time on a GPU that is not here.
+"""Predicts the step time on a GPU from counts of training steps on a CPU.
 
-Blocks are alike, so operations and launches grow by the same number with each of them: two depths at the width and the
-vocabulary of 124 M give those of any depth, exactly. In the same way launches grow with each chunk in which the trained
-tokens are projected to the vocabulary.
+All blocks are alike, so each adds the same number of operations and launches: two depths at the width and the vocabulary
+of 124 M give the exact numbers of any depth. In the same way each chunk in which the trained tokens are projected to the
+vocabulary adds launches.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from peers import material
 
 from dialog_trainer.model.kernels.linear_cross_entropy import chunk_rows
 
-# NVIDIA H100 SXM: dense bf16 peak of its data sheet; the share that is reached and the cost of a launch are assumed.
+# NVIDIA H100 SXM: dense bf16 peak of its data sheet; the utilization and the time of a launch are assumed.
 PEAK, ASSUMED_SHARE, LAUNCH_SECONDS, TOKENS = 989e12, 0.5, 5e-6, 16_384
 SMALL, LARGE = 8, 24  # dialogues in a batch: trained tokens for one chunk, and for several
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Of one step, without dropout; `launches` are those beside attention."""
+    """Counts of one step without dropout; `launches` are those outside attention."""
 
     flops: int
     launches: int
@@ -38,8 +38,8 @@ class Counts:
         return _chunks(self.trained, "cpu")
 
 
-def prediction() -> str:
-    """A paragraph with the prediction, what was counted for it, and what is assumed."""
+def describe_prediction() -> str:
+    """A paragraph with the prediction, the counts it is based on, and the assumptions."""
     layers = material.SIZES["124M"].layers
     with tempfile.TemporaryDirectory() as name:
         one, two, longer = (
@@ -48,16 +48,16 @@ def prediction() -> str:
     per_token = (one.flops + (layers - 1) * (two.flops - one.flops)) / one.tokens
     a_layer, a_chunk = two.launches - one.launches, (longer.launches - one.launches) / (longer.chunks - one.chunks)
     chunks = _chunks(TOKENS * one.trained / one.tokens, "cuda")
-    beside = round(one.launches + (layers - 1) * a_layer + (chunks - one.chunks) * a_chunk)
+    outside = round(one.launches + (layers - 1) * a_layer + (chunks - one.chunks) * a_chunk)
     arithmetic = per_token * TOKENS / (PEAK * ASSUMED_SHARE)
-    launching = (beside + 2 * layers) * LAUNCH_SECONDS
+    launching = (outside + 2 * layers) * LAUNCH_SECONDS
     seconds = arithmetic + launching
     return (
         f"A prediction, not a measurement. Counted in bf16 steps, casts included, of {one.tokens:,} tokens ({SMALL} dialogues, "
         f"{one.trained / one.tokens:.0%} of them trained) at the width and vocabulary of 124 M with one and with two "
-        f"blocks, and continued to {layers} (blocks are alike): {per_token / 1e6:,.0f} million operations a token. "
-        f"Launches beside attention: {one.launches} with one block, {a_layer} for each further one, {a_chunk:.0f} for "
-        f"each further chunk of the vocabulary's projection ({chunks} of them): {beside:,}, and {2 * layers} of attention. "
+        f"blocks, and extrapolated to {layers} (blocks are alike): {per_token / 1e6:,.0f} million operations a token. "
+        f"Launches outside attention: {one.launches} with one block, {a_layer} for each further one, {a_chunk:.0f} for "
+        f"each further chunk of the vocabulary's projection ({chunks} of them): {outside:,}, and {2 * layers} of attention. "
         f"For a step of one micro-batch of {TOKENS:,} tokens on an H100 SXM (bf16, dense peak "
         f"{PEAK / 1e12:,.0f} TFLOP/s), with an assumed {ASSUMED_SHARE:.0%} of the peak inside kernels and "
         f"{LAUNCH_SECONDS * 1e6:.0f} µs a launch: {arithmetic * 1e3:.1f} ms + {launching * 1e3:.1f} ms = "
@@ -70,7 +70,7 @@ def _chunks(trained: float, kind: str) -> int:
 
 
 def _counts(folder: Path, depth: int, dialogues: int) -> Counts:
-    """Those of the second step of a run: the first one makes the optimizer's state."""
+    """Counts of the second step of a run: the first step creates the optimizer's state."""
     size = material.SIZES["124M"]
     model, work = folder / f"model-{depth}", folder / f"run-{depth}-{dialogues}"
     work.mkdir()

@@ -1,10 +1,9 @@
-"""TRL's SFTTrainer with prepared labels: `plain` with its own defaults (activation checkpointing is one of them);
-`best` without that, by length, fused and compiled; `padding_free` as `best`, its batches flattened instead of grouped.
+"""TRL's SFTTrainer with prepared labels: default settings (with activation checkpointing), or its `best`.
 
-Since TRL 1.16 the loss is computed in chunks by default (what older versions call `loss_type=chunked_nll`). Its
-`packing=True` cuts the corpus into rows of its own, which is no batch of so many dialogues any more; `padding_free`
-keeps the batch, and without FlashAttention transformers builds a mask from the positions that confines attention to a
-dialogue.
+`best` is without checkpointing, grouped by length, fused and compiled; `padding_free` is `best` with flattened instead of
+grouped batches. Since TRL 1.16 the loss is chunked by default (`loss_type=chunked_nll` in older versions). `packing=True`
+cuts the corpus into rows of its own, so a batch has no fixed number of dialogues; `padding_free` keeps the batch, and
+without FlashAttention transformers builds a mask from the positions that confines attention to a dialogue.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ def main() -> None:
         arguments |= hf_trainer.BEST | {"gradient_checkpointing": False}
     if job["padding_free"]:
         arguments |= {"padding_free": True, "max_length": None}
-    trainer = hf_trainer.noting(SFTTrainer, gate)(
+    trainer = hf_trainer.with_noted_loss(SFTTrainer, gate)(
         model=hf_trainer.model_of(job),
         args=SFTConfig(**arguments),
         train_dataset=hf_trainer.dataset_of(job),
         processing_class=hf_trainer.tokenizer_of(job),
-        callbacks=[hf_trainer.BeginsSteps(gate)],
+        callbacks=[hf_trainer.StepCallback(gate)],
     )
     trainer.train()
-    raise SystemExit("the trainer came to the end of its data")
+    raise SystemExit("the trainer reached the end of its data")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A short run by the clock, from the command to its end: tokenising, training, a validation with replies after each pass, saving.
+"""Wall time of a short run from the command to its end: tokenizing, training, validations with replies, saving.
 
-Ours through the command line; HF Trainer with `generate` over the same contexts (`hf_run.py`), as most people run it, in its
-default batches of 8, and in batches as large as ours.
+Ours runs through the command line, HF Trainer with `generate` over the same contexts (`hf_run.py`), once in its default
+evaluation batches of 8 and once in batches as large as ours.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from dialog_trainer.evaluation.contexts import build_contexts, sample_dialogues
 from dialog_trainer.types import Role
 
 BATCHES, PASSES, NEW = 50, 4, 40
-DIALOGUES, REPLY_TOKENS = 100, 8192  # the defaults of metrics.max_dialogues and metrics.batch_tokens
-# What the job of each peer says beside what is the same for all: the tokens in a batch of replies, null for the default.
+DIALOGUES, REPLY_TOKENS = 100, 8192  # the defaults of metrics.max_dialogues and metrics.generation.batch_tokens
+# What is specific to the job of each peer: the tokens in a batch of replies, None for the default.
 PEERS = {"hf": {"reply_tokens": None}, "hf-large-batches": {"reply_tokens": REPLY_TOKENS}}
 
 
@@ -85,7 +85,7 @@ def _ours(job: dict[str, Any], work: Path, turn: int) -> list[str]:
 
 
 def _write_contexts(work: Path, max_len: int) -> int:
-    """The contexts that a validation of ours replies to, for the peer."""
+    """Writes the contexts to which our validation replies, for the peer; returns their number."""
     tokenizer = DialogueTokenizer.pretrained(str(work / "model"))
     path = str(work / "validation.jsonl")
     table = open_dialogues(Jsonl(path, path, None, 0.0), "validation", work / "cache", say=lambda line: None)
