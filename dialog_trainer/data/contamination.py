@@ -1,15 +1,15 @@
-"""Held-out dialogues that also stand in the training split: exactly, after normalisation, or nearly.
+"""Contamination: held-out dialogues that are also in the training split, exactly, after normalisation, or nearly.
 
-Only the texts of the turns count, not who says them. Each kind holds the one before it.
+Only the texts of the turns count, not their roles. Each kind includes the one before it.
 
 - exact: the same turns.
-- normalised: the same letters and digits in lower case, whatever stands between them, spaces and ends of turns included
-  (spaced punctuation and a missing space are the commonest differences between copies). A dialogue without a letter
-  or digit has only its exact copies.
+- normalised: the same letters and digits in lower case; spaces, punctuation and the ends of turns are ignored (spaced
+  punctuation and missing spaces are the most common differences between copies). A dialogue without letters or digits
+  has only exact copies.
 - near: the Jaccard index of the sets of word 5-grams (Broder 1997, "On the resemblance and containment of documents") is
-  at least 0.5; a word is a run of letters and digits in lower case, a 5-gram may cross turns, a dialogue of fewer than
-  five words is one gram. Counted through an inverted index, with no hash that could collide. (At 0.8, one reply in 30
-  of what was left of DailyDialog's test split was still the reply to the nearest training context.)
+  at least 0.5. A word is a string of letters and digits in lower case; a 5-gram may cross turns; a dialogue of fewer
+  than five words is one gram. Counted exactly, with an inverted index. (At 0.8, one reply in 30 that was left in
+  DailyDialog's test split was still the reply to the most similar training context.)
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from dialog_trainer.data.dataset import DialogueDataset
 
 GRAM_WORDS = 5
 MIN_JACCARD = 0.5
-# Near leaks are looked for in training splits of at most so many dialogues: beyond, that takes minutes.
+# Near copies are looked for in training splits of at most so many dialogues; in larger ones it would take minutes.
 MAX_COMPARED = 200_000
-# So many held-out dialogues are indexed at a time; the training split is read once for each such part.
+# Held-out dialogues indexed at a time; the training split is read once for each such part.
 INDEXED_AT_ONCE = 10_000
-# Dialogues read from a table at a time.
+# Dialogues read from a dataset at a time.
 CHUNK = 1_000
 
 _WORD = re.compile(r"[^\W_]+")
+# (held-out index, training index)
 _Pairs = set[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Rising indices, in their tables, of the held-out and of the training dialogues that have a copy in the other split."""
+    """Ascending indices of the held-out and of the training dialogues that have a copy in the other split."""
 
     held_out: tuple[int, ...]
     training: tuple[int, ...]
@@ -44,7 +45,7 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class Contamination:
-    """The overlap of two splits by kind; `near` is None where the training split is too large to look for it.
+    """The overlap of two splits by kind; `near` is None if the training split is too large to look for it.
 
     `num_held_out` is the number of all held-out dialogues.
     """
@@ -55,58 +56,61 @@ class Contamination:
     num_held_out: int
 
     def widest(self) -> Overlap:
-        """Of the widest kind that was looked for: what `data.drop_leaks` drops and the clean part of a split is without."""
+        """The overlap of the widest kind that was looked for: `data.drop_leaks` and clean scores leave it out."""
         return self.near or self.normalised
 
     def summary(self, split: str) -> str:
         """One line for people; `split` names the held-out split."""
-        counts = f"{len(self.exact.held_out):,} of {self.num_held_out:,} {split} dialogues stand in the training split exactly, "
-        counts += f"{len(self.normalised.held_out):,} after normalisation, "
+        counts = (
+            f"{len(self.exact.held_out):,} of {self.num_held_out:,} {split} dialogues are in the training split exactly, "
+            f"{len(self.normalised.held_out):,} after normalisation, "
+        )
         if self.near is None:
-            counts += f"near ones not looked for (more than {MAX_COMPARED:,} training dialogues)"
+            counts += f"near copies not looked for (more than {MAX_COMPARED:,} training dialogues)"
         else:
             counts += f"{len(self.near.held_out):,} nearly"
         return f"{counts}; training dialogues concerned: {len(self.widest().training):,}"
 
 
 def find_contamination(training: DialogueDataset, held_out: DialogueDataset) -> Contamination:
-    """The dialogues of `held_out` that stand in `training`, and where."""
-    exact, normalised = _copies(training, held_out)
-    near = normalised | _near(training, held_out) if len(training) <= MAX_COMPARED else None
+    """The dialogues of `held_out` that are also in `training`, and their copies there."""
+    exact, normalised = _find_copies(training, held_out)
+    near = normalised | _find_near_copies(training, held_out) if len(training) <= MAX_COMPARED else None
     return Contamination(_overlap(exact), _overlap(normalised), None if near is None else _overlap(near), len(held_out))
 
 
-def _copies(training: DialogueDataset, held_out: DialogueDataset) -> tuple[_Pairs, _Pairs]:
-    """`(held-out, training)` pairs with the same turns, and with the same letters and digits."""
-    places: dict[str, list[tuple[int, list[str]]]] = defaultdict(list)
-    for place, texts in enumerate(_texts(held_out, 0, len(held_out))):
-        places[_letters(texts)].append((place, texts))
-    normalised, exact = set(), set()
-    for index, texts in enumerate(_texts(training, 0, len(training))):
-        for place, others in places.get(_letters(texts), ()):
-            normalised.add((place, index))
-            if others == texts:
-                exact.add((place, index))
+def _find_copies(training: DialogueDataset, held_out: DialogueDataset) -> tuple[_Pairs, _Pairs]:
+    """Pairs with the same turns, and pairs with the same letters and digits."""
+    by_letters: dict[str, list[tuple[int, list[str]]]] = defaultdict(list)
+    for index, texts in enumerate(_read_texts(held_out, 0, len(held_out))):
+        by_letters[_letters(texts)].append((index, texts))
+    exact: _Pairs = set()
+    normalised: _Pairs = set()
+    for training_index, texts in enumerate(_read_texts(training, 0, len(training))):
+        for index, held_out_texts in by_letters.get(_letters(texts), ()):
+            normalised.add((index, training_index))
+            if held_out_texts == texts:
+                exact.add((index, training_index))
     return exact, normalised
 
 
-def _near(training: DialogueDataset, held_out: DialogueDataset) -> _Pairs:
-    """`(held-out, training)` pairs with a Jaccard index of at least `MIN_JACCARD`."""
+def _find_near_copies(training: DialogueDataset, held_out: DialogueDataset) -> _Pairs:
+    """Pairs with a Jaccard index of at least `MIN_JACCARD`."""
     pairs: _Pairs = set()
     for first in range(0, len(held_out), INDEXED_AT_ONCE):
-        # Of each gram the places of the dialogues that have it, and of each dialogue the number of its grams.
-        places, sizes = defaultdict(list), []
-        end = min(first + INDEXED_AT_ONCE, len(held_out))
-        for place, grams in enumerate(map(_grams, _texts(held_out, first, end))):
-            sizes.append(len(grams))
+        # The inverted index: the dialogues that have a gram; and the number of grams of each dialogue.
+        by_gram: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        sizes: list[int] = []
+        for grams in map(_grams, _read_texts(held_out, first, min(first + INDEXED_AT_ONCE, len(held_out)))):
             for gram in grams:
-                places[gram].append(place)
-        for index, grams in enumerate(map(_grams, _texts(training, 0, len(training)))):
-            shared = Counter(place for gram in places.keys() & grams for place in places[gram])
+                by_gram[gram].append(len(sizes))
+            sizes.append(len(grams))
+        for training_index, grams in enumerate(map(_grams, _read_texts(training, 0, len(training)))):
+            common = Counter(index for gram in by_gram.keys() & grams for index in by_gram[gram])
             pairs |= {
-                (first + place, index)
-                for place, count in shared.items()
-                if count / (sizes[place] + len(grams) - count) >= MIN_JACCARD
+                (first + index, training_index)
+                for index, count in common.items()
+                if count / (sizes[index] + len(grams) - count) >= MIN_JACCARD
             }
     return pairs
 
@@ -122,9 +126,9 @@ def _grams(texts: Sequence[str]) -> set[tuple[str, ...]]:
     return set(zip(*(words[start:] for start in range(GRAM_WORDS)), strict=False))
 
 
-def _texts(table: DialogueDataset, first: int, end: int) -> Iterator[list[str]]:
+def _read_texts(dataset: DialogueDataset, first: int, end: int) -> Iterator[list[str]]:
     """The turns of the dialogues from `first` to before `end`, read in bulk."""
-    rows = table.rows.select_columns(["texts"])
+    rows = dataset.rows.select_columns(["texts"])
     for start in range(first, end, CHUNK):
         yield from rows[start : min(start + CHUNK, end)]["texts"]
 

@@ -18,11 +18,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import datasets  # type: ignore[import-untyped]  # it has no stubs; pyarrow neither
+import datasets
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.compute  # type: ignore[import-untyped]
-from datasets.arrow_writer import ArrowWriter  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.compute
+from datasets.arrow_writer import ArrowWriter
 
 from dialog_trainer.data.formatting import make_spans
 from dialog_trainer.data.sources.protocol import DialogueSource

@@ -1,4 +1,4 @@
-"""The batches of the next step, made while this one runs."""
+"""Prefetches the next step's batches in a background thread."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from dialog_trainer.types import Batch
 
 @contextmanager
 def prefetch_batches(batches: Callable[[int], Iterable[Batch]]) -> Iterator[Callable[[int], list[Batch]]]:
-    """Within the block, a function that gives `list(batches(step))` and begins with those of the step after it.
+    """Yields a function that returns `list(batches(step))` and starts to prepare those of the step after it.
 
-    `batches` is a pure function of the step, so that it does not matter when it is asked.
+    `batches` must be a pure function of the step: it may be called early, in another thread, or twice. Its errors are
+    raised when their step is asked for.
     """
-    coming: dict[int, Future[list[Batch]]] = {}
+    pending: dict[int, Future[list[Batch]]] = {}
 
-    def of(step: int) -> list[Batch]:
-        found = coming.pop(step, None)
-        coming.clear()
-        coming[step + 1] = maker.submit(lambda: list(batches(step + 1)))
-        return list(batches(step)) if found is None else found.result()
+    def get_batches(step: int) -> list[Batch]:
+        prepared = pending.pop(step, None)
+        pending.clear()
+        pending[step + 1] = executor.submit(lambda: list(batches(step + 1)))
+        return list(batches(step)) if prepared is None else prepared.result()
 
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as maker:
-        yield of
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as executor:
+        yield get_batches

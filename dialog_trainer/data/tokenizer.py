@@ -1,4 +1,4 @@
-"""A tokenizer with the three tokens of a dialogue: `[CLS]` starts it, `[SEP]` ends a turn, `[PAD]` fills a row."""
+"""A tokenizer with the three dialogue tokens: `[CLS]` starts a dialogue, `[SEP]` ends a turn, `[PAD]` pads a row."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dialog_trainer.errors import ModelError
 from dialog_trainer.files import sha256_of_texts
 from dialog_trainer.types import Span, SpecialTokens
 
-DIALOGUE_TOKENS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
 END_TOKEN = "<|endoftext|>"
-# Renders messages exactly as training lays out a dialogue; a generation prompt ends where the reply starts.
+# The chat template renders messages exactly as training lays out a dialogue; a generation prompt ends where the reply
+# starts.
 CHAT_TEMPLATE = (
     "{{ cls_token }}{% for message in messages %}{{ message['content'] | trim }}{{ sep_token }}{% endfor %}"
     "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
@@ -28,17 +28,18 @@ class DialogueTokenizer:
 
     Attributes:
         cls_id, sep_id, pad_id, end_id: ids of `[CLS]`, `[SEP]`, `[PAD]` and the end-of-text token.
-        marks: the four together.
-        added_tokens: how many of the three were new to the tokenizer.
+        special_tokens: the four together.
+        added_tokens: how many of the three dialogue tokens were new to the tokenizer.
+        hf_tokenizer: the tokenizer of transformers, with the three tokens and the chat template.
     """
 
     def __init__(self, hf_tokenizer: PreTrainedTokenizerFast):
         if hf_tokenizer.eos_token_id is None:
             raise ModelError("this tokenizer has no end-of-text token: choose another model.pretrained_model")
         size = len(hf_tokenizer)
-        hf_tokenizer.add_special_tokens(DIALOGUE_TOKENS)
+        hf_tokenizer.add_special_tokens({"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"})
         hf_tokenizer.chat_template = CHAT_TEMPLATE
-        hf_tokenizer.padding_side = "left"  # the side that batched generation needs
+        hf_tokenizer.padding_side = "left"  # as batched generation needs it
         self.hf_tokenizer = hf_tokenizer
         self.added_tokens = len(hf_tokenizer) - size
         self.cls_id, self.sep_id = hf_tokenizer.cls_token_id, hf_tokenizer.sep_token_id
@@ -47,7 +48,7 @@ class DialogueTokenizer:
         # A copy that reads "[SEP]" or "<|endoftext|>" in a text as characters: a text must not end a turn.
         self._text_encoder = Tokenizer.from_str(hf_tokenizer.backend_tokenizer.to_str())
         self._text_encoder.encode_special_tokens = True
-        # A tokenizer.json may ask for both, and a padded call of the tokenizer leaves its wish behind.
+        # A tokenizer.json may ask for both, and a padded call of the tokenizer leaves them set.
         self._text_encoder.no_truncation()
         self._text_encoder.no_padding()
 
@@ -56,30 +57,29 @@ class DialogueTokenizer:
         """The tokenizer of a hub id or folder. Raises `ModelError`."""
         try:
             hf_tokenizer = AutoTokenizer.from_pretrained(name_or_folder)
-        except Exception as error:  # the hub's client raises many kinds; all mean that the tokenizer cannot be had
+        except Exception as error:  # the hub's client raises many classes; all mean that it is not available
             raise loading_error(name_or_folder, error) from None
         if not isinstance(hf_tokenizer, PreTrainedTokenizerFast):
-            raise ModelError(f"{name_or_folder}: its tokenizer has no fast (tokenizers) form")
+            raise ModelError(f"{name_or_folder}: its tokenizer has no fast (tokenizers) form; choose another model")
         return cls(hf_tokenizer)
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int) -> DialogueTokenizer:
-        """A byte-level BPE of at most `size` entries (the three tokens come on top), learned from `texts`."""
-        hf_tokenizer = Tokenizer(BPE())
-        hf_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        hf_tokenizer.decoder = decoders.ByteLevel()
+        """Learns a byte-level BPE vocabulary of at most `size` entries (plus the three dialogue tokens) from `texts`."""
+        tokenizer = Tokenizer(BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=size,
             special_tokens=[END_TOKEN],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        hf_tokenizer.train_from_iterator(texts, trainer)
-        return cls(
-            PreTrainedTokenizerFast(
-                tokenizer_object=hf_tokenizer, eos_token=END_TOKEN, clean_up_tokenization_spaces=False
-            )
+        tokenizer.train_from_iterator(texts, trainer)
+        hf_tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers does not annotate it
+            tokenizer_object=tokenizer, eos_token=END_TOKEN, clean_up_tokenization_spaces=False
         )
+        return cls(hf_tokenizer)
 
     def __len__(self) -> int:
         return len(self.hf_tokenizer)
@@ -93,23 +93,29 @@ class DialogueTokenizer:
         return make_spans(self.encode_batch(texts), roles, self.sep_id, first_turn)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids; special tokens are left out."""
-        return self.hf_tokenizer.decode(list(ids), skip_special_tokens=True)
+        """Text of ids, without special tokens."""
+        return self._decode(list(ids), skip_special_tokens=True)
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """The text of each id by itself, special tokens by their names; a part of a character is shown as U+FFFD."""
-        return [self.hf_tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in ids]
+        """The text of each id alone, special tokens by their names; a part of a character is shown as U+FFFD."""
+        return [self._decode([token], clean_up_tokenization_spaces=False) for token in ids]
+
+    def _decode(self, ids: list[int], **options: bool) -> str:
+        text = self.hf_tokenizer.decode(ids, **options)
+        assert isinstance(text, str)  # a list only for a batch of ids
+        return text
 
     def digest(self) -> str:
-        """Changes when `encode_batch` would."""
+        """A hash that changes when the result of `encode_batch` may change."""
         return sha256_of_texts(self._text_encoder.to_str())
 
     def save(self, folder: Path) -> None:
+        """Writes the files of transformers' `save_pretrained`."""
         self.hf_tokenizer.save_pretrained(folder)
 
 
 def loading_error(name_or_folder: str, error: Exception) -> ModelError:
-    """The one message for a model or tokenizer that cannot be loaded."""
+    """The error for a model or tokenizer that cannot be loaded, with a remedy."""
     reason = str(error).strip().split("\n")[0]
     if Path(name_or_folder).is_dir():
         remedy = "the folder should hold what `save_pretrained` of transformers writes"

@@ -1,4 +1,4 @@
-"""Which held-out dialogues stand in the training split."""
+"""Contamination: held-out dialogues that are also in the training split."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ KINDS = ("exact", "normalised", "near")
 
 
 class Rows:
-    """As much of the rows of a `DialogueTable` as is read: slices of the texts."""
+    """The rows of a `DialogueDataset`, as far as they are read: slices of the texts."""
 
     def __init__(self, dialogues):
         self.dialogues = list(dialogues)
@@ -30,25 +30,25 @@ class Rows:
         return {"texts": self.dialogues[places]}
 
 
-class Table(SimpleNamespace):
+class Dataset(SimpleNamespace):
     def __len__(self) -> int:
         return len(self.rows.dialogues)
 
 
-def table(*dialogues: list[str]) -> Table:
-    return Table(rows=Rows(dialogues))
+def dataset(*dialogues: list[str]) -> Dataset:
+    return Dataset(rows=Rows(dialogues))
 
 
 def kinds(one: list[str], other: list[str]) -> set[str]:
-    """The kinds by which two dialogues are the same."""
-    found = find_contamination(table(one), table(other))
+    """The kinds of overlap of two dialogues."""
+    found = find_contamination(dataset(one), dataset(other))
     same, different = Overlap((0,), (0,)), Overlap((), ())
     assert all(getattr(found, kind) in (same, different) for kind in KINDS)
     return {kind for kind in KINDS if getattr(found, kind) == same}
 
 
 def numbered(count: int, first: int = 0) -> str:
-    """So many different words."""
+    """`count` different words."""
     return " ".join(f"w{number}" for number in range(first, first + count))
 
 
@@ -99,14 +99,14 @@ def test_exact_and_normalised(one, other, expected):
         (["w0 w1 w2 w3 w4"], ["w0 w1 w2 w3"], False),
     ],
 )
-def test_near_is_half_of_the_grams(one, other, near):
+def test_near_copies_have_half_of_the_grams(one, other, near):
     assert kinds(one, other) == kinds(other, one) == ({"near"} if near else set())
 
 
-def test_indices_of_both_splits_rise_and_name_each_dialogue_once():
+def test_indices_are_ascending_and_unique():
     long = numbered(20)
-    training = table(["a", "b"], [long, "end"], ["c", "d"], ["A", "b ."], [long, "end"])
-    held_out = table([long, "END !"], ["x", "y"], [long, "the end"], ["a", "b"], ["a", "b"])
+    training = dataset(["a", "b"], [long, "end"], ["c", "d"], ["A", "b ."], [long, "end"])
+    held_out = dataset([long, "END !"], ["x", "y"], [long, "the end"], ["a", "b"], ["a", "b"])
     found = find_contamination(training, held_out)
     assert found.exact == Overlap((3, 4), (0,))
     assert found.normalised == Overlap((0, 3, 4), (0, 1, 3, 4))
@@ -130,7 +130,7 @@ POOL = (
 DIALOGUES = st.lists(st.sampled_from(POOL), max_size=6)
 
 
-def slow(training: list[list[str]], held_out: list[list[str]]) -> Contamination:
+def compare_all_pairs(training: list[list[str]], held_out: list[list[str]]) -> Contamination:
     """Every pair compared, character by character and gram by gram."""
 
     def letters(texts):
@@ -157,27 +157,27 @@ def slow(training: list[list[str]], held_out: list[list[str]]) -> Contamination:
 
 @given(DIALOGUES, DIALOGUES)
 @settings(deadline=None, max_examples=100)
-def test_it_is_what_comparing_every_pair_gives(training, held_out):
-    assert find_contamination(table(*training), table(*held_out)) == slow(training, held_out)
+def test_result_equals_comparing_all_pairs(training, held_out):
+    assert find_contamination(dataset(*training), dataset(*held_out)) == compare_all_pairs(training, held_out)
 
 
 @given(DIALOGUES, DIALOGUES, st.integers(1, 4), st.integers(1, 4))
 @settings(deadline=None, max_examples=60)
-def test_how_much_is_read_and_indexed_at_a_time_changes_nothing(training, held_out, chunk, indexed):
-    whole = find_contamination(table(*training), table(*held_out))
+def test_chunk_sizes_change_nothing(training, held_out, chunk, indexed):
+    whole = find_contamination(dataset(*training), dataset(*held_out))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contamination, "CHUNK", chunk)
         patch.setattr(contamination, "INDEXED_AT_ONCE", indexed)
-        assert find_contamination(table(*training), table(*held_out)) == whole
+        assert find_contamination(dataset(*training), dataset(*held_out)) == whole
 
 
 @given(DIALOGUES, DIALOGUES, st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=60)
-def test_the_order_of_the_dialogues_and_of_the_splits_changes_only_the_indices(training, held_out, draw):
-    found = find_contamination(table(*training), table(*held_out))
-    turned = find_contamination(table(*held_out), table(*training))
+def test_order_changes_only_the_indices(training, held_out, draw):
+    found = find_contamination(dataset(*training), dataset(*held_out))
+    turned = find_contamination(dataset(*held_out), dataset(*training))
     places = draw.sample(range(len(training)), len(training))
-    shuffled = find_contamination(table(*(training[place] for place in places)), table(*held_out))
+    shuffled = find_contamination(dataset(*(training[place] for place in places)), dataset(*held_out))
     for kind in KINDS:
         overlap, other, moved = (getattr(which, kind) for which in (found, turned, shuffled))
         assert (other.held_out, other.training) == (overlap.training, overlap.held_out)
@@ -187,13 +187,13 @@ def test_the_order_of_the_dialogues_and_of_the_splits_changes_only_the_indices(t
 
 @given(DIALOGUES)
 @settings(deadline=None, max_examples=60)
-def test_a_dialogue_is_its_own_leak(dialogues):
+def test_a_dialogue_is_a_copy_of_itself(dialogues):
     everything = tuple(range(len(dialogues)))
-    found = find_contamination(table(*dialogues), table(*dialogues))
+    found = find_contamination(dataset(*dialogues), dataset(*dialogues))
     assert [getattr(found, kind) for kind in KINDS] == [Overlap(everything, everything)] * 3
 
 
-def test_a_table_on_disk(dialogue_turns, tmp_path):
+def test_dataset_on_disk(dialogue_turns, tmp_path):
     for name, turns in (("train", dialogue_turns[:9]), ("test", dialogue_turns[5:12])):
         rows = (json.dumps({"turns": texts}) + "\n" for texts in turns)
         (tmp_path / f"{name}.jsonl").write_text("".join(rows), encoding="utf-8")
@@ -208,23 +208,23 @@ def test_the_summary_is_one_line():
     overlap = Overlap((1, 2), (1, 2, 3))
     found = Contamination(Overlap((1,), (2,)), overlap, Overlap(tuple(range(1_234)), tuple(range(4_321))), 12_345)
     assert found.summary("test") == (
-        "1 of 12,345 test dialogues stand in the training split exactly, 2 after normalisation, 1,234 nearly; "
+        "1 of 12,345 test dialogues are in the training split exactly, 2 after normalisation, 1,234 nearly; "
         "training dialogues concerned: 4,321"
     )
     assert dataclasses.replace(found, near=None).summary("validation") == (
-        "1 of 12,345 validation dialogues stand in the training split exactly, 2 after normalisation, "
-        "near ones not looked for (more than 200,000 training dialogues); training dialogues concerned: 3"
+        "1 of 12,345 validation dialogues are in the training split exactly, 2 after normalisation, "
+        "near copies not looked for (more than 200,000 training dialogues); training dialogues concerned: 3"
     )
 
 
-def test_near_leaks_are_not_looked_for_in_a_very_large_split(monkeypatch):
+def test_near_copies_are_not_looked_for_in_very_large_splits(monkeypatch):
     long = numbered(20)
-    training, held_out = [[long, "end"], ["a", "b"], ["c", "d"]], table([long, "the end"], ["A", "b"])
+    training, held_out = [[long, "end"], ["a", "b"], ["c", "d"]], dataset([long, "the end"], ["A", "b"])
     monkeypatch.setattr(contamination, "MAX_COMPARED", 2)
-    found = find_contamination(table(*training), held_out)
+    found = find_contamination(dataset(*training), held_out)
     assert found.near is None
     assert found.widest() == found.normalised == Overlap((1,), (1,))
-    assert find_contamination(table(*training[:2]), held_out).near == Overlap((0, 1), (0, 1))
+    assert find_contamination(dataset(*training[:2]), held_out).near == Overlap((0, 1), (0, 1))
 
 
 def test_counts_of_dailydialog(real_data):
@@ -232,7 +232,7 @@ def test_counts_of_dailydialog(real_data):
     splits = {}
     for split in ("train", "validation", "test"):
         lines = (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
-        splits[split] = table(*([text.strip() for text in json.loads(line)["turns"]] for line in lines))
+        splits[split] = dataset(*([text.strip() for text in json.loads(line)["turns"]] for line in lines))
     validation, test = (find_contamination(splits["train"], splits[split]) for split in ("validation", "test"))
     known = json.loads((folder / "train_lines_in_heldout.json").read_text(encoding="utf-8"))
     for kind, count in (("exact", 172), ("normalised", 310)):
@@ -240,7 +240,7 @@ def test_counts_of_dailydialog(real_data):
         assert sorted(lines) == known[kind]
         assert len(lines) == count
     assert test.summary("test") == (
-        "93 of 1,000 test dialogues stand in the training split exactly, 151 after normalisation, 261 nearly; "
+        "93 of 1,000 test dialogues are in the training split exactly, 151 after normalisation, 261 nearly; "
         "training dialogues concerned: 305"
     )
     assert [len(getattr(validation, kind).held_out) for kind in KINDS] == [69, 123, 201]

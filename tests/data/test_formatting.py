@@ -1,3 +1,5 @@
+"""The context of a reply."""
+
 from helpers.dialogues import SPECIAL, U, dialogues
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,3 +1,5 @@
+"""Packing: order, sizes and weights of micro-batches."""
+
 from functools import partial
 from itertools import accumulate, pairwise
 
@@ -16,25 +18,25 @@ START, S, U, A, END = Role.START, Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.E
 TENSORS = ("ids", "roles", "turns", "positions", "weights")
 
 
-def runs_from(*sequences: list[tuple]) -> TurnSpans:
-    """Runs of sequences, each a list of `(role, turn, length)` or `(role, turn, length, weight)`."""
-    flat = [(*run, 1.0)[:4] for sequence in sequences for run in sequence]
-    roles, turns, lengths, weights = (np.array([run[place] for run in flat]) for place in range(4))
+def make_turn_spans(*sequences: list[tuple]) -> TurnSpans:
+    """The spans of sequences, each a list of `(role, turn, length)` or `(role, turn, length, weight)`."""
+    flat = [(*span, 1.0)[:4] for sequence in sequences for span in sequence]
+    roles, turns, lengths, weights = (np.array([span[place] for span in flat]) for place in range(4))
     counts = np.array([len(sequence) for sequence in sequences])
-    whole = (roles.astype(np.int64), turns, lengths, np.zeros_like(lengths), weights.astype(np.float32))
-    return TurnSpans(*whole, counts, np.arange(len(counts)))
+    columns = (roles.astype(np.int64), turns, lengths, np.zeros_like(lengths), weights.astype(np.float32))
+    return TurnSpans(*columns, counts, np.arange(len(counts)))
 
 
-def of_the_user(spans: TurnSpans) -> tuple[np.ndarray, float]:
+def weigh_user_turns(spans: TurnSpans) -> tuple[np.ndarray, float]:
     """Weight 0.25 for each token of a user."""
     weights = np.repeat(np.where(spans.roles == U, 0.25, 0.0), spans.lengths).astype(np.float32)
     return weights, float(weights.sum())
 
 
-def test_pack_lays_runs_out_as_tokens():
-    first = [(START, 0, 1), (U, 0, 2), (A, 1, 0), (A, 2, 1), (END, 2, 1)]  # of turn 1 nothing is left
+def test_pack_lays_spans_out_as_tokens():
+    first = [(START, 0, 1), (U, 0, 2), (A, 1, 0), (A, 2, 1), (END, 2, 1)]  # turn 1 lost all its tokens
     second = [(START, 3, 1), (U, 3, 1), (END, 3, 0)]
-    batch = pack_sequences(np.array([7, 8, 9, 5, 6, 7, 4]), runs_from(first, second), of_the_user)
+    batch = pack_sequences(np.array([7, 8, 9, 5, 6, 7, 4]), make_turn_spans(first, second), weigh_user_turns)
     assert batch.ids.tolist() == [7, 8, 9, 5, 6, 7, 4]
     assert batch.roles.tolist() == [START, U, U, A, END, START, U]
     assert batch.turns.tolist() == [0, 0, 0, 2, 2, 3, 3]
@@ -46,15 +48,17 @@ def test_pack_lays_runs_out_as_tokens():
     }
 
 
-def test_the_divisor_is_what_the_weighing_says_and_no_sum_of_the_packed_weights():
-    spans = runs_from([(START, 0, 1), (U, 0, 2)])
+def test_divisor_comes_from_the_weight_function():
+    spans = make_turn_spans([(START, 0, 1), (U, 0, 2)])
     batch = pack_sequences(np.arange(3), spans, lambda spans: (np.array([0, 1, 1], dtype=np.float32), 17.5))
     assert (batch.weights.tolist(), batch.divisor) == ([0, 1, 1], 17.5)
 
 
 @pytest.mark.parametrize("normalize", ["token", "fixed", "turn"])
-def test_a_mask_weighs_what_is_packed(normalize):
-    spans = runs_from([(START, 0, 1), (U, 0, 3), (A, 1, 2, 0.5), (END, 1, 1)], [(START, 0, 1), (S, 0, 2), (A, 1, 4)])
+def test_mask_gives_the_weights(normalize):
+    spans = make_turn_spans(
+        [(START, 0, 1), (U, 0, 3), (A, 1, 2, 0.5), (END, 1, 1)], [(START, 0, 1), (S, 0, 2), (A, 1, 4)]
+    )
     mask = Mask(lambda progress: RoleWeights(0.25), normalize=normalize)
     batch = pack_sequences(np.arange(14), spans, partial(mask.tokens, at=mask.at(0.0)))
     # Of each token: its weight, and the number of tokens of its turn, to which the end belongs.
@@ -64,8 +68,8 @@ def test_a_mask_weighs_what_is_packed(normalize):
     assert batch.divisor == pytest.approx(14 if normalize == "fixed" else sum(weights))
 
 
-def test_a_batch_on_another_device_is_the_same_batch():
-    batch = pack_sequences(np.array([7, 8, 9]), runs_from([(START, 1, 1), (U, 1, 2)]), of_the_user)
+def test_batch_to_device_keeps_all_fields():
+    batch = pack_sequences(np.array([7, 8, 9]), make_turn_spans([(START, 1, 1), (U, 1, 2)]), weigh_user_turns)
     moved = batch_to_device(batch, torch.device("meta"))
     assert (moved.lengths, moved.divisor) == (batch.lengths, batch.divisor)
     for name in TENSORS:
@@ -75,7 +79,7 @@ def test_a_batch_on_another_device_is_the_same_batch():
     assert all(torch.equal(getattr(again, name), getattr(batch, name)) for name in TENSORS)
 
 
-class Table:
+class Dataset:
     """Sequences of the given lengths; sequence `i` holds the id `i` throughout, and is turn `i` of a user."""
 
     def __init__(self, lengths):
@@ -83,12 +87,12 @@ class Table:
 
     def columns(self, indices):
         lengths = self.lengths[list(indices)]
-        spans = runs_from(*([(U, int(i), int(length))] for i, length in zip(indices, lengths, strict=True)))
+        spans = make_turn_spans(*([(U, int(i), int(length))] for i, length in zip(indices, lengths, strict=True)))
         return np.repeat(np.array(indices), lengths), spans
 
 
 def fewest(lengths, max_tokens):
-    """In how few batches sequences fit in their order, one that is longer than the bound alone."""
+    """The fewest batches in this order; a sequence that is longer than the bound is a batch alone."""
     batches, room = 0, 0
     for length in lengths:
         if length > room:
@@ -99,10 +103,10 @@ def fewest(lengths, max_tokens):
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=20), st.integers(1, 40), st.randoms())
-def test_micro_batches_hold_each_sequence_once_in_order_and_within_the_bound(lengths, max_tokens, draw):
+def test_micro_batches_are_few_even_and_in_order(lengths, max_tokens, draw):
     indices = np.array(draw.sample(range(len(lengths)), len(lengths)))
-    batches = list(pack_micro_batches(Table(lengths), indices, of_the_user, max_tokens))
-    # A sequence that is longer than the bound stands alone.
+    batches = list(pack_micro_batches(Dataset(lengths), indices, weigh_user_turns, max_tokens))
+    # A sequence that is longer than the bound is a batch alone.
     assert all(len(batch.ids) <= max_tokens or len(batch.lengths) == 1 for batch in batches)
     expected = np.repeat(indices, np.array(lengths)[indices]).tolist()
     assert torch.cat([batch.ids for batch in batches]).tolist() == expected
@@ -119,12 +123,12 @@ def test_micro_batches_hold_each_sequence_once_in_order_and_within_the_bound(len
         assert batch.positions.tolist() == [p - start for start, end in pairwise(starts) for p in range(start, end)]
 
 
-def test_no_sequence_makes_no_batch():
-    assert list(pack_micro_batches(Table([3]), np.array([], dtype=np.int64), of_the_user, 10)) == []
+def test_no_sequences_make_no_batch():
+    assert list(pack_micro_batches(Dataset([3]), np.array([], dtype=np.int64), weigh_user_turns, 10)) == []
 
 
-def test_nothing_trained_is_all_zero():
+def test_untrained_sequences_have_weight_zero():
     weigh = partial(Mask(lambda progress: RoleWeights(0.0)).tokens, at=RoleWeights(0.0))
-    (batch,) = pack_micro_batches(Table([3, 4]), np.array([0, 1]), weigh, 10)
+    (batch,) = pack_micro_batches(Dataset([3, 4]), np.array([0, 1]), weigh, 10)
     assert batch.weights.tolist() == [0] * 7
     assert batch.divisor == 0

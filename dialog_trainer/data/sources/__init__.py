@@ -1,4 +1,7 @@
-"""Sources of dialogues, one file each. The dotted names of the built-in ones stand in saved runs as `_target_`."""
+"""Sources of dialogues, one file each; `protocol.py` says how to write one.
+
+The dotted names of these classes are the `_target_` of saved runs: they must not change.
+"""
 
 from dialog_trainer.data.sources.chitchat import ChitChat
 from dialog_trainer.data.sources.dailydialog import DailyDialog

@@ -1,4 +1,4 @@
-"""data.sources.chitchat."""
+"""The source `data=chitchat`: conversations of two people from a pip package, without a hub."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from dialog_trainer.data.sources.protocol import RawDialogue, hash_fraction
 from dialog_trainer.errors import DataError
@@ -14,10 +15,10 @@ from dialog_trainer.types import Role, Turn
 
 
 class ChitChat:
-    """The BYU chit-chat challenge (pip package `chitchat-dataset`, MIT): conversations of two people.
+    """The BYU chit-chat challenge (pip package `chitchat-dataset`, MIT).
 
-    Messages that one person sends in a row are one turn; who speaks first is the user. The split is fixed: by a
-    hash of the conversation's id, 90 % train, 5 % validation, 5 % test.
+    Consecutive messages of one person are one turn; the person who writes first is the user. The splits are fixed, by a
+    hash of the conversation's id: 90 % train, 5 % validation, 5 % test.
     """
 
     PACKAGE = "chitchat_dataset"
@@ -31,8 +32,8 @@ class ChitChat:
     def dialogues(self, split: str) -> Iterator[RawDialogue]:
         for identifier, conversation in json.loads(self.path.read_text(encoding="utf-8")).items():
             messages = [message for group in conversation["messages"] for message in group]
-            if len({message["sender"] for message in messages}) == 2 and _chitchat_split(identifier) == split:
-                yield identifier, _two_speakers(messages)
+            if len({message["sender"] for message in messages}) == 2 and _split_of(identifier) == split:
+                yield identifier, _merge_messages(messages)
 
     def digest(self, split: str) -> str:
         return sha256_of_texts(sha256_of_file(self.path), split)
@@ -41,12 +42,12 @@ class ChitChat:
         return f"package chitchat-dataset, split {split}"
 
 
-def _chitchat_split(identifier: str) -> str:
-    share = hash_fraction(identifier)
-    return "validation" if share < 0.05 else "test" if share < 0.10 else "train"
+def _split_of(identifier: str) -> str:
+    fraction = hash_fraction(identifier)
+    return "validation" if fraction < 0.05 else "test" if fraction < 0.10 else "train"
 
 
-def _two_speakers(messages: list[dict]) -> list[Turn]:
+def _merge_messages(messages: list[dict[str, Any]]) -> list[Turn]:
     turns: list[Turn] = []
     for message in messages:
         role = Role.USER if message["sender"] == messages[0]["sender"] else Role.ASSISTANT

@@ -1,4 +1,4 @@
-"""data.sources.dailydialog."""
+"""The source `data=dailydialog`: official text files, JSONL, the original program's pickles, or the hub."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ class DailyDialog:
     Args:
         path: a folder with `<split>.jsonl`, the official text files (`dialogues_<split>.txt`, `<split>.zip`)
             or the original program's pickles (`dailydialog.train`, `.val`, `.test`); None: the hub.
-        hub_id, hub_revision, hub_column: parquet data set on the hub (or a folder of parquet files) and the
-            column that holds the list of turns.
+        hub_id: a parquet data set on the hub, or a folder of parquet files.
+        hub_revision: its branch, tag or commit; None: the default branch.
+        hub_column: its column that holds the list of turns.
     """
 
     def __init__(self, path: str | None, hub_id: str, hub_revision: str | None, hub_column: str):
@@ -34,16 +35,13 @@ class DailyDialog:
             yield from _read_hub(self.hub_id, self.hub_revision, self.hub_column, split)
         else:
             file = find_dailydialog_file(self.path, split)
-            read = {".jsonl": read_jsonl, ".txt": _read_official_text, ".zip": _read_official_text}.get(
-                file.suffix, read_pickle
-            )
-            yield from read(file)
+            yield from READERS.get(file.suffix, read_pickle)(file)
 
     def digest(self, split: str) -> str:
         if self.path is None:
             files = sorted(Path(self.hub_id).rglob("*.parquet")) if Path(self.hub_id).is_dir() else []
-            content = [sha256_of_file(file) for file in files]
-            return sha256_of_texts("hub", self.hub_id, str(self.hub_revision), self.hub_column, split, *content)
+            digests = [sha256_of_file(file) for file in files]
+            return sha256_of_texts("hub", self.hub_id, str(self.hub_revision), self.hub_column, split, *digests)
         return sha256_of_file(find_dailydialog_file(self.path, split))
 
     def describe(self, split: str) -> str:
@@ -53,7 +51,7 @@ class DailyDialog:
 
 
 def find_dailydialog_file(folder: Path, split: str) -> Path:
-    """The file of a split in a folder of any of the three kinds. Raises `DataError` with the names looked for."""
+    """The file of a split in a folder of any of the three kinds. Raises `DataError` that lists the possible names."""
     short = {"validation": "val"}.get(split, split)
     names = (
         f"{split}.jsonl",
@@ -65,17 +63,17 @@ def find_dailydialog_file(folder: Path, split: str) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise DataError(f"{folder} has no {split} split: none of {', '.join(names)} is there (data.path)")
+    raise DataError(f"{folder} has no {split} split: none of {', '.join(names)} exists; pass another data.path")
 
 
 def _read_official_text(path: Path) -> Iterator[RawDialogue]:
-    """The official distribution: a dialogue a line, turns end in `__eou__`; plain or in a zip."""
+    """The official distribution: one dialogue per line, `__eou__` ends a turn; plain or in a zip."""
     if path.suffix == ".zip":
         member = f"{path.stem}/dialogues_{path.stem}.txt"
         try:
             with zipfile.ZipFile(path) as archive:
                 content = archive.read(member)
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:  # broken, or encrypted
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:  # damaged, or encrypted
             raise DataError(f"{path} does not hold {member}: {error}; download it again") from None
     else:
         content = path.read_bytes()
@@ -85,8 +83,11 @@ def _read_official_text(path: Path) -> Iterator[RawDialogue]:
         raise DataError(f"{path}: byte {error.start + 1} is not UTF-8; download it again") from None
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            # What follows the last end mark is empty, not a turn.
+            # Nothing follows the last `__eou__`: without `removesuffix` an empty turn would.
             yield str(number), alternate_roles(line.strip().removesuffix("__eou__").split("__eou__"))
+
+
+READERS = {".jsonl": read_jsonl, ".txt": _read_official_text, ".zip": _read_official_text}
 
 
 def _read_hub(hub_id: str, revision: str | None, column: str, split: str) -> Iterator[RawDialogue]:
@@ -94,7 +95,7 @@ def _read_hub(hub_id: str, revision: str | None, column: str, split: str) -> Ite
 
     try:
         dataset = datasets.load_dataset(hub_id, revision=revision, split=split)
-    except Exception as error:  # the hub's client raises many kinds; all mean that the data cannot be had
+    except Exception as error:  # the hub's client raises many classes; all mean that the data are not available
         reason = str(error).strip().split("\n")[0]
         raise DataError(
             f"{hub_id} could not be loaded from the hub ({type(error).__name__}: {reason}). "

@@ -1,4 +1,4 @@
-"""The original program's pickles, a list of tuples of strings, read without running what they hold."""
+"""Reads the original program's pickles, a list of tuples of strings, without running code from them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
+from dialog_trainer.data.sources.protocol import RawDialogue
 from dialog_trainer.data.sources.row_format import RowError, parse_row
 from dialog_trainer.errors import DataError
-from dialog_trainer.types import Turn
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Loads lists, tuples and strings; refuses every name, so that a pickle cannot run code."""
+    """Loads lists, tuples and strings; refuses every import, so that a pickle cannot run code."""
 
     def find_class(self, module: str, name: str) -> type:
         raise pickle.UnpicklingError(f"it wants to load {module}.{name}")
 
 
-def read_pickle(path: Path) -> Iterator[tuple[str, list[Turn]]]:
-    """The index and the turns of each dialogue. Raises `DataError`."""
+def read_pickle(path: Path) -> Iterator[RawDialogue]:
+    """The dialogues of a pickle; the id is the index. Raises `DataError`."""
     with path.open("rb") as file:
         try:
             content = _PlainUnpickler(file).load()
-        except Exception as error:  # bytes that are no pickle raise nearly every kind
+        except Exception as error:  # bytes that are not a pickle raise errors of nearly every class
             raise DataError(f"{path} is refused: {error}; only plain lists, tuples and strings are loaded") from None
     if not isinstance(content, list):
         raise DataError(f"{path} holds a {type(content).__name__}; expected a list of tuples of strings")

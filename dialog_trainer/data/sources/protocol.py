@@ -35,7 +35,7 @@ class DialogueSource(Protocol):
                 path = self.folder / f"{split}.txt"
                 if not path.is_file():
                     raise DataError(f"{path} is missing: pass data.folder=<folder with {split}.txt>")
-                for number, line in enumerate(path.open(encoding="utf-8"), start=1):
+                for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
                     yield str(number), alternate_roles(line.split(self.separator))
 
             def digest(self, split):

@@ -1,11 +1,21 @@
-"""One row of a file -> `Dialogue`, and what is dropped on the way."""
+"""Parses one row of a file into turns, and cleans raw dialogues: drops empty turns and short dialogues, and counts them.
+
+A row has one of three forms, and may give accepted texts for the turns after the first:
+
+    {"turns": ["Hi .", {"text": "Hello !", "role": "assistant", "weight": 0.5}]}
+    {"messages": [{"role": "user", "content": "Hi ."}, {"role": "assistant", "content": "Hello !", "train": false}]}
+    {"conversations": [{"from": "human", "value": "Hi ."}, {"from": "gpt", "value": "Hello !"}]}
+    {"turns": ["Hi .", "Hello !"], "references": [["Hello !", "Hi there ."]]}
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from dialog_trainer.data.sources.protocol import RawDialogue
 from dialog_trainer.types import Dialogue, Role, Turn
 
 ROLE_NAMES = {
@@ -15,25 +25,23 @@ ROLE_NAMES = {
     "assistant": Role.ASSISTANT,
     "gpt": Role.ASSISTANT,
 }
-# The three forms of a row: key of the list, then the keys of role (none: by parity) and text in its items.
+# Key of the list -> the keys of role (None: roles alternate) and text in its items.
 ROW_FORMATS = {"turns": (None, "text"), "messages": ("role", "content"), "conversations": ("from", "value")}
-
-
-# Far above any use, and far below where single precision ends.
+# Far above any use, and far below the limits of single precision.
 MAX_WEIGHT = 1_000
 
 
 class RowError(ValueError):
-    """A row that is not a dialogue; the reader adds file and line."""
+    """A row that is not a dialogue. The reader adds file and line to the message."""
 
 
 def alternate_roles(texts: Iterable[str]) -> list[Turn]:
-    """Turns whose roles come from parity: 0, 2, 4 ... are the user's."""
+    """Turns of alternating roles: 0, 2, 4 ... are the user's."""
     return [Turn(Role.ASSISTANT if index % 2 else Role.USER, text) for index, text in enumerate(texts)]
 
 
 def parse_row(row: object) -> list[Turn]:
-    """Turns of `{"turns": [...]}`, `{"messages": [...]}` or `{"conversations": [...]}`. Raises `RowError`."""
+    """The turns of a row in any of the three forms. Raises `RowError` with the place in the row."""
     if not isinstance(row, dict):
         raise RowError(f"expected an object with one of {', '.join(ROW_FORMATS)}; found {_kind(row)}")
     form = next((key for key in ROW_FORMATS if key in row), None)
@@ -49,16 +57,18 @@ def parse_row(row: object) -> list[Turn]:
 
 
 def _with_references(turns: list[Turn], references: object) -> list[Turn]:
-    """`references[i]` is the list of those of turn `i + 1`; an empty one, or none, leaves the turn its own text alone.
-    An empty text is a reference as any: silence is accepted (DailyDialog's have one)."""
+    """`references[i]` are the accepted texts of turn `i + 1`; without any, its own text alone is accepted.
+
+    An empty text is a reference too: silence is accepted (DailyDialog's multi-reference data have one).
+    """
     if not isinstance(references, list):
         raise RowError(f"'references' should be a list of lists of strings; found {_kind(references)}")
-    found = [_references(texts, f"references[{index}]") for index, texts in enumerate(references)]
+    parsed = [_references(texts, f"references[{index}]") for index, texts in enumerate(references)]
     after_first = max(0, len(turns) - 1)
-    if any(found[after_first:]):  # empty ones may stand there: DailyDialog's have one for what follows the last turn
+    if any(parsed[after_first:]):  # empty lists may follow: DailyDialog's have one behind the last turn
         raise RowError(f"'references' has {len(references)} lists for {after_first} turns after the first")
-    given = [(), *found, *[()] * len(turns)]
-    return [dataclasses.replace(turn, references=given[index]) for index, turn in enumerate(turns)]
+    by_turn: list[tuple[str, ...]] = [(), *parsed, *[()] * len(turns)]
+    return [dataclasses.replace(turn, references=by_turn[index]) for index, turn in enumerate(turns)]
 
 
 def _references(texts: object, place: str) -> tuple[str, ...]:
@@ -68,15 +78,15 @@ def _references(texts: object, place: str) -> tuple[str, ...]:
 
 
 def _turn(item: object, place: str, index: int, role_key: str | None, text_key: str) -> Turn:
-    by_parity = Role.ASSISTANT if index % 2 else Role.USER
+    alternating = Role.ASSISTANT if index % 2 else Role.USER
     if role_key is None and not isinstance(item, dict):
-        return Turn(by_parity, _text(item, place))
+        return Turn(alternating, _text(item, place))
     keys = [key for key in (role_key, text_key) if key]
     if not isinstance(item, dict) or not set(keys) <= set(item):
         raise RowError(f"{place} should be an object with {' and '.join(map(repr, keys))}; found {_kind(item)}")
     _check_spelling(item, place)
-    named = role_key or "role"  # a turn may name its role, a message must
-    role = _role(item[named], f"{place}.{named}") if named in item else by_parity
+    key = role_key or "role"  # optional in `turns`
+    role = _role(item[key], f"{place}.{key}") if key in item else alternating
     weight = _weight(item, place)
     if role == Role.SYSTEM and weight not in (None, 0):
         raise RowError(f"{place} gives a loss weight to a system turn, which is never trained; leave it out")
@@ -90,26 +100,28 @@ def _role(value: object, place: str) -> Role:
     return role
 
 
-def _check_spelling(item: dict, place: str) -> None:
-    """A mask that is misspelt, in its case, its end or the order of its letters, would be off without a word."""
+def _check_spelling(item: dict[str, Any], place: str) -> None:
+    """Refuses misspelt mask keys (case, plural, order of letters), which would otherwise be ignored silently."""
     for key in item:
         for name in ("train", "weight"):
             if key != name and sorted(key.lower().removesuffix("s")) == sorted(name):
                 raise RowError(f"{place} has the key {key!r}; did you mean {name!r}? Rename it")
 
 
-def _weight(item: dict, place: str) -> float | None:
-    """What `"weight": x` or `"train": false` says, None if neither is there."""
+def _weight(item: dict[str, Any], place: str) -> float | None:
+    """The value of `"weight": x` or `"train": false`, None if neither is given."""
     if "train" in item and "weight" in item:
         raise RowError(f"{place} has both 'train' and 'weight'; keep one")
     if "train" in item:
         if not isinstance(item["train"], bool):
             raise RowError(f"{place}.train should be true or false; found {item['train']!r}")
         return float(item["train"])
-    weight = item.get("weight")
-    if "weight" in item and not (type(weight) in (int, float) and 0 <= weight <= MAX_WEIGHT):
+    if "weight" not in item:
+        return None
+    weight = item["weight"]
+    if type(weight) not in (int, float) or not 0 <= weight <= MAX_WEIGHT:
         raise RowError(f"{place}.weight is {weight!r}; it should be a number from 0 to {MAX_WEIGHT:,}")
-    return None if weight is None else float(weight)
+    return float(weight)
 
 
 def _text(value: object, place: str) -> str:
@@ -133,7 +145,7 @@ def _kind(value: object) -> str:
 
 @dataclass(slots=True)
 class ReadCounts:
-    """What was kept and dropped of one split."""
+    """Counts of what was kept and dropped of one split."""
 
     dialogues: int = 0
     turns: int = 0
@@ -146,17 +158,17 @@ class ReadCounts:
         return f"{self.dialogues:,} dialogues, {self.turns:,} turns" + (f" (dropped: {dropped})" if dropped else "")
 
 
-def clean_dialogues(raw: Iterable[tuple[str, list[Turn]]], tally: ReadCounts) -> Iterator[Dialogue]:
-    """Strips texts, drops empty turns and then dialogues of fewer than two turns, and counts into `tally`.
+def clean_dialogues(raw: Iterable[RawDialogue], counts: ReadCounts) -> Iterator[Dialogue]:
+    """Strips texts, drops empty turns and then dialogues of fewer than two turns, and adds to `counts`.
 
-    A turn keeps the role that it had before an empty neighbour was dropped.
+    A turn keeps its role when an empty turn before it is dropped.
     """
     for identifier, turns in raw:
         kept = tuple(dataclasses.replace(turn, text=turn.text.strip()) for turn in turns if turn.text.strip())
-        tally.empty_turns += len(turns) - len(kept)
+        counts.empty_turns += len(turns) - len(kept)
         if len(kept) < 2:
-            tally.short_dialogues += 1
+            counts.short_dialogues += 1
             continue
-        tally.dialogues += 1
-        tally.turns += len(kept)
+        counts.dialogues += 1
+        counts.turns += len(kept)
         yield Dialogue(identifier, kept)

@@ -33,7 +33,7 @@ KEYS = [
 ]  # fmt: skip
 FROM_CONTEXT, FROM_TRAINING = ["echo", "gold"], ["frequent", "random", "nearest"]
 FILES = {"scores.json", "scores.md", "replies.jsonl", "dialogues.jsonl", "by_depth.png"}
-# Training dialogues that also stand in the validation split (exactly, and in other spelling) and in the test split.
+# Training dialogues that are also in the validation split (exactly, and in other spelling) and in the test split.
 LEAKED = {2: ("validation", 1), 5: ("validation", 3), 11: ("test", 2)}
 ROLES = ("user", "assistant")
 
@@ -453,7 +453,7 @@ def test_drop_leaks_takes_exactly_those_dialogues_from_training(trains, data, tm
         "metrics.max_dialogues=1",
         "metrics.max_new_tokens=2",
     ]
-    found = "1 of 8 validation dialogues stand in the training split exactly, 2 after normalisation, 2 nearly"
+    found = "1 of 8 validation dialogues are in the training split exactly, 2 after normalisation, 2 nearly"
     out, everything = trains(*base)
     assert found in out
     assert "left out" not in out
@@ -462,7 +462,7 @@ def test_drop_leaks_takes_exactly_those_dialogues_from_training(trains, data, tm
     assert everything == sequences_of(range(36), data, run)
     out, kept = trains(*base, "data.drop_leaks=true")
     assert found in out
-    assert "1 of 4 test dialogues stand in the training split exactly" in out
+    assert "1 of 4 test dialogues are in the training split exactly" in out
     assert "data.drop_leaks: 3 training dialogues are left out" in out
     assert kept == sequences_of(set(range(36)) - set(LEAKED), data, run)
     assert everything - kept == sequences_of(LEAKED, data, run)

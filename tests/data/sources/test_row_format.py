@@ -1,3 +1,5 @@
+"""Rows: the three forms, weights, references, and an error with its place for everything else."""
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,23 +30,23 @@ def test_three_forms(row, turns):
     assert parse_row(row) == [Turn(role, text) for role, text in turns]
 
 
-def test_roles_by_parity_and_weight_1_without_a_word_of_it():
+def test_defaults_are_alternating_roles_and_weight_1():
     assert alternate_roles(["a", "b", "c"]) == [Turn(U, "a", 1.0), Turn(A, "b", 1.0), Turn(U, "c", 1.0)]
 
 
-# What an item of a row may say of its weight, and the weight.
-SAID = [
+# Keys of an item, and the weight that they give.
+WEIGHT_KEYS = [
     ({"weight": 0.5}, 0.5), ({"weight": 0}, 0.0), ({"weight": 1}, 1.0), ({"weight": MAX_WEIGHT}, 1000.0),
     ({"train": False}, 0.0), ({"train": True}, 1.0), ({"note": 3}, 1.0),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("said", "weight"), SAID)
-def test_an_item_of_each_form_may_weigh_its_turn(said, weight):
+@pytest.mark.parametrize(("keys", "weight"), WEIGHT_KEYS)
+def test_an_item_of_each_form_may_give_a_weight(keys, weight):
     rows = [
-        {"turns": [{"text": "a", **said}, "b"]},
-        {"messages": [{"role": "user", "content": "a", **said}, {"role": "assistant", "content": "b"}]},
-        {"conversations": [{"from": "human", "value": "a", **said}, {"from": "gpt", "value": "b"}]},
+        {"turns": [{"text": "a", **keys}, "b"]},
+        {"messages": [{"role": "user", "content": "a", **keys}, {"role": "assistant", "content": "b"}]},
+        {"conversations": [{"from": "human", "value": "a", **keys}, {"from": "gpt", "value": "b"}]},
     ]
     for row in rows:
         turns = parse_row(row)
@@ -52,7 +54,7 @@ def test_an_item_of_each_form_may_weigh_its_turn(said, weight):
         assert type(turns[0].weight) is float
 
 
-def test_turns_may_be_texts_and_objects_side_by_side_with_roles_by_parity():
+def test_turns_may_be_texts_or_objects():
     row = {"turns": ["a", {"text": "b", "train": False}, {"text": "c"}, {"text": "d", "weight": 2}]}
     assert parse_row(row) == [Turn(U, "a"), Turn(A, "b", 0.0), Turn(U, "c"), Turn(A, "d", 2.0)]
 
@@ -60,15 +62,15 @@ def test_turns_may_be_texts_and_objects_side_by_side_with_roles_by_parity():
 @settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.booleans(), st.floats(0, MAX_WEIGHT), st.integers(0, MAX_WEIGHT)), max_size=6))
 def test_every_weight_within_the_bound_is_kept(given):
-    """A truth value stands under `train`, a number under `weight`, None is a turn that says nothing."""
-    said = [{} if w is None else {"train" if isinstance(w, bool) else "weight": w} for w in given]
-    turns = parse_row({"turns": [{"text": "a", **item} for item in said]})
+    """A boolean is under `train`, a number under `weight`; None is a turn with neither."""
+    keys = [{} if w is None else {"train" if isinstance(w, bool) else "weight": w} for w in given]
+    turns = parse_row({"turns": [{"text": "a", **item} for item in keys]})
     assert [turn.weight for turn in turns] == [1.0 if w is None else float(w) for w in given]
 
 
-@pytest.mark.parametrize("said", [{}, {"weight": 0}, {"weight": 0.0}, {"train": False}])
-def test_a_system_turn_may_say_that_it_is_not_trained(said):
-    (turn,) = parse_row({"messages": [{"role": "system", "content": "s", **said}]})
+@pytest.mark.parametrize("keys", [{}, {"weight": 0}, {"weight": 0.0}, {"train": False}])
+def test_a_system_turn_may_have_weight_0(keys):
+    (turn,) = parse_row({"messages": [{"role": "system", "content": "s", **keys}]})
     assert (turn.role, turn.text) == (S, "s")
 
 
@@ -127,7 +129,7 @@ ROLES = "system, user, human, assistant, gpt"
         ({"conversations": [{"from": "system", "value": "s", "weight": 1}]}, f"conversations[0] {SYSTEM}"),
     ],
 )
-def test_what_is_no_dialogue_is_named(row, reason):
+def test_a_row_that_is_no_dialogue_is_named(row, reason):
     with pytest.raises(RowError) as error:
         parse_row(row)
     assert str(error.value) == reason
@@ -140,13 +142,13 @@ def test_empty_turns_and_short_dialogues_are_dropped_and_counted():
         ("2", [Turn(U, "a")]),
         ("3", [Turn(U, "a"), Turn(A, "b")]),
     ]
-    tally = ReadCounts()
-    kept = list(clean_dialogues(raw, tally))
-    weighed = (Turn(U, "a", 0.25), Turn(U, "c", 0.0))
-    assert kept == [Dialogue("0", weighed), Dialogue("3", (Turn(U, "a"), Turn(A, "b")))]
-    assert tally == ReadCounts(dialogues=2, turns=4, empty_turns=2, short_dialogues=2)
+    counts = ReadCounts()
+    kept = list(clean_dialogues(raw, counts))
+    weighted = (Turn(U, "a", 0.25), Turn(U, "c", 0.0))
+    assert kept == [Dialogue("0", weighted), Dialogue("3", (Turn(U, "a"), Turn(A, "b")))]
+    assert counts == ReadCounts(dialogues=2, turns=4, empty_turns=2, short_dialogues=2)
     assert str(ReadCounts(dialogues=1000, turns=2000)) == "1,000 dialogues, 2,000 turns"
-    assert str(tally) == "2 dialogues, 4 turns (dropped: 2 dialogues of fewer than two turns, 2 empty turns)"
+    assert str(counts) == "2 dialogues, 4 turns (dropped: 2 dialogues of fewer than two turns, 2 empty turns)"
 
 
 # One list for each turn after the first; of fewer lists, or an empty one, a turn has none.
@@ -158,12 +160,12 @@ REFERENCES = [
     ([], [(), (), ()]),
     ([[" x ", "\t"], [""]], [(), ("x", ""), ("",)]),  # stripped, and an empty text is one
     ([["x", "x"], ["b"]], [(), ("x", "x"), ("b",)]),
-    ([["x"], ["b"], [], []], [(), ("x",), ("b",)]),  # for turns that are not there, empty ones
+    ([["x"], ["b"], [], []], [(), ("x",), ("b",)]),  # empty lists for missing turns
 ]
 
 
 @pytest.mark.parametrize(("references", "expected"), REFERENCES)
-def test_a_row_of_each_form_may_name_the_references_of_its_turns(references, expected):
+def test_a_row_of_each_form_may_give_references(references, expected):
     rows = [
         {"turns": ["a", {"text": "b", "weight": 0.5}, "c"]},
         {"messages": [{"role": r, "content": t} for r, t in (("system", "a"), ("user", "b"), ("assistant", "c"))]},
@@ -198,18 +200,18 @@ LISTS = "'references' should be a list of lists of strings"
         (0, [["x"]], "'references' has 1 lists for 0 turns after the first"),
     ],
 )  # fmt: skip
-def test_what_are_no_references_is_named(turns, references, reason):
+def test_bad_references_are_named(turns, references, reason):
     with pytest.raises(RowError) as error:
         parse_row({"turns": ["a"] * turns, "references": references})
     assert str(error.value) == reason
 
 
-def test_a_row_without_turns_may_have_no_references():
+def test_empty_references_are_allowed():
     assert parse_row({"turns": [], "references": []}) == []
     assert parse_row({"turns": ["a"], "references": [[]]}) == [Turn(U, "a")]
 
 
-def test_references_stay_with_their_turn_when_an_empty_one_is_dropped():
+def test_references_stay_with_their_turn():
     turns = parse_row({"turns": ["a", "", " c "], "references": [["x"], ["y"]]})
     (dialogue,) = clean_dialogues([("0", turns)], ReadCounts())
     assert dialogue.turns == (Turn(U, "a"), Turn(U, "c", 1.0, ("y",)))
@@ -219,7 +221,7 @@ def test_references_stay_with_their_turn_when_an_empty_one_is_dropped():
     ("key", "meant"),
     [("wieght", "weight"), ("Weight", "weight"), ("weights", "weight"), ("Train", "train"), ("trian", "train")],
 )
-def test_a_misspelt_mask_is_named_and_not_passed_over(key, meant):
+def test_a_misspelt_mask_key_is_named(key, meant):
     for row in (
         {"turns": ["a", {"text": "b", key: 0}]},
         {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", key: False}]},
@@ -228,12 +230,12 @@ def test_a_misspelt_mask_is_named_and_not_passed_over(key, meant):
             parse_row(row)
 
 
-def test_other_keys_of_a_message_are_nobodys_business():
+def test_other_keys_of_a_message_are_ignored():
     message = {"role": "user", "content": "a", "name": "Jo", "time": 3, "tool_calls": [], "height": 2}
     assert [turn.text for turn in parse_row({"messages": [message]})] == ["a"]
 
 
-def test_a_turn_that_names_its_role_has_it():
+def test_a_turn_may_name_its_role():
     turns = parse_row({"turns": ["a", {"text": "b", "role": "user"}, {"text": "c"}, {"text": "d", "role": "gpt"}]})
     assert [turn.role for turn in turns] == [U, U, U, A]
     with pytest.raises(RowError, match=r"turns\[0\].role is 'bot'; known roles: "):

@@ -1,3 +1,5 @@
+"""The sources: what they read, and the errors that they name."""
+
 import io
 import json
 import pickle
@@ -16,7 +18,7 @@ from dialog_trainer.errors import DataError
 from dialog_trainer.types import Role
 
 
-def own(path, validation=None, test=None, share=0.25):
+def jsonl_source(path, validation=None, test=None, share=0.25):
     return Jsonl(str(path), validation and str(validation), test and str(test), share)
 
 
@@ -41,75 +43,75 @@ def texts(source, split):
     ],
     ids=["json", "type", "utf8", "surrogate", "deep", "integer", "long"],
 )
-def test_a_faulty_line_is_named_with_its_place(tmp_path, monkeypatch, line, reason):
+def test_a_bad_line_is_named_with_its_place(tmp_path, monkeypatch, line, reason):
     if b"a" * 300 in line:
         monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 200)
     path = tmp_path / "own.jsonl"
     path.write_bytes(b'{"turns": ["a", "b"]}\n' + line + b"\n")
     with pytest.raises(DataError, match=rf"own.jsonl:2: .*{reason}"):
-        list(own(path, validation=path).dialogues("train"))
+        list(jsonl_source(path, validation=path).dialogues("train"))
 
 
 @pytest.mark.parametrize("line", [b"{}", b'{"turns": ["\xff", "b"]}'])
-def test_faulty_lines_are_told_together_and_not_without_end(tmp_path, line):
+def test_bad_lines_are_reported_together_up_to_a_limit(tmp_path, line):
     path = tmp_path / "own.jsonl"
     path.write_bytes(b'{"turns": ["a", "b"]}\n' + (line + b"\n") * 50)
     with pytest.raises(DataError) as error:
-        list(own(path, validation=path).dialogues("train"))
+        list(jsonl_source(path, validation=path).dialogues("train"))
     lines = str(error.value).splitlines()
     assert [f":{number}:" in line for number, line in enumerate(lines[1:11], start=2)] == [True] * 10
     assert lines[11:] == ["(the rest of the file was not read)"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])
-def test_an_empty_file_is_named(tmp_path, content):
+def test_an_empty_file_is_an_error(tmp_path, content):
     path = tmp_path / "own.jsonl"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"own.jsonl is empty: expected a JSON object a line"):
-        list(own(path, validation=path).dialogues("train"))
+    with pytest.raises(DataError, match=r"own.jsonl is empty: expected a JSON object per line"):
+        list(jsonl_source(path, validation=path).dialogues("train"))
 
 
-def test_a_byte_order_mark_and_line_separators_inside_a_text_are_read(tmp_path):
+def test_byte_order_mark_and_line_separators_in_a_text(tmp_path):
     path = tmp_path / "own.jsonl"
     turns = ["one\u2028two", "three\x85four"]
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"turns": turns}, ensure_ascii=False).encode() + b"\r\n")
-    assert texts(own(path, validation=path), "train") == [turns]
+    assert texts(jsonl_source(path, validation=path), "train") == [turns]
 
 
-def test_the_held_out_share_is_disjoint_complete_and_independent_of_order(tmp_path):
+def test_held_out_dialogues_are_a_partition_in_any_order(tmp_path):
     rows = [json.dumps({"turns": [f"question {index}", "answer"]}) for index in [*range(350), *range(50)]]
     forward, backward = tmp_path / "forward.jsonl", tmp_path / "backward.jsonl"
     forward.write_text("\n".join(rows))
     backward.write_text("\n".join(reversed(rows)))
-    train, held_out = (texts(own(forward), split) for split in ("train", "validation"))
+    train, held_out = (texts(jsonl_source(forward), split) for split in ("train", "validation"))
     assert sorted(train + held_out) == sorted(json.loads(row)["turns"] for row in rows)
-    # A dialogue that stands there twice is on one side.
+    # Copies of a dialogue are on the same side.
     assert not {turns[0] for turns in train} & {turns[0] for turns in held_out}
     assert 70 <= len(held_out) <= 130
-    assert texts(own(backward), "validation") == held_out[::-1]
-    assert own(forward).digest("train") != own(forward).digest("validation")
+    assert texts(jsonl_source(backward), "validation") == held_out[::-1]
+    assert jsonl_source(forward).digest("train") != jsonl_source(forward).digest("validation")
 
 
 @pytest.mark.parametrize(
     ("share", "split", "place"), [(1e-9, "validation", "held out by a hash"), (1 - 1e-9, "train", "")]
 )
-def test_a_share_that_leaves_nothing_says_what_to_pass(tmp_path, share, split, place):
+def test_a_share_that_leaves_nothing_names_the_option(tmp_path, share, split, place):
     path = tmp_path / "own.jsonl"
     path.write_text('{"turns": ["a", "b"]}')
-    with pytest.raises(DataError, match=rf"{place}.* holds no dialogue: pass data.validation_data_path="):
-        list(own(path, share=share).dialogues(split))
+    with pytest.raises(DataError, match=rf"{place}.* has no dialogue: pass data.validation_data_path="):
+        list(jsonl_source(path, share=share).dialogues(split))
 
 
-def test_given_splits_are_used_and_a_missing_test_split_is_named(tmp_path):
+def test_given_splits_are_used_and_a_missing_one_is_named(tmp_path):
     for name in ("train", "validation"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"turns": [name, "b"]}))
-    source = own(tmp_path / "train.jsonl", tmp_path / "validation.jsonl")
+    source = jsonl_source(tmp_path / "train.jsonl", tmp_path / "validation.jsonl")
     assert texts(source, "validation") == [["validation", "b"]]
     with pytest.raises(DataError, match=r"no test data: pass data.test_data_path="):
         list(source.dialogues("test"))
 
 
-def test_official_text_zip_and_pickle_give_the_same_dialogues(tmp_path, dialogue_turns):
+def test_all_kinds_of_file_give_the_same_dialogues(tmp_path, dialogue_turns):
     official = "".join(" __eou__ ".join(turns) + " __eou__\n" for turns in dialogue_turns)
     for kind in ("text", "nested", "zip", "pickle", "jsonl"):
         (tmp_path / kind / "test").mkdir(parents=True)
@@ -131,7 +133,7 @@ class Touch:
         return (open, (self.path, "w"))
 
 
-def test_a_pickle_that_runs_code_is_refused_and_does_not(tmp_path):
+def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     canary = tmp_path / "canary"
     (tmp_path / "dailydialog.val").write_bytes(pickle.dumps([("a", "b"), Touch(str(canary))]))
     with pytest.raises(DataError, match=r"dailydialog.val is refused: it wants to load .*open"):
@@ -152,18 +154,21 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not(tmp_path):
         (b"\x8d" + b"\xff" * 8 + b"a", "is refused: .* exceeds"),
     ],
 )
-def test_a_pickle_of_something_else_is_named(tmp_path, content, reason):
+def test_a_pickle_of_another_form_is_an_error(tmp_path, content, reason):
     (tmp_path / "dailydialog.train").write_bytes(content)
     with pytest.raises(DataError, match=reason):
         list(from_folder(tmp_path).dialogues("train"))
 
 
-def test_a_folder_without_the_split_names_what_was_looked_for(tmp_path):
-    with pytest.raises(DataError, match=r"no validation split: none of validation.jsonl, .*dailydialog.val is there"):
+def test_a_folder_without_the_split_lists_the_possible_names(tmp_path):
+    with pytest.raises(
+        DataError,
+        match=r"no validation split: none of validation.jsonl, .*dailydialog.val exists; pass another data.path",
+    ):
         list(from_folder(tmp_path).dialogues("validation"))
 
 
-def broken_zip(kind):
+def damaged_zip(kind):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(
@@ -181,8 +186,8 @@ def broken_zip(kind):
 
 
 @pytest.mark.parametrize("kind", ["no zip", "other member", "stream", "encrypted", "method"])
-def test_a_broken_zip_is_named(tmp_path, kind):
-    (tmp_path / "train.zip").write_bytes(broken_zip(kind))
+def test_a_damaged_zip_is_named(tmp_path, kind):
+    (tmp_path / "train.zip").write_bytes(damaged_zip(kind))
     with pytest.raises(DataError, match=r"train.zip does not hold train/dialogues_train.txt"):
         list(from_folder(tmp_path).dialogues("train"))
 
@@ -197,7 +202,7 @@ def parquet_folder(tmp_path, dialogue_turns):
     return tmp_path
 
 
-def test_parquet_of_the_hubs_shape(parquet_folder, dialogue_turns, monkeypatch, tmp_path_factory):
+def test_parquet_of_the_hub(parquet_folder, dialogue_turns, monkeypatch, tmp_path_factory):
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hub"))
@@ -214,13 +219,13 @@ def test_parquet_of_the_hubs_shape(parquet_folder, dialogue_turns, monkeypatch, 
     assert source.digest("train") != digest
 
 
-def test_a_hub_that_cannot_be_had_says_what_to_pass():
+def test_an_unreachable_hub_names_the_options():
     with pytest.raises(DataError, match=r"nobody/nothing could not be loaded .*data.path=.*data=chitchat"):
         list(DailyDialog(None, "nobody/nothing", "main", "dialog").dialogues("train"))
 
 
 @pytest.mark.slow
-def test_chitchat_is_split_for_good_between_two_speakers_who_alternate():
+def test_chitchat_has_fixed_splits_and_alternating_speakers():
     source = ChitChat()
     found = {split: dict(source.dialogues(split)) for split in SPLITS}
     sizes = {"train": 3623, "validation": 205, "test": 190}
@@ -231,11 +236,11 @@ def test_chitchat_is_split_for_good_between_two_speakers_who_alternate():
         assert [turn.role for turn in turns] == [Role.ASSISTANT if n % 2 else Role.USER for n in range(len(turns))]
         messages = [message for group in raw[identifier]["messages"] for message in group]
         assert len({message["sender"] for message in messages}) == 2
-        # Nothing is lost or moved where messages of one speaker are joined.
+        # Nothing is lost or moved when consecutive messages of one speaker are merged.
         assert " ".join(turn.text for turn in turns).split() == " ".join(m["text"] for m in messages).split()
 
 
-def test_the_four_kinds_of_dailydialog(real_data):
+def test_kinds_of_dailydialog_agree(real_data):
     folder = real_data / "dailydialog"
     counts = {"train": (11118, 87171), "validation": (1000, 8069), "test": (1000, 7740)}
     ours = {split: texts(from_folder(folder), split) for split in counts}
