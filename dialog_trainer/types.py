@@ -195,7 +195,7 @@ class Context:
     reference: str
     references: tuple[str, ...] = ()
 
-    def answered(self, text: str, ended: bool) -> Reply:
+    def make_reply(self, text: str, ended: bool) -> Reply:
         """The record of `text` as the reply."""
         return Reply(self.dialogue_id, self.turn_index, self.history, self.reference, text, ended, self.references)
 
@@ -212,6 +212,6 @@ class Reply:
     ended: bool
     references: tuple[str, ...] = ()
 
-    def targets(self) -> tuple[str, ...]:
+    def accepted_texts(self) -> tuple[str, ...]:
         """The texts that the reply is scored against, at least one."""
         return self.references or (self.reference,)

@@ -68,7 +68,7 @@ def run_validation(
 def build_signature(settings: Settings, split: Split, result: ValidationResult) -> str:
     """How the scores of a validation were made, and from which data."""
     plan = build_validation_plan(settings)
-    counts = Counter(len(reply.targets()) for reply in result.replies) or Counter([1])
+    counts = Counter(len(reply.accepted_texts()) for reply in result.replies) or Counter([1])
     references = "-".join(str(count) for count in sorted({min(counts), max(counts)}))
     rules = [plan.protocol.describe_scores(plan.metrics)]
     if any(metric.from_loss for metric in plan.metrics.values()):

@@ -58,7 +58,7 @@ def make_baselines(
             texts = [choose[role](context) for role, context in zip(roles, contexts, strict=True)]
         else:
             texts = [_FROM_CONTEXT[name](context) for context in contexts]
-        replies = [context.answered(text, ended=True) for context, text in zip(contexts, texts, strict=True)]
+        replies = [context.make_reply(text, ended=True) for context, text in zip(contexts, texts, strict=True)]
         baselines[name] = drop_human_reference(replies) if name == "human" else replies
     return baselines
 

@@ -159,7 +159,7 @@ def generate_replies(
         stopped=progress.stop_requested,
     )
     for index, ids, ended in generated:
-        replies[index] = contexts[index].answered(tokenizer.decode(ids).strip(), ended)
+        replies[index] = contexts[index].make_reply(tokenizer.decode(ids).strip(), ended)
         progress.advance(1)
     if len(replies) < len(contexts):
         return None

@@ -27,7 +27,7 @@ def collect_statistics(replies: Sequence[Reply]) -> np.ndarray:
 
     rows = np.zeros((len(replies), 2 + 2 * MAX_ORDER))
     for row, reply in zip(rows, replies, strict=True):
-        counts = _sacrebleu().sentence_score(reply.text, reply.targets())
+        counts = _sacrebleu().sentence_score(reply.text, reply.accepted_texts())
         row[:] = counts.sys_len, counts.ref_len, *counts.counts, *counts.totals
     return rows
 

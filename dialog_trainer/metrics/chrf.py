@@ -25,7 +25,7 @@ def collect_statistics(replies: Sequence[Reply]) -> np.ndarray:
     rows = np.zeros((len(replies), 3 * MAX_ORDER))
     for row, reply in zip(rows, replies, strict=True):
         # sacrebleu has no public function for statistics. Its own bootstrap has used this method since 2.0.
-        row[:] = _sacrebleu()._extract_corpus_statistics([reply.text], [[text] for text in reply.targets()])[0]
+        row[:] = _sacrebleu()._extract_corpus_statistics([reply.text], [[text] for text in reply.accepted_texts()])[0]
     return rows
 
 

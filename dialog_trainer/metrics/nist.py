@@ -37,7 +37,7 @@ def collect_statistics(replies: Sequence[Reply]) -> np.ndarray:
     import numpy as np  # not above: the registry lists the scores without it
 
     reply_grams = [Counter(_ngrams(split_words(reply.text))) for reply in replies]
-    references = [[split_words(text) for text in reply.targets()] for reply in replies]
+    references = [[split_words(text) for text in reply.accepted_texts()] for reply in replies]
     information = _information([text for texts in references for text in texts], set[_Gram]().union(*reply_grams))
     rows = np.zeros((len(replies), 1 + 2 * MAX_ORDER))
     for row, grams, texts in zip(rows, reply_grams, references, strict=True):

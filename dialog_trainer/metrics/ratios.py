@@ -20,7 +20,7 @@ def count_words(replies: Sequence[Reply]) -> np.ndarray:
 
 def count_words_and_references(replies: Sequence[Reply]) -> np.ndarray:
     """`(n, 2)` float64: words of the reply, mean words of its references."""
-    return _rows([(len(split_words(reply.text)), _mean_words(reply.targets())) for reply in replies])
+    return _rows([(len(split_words(reply.text)), _mean_words(reply.accepted_texts())) for reply in replies])
 
 
 def count_repetitions(replies: Sequence[Reply]) -> np.ndarray:

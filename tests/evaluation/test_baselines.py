@@ -63,7 +63,7 @@ def test_echo_and_gold():
 def test_gold_scores_the_maximum_against_one_reference():
     asked = [context("a", reference=text) for text in ("Yes .", "I don ' t know , do you ?", "No")]
     replies = make_baselines(["gold"], asked, [ASSISTANT] * 3, ())["gold"]
-    references = [[target for reply in replies for target in reply.targets()]]
+    references = [[target for reply in replies for target in reply.accepted_texts()]]
     assert BLEU(force=True).corpus_score([reply.text for reply in replies], references).score == pytest.approx(100)
 
 
@@ -244,9 +244,9 @@ def test_others_are_scored_against_what_human_is_scored_against():
         for its in asked
     ]
     others = drop_human_reference(model)
-    assert [reply.targets() for reply in others] == [reply.targets() for reply in made["human"]]
+    assert [reply.accepted_texts() for reply in others] == [reply.accepted_texts() for reply in made["human"]]
     assert {(reply.text, reply.ended, reply.reference) for reply in others} == {("text", False, "gold")}
-    assert [reply.targets() for reply in made["echo"]] == [tuple("pqrst")] * 20
+    assert [reply.accepted_texts() for reply in made["echo"]] == [tuple("pqrst")] * 20
 
 
 @pytest.mark.parametrize("references", [(), ("p",)])

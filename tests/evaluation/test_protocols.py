@@ -97,7 +97,7 @@ def test_original_replies_are_rows(tiny_model, tokenizer):
     replies = protocol_of("original", window=30).produce_replies(MIXED, tiny_model, tokenizer, SILENT)
     rows = generate_rows(MIXED, tiny_model, tokenizer, max_len=30, batch_tokens=100)
     assert [reply.text for reply in replies] == rows
-    assert [reply.targets() for reply in replies] == [(format_target_row(one, tokenizer, 30),) for one in MIXED]
+    assert [reply.accepted_texts() for reply in replies] == [(format_target_row(one, tokenizer, 30),) for one in MIXED]
     assert [reply.history for reply in replies] == [(one.turns[0].text,) for one in MIXED]
     assert not any(reply.ended for reply in replies)
 
@@ -227,4 +227,4 @@ def test_contexts_of_dailydialog(real_data, gpt2_tokenizer, tmp_path, monkeypatc
 
 
 def contexts_as_replies(contexts):
-    return [context.answered(context.reference, ended=True) for context in contexts]
+    return [context.make_reply(context.reference, ended=True) for context in contexts]

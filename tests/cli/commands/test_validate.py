@@ -293,7 +293,7 @@ def test_one_dialogue_and_no_reply_are_scored_as_far_as_they_go(validate, runs, 
 
 def test_empty_replies_score_0(validate, runs, monkeypatch):
     def silent(contexts, **_):
-        return [context.answered("", ended=True) for context in contexts]
+        return [context.make_reply("", ended=True) for context in contexts]
 
     monkeypatch.setattr(protocols, "generate_replies", silent)
     for protocol in ("response", "rollout"):
