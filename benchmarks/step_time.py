@@ -34,7 +34,7 @@ from dialog_trainer.build import optimization
 from dialog_trainer.cli.launch import READ_BY_TORCH
 from dialog_trainer.distributed import parallel
 from dialog_trainer.model import loss, packed_forward
-from dialog_trainer.reporting.plotting import save
+from dialog_trainer.reporting.plotting import render_figure
 
 STEP = "a whole step"
 PRODUCTS, ATTENTION, ACTIVATION, DROPOUT, VOCABULARY, NORM, OPTIMIZER, CLIPPING, FUSED, REST = PARTS = (
@@ -304,7 +304,7 @@ def draw(found: dict[str, dict[str, Any]], title: str, path: Path) -> None:
     axes.set_title(title, fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    save(figure, path)
+    path.write_bytes(render_figure(figure))
 
 
 if __name__ == "__main__":

@@ -1,48 +1,116 @@
-"""The learning curves of a run, from its rows."""
+"""Learning curves of a run, from its rows of metrics.jsonl."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from dialog_trainer.reporting.plotting import BLUE, GREY, curve, mark_switch, one_axes, panels, save
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dialog_trainer.reporting.plotting import (
+    FigureStyle,
+    Row,
+    Theme,
+    finish_panels,
+    make_panels,
+    mark_switch,
+    plot_rows,
+    span_of_steps,
+)
 from dialog_trainer.tracking.jsonl import read_newest_rows
 
+REDRAW_SECONDS = 30.0
+NATS = "loss (nats per token)"
+# Axis labels of `metrics.common`, with their units.
+LABELS = {
+    "lr": "learning rate",
+    "grad_norm": "gradient norm",
+    "tokens_per_second": "tokens per second",
+    "user_weight": "loss weight of user turns",
+    "assistant_weight": "loss weight of assistant turns",
+}
 
-def draw_curves(folder: Path, metrics: Path, *, common: Sequence[str], names: Sequence[str], switch: int) -> None:
-    """`loss.png`, `lr.png` ... of the quantities in `common`, and `scores.png` of the scores in `names`."""
+
+def plot_curves(
+    style: FigureStyle, metrics: Path, *, common: Sequence[str], scores: Mapping[str, str], switch: int
+) -> dict[str, Figure]:
+    """Figures by file name: `loss`, one for each other quantity in `common`, and `scores`.
+
+    `scores` maps each score to its direction: "higher", "lower" or "neither". `switch`: the step from which the mask is
+    final.
+    """
     train, validation = read_newest_rows(metrics, "train"), read_newest_rows(metrics, "validation")
     losses = [name for name in ("train_loss", "validation_loss") if name in common]
+    figures = {}
     if losses:
-        figure, axes = one_axes("Loss", "updates")
-        for name, rows, colour in (("train_loss", train, GREY), ("validation_loss", validation, BLUE)):
-            if name in losses:
-                curve(axes, rows, name, colour)
-        axes.set_ylabel("nats a token")
-        mark_switch(axes, switch, train)
-        axes.legend(loc="lower left")
-        save(figure, folder / "loss.png")
-    for name in common:
-        if name not in losses:
-            figure, axes = one_axes(name, "updates")
-            curve(axes, train, name, BLUE)
-            mark_switch(axes, switch, train)
-            save(figure, folder / f"{name}.png")
-    if names:
-        figure, stack = panels("Scores on the validation dialogues", "updates", [2.1] * len(names))
-        for axes, name in zip(stack, names, strict=True):
-            curve(axes, validation, name, BLUE)
-            axes.set_ylabel(name)
-        save(figure, folder / "scores.png")
+        figures["loss"] = _plot_losses(style, losses, train, validation, switch)
+    for name in (name for name in common if name not in losses):
+        label = LABELS.get(name, name)
+        figure, (axes,) = make_panels(style, label[0].upper() + label[1:], "step", [3.6])
+        plot_rows(axes, train, name, color=style.theme.accent)
+        axes.set_ylabel(label)
+        mark_switch(axes, style.theme, switch, span_of_steps(train))
+        finish_panels([axes], style.theme)
+        figures[name] = figure
+    if scores:
+        figures["scores"] = _plot_scores(style, scores, validation, switch)
+    return figures
 
 
-REDRAW_SECONDS = 30.0
+def _plot_losses(
+    style: FigureStyle, names: Sequence[str], train: Sequence[Row], validation: Sequence[Row], switch: int
+) -> Figure:
+    theme = style.theme
+    figure, (axes,) = make_panels(style, "Loss", "step", [3.6])
+    for name, rows, color in (("train_loss", train, theme.thin), ("validation_loss", validation, theme.accent)):
+        if name in names:
+            plot_rows(axes, rows, name, color=color, lw=0.9 if name == "train_loss" else 1.8)
+    axes.set_ylabel(NATS)
+    mark_switch(axes, theme, switch, span_of_steps(train, validation))
+    finish_panels([axes], theme)
+    return figure
+
+
+def _plot_scores(style: FigureStyle, scores: Mapping[str, str], rows: Sequence[Row], switch: int) -> Figure:
+    theme = style.theme
+    figure, panels = make_panels(style, "Scores on the validation split", "step", [2.2] * len(scores))
+    for axes, (name, better) in zip(panels, scores.items(), strict=True):
+        plot_rows(axes, rows, name, color=theme.accent)
+        _shade_interval(axes, theme, rows, name)
+        _mark_best(axes, theme, rows, name, better)
+        axes.set_ylabel(name if better == "neither" else f"{name}\n({better} is better)")
+        mark_switch(axes, theme, switch, span_of_steps(rows))
+    finish_panels(panels, theme)
+    return figure
+
+
+def _mark_best(axes: Axes, theme: Theme, rows: Sequence[Row], name: str, better: str) -> None:
+    """A ring around the best value; a score without a direction has none."""
+    points = [(row[name], row["step"]) for row in rows if row.get(name) is not None]
+    if better == "neither" or len(points) < 2:
+        return
+    value, step = (max if better == "higher" else min)(points, key=lambda point: point[0])
+    axes.scatter([step], [value], s=70, facecolors="none", edgecolors=theme.ink, lw=1.6, zorder=3,
+                 label=f"best {value:,.4g} (step {step:,})")  # fmt: skip
+
+
+def _shade_interval(axes: Axes, theme: Theme, rows: Sequence[Row], name: str) -> None:
+    """The confidence interval, where the rows have its ends as `<name>_low` and `<name>_high`."""
+    low, high = f"{name}_low", f"{name}_high"
+    found = [row for row in rows if row.get(low) is not None and row.get(high) is not None]
+    if found:
+        steps = [row["step"] for row in found]
+        axes.fill_between(steps, [row[low] for row in found], [row[high] for row in found], color=theme.accent,
+                          alpha=0.2, lw=0, label="95 % interval")  # fmt: skip
 
 
 class ThrottledFigure:
-    """What `draw` draws: at most once in `REDRAW_SECONDS`, counted from now, and by `finish` whatever was left out
-    meanwhile. A run that ends sooner so draws once."""
+    """Calls `draw` at most once in `REDRAW_SECONDS`, counted from its creation, and in `finish` if a call is due.
+
+    A run that ends sooner draws once.
+    """
 
     def __init__(self, draw: Callable[[], None]):
         self._draw = draw
@@ -50,7 +118,7 @@ class ThrottledFigure:
         self._outdated = False
 
     def renew(self) -> None:
-        """There is more to show."""
+        """Notes that there is more to show."""
         self._outdated = True
         if time.monotonic() - self._drawn_at >= REDRAW_SECONDS:
             self.finish()

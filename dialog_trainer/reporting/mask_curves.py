@@ -1,147 +1,163 @@
-"""The figures of a mask: its schedule, and what it does to the loss by role, by turn, and to the gradients."""
+"""Figures of a loss mask: its schedule, and the loss by role, by turn and the gradients under it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from dialog_trainer.evaluation.losses import TURN_NAMES
 from dialog_trainer.masking.schedules import RoleWeights
+from dialog_trainer.reporting.curves import NATS
 from dialog_trainer.reporting.plotting import (
-    ASSISTANT,
-    BLUE,
-    END,
-    GREY,
-    USER,
-    curve,
+    ASSISTANT_DASHES,
+    USER_DASHES,
+    FigureStyle,
+    Theme,
+    finish_panels,
+    make_panels,
     mark_switch,
-    one_axes,
-    panels,
-    save,
+    mark_zero,
+    plot_rows,
+    span_of_steps,
 )
 from dialog_trainer.tracking.jsonl import read_newest_rows
 
 MAX_POINTS = 1_000
 MAX_TURN_CURVES = 5
-Weights = Callable[[int], RoleWeights]
+WeightsAtStep = Callable[[int], RoleWeights]
 
 
-def draw_schedule(
-    path: Path, *, steps: int, learning_rate: Callable[[int], float], role_weights: Weights, switch: int
-) -> None:
-    """The learning rate and the loss weights over the steps of the run, before the first of them."""
-    points = _points(0, steps - 1, switch)
-    figure, axes = one_axes("Planned learning rate and mask", "step")
-    axes.plot(points, [learning_rate(step) for step in points], color="black", lw=1)
-    axes.set_ylabel("learning rate")
-    axes.set_ylim(bottom=0)
-    _plot_weights(axes.twinx(), points, role_weights)
-    if 0 < switch < steps:
-        mark_switch(axes, switch)
-    save(figure, path)
+def plot_schedule(
+    style: FigureStyle, *, steps: int, learning_rate: Callable[[int], float], role_weights: WeightsAtStep, switch: int
+) -> Figure:
+    """The planned learning rate and loss weights of a run of `steps` steps."""
+    points, theme = _sample_steps(0, steps - 1, switch), style.theme
+    figure, (upper, lower) = make_panels(style, "Planned learning rate and loss weights", "step", (2.6, 1.9))
+    upper.plot(points, [learning_rate(step) for step in points], color=theme.accent, lw=1.5, label="learning rate")
+    upper.set_ylabel("learning rate")
+    upper.set_ylim(bottom=0)
+    _plot_weights(lower, theme, points, role_weights)
+    for axes in (upper, lower):
+        mark_switch(axes, theme, switch, (0, steps - 1))
+    finish_panels((upper, lower), theme)
+    return figure
 
 
-def draw_weights(path: Path, *, schedule_steps: int, role_weights: Weights, switch: int) -> None:
-    """The loss weights alone."""
-    figure, axes = one_axes("Loss weight by role", "step")
-    _plot_weights(axes, _points(0, schedule_steps, switch), role_weights)
-    if switch:
-        mark_switch(axes, switch)
-    save(figure, path)
+def plot_weights(style: FigureStyle, *, schedule_steps: int, role_weights: WeightsAtStep, switch: int) -> Figure:
+    """The loss weights over the steps of the schedule."""
+    figure, (axes,) = make_panels(style, "Loss weight of the turns", "step", [3.6])
+    _plot_weights(axes, style.theme, _sample_steps(0, schedule_steps, switch), role_weights)
+    mark_switch(axes, style.theme, switch, (0, schedule_steps))
+    finish_panels([axes], style.theme)
+    return figure
 
 
-def draw_loss_by_role(path: Path, metrics: Path, *, role_weights: Weights, switch: int) -> None:
-    """The loss of each role, whatever the mask; how far the user's parts from the assistant's; the weights under both."""
+def plot_loss_by_role(style: FigureStyle, metrics: Path, *, role_weights: WeightsAtStep, switch: int) -> Figure:
+    """The loss of each role, whatever the mask; the user's less the assistant's; and the loss weights."""
     train, validation = read_newest_rows(metrics, "train"), read_newest_rows(metrics, "validation")
-    figure, (axes, between, below) = panels("Loss by role", "updates", (3.56, 1.66, 1.18))
-    for name, colour in (("user", USER), ("assistant", ASSISTANT), ("end", END)):
-        if name != "end":  # of one token a dialogue, too noisy to look at step by step
-            curve(axes, train, f"{name}_nll", colour, lw=0.6, alpha=0.35, marker="", label=None)
-        curve(axes, validation, f"{name}_nll", colour, marker="o", lw=1.5)
-    axes.set_ylabel("nats a token")
-    axes.legend(loc="upper right", title="validation (thin: training)", fontsize=8, title_fontsize=8)
-    parted = [
+    theme, steps = style.theme, span_of_steps(train, validation)
+    figure, panels = make_panels(style, "Loss by role, over all tokens of the role", "step", (3.6, 1.9, 1.7))
+    upper, middle, lower = panels
+    for name, color, thin_color, dashes in (
+        ("user", theme.user, theme.user_thin, USER_DASHES),
+        ("assistant", theme.assistant, theme.assistant_thin, ASSISTANT_DASHES),
+        ("end", theme.end, None, "-"),
+    ):
+        if thin_color:  # not of the end: one token a dialogue is too noisy step by step
+            label = f"{name} (training)"
+            plot_rows(upper, train, f"{name}_nll", color=thin_color, lw=0.6, marker="", label=label, zorder=1.5)
+        label = "end of dialogue (validation)" if name == "end" else f"{name} (validation)"
+        plot_rows(upper, validation, f"{name}_nll", color=color, ls=dashes, marker="o", lw=1.7, label=label)
+    upper.set_ylabel(NATS)
+    differences = [
         {"step": row["step"], "difference": row["user_nll"] - row["assistant_nll"]}
         for row in validation
         if row.get("user_nll") is not None and row.get("assistant_nll") is not None
     ]
-    curve(between, parted, "difference", "black", marker="o", lw=1.2)
-    between.axhline(0, color=GREY, lw=0.8)
-    between.set_ylabel("user - assistant")
-    last = max((rows[-1]["step"] for rows in (train, validation) if rows), default=0)
-    _plot_weights(below, _points(0, last, switch), role_weights)
-    mark_switch(between, switch, train)
-    if train and train[0]["step"] < switch <= train[-1]["step"]:
-        for one in (axes, below):
-            one.axvline(switch, color=USER, lw=1, ls=":")
-    save(figure, path)
+    label = "user less assistant (validation)"
+    plot_rows(middle, differences, "difference", color=theme.accent, marker="o", lw=1.5, label=label)
+    mark_zero(middle, theme)
+    middle.set_ylabel("nats per token")
+    _plot_weights(lower, theme, _sample_steps(0, steps[1], switch), role_weights)
+    for axes in panels:
+        mark_switch(axes, theme, switch, steps)
+    finish_panels(panels, theme)
+    return figure
 
 
-def draw_loss_by_turn(path: Path, metrics: Path) -> None:
+def plot_loss_by_turn(style: FigureStyle, metrics: Path) -> Figure:
     """The validation loss over the index of the turn, at up to `MAX_TURN_CURVES` validations, the last one strongest."""
     rows = read_newest_rows(metrics, "validation")
     chosen = sorted({round(place) for place in np.linspace(0, len(rows) - 1, MAX_TURN_CURVES)}) if rows else []
-    figure, axes = one_axes(
-        "Validation loss by turn", "turn of the dialogue (0, 2, 4 ...: user, where roles alternate)"
-    )
-    for place, index in enumerate(chosen):
-        points = [
-            (turn, rows[index][name]) for turn, name in enumerate(TURN_NAMES) if rows[index].get(name) is not None
-        ]
-        xs, ys = zip(*points, strict=True) if points else ((), ())
-        shade = colormaps["viridis_r"](0.15 + 0.75 * (place + 1) / len(chosen))
-        axes.plot(xs, ys, color=shade, marker="o", ms=4, lw=1.3, label=f"after {rows[index]['step']:,} updates")
-    axes.set_ylabel("nats a token")
-    axes.set_xticks(range(len(TURN_NAMES)))
-    axes.legend(fontsize=8)
-    save(figure, path)
+    xlabel = "turn of the dialogue, from 0 (the user's are even, where roles alternate)"
+    figure, (axes,) = make_panels(style, "Validation loss by turn", xlabel, [3.6])
+    for index, color in zip(chosen, style.theme.shades(len(chosen)), strict=True):
+        row = rows[index]
+        points = [(turn, row[name]) for turn, name in enumerate(TURN_NAMES) if row.get(name) is not None]
+        turns, values = zip(*points, strict=True) if points else ((), ())
+        axes.plot(turns, values, color=color, marker="o", ms=4, lw=1.5, label=f"step {row['step']:,}")
+    axes.set_ylabel(NATS)
+    finish_panels([axes], style.theme)
+    return figure
 
 
-def draw_alignment(path: Path, metrics: Path, *, switch: int) -> None:
-    """The cosine of the two roles' gradients, whole and by group of layers, and their norms."""
-    rows = read_newest_rows(metrics, "probe")
-    title = "Gradients of the user's and the assistant's loss on one held-out batch"
-    figure, (axes, below) = panels(title, "updates", (3.36, 2.24))
+def plot_alignment(style: FigureStyle, metrics: Path, *, switch: int) -> Figure:
+    """The cosine of the two roles' gradients, over all weights and by group of layers, and the norms of both."""
+    rows, theme = read_newest_rows(metrics, "probe"), style.theme
+    subject = "Gradients of the loss by role, on one held-out batch"
+    figure, (upper, lower) = make_panels(style, subject, "step", (3.8, 2.4))
     prefix = "alignment_cosine_"
-    groups = [name.removeprefix(prefix) for name in rows[-1] if name.startswith(prefix)]
-    for place, group in enumerate(groups):
-        shade = colormaps["viridis"](0.9 * (place + 0.5) / len(groups))
-        curve(axes, rows, f"{prefix}{group}", shade, lw=1.0, label=group.replace("_", " "))
-    curve(axes, rows, "alignment_cosine", "black", lw=2.0, label="all weights")
-    axes.axhline(0, color=GREY, lw=0.8)
-    axes.set_ylabel("cosine")
-    axes.legend(fontsize=8, ncols=2 if len(groups) > 6 else 1)
-    for name, colour in (("user", USER), ("assistant", ASSISTANT)):
-        curve(below, rows, f"alignment_{name}_norm", colour, label=name)
-    below.set_ylabel("norm")
-    below.legend(fontsize=8)
-    mark_switch(axes, switch, rows)
-    save(figure, path)
+    groups = [name.removeprefix(prefix) for name in rows[-1] if name.startswith(prefix)] if rows else []
+    for group, color in zip(groups, theme.shades(len(groups)), strict=True):
+        plot_rows(upper, rows, f"{prefix}{group}", color=color, lw=1.1, label=group.replace("_", " "))
+    plot_rows(upper, rows, "alignment_cosine", color=theme.ink, lw=2.2, label="all weights")
+    mark_zero(upper, theme)
+    upper.set_ylabel("cosine (-1 to 1)")
+    for name, color, dashes in (
+        ("user", theme.user, USER_DASHES),
+        ("assistant", theme.assistant, ASSISTANT_DASHES),
+    ):
+        plot_rows(lower, rows, f"alignment_{name}_norm", color=color, ls=dashes, label=name)
+    lower.set_ylabel("gradient norm")
+    for axes in (upper, lower):
+        mark_switch(axes, theme, switch, span_of_steps(rows))
+    finish_panels((upper, lower), theme)
+    return figure
 
 
-def draw_lengths(path: Path, lengths: Sequence[int], max_len: int) -> None:
-    """How many sequences have how many tokens."""
-    figure, axes = one_axes("Lengths of sequences", "tokens")
-    axes.hist(lengths, bins=min(64, max_len), range=(0, max_len), color=BLUE)
+def plot_lengths(style: FigureStyle, lengths: Sequence[int] | np.ndarray, max_len: int) -> Figure:
+    """Histogram of the lengths of the sequences, in tokens."""
+    figure, (axes,) = make_panels(style, "Lengths of the training sequences", "length (tokens)", [3.6])
+    axes.hist(lengths, bins=min(64, max_len), range=(0, max_len), color=style.theme.accent)
     axes.set_ylabel("sequences")
-    save(figure, path)
+    return figure
 
 
-def _points(first: int, last: int, switch: int) -> list[int]:
+def _sample_steps(first: int, last: int, switch: int) -> list[int]:
     """At most about `MAX_POINTS` steps, with both sides of the switch."""
     points = {round(first + index * (last - first) / MAX_POINTS) for index in range(MAX_POINTS + 1)}
     return sorted(points | ({switch - 1, switch} if first < switch <= last else set()))
 
 
-def _plot_weights(axes: Axes, points: list[int], role_weights: Weights) -> None:
+def _plot_weights(axes: Axes, theme: Theme, points: Sequence[int], role_weights: WeightsAtStep) -> None:
+    """The weights of both roles; a band where the turns are drawn at random."""
     weights = [role_weights(step) for step in points]
-    names = ("drawn as the user's", "drawn as the assistant's") if weights[-1].by_lot else ("user", "assistant")
-    axes.plot(points, [w.assistant for w in weights], color=ASSISTANT, ls="--", drawstyle="steps-post", label=names[1])
-    axes.plot(points, [w.user for w in weights], color=USER, drawstyle="steps-post", label=names[0])
+    for name, color, dashes in (
+        ("assistant", theme.assistant, ASSISTANT_DASHES),
+        ("user", theme.user, USER_DASHES),
+    ):
+        values = [getattr(at, name) for at in weights]
+        axes.plot(points, values, color=color, ls=dashes, lw=1.8, drawstyle="steps-post", label=f"{name} turns")
+    label = "turns drawn at random"
+    for by_lot, group in groupby(zip(points, weights, strict=True), key=lambda pair: pair[1].by_lot):
+        steps = [step for step, _ in group]
+        if by_lot:
+            axes.axvspan(steps[0], steps[-1], color=theme.grid, lw=0, label=label, zorder=0)
+            label = "_"
     axes.set_ylabel("loss weight")
-    axes.set_ylim(-0.03, 1.05)
-    axes.legend(fontsize=8, loc="center right")
+    axes.set_ylim(-0.05, 1.08)

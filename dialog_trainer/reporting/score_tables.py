@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from dialog_trainer.metrics.perplexity import PERPLEXITIES
-from dialog_trainer.reporting.plotting import BLUE, panels, save
+from dialog_trainer.reporting.plotting import FigureStyle, headroom, make_panels
 from dialog_trainer.reporting.tables import TextTable
 
 
@@ -52,22 +54,20 @@ def render_markdown(scored: Mapping, notes: Sequence[str], tables: Sequence[Text
     return "\n".join(lines)
 
 
-def draw_by_depth(path: Path, scored: Mapping, names: Sequence[str]) -> None:
-    """One panel a score; the number of replies stands at each point."""
+def plot_by_depth(style: FigureStyle, scored: Mapping[str, Any], names: Sequence[str]) -> Figure:
+    """One panel per score over the depth of the turn."""
     bins = scored["by_depth"]
     names = [name for name in names if name not in PERPLEXITIES]
-    figure, stack = panels("Scores by depth of the turn", "turns before the reply", [1.9] * max(1, len(names)))
-    labels = [bin_["depth"] for bin_ in bins]
-    for axes, name in zip(stack, names, strict=False):
+    xlabel = "depth (turns before the reply), with the number n of replies"
+    figure, panels = make_panels(style, "Scores by depth of the turn", xlabel, [2.0] * max(1, len(names)))
+    labels = [f"{bin_['depth']}\nn = {bin_['replies']:,}" for bin_ in bins]
+    for axes, name in zip(panels, names, strict=False):
         values = [bin_["scores"][name] for bin_ in bins]
-        axes.plot(labels, values, color=BLUE, marker="o", ms=4, lw=1.3)
+        axes.plot(range(len(bins)), values, color=style.theme.accent, marker="o", ms=4, lw=1.5)
         axes.set_ylabel(name)
-        axes.set_ylim(bottom=0, top=max([*values, 1e-9]) * 1.3)
-    for place, bin_ in enumerate(bins):
-        if names:
-            stack[0].annotate(f"n = {bin_['replies']:,}", (place, bin_["scores"][names[0]]), xytext=(0, 6),
-                              textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
-    save(figure, path)
+        axes.set_ylim(bottom=0, top=headroom(values, 1.3))
+        axes.set_xticks(range(len(bins)), labels)
+    return figure
 
 
 def _row(cells: Sequence[str]) -> str:

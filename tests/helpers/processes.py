@@ -37,14 +37,17 @@ def in_one_start(size: int, texts: list[str]) -> int:
 
 
 def each_job(control: ControlStore, argument: str) -> int:
-    import dialog_trainer.cli.commands.callbacks
-    import dialog_trainer.cli.commands.fit
-    import dialog_trainer.cli.commands.validate
+    from dialog_trainer.cli.commands import callbacks, fit, validate
 
-    for name in ("draw_curves", "draw_loss_by_role", "draw_loss_by_turn", "draw_alignment"):
-        setattr(dialog_trainer.cli.commands.callbacks, name, lambda *arguments, **keys: None)
-    dialog_trainer.cli.commands.fit.draw_schedule = lambda *arguments, **keys: None
-    dialog_trainer.cli.commands.validate.draw_by_depth = lambda *arguments, **keys: None
+    for owner, name in (
+        (callbacks.TrainingCallbacks, "_draw_curves"),
+        (callbacks.TrainingCallbacks, "_draw_alignment"),
+        (fit, "plot_schedule"),
+        (fit, "save_figures"),
+        (validate, "plot_by_depth"),
+        (validate, "save_figures"),
+    ):
+        setattr(owner, name, lambda *arguments, **keys: None)
     with collectives.join_process_group(control, 60.0) if control.rank_info.size > 1 else nullcontext():
         return max(_run(Job.of(text)) for text in json.loads(argument))
 

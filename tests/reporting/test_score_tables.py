@@ -1,16 +1,16 @@
 """Scores as people read them."""
 
 import pytest
-from matplotlib.figure import Figure
 
-from dialog_trainer.reporting import score_tables
+from dialog_trainer.reporting.plotting import FigureStyle
 from dialog_trainer.reporting.score_tables import (
     build_depth_table,
     build_difference_table,
     build_score_table,
-    draw_by_depth,
+    plot_by_depth,
     render_markdown,
 )
+from dialog_trainer.reporting.tables import TextTable
 
 SCORED = {
     "checkpoint": "run/weights/step-00000004",
@@ -101,38 +101,21 @@ def test_a_page_of_tables():
 
 
 def test_a_bar_in_a_cell_ends_no_cell():
-    table = score_tables.TextTable("t", ["a", "b"], [["x|y", "1"]])
+    table = TextTable("t", ["a", "b"], [["x|y", "1"]])
     assert "| x\\|y | 1 |" in render_markdown(SCORED, [], [table])
 
 
-@pytest.fixture
-def drawn(monkeypatch, tmp_path):
-    """`drawn(scored, names)` is the figure."""
-    figures: list[Figure] = []
-    save = score_tables.save
-    monkeypatch.setattr(score_tables, "save", lambda figure, path: (figures.append(figure), save(figure, path)))
-
-    def draw(scored, names) -> Figure:
-        draw_by_depth(tmp_path / "by_depth.png", scored, names)
-        assert (tmp_path / "by_depth.png").read_bytes().startswith(b"\x89PNG")
-        return figures.pop()
-
-    return draw
-
-
-def test_a_panel_for_each_score_of_replies(drawn):
-    figure = drawn(SCORED, ["ppl", "bleu2", "distinct1"])
+def test_a_panel_for_each_score_of_replies():
+    figure = plot_by_depth(FigureStyle("run7"), SCORED, ["ppl", "bleu2", "distinct1"])
     assert [axes.get_ylabel() for axes in figure.axes] == ["bleu2", "distinct1"]
     for axes, values in zip(figure.axes, ([0.1, 0.0], [0.3, 1.0]), strict=True):
         assert axes.lines[0].get_ydata().tolist() == values
         assert axes.get_ylim() == pytest.approx((0, max(values) * 1.3))
-    assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == ["1", ">10"]
-    assert [text.get_text() for text in figure.axes[0].texts] == ["n = 1,200", "n = 1"]
-    assert len(figure.axes[1].texts) == 0
+    assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == ["1\nn = 1,200", ">10\nn = 1"]
 
 
-def test_scores_that_are_all_0_and_perplexities_alone_can_be_drawn(drawn):
+def test_scores_that_are_all_0_and_perplexities_alone_can_be_drawn():
     nothing = [{"depth": "1", "replies": 2, "scores": {"bleu2": 0.0}}]
-    assert drawn({"by_depth": nothing}, ["bleu2"]).axes[0].get_ylim()[1] > 0
-    (axes,) = drawn({"by_depth": [{"depth": "1", "replies": 2, "scores": {}}]}, ["ppl"]).axes
+    assert plot_by_depth(FigureStyle(), {"by_depth": nothing}, ["bleu2"]).axes[0].get_ylim()[1] > 0
+    (axes,) = plot_by_depth(FigureStyle(), {"by_depth": [{"depth": "1", "replies": 2, "scores": {}}]}, ["ppl"]).axes
     assert axes.get_ylabel() == ""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 from transformers import PreTrainedModel
 
@@ -13,7 +15,7 @@ from dialog_trainer.build.data import Split, build_probe_batches
 from dialog_trainer.build.evaluation import build_signature, run_validation
 from dialog_trainer.build.optimization import TrainingPlan
 from dialog_trainer.build.runtime import build_autocast
-from dialog_trainer.config.options import Settings
+from dialog_trainer.config.options import LOWER_IS_BETTER, NO_BETTER, Settings
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives, parallel
 from dialog_trainer.evaluation.gradient_alignment import measure_gradient_alignment
@@ -25,8 +27,9 @@ from dialog_trainer.masking.validation import MaskCheckResult
 from dialog_trainer.metrics.registry import weighted_score
 from dialog_trainer.model.compile import run_eagerly
 from dialog_trainer.reporting.console import format_losses, make_printer, sample_lines, score_line
-from dialog_trainer.reporting.curves import ThrottledFigure, draw_curves
-from dialog_trainer.reporting.mask_curves import draw_alignment, draw_loss_by_role, draw_loss_by_turn
+from dialog_trainer.reporting.curves import ThrottledFigure, plot_curves
+from dialog_trainer.reporting.mask_curves import plot_alignment, plot_loss_by_role, plot_loss_by_turn
+from dialog_trainer.reporting.plotting import FigureStyle, save_figures
 from dialog_trainer.reporting.progress import RunProgress
 from dialog_trainer.tracking.jsonl import JsonlWriter, MetricWriter
 from dialog_trainer.training.checkpoint import collect_tensors, save_checkpoint
@@ -80,6 +83,7 @@ class TrainingCallbacks:
         self._parameters = sum(parameter.numel() for parameter in parts.model.parameters())
         self._peak = collectives.world_size() * (device_peak_flops(parts.device, self._settings["precision"]) or 0)
         self._probe: list[Batch] | None = None
+        self._style, self._rows = FigureStyle(folder.name), folder / "metrics.jsonl"
         self._curves, self._alignment = ThrottledFigure(self._draw_curves), ThrottledFigure(self._draw_alignment)
         if collectives.is_rank0():
             self._metrics = MetricWriter(folder / "metrics.jsonl", state.attempt)
@@ -171,14 +175,19 @@ class TrainingCallbacks:
             self._say(f"note: the last figures could not be drawn: {error}")
 
     def _draw_alignment(self) -> None:
-        path, rows = self.folder / "vis_outputs" / "alignment.png", self.folder / "metrics.jsonl"
-        draw_alignment(path, rows, switch=self._switch)
+        self._save_figures({"alignment": plot_alignment(self._style, self._rows, switch=self._switch)})
 
     def _draw_curves(self) -> None:
-        folder, rows, metrics = self.folder / "vis_outputs", self.folder / "metrics.jsonl", self._settings["metrics"]
-        draw_curves(folder, rows, common=metrics["common"], names=metrics["names"], switch=self._switch)
-        draw_loss_by_role(folder / "loss_by_role.png", rows, role_weights=self._plan.role_weights, switch=self._switch)
-        draw_loss_by_turn(folder / "loss_by_turn.png", rows)
+        style, rows, metrics = self._style, self._rows, self._settings["metrics"]
+        scores = {name: _better(name) for name in metrics["names"]}
+        figures = plot_curves(style, rows, common=metrics["common"], scores=scores, switch=self._switch)
+        weights = self._plan.role_weights
+        figures["loss_by_role"] = plot_loss_by_role(style, rows, role_weights=weights, switch=self._switch)
+        figures["loss_by_turn"] = plot_loss_by_turn(style, rows)
+        self._save_figures(figures)
+
+    def _save_figures(self, figures: Mapping[str, Figure]) -> None:
+        save_figures(self.folder / "vis_outputs", self._style, figures)
 
     def stop_requested(self) -> bool:
         return collectives.any_rank(self._stop.requested())
@@ -220,3 +229,8 @@ class TrainingCallbacks:
     def _row(self, split: str, step: int, values: dict) -> None:
         if collectives.is_rank0():
             self._metrics.add(step=step, epoch=step // self._plan.steps_per_epoch, split=split, values=values)
+
+
+def _better(score: str) -> str:
+    """The direction of a score: "higher", "lower" or "neither"."""
+    return "neither" if score in NO_BETTER else "lower" if score in LOWER_IS_BETTER else "higher"

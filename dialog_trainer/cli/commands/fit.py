@@ -36,7 +36,8 @@ from dialog_trainer.errors import TrainingError
 from dialog_trainer.masking.timeline import build_timeline
 from dialog_trainer.model.compile import COMPILE_ERRORS, failure_reason
 from dialog_trainer.reporting.console import closing_lines, make_printer, mask_line
-from dialog_trainer.reporting.mask_curves import draw_schedule
+from dialog_trainer.reporting.mask_curves import plot_schedule
+from dialog_trainer.reporting.plotting import FigureStyle, save_figures
 from dialog_trainer.reporting.progress import RunProgress
 from dialog_trainer.tracking.run_directory import lock_run_directory, open_rank_log
 from dialog_trainer.tracking.tracker import RowFeeder
@@ -108,13 +109,15 @@ def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: Conso
     say, settings, plan = make_printer(console), parts.settings, parts.plan
     steps = settings["steps"]
     if collectives.is_rank0():
-        draw_schedule(
-            folder / "vis_outputs" / "lr_schedule.png",
+        style = FigureStyle(folder.name)
+        schedule = plot_schedule(
+            style,
             steps=steps,
             learning_rate=plan.learning_rate,
             role_weights=plan.role_weights,
             switch=parts.outline.final_from_step,
         )
+        save_figures(folder / "vis_outputs", style, {"lr_schedule": schedule})
     else:
         console.file, console.quiet = open_rank_log(folder, collectives.rank(), collectives.world_size()), False
     parameters = sum(parameter.numel() for parameter in parts.model.parameters())

@@ -39,7 +39,8 @@ from dialog_trainer.evaluation.protocols import Metrics
 from dialog_trainer.evaluation.results import archive_scores, read_comparable_scores, write_scores
 from dialog_trainer.reporting.console import make_printer, sample_lines
 from dialog_trainer.reporting.progress import RunProgress
-from dialog_trainer.reporting.score_tables import draw_by_depth, render_markdown
+from dialog_trainer.reporting.plotting import FigureStyle, save_figures
+from dialog_trainer.reporting.score_tables import plot_by_depth, render_markdown
 from dialog_trainer.reporting.terminal import print_tables
 from dialog_trainer.reporting.validation_report import build_notes, build_tables
 from dialog_trainer.training.checkpoint import LINKS, find_checkpoint, read_state
@@ -190,5 +191,6 @@ def _publish(
     folder.mkdir(parents=True, exist_ok=True)
     write_scores(folder, scored, metrics, result.replies, statistics, render_markdown(scored, notes, tables))
     if scored["by_depth"]:
-        draw_by_depth(folder / "by_depth.png", scored, list(scored["scores"]))
+        style = FigureStyle(folder.parents[2].name)  # <run>/validation/<split>/<protocol>
+        save_figures(folder, style, {"by_depth": plot_by_depth(style, scored, list(scored["scores"]))})
     log(f"written to {folder}")
