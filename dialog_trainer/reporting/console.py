@@ -1,4 +1,4 @@
-"""What is printed and kept of a validation, and the voice of a run."""
+"""Lines that a run prints: its mask, validations, sample replies, its end, and the commands to type next."""
 
 from __future__ import annotations
 
@@ -14,85 +14,98 @@ from dialog_trainer.masking.coverage import trained_share
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.timeline import ScheduleTimeline, describe_timeline
 from dialog_trainer.masking.validation import MaskCheckResult
+from dialog_trainer.reporting.terminal import printable
 from dialog_trainer.training.early_stopping import BestTracker
 from dialog_trainer.types import Reply
 
-MAX_SHOWN_CHARACTERS = 200
+MAX_SAMPLE_CHARACTERS = 200
 
 
 def make_printer(console: Console) -> Callable[[str], None]:
-    """Prints a line as it is: nothing in it is markup, and it is not broken where the screen ends."""
-    return lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+    """A function that prints a line as it is: without markup, unbroken, with control characters written out."""
+
+    def say(line: str) -> None:
+        shown = "\n".join(map(printable, line.split("\n")))
+        console.print(shown, markup=False, highlight=False, soft_wrap=True)
+
+    return say
 
 
 def format_override(key: str, value: object) -> str:
-    """`key=value` as one would type it: quoted for Hydra and for the shell where it has to be."""
+    """`key=value` as a user types it, quoted once: for Hydra where needed, and around all of it for the shell.
+
+    Raises nothing: any text can be quoted.
+    """
     text = str(value)
-    # Without a slash it may read as something else: 12, null, true. Only before a quote is a backslash special.
+    # A text without a slash may be read as something else: 12, null, true. A backslash is special before a quote only.
     if "/" not in text or not re.fullmatch(r"[\w./+-]+", text):
         text = "'" + re.sub(r"(\\+)(?='|\Z)", r"\1\1", text).replace("'", "\\'") + "'"
-    return shlex.quote(f"{key}={text}")
+    argument = f"{key}={text}"
+    special = re.search(r'["$`\\!]', argument)
+    return shlex.quote(argument) if special or "'" not in argument else f'"{argument}"'
 
 
 def score_line(
     step: int, result: ValidationResult, score: float, better_loss: bool, better_score: bool, bad_validations: int
 ) -> str:
-    special_tokens = [mark for mark, holds in (("best loss", better_loss), ("best score", better_score)) if holds]
+    """The loss and the scores of one validation, and which of them are the best so far."""
+    notes = [note for note, holds in (("best loss", better_loss), ("best score", better_score)) if holds]
     if bad_validations:
-        special_tokens.append(f"{bad_validations} without a better one")
+        notes.append(f"{bad_validations} without improvement")
     scores = "  ".join(f"{name} {value:.4f}" for name, value in result.scores.items())
-    shown = f"step {step:,}  validation_loss {result.loss:.4f}  {scores}  best_metric_score {score:.4f}"
-    return shown + (f"  ({', '.join(special_tokens)})" if special_tokens else "")
+    line = f"step {step:,}  validation_loss {result.loss:.4f}  {scores}  best_metric_score {score:.4f}"
+    return line + (f"  ({', '.join(notes)})" if notes else "")
 
 
 def format_losses(losses: Mapping[str, float | int | None]) -> str:
-    """The loss by role, in nats a token."""
-    shown = [(name, losses[f"{name}_nll"], losses[f"{name}_tokens"]) for name in ("assistant", "user", "end")]
-    return "  ".join(f"{name}_nll {nll:.4f} ({tokens:,} tokens)" for name, nll, tokens in shown if nll is not None)
+    """The loss by role, in nats per token."""
+    roles = [(name, losses[f"{name}_nll"], losses[f"{name}_tokens"]) for name in ("assistant", "user", "end")]
+    return "  ".join(f"{name}_nll {nll:.4f} ({tokens:,} tokens)" for name, nll, tokens in roles if nll is not None)
 
 
 def sample_lines(samples: Iterable[Reply]) -> list[str]:
+    """Sample replies: the turn before, the reply of the model, the reply in the data. Each text is one short line."""
     lines = []
     for reply in samples:
         lines += [
-            f"  given {_short(reply.history[-1])}",
-            f"  model {_short(reply.text) or '(nothing)'}",
-            f"  gold  {_short(reply.reference)}",
+            f"  given {_shorten(reply.history[-1])}",
+            f"  model {_shorten(reply.text) or '(nothing)'}",
+            f"  gold  {_shorten(reply.reference)}",
             "",
         ]
     return lines
 
 
-def mask_line(mask: Mask, whole: ScheduleTimeline, kept: MaskCheckResult, digest: str) -> str:
-    """What carries the loss, in words. The first point of `kept.counts` is that of the final weights."""
-    share = f"{trained_share(kept.counts, 0):.1%} of {kept.counts.tokens.sum():,} tokens trained"
-    parts = [describe_timeline(mask, whole), f"{share} after it" if whole.changes else share]
-    if kept.dropped:
-        parts.append(f"{kept.dropped:,} sequences with nothing to train left out")
-    idle = int(kept.counts.untrained.max())
+def mask_line(mask: Mask, timeline: ScheduleTimeline, check: MaskCheckResult, digest: str) -> str:
+    """Which turns carry the loss. The first point of `check.counts` is that of the final weights."""
+    trained = f"{trained_share(check.counts, 0):.1%} of {check.counts.tokens.sum():,} tokens trained"
+    parts = [describe_timeline(mask, timeline), f"{trained} after it" if timeline.changes else trained]
+    if check.dropped:
+        parts.append(f"{check.dropped:,} sequences without a token to train are not used")
+    idle = int(check.counts.untrained.max())
     if idle:
-        parts.append(f"{idle:,} sequences carry no weight for a part of it")
+        parts.append(f"{idle:,} sequences have weight 0 in a part of training")
     return f"mask: {'; '.join(parts)} (digest {digest})"
 
 
 def closing_lines(folder: Path, outcome: str, step: int, best: BestTracker, split: str) -> list[str]:
-    """How a run ended, and what to type next; `split` is the one to score at the end."""
+    """How a run ended, and the commands to type next; `split` is the one to score at the end."""
     lines = [f"{outcome} at step {step:,}; checkpoints in {folder / 'weights'}: last (step {step:,})"]
     if best.score is not None and best.loss is not None:
         lines.append(
             f"  best_metric (step {best.score_step:,}, score {best.score:.4f}), "
             f"best_loss (step {best.loss_step:,}, loss {best.loss:.4f})"
         )
-    of_run = format_override("resume_model_dir", folder)
+    run = format_override("resume_model_dir", folder)
     if outcome == "interrupted":
-        return [*lines, f"go on:    python -m dialog_trainer mode=resume {of_run} load_model_type=last"]
+        return [*lines, f"resume:   python -m dialog_trainer mode=resume {run} load_model_type=last"]
     return [
         *lines,
-        f"validate: python -m dialog_trainer mode=validate {of_run} split={split}",
-        f"talk:     python -m dialog_trainer mode=chat {of_run}",
+        f"validate: python -m dialog_trainer mode=validate {run} split={split}",
+        f"chat:     python -m dialog_trainer mode=chat {run}",
     ]
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[: MAX_SHOWN_CHARACTERS - 4]} ..."
+    return text if len(text) <= MAX_SAMPLE_CHARACTERS else f"{text[: MAX_SAMPLE_CHARACTERS - 4]} ..."

@@ -1,4 +1,4 @@
-"""The scores of a validation as people read them: a Markdown table, the same in the terminal, and scores by depth."""
+"""Tables and figures of validation scores: for the terminal, for `scores.md`, and by depth of the turn."""
 
 from __future__ import annotations
 
@@ -11,41 +11,48 @@ from dialog_trainer.metrics.perplexity import PERPLEXITIES
 from dialog_trainer.reporting.plotting import FigureStyle, headroom, make_panels
 from dialog_trainer.reporting.tables import TextTable
 
+INTERVAL = "95 % interval"
+Scored = Mapping[str, Any]
 
-def build_score_table(title: str, scored: Mapping) -> TextTable:
-    """Each score with its interval, and those of the baselines beside it; of `scores.json`, or of its clean part."""
+
+def build_score_table(title: str, scored: Scored) -> TextTable:
+    """Each score with its confidence interval and the scores of the baselines.
+
+    `scored` is the content of `scores.json`, or its part without contamination.
+    """
     baselines = scored["baselines"]
     rows = [
-        [name, _number(found["value"]), _interval(found), *(_number(values.get(name)) for values in baselines.values())]
-        for name, found in scored["scores"].items()
+        [name, _number(score["value"]), _interval(score), *(_number(values.get(name)) for values in baselines.values())]
+        for name, score in scored["scores"].items()
     ]
-    return TextTable(title, ["score", "model", "95 % interval", *baselines], rows)
+    return TextTable(title, ["score", "model", INTERVAL, *baselines], rows)
 
 
-def build_difference_table(compared: Mapping) -> TextTable:
+def build_difference_table(compared: Scored) -> TextTable:
     """`compared` of scores.json: this checkpoint minus another one, over the same dialogues."""
     rows = [
-        [name, _number(found["difference"], sign="+"), _interval(found, sign="+"), f"{found['p_value']:.3f}"]
-        for name, found in compared["differences"].items()
+        [name, _number(score["difference"], sign="+"), _interval(score, sign="+"), f"{score['p_value']:.3f}"]
+        for name, score in compared["differences"].items()
     ]
     return TextTable(
         f"Difference from {compared['with']} (positive: higher here)",
-        ["score", "difference", "95 % interval", "p"],
+        ["score", "difference", INTERVAL, "p"],
         rows,
     )
 
 
-def build_depth_table(scored: Mapping) -> TextTable:
+def build_depth_table(scored: Scored) -> TextTable:
+    """Scores by the number of turns before the reply."""
     names = list(scored["by_depth"][0]["scores"]) if scored["by_depth"] else []
     rows = [
         [bin_["depth"], f"{bin_['replies']:,}", *(_number(bin_["scores"][name]) for name in names)]
         for bin_ in scored["by_depth"]
     ]
-    return TextTable("By depth of the turn (turns before it)", ["depth", "replies", *names], rows)
+    return TextTable("By depth of the turn (number of turns before it)", ["depth", "replies", *names], rows)
 
 
-def render_markdown(scored: Mapping, notes: Sequence[str], tables: Sequence[TextTable]) -> str:
-    """`scores.md`."""
+def render_markdown(scored: Scored, notes: Sequence[str], tables: Sequence[TextTable]) -> str:
+    """The text of `scores.md`."""
     lines = [f"# Scores of {scored['checkpoint']} on split {scored['split']}", ""]
     lines += [line for note in notes for line in (note, "")]
     for table in tables:
@@ -54,7 +61,7 @@ def render_markdown(scored: Mapping, notes: Sequence[str], tables: Sequence[Text
     return "\n".join(lines)
 
 
-def plot_by_depth(style: FigureStyle, scored: Mapping[str, Any], names: Sequence[str]) -> Figure:
+def plot_by_depth(style: FigureStyle, scored: Scored, names: Sequence[str]) -> Figure:
     """One panel per score over the depth of the turn."""
     bins = scored["by_depth"]
     names = [name for name in names if name not in PERPLEXITIES]
@@ -74,10 +81,10 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _interval(found: Mapping, sign: str = "") -> str:
-    if found["low"] is None:
+def _interval(score: Scored, sign: str = "") -> str:
+    if score["low"] is None:
         return "-"
-    return f"{_number(found['low'], sign)} to {_number(found['high'], sign)}"
+    return f"{_number(score['low'], sign)} to {_number(score['high'], sign)}"
 
 
 def _number(value: float | None, sign: str = "") -> str:

@@ -1,9 +1,11 @@
-"""A mask over a data set as tables of ready text: for the terminal and for the page."""
+"""The coverage of a mask over a data set as tables of text, for the terminal and for the mask page."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from dialog_trainer.masking.coverage import DatasetCoverage
 from dialog_trainer.types import NUM_TURN_BINS, Role
@@ -11,60 +13,67 @@ from dialog_trainer.types import NUM_TURN_BINS, Role
 
 @dataclass(frozen=True, slots=True)
 class TextTable:
+    """Ready text: headings, and rows as long as `head`."""
+
     title: str
     head: list[str]
     rows: list[list[str]]
 
 
-def build_mask_tables(found: DatasetCoverage, progress: Sequence[float]) -> list[TextTable]:
-    """What is trained by role and by turn at each point of `progress`, what truncation took, what is not trained."""
-    points = [f"trained at {point:.2f}" for point in progress]
-    counts = found.counts
+def build_mask_tables(coverage: DatasetCoverage, progress: Sequence[float]) -> list[TextTable]:
+    """Trained tokens by role and by turn at each point of `progress`, what truncation took, and what is untrained."""
+    points = [f"trained at progress {point:.2f}" for point in progress]
+    counts = coverage.counts
     by_role = [
-        _shares(role.name.lower(), counts.tokens[role].sum(), counts.trained[:, role].sum(1))
+        _trained_row(role.name.lower(), counts.tokens[role].sum(), counts.trained[:, role].sum(1))
         for role in (Role.USER, Role.ASSISTANT, Role.SYSTEM, Role.END, Role.START)
         if counts.tokens[role].sum()
     ]
-    by_role.append(_shares("all", counts.tokens.sum(), counts.trained.sum((1, 2))))
+    by_role.append(_trained_row("all", counts.tokens.sum(), counts.trained.sum((1, 2))))
     turn_roles = [Role.USER, Role.ASSISTANT, Role.SYSTEM]
-    of_turns, trained = counts.tokens[turn_roles].sum(0), counts.trained[:, turn_roles].sum(1)
+    turn_tokens, trained = counts.tokens[turn_roles].sum(0), counts.trained[:, turn_roles].sum(1)
     by_turn = [
-        _shares(str(turn) if turn < NUM_TURN_BINS - 1 else f"after {turn - 1}", of_turns[turn], trained[:, turn])
+        _trained_row(_turn_name(turn), turn_tokens[turn], trained[:, turn])
         for turn in range(NUM_TURN_BINS)
-        if of_turns[turn]
+        if turn_tokens[turn]
     ]
+    untrained = [f"untrained at progress {point:.2f}" for point in progress]
     return [
         TextTable("Tokens by role", ["role", "tokens", *points], by_role),
         TextTable("Tokens by turn", ["turn", "tokens", *points], by_turn),
-        TextTable("Truncation", ["what", "lost", "of", "share"], _truncation(found)),
-        TextTable("Without a trained token", ["what", "of", *(f"at {p:.2f}" for p in progress)], _untrained(found)),
+        TextTable("Truncation", ["unit", "truncated", "of all", "percent"], _truncation_rows(coverage)),
+        TextTable("Without a trained token", ["unit", "of all", *untrained], _untrained_rows(coverage)),
     ]
 
 
-def _truncation(found: DatasetCoverage) -> list[list[str]]:
-    counts = found.counts
+def _turn_name(turn: int) -> str:
+    return str(turn) if turn < NUM_TURN_BINS - 1 else f"after {turn - 1}"
+
+
+def _truncation_rows(coverage: DatasetCoverage) -> list[list[str]]:
+    counts, num_dialogues = coverage.counts, len(coverage.lost)
     rows = [
-        ("tokens", found.lost.sum(), found.tokens.sum()),
-        ("turns, some tokens of", counts.cut_turns, counts.turns),
-        ("turns, whole", counts.lost_turns, counts.turns),
-        ("ends of dialogues", counts.lost_ends, len(found.lost)),
-        ("dialogues, something of", (found.lost > 0).sum(), len(found.lost)),
+        ("tokens", coverage.lost.sum(), coverage.tokens.sum()),
+        ("turns, in part", counts.cut_turns, counts.turns),
+        ("turns, removed", counts.lost_turns, counts.turns),
+        ("ends of dialogues", counts.lost_ends, num_dialogues),
+        ("dialogues, in part", (coverage.lost > 0).sum(), num_dialogues),
     ]
-    return [[what, f"{lost:,}", f"{of:,}", _percent(lost, of)] for what, lost, of in rows]
+    return [[unit, f"{lost:,}", f"{total:,}", _percent(lost, total)] for unit, lost, total in rows]
 
 
-def _untrained(found: DatasetCoverage) -> list[list[str]]:
-    dialogues = [f"{(trained == 0).sum():,}" for trained in found.trained]
-    sequences = [f"{count:,}" for count in found.counts.untrained]
+def _untrained_rows(coverage: DatasetCoverage) -> list[list[str]]:
+    dialogues = [f"{(trained == 0).sum():,}" for trained in coverage.trained]
+    sequences = [f"{count:,}" for count in coverage.counts.untrained]
     return [
-        ["dialogues", f"{len(found.lost):,}", *dialogues],
-        ["sequences", f"{found.counts.sequences:,}", *sequences],
+        ["dialogues", f"{len(coverage.lost):,}", *dialogues],
+        ["sequences", f"{coverage.counts.sequences:,}", *sequences],
     ]
 
 
-def _shares(name: str, tokens: int, trained: Sequence[int]) -> list[str]:
+def _trained_row(name: str, tokens: int, trained: np.ndarray) -> list[str]:
     return [name, f"{tokens:,}", *(_percent(count, tokens) for count in trained)]
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "-"
+def _percent(part: int, total: int) -> str:
+    return f"{100 * part / total:.1f} %" if total else "-"

@@ -1,8 +1,10 @@
-"""A masked sequence and tables in the terminal, in colour where it has one."""
+"""Prints masked sequences and tables to a terminal, whole at any width, in color where it has color."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -11,54 +13,101 @@ from rich.text import Text
 from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.reporting.tables import TextTable
 
-COLOURS = {
+COLORS = {
     "system": "magenta",
     "user": "dark_orange",
     "assistant": "dodger_blue1",
     "end": "green",
     "start": "white",
 }
+GAP = "  "
+# A first column narrower than this is not worth reading: columns move below instead.
+MIN_FIRST_COLUMN = 16
 
 
 def print_sequence(
-    console: Console, sequence: Mapping, progress: Sequence[float], points: Sequence[RoleWeights]
+    console: Console, sequence: Mapping[str, Any], progress: Sequence[float], points: Sequence[RoleWeights]
 ) -> None:
-    """A sequence as `page_content` takes it: each turn with its weight at every point of `progress`, where the roles
-    weigh as in `points`. Tokens are parted by bars, and dim where they weigh 0 at the last point."""
+    """Prints a sequence as `render_mask_page` takes it: each span with its loss weight at every point of `progress`.
+
+    `points` are the weights of the roles there. Bars separate tokens; tokens of weight 0 at the last point are dim.
+    """
     part = f", part {sequence['part']} of {sequence['parts']}" if sequence["parts"] > 1 else ""
     note = f", {sequence['note']}" if sequence["note"] else ""
-    title = f"dialogue {sequence['id']}{part}: {sequence['tokens']:,} tokens{note}"
+    unit = "token" if sequence["tokens"] == 1 else "tokens"
+    title = Text(printable(f"dialogue {sequence['id']}{part}: {sequence['tokens']:,} {unit}{note}"))
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1), pad_edge=False)
-    table.add_column("role")
-    table.add_column("turn", justify="right")
+    table.add_column("role", no_wrap=True)
+    table.add_column("turn", justify="right", no_wrap=True)
     for point in progress:
-        table.add_column(f"at {point:.2f}", justify="right")
+        table.add_column(f"weight\nat {point:.2f}", justify="right", no_wrap=True)
     table.add_column("tokens", overflow="fold")
-    for run in sequence["runs"]:
-        factors = [run["lot"] if at.by_lot and run["lot"] else run["weight"] for at in points]
+    for span in sequence["spans"]:
+        factors = [span["random_weight"] if at.by_lot and span["random_weight"] else span["weight"] for at in points]
         weights = [a * at.user + b * at.assistant + c for (a, b, c), at in zip(factors, points, strict=True)]
-        style = f"{'dim ' if weights[-1] == 0 else ''}{COLOURS[run['role']]}"
-        tokens = Text("|").join(Text(printable(text), style=style) for text in run["texts"])
-        if run["lost"]:
-            tokens.append(f" ({run['lost']:,} tokens lost)", style="red")
-        shown = [f"{weight:.3g}" for weight in weights]
-        table.add_row(Text(run["role"], style=style), str(run["turn"]), *shown, tokens)
+        style = f"{'dim ' if weights[-1] == 0 else ''}{COLORS[span['role']]}"
+        tokens = Text("|").join(Text(printable(text), style=style) for text in span["texts"])
+        if span["lost"]:
+            tokens.append(f" ({span['lost']:,} tokens truncated)", style="red")
+        table.add_row(Text(span["role"], style=style), str(span["turn"]), *(f"{w:.3g}" for w in weights), tokens)
     console.print(table)
     console.print()
 
 
 def print_tables(console: Console, tables: Sequence[TextTable]) -> None:
-    """Lines of any length: rather lines that the terminal breaks than numbers that are cut."""
+    """Prints tables as wide as a terminal is; into a file or a pipe each row is one line."""
     for table in tables:
-        console.print(Text(table.title, style="bold"), soft_wrap=True)
-        widths = [max(map(len, column)) for column in zip(table.head, *table.rows, strict=True)]
-        for row in (table.head, *table.rows):
-            first, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-            line = "  ".join([row[0].ljust(len(first)), *rest]).rstrip()
+        console.print(Text(printable(table.title), style="bold"), soft_wrap=True)
+        for line in layout_table(table, console.width if console.is_terminal else None):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         console.print()
 
 
-def printable(piece: str) -> str:
-    """What a terminal may be given of a text: no control character."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in piece)
+def layout_table(table: TextTable, width: int | None) -> list[str]:
+    """Lines of a table, where possible at most `width` characters long (None: of any length).
+
+    No word and no number is broken: headings wrap, then the first column wraps, then the last columns move below.
+    """
+    cells = [[printable(cell) for cell in row] for row in (table.head, *table.rows)]
+    columns = [list(column) for column in zip(*cells, strict=True)]
+    full = [max(map(len, column)) for column in columns]
+    if width is None or sum(full) + len(GAP) * (len(full) - 1) <= width:
+        return _layout_block(columns, len(cells), full)
+    widths = [max(map(len, [*column[0].split(), *column[1:]])) for column in columns]
+    first = columns[0]
+    longest_word = max(len(word) for cell in first for word in cell.split() or [""])
+    least = min(widths[0], max(longest_word, MIN_FIRST_COLUMN))
+    lines: list[str] = []
+    rest = list(range(1, len(columns)))
+    while rest or not lines:
+        taken = 0
+        while taken < len(rest) and least + sum(len(GAP) + widths[i] for i in rest[: taken + 1]) <= width:
+            taken += 1
+        block, rest = rest[: max(taken, 1)], rest[max(taken, 1) :]
+        room = width - sum(len(GAP) + widths[i] for i in block)
+        block_widths = [max(least, min(widths[0], room)), *(widths[i] for i in block)]
+        lines += [""] * bool(lines)
+        lines += _layout_block([first, *(columns[i] for i in block)], len(cells), block_widths)
+    return lines
+
+
+def _layout_block(columns: Sequence[Sequence[str]], num_rows: int, widths: Sequence[int]) -> list[str]:
+    """The first column to the left, the others to the right; headings at the bottom of their row."""
+    lines = []
+    for row in range(num_rows):
+        wrapped = [
+            textwrap.wrap(column[row], width, break_long_words=False, break_on_hyphens=False) or [""]
+            for column, width in zip(columns, widths, strict=True)
+        ]
+        height = max(map(len, wrapped))
+        padded = [[""] * (height - len(cell)) + cell if row == 0 else cell + [""] * height for cell in wrapped]
+        for number in range(height):
+            texts = [cell[number] for cell in padded]
+            right = [text.rjust(width) for text, width in zip(texts[1:], widths[1:], strict=True)]
+            lines.append(GAP.join([texts[0].ljust(widths[0]), *right]).rstrip())
+    return lines
+
+
+def printable(text: str) -> str:
+    """`text` with control characters and terminal escapes written out, so that no data can drive a terminal."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

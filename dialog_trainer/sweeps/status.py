@@ -1,4 +1,4 @@
-"""What the jobs of a sweep came to."""
+"""The table of the jobs of a sweep: their options, how they ended, and their best validations."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from dialog_trainer.reporting.tables import TextTable
 
 
 def build_sweep_table(folder: Path) -> TextTable:
-    """A row for each job in `jobs.jsonl`: the options in which it differs from others, how it ended, and its best
-    validations."""
+    """A row for each job in `jobs.jsonl` of the sweep's folder, with the options in which it differs from the others."""
     jobs = [json.loads(line) for line in (folder / "jobs.jsonl").read_text(encoding="utf-8").splitlines()]
     jobs.sort(key=lambda job: job["job"])
-    alike = set.intersection(*(set(job["overrides"]) for job in jobs)) if len(jobs) > 1 else set()
+    common = set.intersection(*(set(job["overrides"]) for job in jobs)) if len(jobs) > 1 else set()
     rows = [
         [
-            " ".join(option for option in job["overrides"] if option not in alike) or "-",
+            " ".join(option for option in job["overrides"] if option not in common) or "-",
             str(job["job"]),
             "done" if job["exit_code"] == 0 else f"exit code {job['exit_code']}",
-            *_best(folder / str(job["job"])),
+            *_best_validations(folder / str(job["job"])),
         ]
         for job in jobs
     ]
     return TextTable(
-        f"Jobs in {folder}", ["options", "job", "end", "best loss", "at step", "best score", "at step"], rows
+        f"Jobs in {folder}",
+        ["options", "job", "end", "best loss (nats per token)", "at step", "best score", "at step"],
+        rows,
     )
 
 
-def _best(run: Path) -> list[str]:
+def _best_validations(run: Path) -> list[str]:
     try:
         state = json.loads((run / "weights" / "last" / "trainer" / "state.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:  # it ended before it had saved
+    except FileNotFoundError:  # ended before its first checkpoint
         return ["-"] * 4
     best = state["best"]
     return [

@@ -1,4 +1,4 @@
-"""Scores as people read them."""
+"""Tables and figures of validation scores."""
 
 import pytest
 
@@ -28,7 +28,7 @@ SCORED = {
 }
 
 
-def test_the_baselines_stand_beside_each_score():
+def test_each_score_has_its_baselines():
     table = build_score_table("Scores", SCORED)
     assert (table.title, table.head) == ("Scores", ["score", "model", "95 % interval", "echo", "gold"])
     assert table.rows == [
@@ -38,7 +38,7 @@ def test_the_baselines_stand_beside_each_score():
     ]
 
 
-def test_without_baselines_there_is_no_column_for_them():
+def test_without_baselines_there_is_no_column():
     table = build_score_table("Scores", SCORED | {"baselines": {}})
     assert table.head == ["score", "model", "95 % interval"]
     assert {len(row) for row in table.rows} == {3}
@@ -76,14 +76,14 @@ def test_differences_have_their_sign_and_p_value():
     assert build_difference_table({"with": "other", "differences": {}}).rows == []
 
 
-def test_depths_have_their_number_of_replies():
+def test_depths_have_the_number_of_replies():
     table = build_depth_table(SCORED)
     assert table.head == ["depth", "replies", "bleu2", "distinct1"]
     assert table.rows == [["1", "1,200", "0.1000", "0.3000"], [">10", "1", "0.0000", "1.0000"]]
     assert build_depth_table({"by_depth": []}).rows == []
 
 
-def test_a_page_of_tables():
+def test_scores_md_holds_notes_and_tables():
     text = render_markdown(
         SCORED, ["Few words .", "a|b"], [build_score_table("Scores", SCORED), build_depth_table(SCORED)]
     )
@@ -96,11 +96,11 @@ def test_a_page_of_tables():
         "| --- | ---: | ---: | ---: | ---: |",
         "| ppl | 1,234.6 | 99.9999 to 20,123.0 | - | - |",
     ]
-    assert "## By depth of the turn (turns before it)" in lines
+    assert "## By depth of the turn (number of turns before it)" in lines
     assert text.endswith("|\n")
 
 
-def test_a_bar_in_a_cell_ends_no_cell():
+def test_a_bar_within_a_cell_is_escaped():
     table = TextTable("t", ["a", "b"], [["x|y", "1"]])
     assert "| x\\|y | 1 |" in render_markdown(SCORED, [], [table])
 

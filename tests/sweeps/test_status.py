@@ -16,7 +16,7 @@ def ended(folder, job, overrides, exit_code=0, best=None):
         (trainer / "state.json").write_text(json.dumps({"best": dict(zip(keys, best, strict=True))}))
 
 
-def test_jobs_stand_with_what_differs_how_they_ended_and_their_best(tmp_path):
+def test_a_job_has_its_own_options_its_end_and_its_best(tmp_path):
     ended(tmp_path, 1, ["data=chitchat", "seed=1"], best=(4.5, 1200, None, None))
     ended(tmp_path, 0, ["data=chitchat", "seed=0"], best=(4.25, 300, 0.01234, 150))
     ended(tmp_path, 2, ["data=chitchat", "seed=2"], exit_code=1)

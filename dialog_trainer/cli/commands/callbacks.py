@@ -15,7 +15,7 @@ from dialog_trainer.build.data import Split, build_probe_batches
 from dialog_trainer.build.evaluation import build_signature, run_validation
 from dialog_trainer.build.optimization import TrainingPlan
 from dialog_trainer.build.runtime import build_autocast
-from dialog_trainer.config.options import LOWER_IS_BETTER, NO_BETTER, Settings
+from dialog_trainer.config.options import Settings
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives, parallel
 from dialog_trainer.evaluation.gradient_alignment import measure_gradient_alignment
@@ -24,7 +24,7 @@ from dialog_trainer.evaluation.results import reply_row
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.timeline import ScheduleTimeline
 from dialog_trainer.masking.validation import MaskCheckResult
-from dialog_trainer.metrics.registry import weighted_score
+from dialog_trainer.metrics.registry import SCORES, weighted_score
 from dialog_trainer.model.compile import run_eagerly
 from dialog_trainer.reporting.console import format_losses, make_printer, sample_lines, score_line
 from dialog_trainer.reporting.curves import ThrottledFigure, plot_curves
@@ -179,7 +179,7 @@ class TrainingCallbacks:
 
     def _draw_curves(self) -> None:
         style, rows, metrics = self._style, self._rows, self._settings["metrics"]
-        scores = {name: _better(name) for name in metrics["names"]}
+        scores = {name: SCORES[name].better for name in metrics["names"]}
         figures = plot_curves(style, rows, common=metrics["common"], scores=scores, switch=self._switch)
         weights = self._plan.role_weights
         figures["loss_by_role"] = plot_loss_by_role(style, rows, role_weights=weights, switch=self._switch)
@@ -229,8 +229,3 @@ class TrainingCallbacks:
     def _row(self, split: str, step: int, values: dict) -> None:
         if collectives.is_rank0():
             self._metrics.add(step=step, epoch=step // self._plan.steps_per_epoch, split=split, values=values)
-
-
-def _better(score: str) -> str:
-    """The direction of a score: "higher", "lower" or "neither"."""
-    return "neither" if score in NO_BETTER else "lower" if score in LOWER_IS_BETTER else "higher"

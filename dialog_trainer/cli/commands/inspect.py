@@ -1,11 +1,15 @@
-"""mode=inspect: which tokens carry the loss, and when; before any training and without any weights."""
+"""mode=inspect: shows which tokens carry the loss, and when, before any training and without any weights."""
 
 from __future__ import annotations
 
 import heapq
+import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -14,120 +18,181 @@ from dialog_trainer.build.data import Split, load_dialogues, load_tokenizer, rep
 from dialog_trainer.build.mask import build_mask, check_split_mask, digest_mask
 from dialog_trainer.config.options import Settings
 from dialog_trainer.data.sampler import derive_seed
-from dialog_trainer.errors import ConfigError
+from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.evaluation.contexts import sample_dialogues
 from dialog_trainer.files import write_atomically
 from dialog_trainer.masking.coverage import DatasetCoverage, measure_coverage
 from dialog_trainer.masking.loss_weights import Mask
+from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.masking.timeline import ScheduleTimeline, build_timeline, describe_timeline
+from dialog_trainer.masking.validation import MaskCheckResult
 from dialog_trainer.reporting.console import make_printer, mask_line
-from dialog_trainer.reporting.mask_curves import draw_lengths, draw_weights
+from dialog_trainer.reporting.mask_curves import plot_lengths, plot_weights
 from dialog_trainer.reporting.mask_page.content import build_page_content, describe_sequence
 from dialog_trainer.reporting.mask_page.page import render_mask_page
+from dialog_trainer.reporting.plotting import DARK, FigureStyle, render_figure, save_figures
 from dialog_trainer.reporting.tables import build_mask_tables
 from dialog_trainer.reporting.terminal import print_sequence, print_tables
+from dialog_trainer.tracking.run_directory import claim_run_directory
+from dialog_trainer.types import Say
 
-IN_TERMINAL = 3
-# Of each kind that is worth a look, so many dialogues stand on the page beside the drawn ones.
-OF_EACH_KIND = 50
+TERMINAL_DIALOGUES = 3
+# Dialogues of each notable kind (longest, truncated, without a trained token) on the page, next to the sample.
+DIALOGUES_PER_KIND = 50
+# The data and the model of the page in a folder.
+SOURCE_FILE = "source.json"
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedSplit:
+    """The training split and the mask of a run. `used` `(S,)`: whether training uses a sequence."""
+
+    split: Split
+    tokenizer: DialogueTokenizer
+    mask: Mask
+    timeline: ScheduleTimeline
+    check: MaskCheckResult
+    used: np.ndarray
+    digest: str
+
+    def source(self) -> dict[str, str]:
+        """Digests of the data and of the model's vocabulary."""
+        return {"data": self.split.dialogues.digest, "vocabulary": self.tokenizer.digest()}
 
 
 def inspect_mask(settings: Settings, console: Console) -> int:
+    """Prints a few sequences and the coverage of the mask, and writes the mask page; returns the exit code."""
     say = make_printer(console)
     settings = settings | {"schedule_steps": settings["schedule_steps"] or settings["steps"]}
-    folder = Path(settings["project"]) / f"{settings['name']}-inspect"
-    page = folder / "mask.html"
-    if (folder.exists() and not folder.is_dir()) or page.is_dir():
-        raise ConfigError([f"name={settings['name']}: {folder} is in the way of the page; choose another name"])
-    mask = build_mask(settings)
-    whole = build_timeline(mask, settings["schedule_steps"])
-    dialogues = load_dialogues(settings, "train", say)
-    words = load_tokenizer(settings, dialogues, say)
-    split = tokenize_split(settings, dialogues, words, settings["data"]["truncation"])
-    left_out = set()
-    if settings["data"]["drop_leaks"]:
-        left_out = report_contamination(settings, dialogues, load_dialogues(settings, "validation", say), say)
-    kept = check_split_mask(settings, split, words, mask, whole, left_out)
-    digest = digest_mask(settings, split, words, left_out)["whole"]
-    progress = _progress(settings, whole)
-    points = tuple(map(mask.at, progress))
-    is_kept = np.zeros(len(split.tokens), dtype=bool)
-    is_kept[kept.indices] = True
-    found = measure_coverage(split.tokens.chunks(), mask, points, is_kept, len(dialogues))
-    longest = np.argsort(-found.tokens, kind="stable")[:OF_EACH_KIND].tolist()
-    chosen = _chosen(split, found, longest, settings["inspect_dialogues"])
-    text_of = cache(lambda token: words.pieces([token])[0])
-
-    def shown(indices: Iterable[int]) -> Iterator[dict]:
-        for dialogue in indices:
-            first, last = np.searchsorted(split.tokens.dialogues, [dialogue, dialogue + 1]).tolist()
-            for place in range(first, last):
-                ids, spans = split.tokens.columns([place])
-                ids = ids.tolist()
-                texts = list(map(text_of, ids))
-                sequence = describe_sequence(ids, texts, spans, mask, whole, points, bool(is_kept[place]))
-                sequence["tags"] += ["longest"] * (dialogue in longest)
-                name = {"id": dialogues.rows[dialogue]["id"], "part": place - first + 1, "parts": last - first}
-                yield name | sequence
-
-    for sequence in shown(sample_dialogues(dialogues, IN_TERMINAL)):
+    data = _load(settings, say)
+    progress = _choose_progress(settings, data.timeline)
+    points = tuple(map(data.mask.at, progress))
+    split, mask, timeline = data.split, data.mask, data.timeline
+    coverage = measure_coverage(split.tokens.chunks(), mask, points, data.used, len(split.dialogues))
+    longest = np.argsort(-coverage.tokens, kind="stable")[:DIALOGUES_PER_KIND].tolist()
+    for sequence in _describe(data, points, sample_dialogues(split.dialogues, TERMINAL_DIALOGUES), longest):
         print_sequence(console, sequence, progress, points)
-    tables = build_mask_tables(found, progress)
+    tables = build_mask_tables(coverage, progress)
     print_tables(console, tables)
-    say(mask_line(mask, whole, kept, digest))
-    facts = _facts(settings, split, mask, whole, len(split.tokens) - len(kept.indices), digest, len(chosen))
-    figures = _figures(folder, mask, whole, split.tokens.lengths, settings["model"]["max_len"])
+    say(mask_line(mask, timeline, data.check, data.digest))
+    chosen = _choose_dialogues(split, coverage, longest, settings["inspect_dialogues"])
+    sequences = list(_describe(data, points, chosen, longest))
+    folder = _claim_folder(Path(settings["project"]), f"{settings['name']}-inspect", data.source(), say)
+    facts = _facts(settings, data, f"{len(sequences):,} sequences of {len(chosen):,} dialogues")
     title = f"Which tokens carry the loss: {settings['name']}"
-    content = build_page_content(title, facts, progress, mask, whole, shown(chosen), tables, figures)
-    write_atomically(page, render_mask_page(content))
-    say(f"written to {page}: open it in a browser; its slider moves through the training")
+    figures = _draw_figures(folder, FigureStyle(settings["name"]), data, settings["model"]["max_len"])
+    content = build_page_content(title, facts, progress, mask, timeline, sequences, tables, figures)
+    write_atomically(folder / "mask.html", render_mask_page(content))
+    say(f"written to {folder / 'mask.html'}: open it in a browser; its slider moves through the training")
     return 0
 
 
-def _progress(settings: Settings, whole: ScheduleTimeline) -> list[float]:
+def _load(settings: Settings, say: Say) -> MaskedSplit:
+    mask = build_mask(settings)
+    timeline = build_timeline(mask, settings["schedule_steps"])
+    dialogues = load_dialogues(settings, "train", say)
+    tokenizer = load_tokenizer(settings, dialogues, say)
+    split = tokenize_split(settings, dialogues, tokenizer, settings["data"]["truncation"])
+    left_out: set[int] = set()
+    if settings["data"]["drop_leaks"]:
+        left_out = report_contamination(settings, dialogues, load_dialogues(settings, "validation", say), say)
+    check = check_split_mask(settings, split, tokenizer, mask, timeline, left_out)
+    used = np.zeros(len(split.tokens), dtype=bool)
+    used[check.indices] = True
+    digest = digest_mask(settings, split, tokenizer, left_out)["whole"]
+    return MaskedSplit(split, tokenizer, mask, timeline, check, used, digest)
+
+
+def _choose_progress(settings: Settings, timeline: ScheduleTimeline) -> list[float]:
+    """The start, the last change of the mask and the end, or the one that was asked for."""
     if settings["progress"] is not None:
         return [float(settings["progress"])]
-    return sorted({0.0, whole.progress(whole.final_from_step), 1.0})
+    return sorted({0.0, timeline.progress(timeline.final_from_step), 1.0})
 
 
-def _chosen(split: Split, found: DatasetCoverage, longest: list[int], count: int) -> list[int]:
-    """The dialogues of the page by index: a fixed draw, and some of each kind that is worth a look."""
-    kinds = {"cut": np.flatnonzero(found.lost > 0), "untrained": np.flatnonzero((found.trained == 0).any(axis=0))}
+def _choose_dialogues(split: Split, coverage: DatasetCoverage, longest: Iterable[int], count: int) -> list[int]:
+    """Indices of the dialogues on the page: a fixed sample, and some of each notable kind."""
+    kinds = {"cut": coverage.lost > 0, "untrained": (coverage.trained == 0).any(axis=0)}
     chosen = {*sample_dialogues(split.dialogues, count), *longest}
-    for kind, indices in kinds.items():
-        chosen |= set(heapq.nsmallest(OF_EACH_KIND, indices.tolist(), key=lambda index: derive_seed(kind, index)))
+    for kind, holds in kinds.items():
+        indices = np.flatnonzero(holds).tolist()
+        chosen |= set(heapq.nsmallest(DIALOGUES_PER_KIND, indices, key=lambda index: derive_seed(kind, index)))
     return sorted(chosen)
 
 
-def _facts(
-    settings: Settings, split: Split, mask: Mask, whole: ScheduleTimeline, dropped: int, digest: str, shown: int
-) -> list[tuple[str, str]]:
-    table, group = split.tokens, settings["mask_schedule"]
-    drop_leaks = ", or in a held-out split too" if settings["data"]["drop_leaks"] else ""
+def _describe(
+    data: MaskedSplit, points: Sequence[RoleWeights], indices: Iterable[int], longest: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    """The sequences of the dialogues at `indices`, as the mask page takes them."""
+    tokens, rows = data.split.tokens, data.split.dialogues.rows
+    text_of = cache(lambda token: data.tokenizer.pieces([token])[0])
+    for dialogue in indices:
+        first, last = np.searchsorted(tokens.dialogues, [dialogue, dialogue + 1]).tolist()
+        for index in range(first, last):
+            columns, spans = tokens.columns([index])
+            ids = columns.tolist()
+            texts = list(map(text_of, ids))
+            used = bool(data.used[index])
+            sequence = describe_sequence(ids, texts, spans, data.mask, data.timeline, points, used)
+            sequence["tags"] += ["longest"] * (dialogue in longest)
+            yield {"id": rows[dialogue]["id"], "part": index - first + 1, "parts": last - first} | sequence
+
+
+def _claim_folder(project: Path, name: str, source: dict[str, str], say: Say) -> Path:
+    """The folder whose page has the same source, or the next free `<name>`, `<name>2`, ...; says which and why."""
+    for count in itertools.count(1):
+        folder = project / f"{name}{'' if count == 1 else count}"
+        if not (folder.exists() or folder.is_symlink()):
+            break
+        if _read_source(folder) == source:
+            say(f"replacing the page in {folder}, which is of the same data and model")
+            return folder
+        say(f"{folder} is kept: it holds no page of this data and model")
+    folder = claim_run_directory(project, name)
+    write_atomically(folder / SOURCE_FILE, json.dumps(source))
+    return folder
+
+
+def _read_source(folder: Path) -> object:
+    try:
+        return json.loads((folder / SOURCE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # no page of this program
+        return None
+
+
+def _facts(settings: Settings, data: MaskedSplit, shown: str) -> list[tuple[str, str]]:
+    tokens, schedule = data.split.tokens, settings["mask_schedule"]
+    unused = f"{int((~data.used).sum()):,} sequences without a token to train"
+    if settings["data"]["drop_leaks"]:
+        unused += ", or also in a held-out split"
+    size = f"{len(data.split.dialogues):,} training dialogues, {len(tokens):,} sequences"
     return [
-        (
-            "data",
-            f"{len(split.dialogues):,} training dialogues, {len(table):,} sequences, {table.lengths.sum():,} tokens",
-        ),
-        ("shown here", f"{shown:,} dialogues"),
+        ("data", f"{size}, {tokens.lengths.sum():,} tokens"),
+        ("on this page", shown),
         ("truncation", f"{settings['data']['truncation']} at {settings['model']['max_len']} tokens"),
-        ("mask", describe_timeline(mask, whole)),
-        ("schedule", f"{group['_target_'].rpartition('.')[2]} over {whole.schedule_steps:,} steps"),
-        ("loss divided by", f"{group['normalize']} (mask_schedule.normalize); weights here are those before it"),
-        ("left out", f"{dropped:,} sequences: with nothing to train" + drop_leaks),
-        ("digest", digest),
+        ("mask", describe_timeline(data.mask, data.timeline)),
+        ("schedule", f"{schedule['_target_'].rpartition('.')[2]} over {data.timeline.schedule_steps:,} steps"),
+        ("normalization", f"{schedule['normalize']} (mask_schedule.normalize); the weights here are those before it"),
+        ("not used", unused),
+        ("digest", data.digest),
     ]
 
 
-def _figures(
-    folder: Path, mask: Mask, whole: ScheduleTimeline, lengths: Sequence[int], max_len: int
-) -> list[tuple[str, Path]]:
-    weights, histogram = folder / "mask_weights.png", folder / "lengths.png"
-    draw_weights(
-        weights,
-        schedule_steps=whole.schedule_steps,
-        role_weights=lambda step: mask.at(whole.progress(step)),
-        switch=whole.final_from_step,
+def _draw_figures(folder: Path, style: FigureStyle, data: MaskedSplit, max_len: int) -> list[tuple[str, bytes, bytes]]:
+    """Saves the figures and returns them for the page: the title, and the PNG for a light and for a dark page."""
+    timeline, mask = data.timeline, data.mask
+    titles = {"mask_weights": "Loss weight of the turns", "lengths": "Lengths of the training sequences"}
+    light, dark = (
+        {
+            "mask_weights": plot_weights(
+                one,
+                schedule_steps=timeline.schedule_steps,
+                role_weights=lambda step: mask.at(timeline.progress(step)),
+                switch=timeline.final_from_step,
+            ),
+            "lengths": plot_lengths(one, data.split.tokens.lengths, max_len),
+        }
+        for one in (style, FigureStyle(style.run, theme=DARK))
     )
-    draw_lengths(histogram, lengths, max_len)
-    return [("Loss weight by role over the training", weights), ("Lengths of the sequences in tokens", histogram)]
+    save_figures(folder, style, light)
+    return [(title, render_figure(light[name]), render_figure(dark[name])) for name, title in titles.items()]

@@ -1,10 +1,10 @@
-"""Sequences with the weight of each run at any point of the training: what the terminal and the page show."""
+"""The content of the mask page: sequences with the weights of their spans, the schedule, tables and figures."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,41 +22,42 @@ def describe_sequence(
     texts: list[str],
     spans: TurnSpans,
     mask: Mask,
-    whole: ScheduleTimeline,
+    timeline: ScheduleTimeline,
     points: Sequence[RoleWeights],
     kept: bool,
-) -> dict:
-    """One sequence as `mask_page` takes it, but for its name; what is not `kept` for training weighs nothing.
+) -> dict[str, Any]:
+    """One sequence as `render_mask_page` takes it, without its name.
 
-    The tag `untrained` says that at one of `points` it has no trained token.
+    `ids` and `texts` `(T,)` are its tokens. A sequence that is not `kept` for training weighs 0. The tag `untrained`
+    marks a sequence that has no trained token at one of `points`.
     """
-    by_lot = any(weights.by_lot for _, weights in whole.kinds)
-    plain = _coefficients(mask, spans, by_lot=False) * kept
-    lots = _coefficients(mask, spans, by_lot=True) * kept if by_lot else None
-    shown, first = [], 0
-    for run, length in enumerate(spans.lengths.tolist()):
-        shown.append(
+    has_random = any(weights.by_lot for _, weights in timeline.kinds)
+    factors = _weight_factors(mask, spans, by_lot=False) * kept
+    random_factors = _weight_factors(mask, spans, by_lot=True) * kept if has_random else None
+    described, position = [], 0
+    for span, length in enumerate(spans.lengths.tolist()):
+        described.append(
             {
-                "role": Role(int(spans.roles[run])).name.lower(),
-                "turn": int(spans.turns[run]),
-                "position": first,
-                "ids": ids[first : first + length],
-                "texts": texts[first : first + length],
-                "lost": int(spans.lost[run]),
-                "weight": plain[run].tolist(),
-                "lot": None if lots is None else lots[run].tolist(),
+                "role": Role(int(spans.roles[span])).name.lower(),
+                "turn": int(spans.turns[span]),
+                "position": position,
+                "ids": ids[position : position + length],
+                "texts": texts[position : position + length],
+                "lost": int(spans.lost[span]),
+                "weight": factors[span].tolist(),
+                "random_weight": None if random_factors is None else random_factors[span].tolist(),
             }
         )
-        first += length
-    turns = [run for run in shown if run["role"] not in ("start", "end")]
-    trained = kept and all((mask.span_weights(spans, at) * spans.lengths).any() for at in points)
+        position += length
+    turns = [span for span in described if span["role"] not in ("start", "end")]
+    trained = kept and all((mask.span_weights(spans, weights) * spans.lengths).any() for weights in points)
     return {
         "tokens": len(ids),
-        "lost_tokens": sum(run["lost"] for run in turns),
-        "lost_turns": sum(not run["ids"] for run in turns),
-        "note": "" if kept else "left out of training",
+        "lost_tokens": sum(span["lost"] for span in turns),
+        "lost_turns": sum(not span["ids"] for span in turns),
+        "note": "" if kept else "not used for training",
         "tags": [tag for tag, holds in (("cut", spans.lost.any()), ("untrained", not trained)) if holds],
-        "runs": shown,
+        "spans": described,
     }
 
 
@@ -65,42 +66,46 @@ def build_page_content(
     facts: Sequence[tuple[str, str]],
     progress: Sequence[float],
     mask: Mask,
-    whole: ScheduleTimeline,
-    sequences: Iterable[dict],
+    timeline: ScheduleTimeline,
+    sequences: Iterable[dict[str, Any]],
     tables: Sequence[TextTable],
-    figures: Sequence[tuple[str, Path]],
-) -> dict:
-    """What `mask_page` takes."""
+    figures: Sequence[tuple[str, bytes, bytes]],
+) -> dict[str, Any]:
+    """The argument of `render_mask_page`. `figures`: the title, and the PNG for a light and for a dark page."""
     return {
         "title": title,
         "facts": [list(fact) for fact in facts],
         "points": list(progress),
-        "schedule_steps": whole.schedule_steps,
-        "schedule": _schedule(mask, whole),
-        "dialogues": list(sequences),
+        "schedule_steps": timeline.schedule_steps,
+        "schedule": _sample_schedule(mask, timeline),
+        "sequences": list(sequences),
         "tables": [{"title": table.title, "head": table.head, "rows": table.rows} for table in tables],
         "figures": [
-            {"title": name, "alt": name, "png": base64.b64encode(path.read_bytes()).decode("ascii")}
-            for name, path in figures
+            {"title": name, "alt": name, "png": _base64(light), "dark_png": _base64(dark)}
+            for name, light, dark in figures
         ],
     }
 
 
-def _coefficients(mask: Mask, spans: TurnSpans, by_lot: bool) -> np.ndarray:
-    """`(R, 3)`: a run weighs `[0]·user + [1]·assistant + [2]`, for any weights of the roles."""
-    fixed, user, assistant = (
-        mask.span_weights(spans, RoleWeights(*of_roles, by_lot)) for of_roles in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
+
+
+def _weight_factors(mask: Mask, spans: TurnSpans, by_lot: bool) -> np.ndarray:
+    """`(R, 3)`: the weight of a span is `[0] * user + [1] * assistant + [2]`, for any weights of the two roles."""
+    constant, user, assistant = (
+        mask.span_weights(spans, RoleWeights(*weights, by_lot)) for weights in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
     )
-    return np.stack([user - fixed, assistant - fixed, fixed], axis=1).astype(np.float64).round(6)
+    return np.stack([user - constant, assistant - constant, constant], axis=1).astype(np.float64).round(6)
 
 
-def _schedule(mask: Mask, whole: ScheduleTimeline) -> list[list]:
-    """`[progress, user's weight, assistant's, by lot]` wherever they change, on a grid of steps."""
-    steps = {round(index * whole.schedule_steps / MAX_SCHEDULE_POINTS) for index in range(MAX_SCHEDULE_POINTS + 1)}
-    entries: list[list] = []
-    for step in sorted(steps | {whole.first_change, whole.final_from_step}):
-        progress = whole.progress(step)
-        at = mask.at(progress)
-        if not entries or entries[-1][1:] != [at.user, at.assistant, at.by_lot]:
-            entries.append([progress, at.user, at.assistant, at.by_lot])
+def _sample_schedule(mask: Mask, timeline: ScheduleTimeline) -> list[list[Any]]:
+    """`[progress, user weight, assistant weight, drawn at random]` wherever they change, on a grid of steps."""
+    steps = {round(index * timeline.schedule_steps / MAX_SCHEDULE_POINTS) for index in range(MAX_SCHEDULE_POINTS + 1)}
+    entries: list[list[Any]] = []
+    for step in sorted(steps | {timeline.first_change, timeline.final_from_step}):
+        progress = timeline.progress(step)
+        weights = mask.at(progress)
+        if not entries or entries[-1][1:] != [weights.user, weights.assistant, weights.by_lot]:
+            entries.append([progress, weights.user, weights.assistant, weights.by_lot])
     return entries

@@ -1,11 +1,12 @@
-"""mode=inspect through the command line: what it prints, the page it writes, and that it loads and makes no weights."""
+"""mode=inspect through the command line: the printed tables, the page, and the folder; no weights are built."""
 
 import json
 import re
+import shutil
 
 import pytest
 
-from dialog_trainer.build import data
+from dialog_trainer.cli.commands import inspect as inspecting
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.model import loading
 
@@ -28,22 +29,24 @@ def content_of(folder) -> dict:
     return json.loads(re.search(r'<script type="application/json" id="content">(.*?)</script>', page, re.S)[1])
 
 
-def weight_at(content: dict, run: dict, progress: float) -> float:
-    _, user, assistant, by_lot = [entry for entry in content["schedule"] if entry[0] <= progress][-1]
-    of_user, of_assistant, fixed = run["lot"] if by_lot else run["weight"]
+def weight_at(content: dict, span: dict, progress: float) -> float:
+    _, user, assistant, at_random = [entry for entry in content["schedule"] if entry[0] <= progress][-1]
+    of_user, of_assistant, fixed = span["random_weight"] if at_random else span["weight"]
     return of_user * user + of_assistant * assistant + fixed
 
 
-def test_it_makes_its_folder_and_no_weights(inspect, monkeypatch, tmp_path):
-    for name in ("model", "saved_model"):
-        monkeypatch.setattr(data, name, None)
+def test_it_writes_its_folder_and_builds_no_model(inspect, monkeypatch, tmp_path):
     monkeypatch.setattr(loading, "load_pretrained", None)
     out, folder = inspect("progress=0.6")
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["run-inspect"]
-    assert sorted(path.name for path in folder.iterdir()) == ["lengths.png", "mask.html", "mask_weights.png"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "lengths.png",
+        "mask.html",
+        "mask_weights.png",
+        "source.json",
+    ]
     assert "mask: all turns, assistant turns from step 3 (progress 0.50); " in out
     assert f"written to {folder / 'mask.html'}" in out
-    assert inspect("progress=0.6")[1] == folder  # again, into the same place
 
 
 @pytest.mark.parametrize(
@@ -55,11 +58,11 @@ def test_it_makes_its_folder_and_no_weights(inspect, monkeypatch, tmp_path):
         (["mask_schedule=linear", "mask_schedule.end=0.8", "steps=10"], [0.0, 0.8, 1.0]),
     ],
 )
-def test_the_points_are_the_start_the_last_change_and_the_end_or_what_was_asked(inspect, options, points):
+def test_points_are_the_start_the_last_change_and_the_end_or_progress(inspect, options, points):
     out, folder = inspect(*options)
     content = content_of(folder)
     assert content["points"] == points
-    assert all(f"trained at {point:.2f}" in out for point in points)
+    assert all(f"trained at progress {point:.2f}" in out for point in points)
 
 
 @pytest.mark.parametrize(
@@ -74,30 +77,30 @@ def test_the_points_are_the_start_the_last_change_and_the_end_or_what_was_asked(
     ],
 )
 def test_the_page_weighs_as_training_does(inspect, options, monkeypatch):
-    """Every run of every sequence at several points, against the mask that a run would use."""
+    """Every span of every sequence at several points, against the mask of a training run."""
     built = {}
-    for name in ("mask", "with_tokens"):
-        made = getattr(data, name)
-        monkeypatch.setattr(data, name, lambda *a, made=made, name=name: built.setdefault(name, made(*a)))
+    for name in ("build_mask", "tokenize_split"):
+        build = getattr(inspecting, name)
+        monkeypatch.setattr(inspecting, name, lambda *a, build=build, name=name: built.setdefault(name, build(*a)))
     _, folder = inspect("inspect_dialogues=1000", *options)
-    content, table, mask = content_of(folder), built["with_tokens"].tokens, built["mask"]
-    assert len(content["dialogues"]) == len(table)
-    ids, runs = table.columns(range(len(table)))
-    shown = [run for dialogue in content["dialogues"] for run in dialogue["runs"]]
-    assert [token for run in shown for token in run["ids"]] == ids.tolist()
-    assert [run["turn"] for run in shown] == runs.turns.tolist()
-    assert [run["lost"] for run in shown] == runs.lost.tolist()
+    content, table, mask = content_of(folder), built["tokenize_split"].tokens, built["build_mask"]
+    assert len(content["sequences"]) == len(table)
+    ids, spans = table.columns(range(len(table)))
+    shown = [span for sequence in content["sequences"] for span in sequence["spans"]]
+    assert [token for span in shown for token in span["ids"]] == ids.tolist()
+    assert [span["turn"] for span in shown] == spans.turns.tolist()
+    assert [span["lost"] for span in shown] == spans.lost.tolist()
     steps = content["schedule_steps"]
     for step in {0, 1, steps // 2, steps - 1, steps}:
-        weights = mask.span_weights(runs, mask.at(step / steps))
-        assert [weight_at(content, run, step / steps) for run in shown] == pytest.approx(weights.tolist(), abs=1e-6)
+        weights = mask.span_weights(spans, mask.at(step / steps))
+        assert [weight_at(content, span, step / steps) for span in shown] == pytest.approx(weights.tolist(), abs=1e-6)
 
 
-def test_sequences_say_where_they_are_and_what_they_lack(inspect, dialogue_turns):
+def test_sequences_name_their_part_and_truncation(inspect, dialogue_turns):
     tokenizer = DialogueTokenizer.train((text for turns in dialogue_turns[:36] for text in turns), 300)
     _, folder = inspect("model.max_len=24", "inspect_dialogues=1000")
     by_id = {}
-    for sequence in content_of(folder)["dialogues"]:
+    for sequence in content_of(folder)["sequences"]:
         by_id.setdefault(sequence["id"], []).append(sequence)
     assert len(by_id) == 36
     for identifier, sequences in by_id.items():
@@ -105,17 +108,17 @@ def test_sequences_say_where_they_are_and_what_they_lack(inspect, dialogue_turns
         assert {s["parts"] for s in sequences} == {len(sequences)}
         texts = dialogue_turns[int(identifier) - 1]
         whole = sum(len(ids) + 1 for ids in tokenizer.encode_batch(texts))
-        kept = sum(len(run["ids"]) for s in sequences for run in s["runs"] if run["role"] in ("user", "assistant"))
+        kept = sum(len(span["ids"]) for s in sequences for span in s["spans"] if span["role"] in ("user", "assistant"))
         assert sum(s["lost_tokens"] for s in sequences) == whole - kept
         for s in sequences:
-            assert ("cut" in s["tags"]) == any(run["lost"] for run in s["runs"])
-            assert s["tokens"] == sum(len(run["ids"]) for run in s["runs"])
-            assert [run["position"] for run in s["runs"]][:2] == [0, 1]
-    some = [run for sequences in by_id.values() for s in sequences for run in s["runs"]]
+            assert ("cut" in s["tags"]) == any(span["lost"] for span in s["spans"])
+            assert s["tokens"] == sum(len(span["ids"]) for span in s["spans"])
+            assert [span["position"] for span in s["spans"]][:2] == [0, 1]
+    some = [span for sequences in by_id.values() for s in sequences for span in s["spans"]]
     assert all(
-        tokenizer.decode(run["ids"]) == "".join(run["texts"]).replace("[SEP]", "")
-        for run in some
-        if run["role"] == "user"
+        tokenizer.decode(span["ids"]) == "".join(span["texts"]).replace("[SEP]", "")
+        for span in some
+        if span["role"] == "user"
     )
 
 
@@ -125,20 +128,22 @@ def test_a_sweep_is_refused(dialog_trainer, tiny_options):
     assert "-m: sweeps train; mode=inspect shows one mask at a time" in errors
 
 
-def test_what_is_left_out_of_training_weighs_nothing_and_says_so(inspect):
+def test_unused_sequences_weigh_nothing_and_say_so(inspect):
     _, folder = inspect("model.max_len=20", "data.truncation=keep_start", "inspect_dialogues=1000")
-    sequences = content_of(folder)["dialogues"]
-    left_out = [s for s in sequences if s["note"] == "left out of training"]
-    without = [s for s in sequences if not any(run["ids"] for run in s["runs"] if run["role"] in ("assistant", "end"))]
+    sequences = content_of(folder)["sequences"]
+    left_out = [s for s in sequences if s["note"] == "not used for training"]
+    without = [
+        s for s in sequences if not any(span["ids"] for span in s["spans"] if span["role"] in ("assistant", "end"))
+    ]
     assert left_out == without
     assert 0 < len(left_out) < len(sequences)
-    assert all(run["weight"] == [0, 0, 0] for s in left_out for run in s["runs"])
+    assert all(span["weight"] == [0, 0, 0] for s in left_out for span in s["spans"])
     assert all("untrained" in s["tags"] for s in left_out)
     facts = dict(content_of(folder)["facts"])
-    assert facts["left out"] == f"{len(left_out)} sequences: with nothing to train"
+    assert facts["not used"] == f"{len(left_out)} sequences without a token to train"
 
 
-def test_leaks_that_training_drops_are_shown_as_left_out(inspect, jsonl_folder, tmp_path):
+def test_dropped_leaks_are_shown_as_unused(inspect, jsonl_folder, tmp_path):
     copies = tmp_path / "copies"
     copies.mkdir()
     for split in ("validation", "test"):
@@ -148,14 +153,39 @@ def test_leaks_that_training_drops_are_shown_as_left_out(inspect, jsonl_folder, 
     (copies / "train.jsonl").write_text("".join(lines + copied))
     out, folder = inspect(f"data.path='{copies}'", "data.drop_leaks=true", "inspect_dialogues=1000")
     assert "training dialogues are left out" in out
-    left_out = {s["id"] for s in content_of(folder)["dialogues"] if s["note"] == "left out of training"}
+    left_out = {s["id"] for s in content_of(folder)["sequences"] if s["note"] == "not used for training"}
     assert {"37", "38", "39"} <= left_out
     assert len(left_out) < 39
 
 
-def test_what_is_in_the_way_of_the_page_is_told_before_anything_is_read(dialog_trainer, tiny_options, tmp_path):
+def test_a_page_of_the_same_data_and_model_is_replaced(inspect):
+    _, folder = inspect()
+    first = content_of(folder)
+    out, again = inspect("mask_schedule=constant")
+    assert again == folder
+    assert f"replacing the page in {folder}, which is of the same data and model" in out
+    assert content_of(folder)["schedule"] != first["schedule"]
+
+
+@pytest.mark.parametrize("option", ["data.train_data_path", "model.vocab_size"])
+def test_a_page_of_other_data_or_model_is_kept(inspect, jsonl_folder, tmp_path, option):
+    _, folder = inspect()
+    before = (folder / "mask.html").read_bytes()
+    other = tmp_path / "other"
+    shutil.copytree(jsonl_folder, other)
+    lines = (other / "train.jsonl").read_text().splitlines(keepends=True)
+    (other / "train.jsonl").write_text("".join(lines[:-1]))
+    out, _ = inspect(f"data.path='{other}'" if option.startswith("data") else "model.vocab_size=290")
+    second = folder.with_name("run-inspect2")
+    assert f"{folder} is kept: it holds no page of this data and model" in out
+    assert f"written to {second / 'mask.html'}" in out
+    assert (folder / "mask.html").read_bytes() == before
+    assert content_of(second)["facts"] != content_of(folder)["facts"]
+
+
+def test_a_file_of_the_name_of_the_folder_is_kept(inspect, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/run-inspect").write_text("a file")
-    code, out, errors = dialog_trainer("mode=inspect", *tiny_options)
-    assert (code, out) == (2, "")
-    assert "run-inspect is in the way of the page; choose another name" in errors
+    out, _ = inspect()
+    assert f"written to {tmp_path}/runs/run-inspect2/mask.html" in out
+    assert (tmp_path / "runs/run-inspect").read_text() == "a file"

@@ -153,7 +153,7 @@ def test_a_sequence_with_nothing_to_train_is_refused_or_left_out_by_policy(
     assert not (tmp_path / "runs").exists()
     code, out, err = dialog_trainer(*command)
     assert code == 0, err
-    assert "1 sequences with nothing to train left out" in out
+    assert "1 sequences without a token to train are not used" in out
 
 
 @pytest.mark.parametrize(

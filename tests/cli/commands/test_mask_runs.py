@@ -162,7 +162,7 @@ LINE = ("mask_schedule=linear", "mask_schedule.start=0.5", "mask_schedule.end=1"
 def test_runs_that_differ_in_their_schedule_alone_are_equal_until_its_weights_do(train, one, other, first):
     a, b = train(*one), train(*other)
     for run in (a, b):
-        assert "1 sequences with nothing to train left out" in run.out
+        assert "1 sequences without a token to train are not used" in run.out
     for step in a.steps:
         sequences = torch.tensor(step["roles"]).split([length for part in step["lengths"] for length in part])
         assert all(ROLES["assistant"] in roles or ROLES["end"] in roles for roles in sequences)
