@@ -111,7 +111,8 @@ def plot_rows(axes: Axes, rows: Sequence[Row], name: str, **style: Any) -> None:
     points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
     marker, width = ("o", 1.5) if len(points) < MARKED_POINTS else ("", 0.9)
     steps, values = zip(*points, strict=True) if points else ((), ())
-    axes.plot(steps, values, **{"marker": marker, "ms": 3, "lw": width, "label": name} | style)
+    options: dict[str, Any] = {"marker": marker, "ms": 3, "lw": width, "label": name, **style}
+    axes.plot(steps, values, **options)
 
 
 def mark_switch(axes: Axes, theme: Theme, switch: int, steps: tuple[int, int]) -> None:
@@ -155,7 +156,7 @@ def finish_panels(panels: Sequence[Axes], theme: Theme) -> None:
 def _curve_points(axes: Axes) -> set[tuple[float, float]]:
     """The points of all curves, without the mark of the switch and the line at 0."""
     curves = [line for line in axes.lines if line.get_gid() is None]
-    return {point for line in curves for point in zip(*map(list, line.get_data()), strict=True)}
+    return {(float(x), float(y)) for line in curves for x, y in np.column_stack(line.get_data())}
 
 
 def _count_columns(labels: Sequence[str]) -> int:

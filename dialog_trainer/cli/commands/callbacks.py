@@ -12,7 +12,7 @@ from rich.console import Console
 from transformers import PreTrainedModel
 
 from dialog_trainer.build.data import Split, build_probe_batches
-from dialog_trainer.build.evaluation import build_signature, run_validation
+from dialog_trainer.build.evaluation import build_signature, run_validation, select_metrics
 from dialog_trainer.build.optimization import TrainingPlan
 from dialog_trainer.build.runtime import build_autocast
 from dialog_trainer.config.options import Settings
@@ -24,7 +24,7 @@ from dialog_trainer.evaluation.results import reply_row
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.timeline import ScheduleTimeline
 from dialog_trainer.masking.validation import MaskCheckResult
-from dialog_trainer.metrics.registry import SCORES, weighted_score
+from dialog_trainer.metrics.registry import weighted_score
 from dialog_trainer.model.compile import run_eagerly
 from dialog_trainer.reporting.console import format_losses, make_printer, sample_lines, score_line
 from dialog_trainer.reporting.curves import ThrottledFigure, plot_curves
@@ -179,7 +179,7 @@ class TrainingCallbacks:
 
     def _draw_curves(self) -> None:
         style, rows, metrics = self._style, self._rows, self._settings["metrics"]
-        scores = {name: SCORES[name].better for name in metrics["names"]}
+        scores = {name: score.better for name, score in select_metrics(self._settings).items()}
         figures = plot_curves(style, rows, common=metrics["common"], scores=scores, switch=self._switch)
         weights = self._plan.role_weights
         figures["loss_by_role"] = plot_loss_by_role(style, rows, role_weights=weights, switch=self._switch)

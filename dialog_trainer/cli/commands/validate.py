@@ -38,8 +38,8 @@ from dialog_trainer.evaluation.progress import Progress
 from dialog_trainer.evaluation.protocols import Metrics
 from dialog_trainer.evaluation.results import archive_scores, read_comparable_scores, write_scores
 from dialog_trainer.reporting.console import make_printer, sample_lines
-from dialog_trainer.reporting.progress import RunProgress
 from dialog_trainer.reporting.plotting import FigureStyle, save_figures
+from dialog_trainer.reporting.progress import RunProgress
 from dialog_trainer.reporting.score_tables import plot_by_depth, render_markdown
 from dialog_trainer.reporting.terminal import print_tables
 from dialog_trainer.reporting.validation_report import build_notes, build_tables
