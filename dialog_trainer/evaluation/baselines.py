@@ -189,7 +189,8 @@ def _postings(documents: Sequence[Sequence[str]]) -> dict[str, tuple[np.ndarray 
     for word, start, end in zip(word_ids, ends - frequency, ends, strict=True):
         postings[word] = places[start:end], weights[start:end]
         if end - start > DENSE_FRACTION * len(documents):
-            postings[word] = slice(None), np.bincount(*postings[word], minlength=len(documents))
+            dense = np.bincount(places[start:end], weights[start:end], minlength=len(documents))
+            postings[word] = slice(None), dense
     return postings
 
 

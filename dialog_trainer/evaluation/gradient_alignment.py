@@ -24,7 +24,7 @@ def measure_gradient_alignment(model: PreTrainedModel, batches: Sequence[Batch])
     not finite.
     """
     was_training = model.training
-    model.eval()
+    model.train(False)
     try:
         user, assistant = (_gradient(model, batches, role) for role in (Role.USER, Role.ASSISTANT))
     finally:

@@ -39,7 +39,8 @@ class HeldOutLosses:
 
     def sum_roles(self, roles: tuple[Role, ...]) -> np.ndarray:
         """Nats and tokens of all of `roles` by dialogue, `(D, 2)`."""
-        return self.by_dialogue[:, list(roles)].sum(1)
+        sums: np.ndarray = self.by_dialogue[:, list(roles)].sum(1)
+        return sums
 
 
 @torch.no_grad()
@@ -51,7 +52,7 @@ def measure_held_out_losses(
     Each rank computes its shard of the sequences; the sums are reduced over all ranks. `progress` counts sequences of
     the whole split. The model is left in evaluation mode.
     """
-    model.eval()
+    model.train(False)
     shard = local_shard(tokens.lengths, collectives.world_size(), collectives.rank())
     progress = PartProgress(progress, len(shard), len(tokens))
     role_turn_sums = torch.zeros(2, len(Role), NUM_TURN_BINS, dtype=torch.float64)

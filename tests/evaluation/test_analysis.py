@@ -1,4 +1,4 @@
-"""What is said of replies beyond their scores is made of the same rows, by dialogue."""
+"""Intervals, subsets, depths and comparisons, all from the same sums by dialogue."""
 
 import math
 import random
@@ -51,7 +51,7 @@ def made(seed: int, names=SCORE_NAMES) -> Statistics:
     return collect_statistics(pick(*names), replies(seed), ALL, loss_sums(seed))
 
 
-def test_statistics_are_sums_by_dialogue_of_those_of_the_replies():
+def test_statistics_are_sums_by_dialogue():
     found, of = made(1), replies(1)
     assert set(found.rows) == set(found.ids) == set(SCORE_NAMES) - NO_SUMS
     for name, rows in compute_statistics(SCORE_NAMES, of).items():
@@ -64,7 +64,7 @@ def test_statistics_are_sums_by_dialogue_of_those_of_the_replies():
         assert found.rows[name] == pytest.approx(loss_sums(1))
 
 
-def test_the_statistics_of_the_dialogues_add_up_to_the_scores():
+def test_statistics_add_up_to_the_scores():
     scores = score_replies(SCORE_NAMES, replies(1))
     found = made(1)
     for name in set(scores) - NO_SUMS:
@@ -73,7 +73,7 @@ def test_the_statistics_of_the_dialogues_add_up_to_the_scores():
 
 @settings(deadline=None, max_examples=30)
 @given(st.sets(st.sampled_from(ALL)))
-def test_parts_of_the_dialogues_add_up_to_all(wanted):
+def test_subsets_add_up(wanted):
     found = made(1)
     ours, others = found.select(wanted), found.select(set(ALL) - wanted)
     for name, rows in found.rows.items():
@@ -105,7 +105,7 @@ def test_one_dialogue_has_no_interval():
 
 
 @pytest.mark.parametrize("wanted", [{"d1", "d3"}, {"d0"}, set(ALL), set(REPLIED), {"d5"}, set()])
-def test_a_part_is_scored_from_its_own_rows(wanted):
+def test_a_subset_is_scored_from_its_own_rows(wanted):
     of, found = replies(1), made(1)
     result = score_subset(SCORES, of, found, wanted)
     kept = [reply for reply in of if reply.dialogue_id in wanted]
@@ -140,7 +140,7 @@ def test_each_depth_is_in_its_bin():
     assert found == [[{"depth": name, "replies": 1, "scores": {}}] for name in expected]
 
 
-def test_each_bin_has_its_own_replies_wherever_they_stand():
+def test_each_bin_has_its_own_replies():
     said = [(7, "a"), (1, "a b"), (40, "a b c d e"), (1, "a b c d")]
     assert score_by_depth(pick("length"), [Reply("d", turn, ("a",), "b", text, True) for turn, text in said]) == [
         {"depth": "1", "replies": 2, "scores": {"length": 3.0}},
@@ -149,7 +149,7 @@ def test_each_bin_has_its_own_replies_wherever_they_stand():
     ]
 
 
-def test_depths_are_parts_that_add_up():
+def test_depths_add_up():
     of = replies(1)
     found = score_by_depth(pick("bleu2", "length", "ppl", "distinct1"), of)
     assert [(one["depth"], one["replies"]) for one in found] == [
@@ -171,7 +171,7 @@ def test_compared_with_itself_there_is_no_difference():
         assert one == {"difference": 0.0, "low": 0.0, "high": 0.0, "p_value": 1.0}
 
 
-def test_a_difference_is_what_we_have_more():
+def test_a_difference_is_ours_minus_theirs():
     ours, others = made(1), made(2)
     there, back = compare_scores(SCORES, ours, others), compare_scores(SCORES, others, ours)
     for name, one in there.items():
@@ -184,7 +184,7 @@ def test_a_difference_is_what_we_have_more():
     assert any(one["difference"] for one in there.values())
 
 
-def test_only_what_both_have_over_the_same_dialogues_is_compared():
+def test_only_shared_scores_of_equal_dialogues_are_compared():
     ours, others = made(1, ("bleu2", "length", "ppl")), made(2, ("ppl", "bleu2", "chrf"))
     assert list(compare_scores(pick("bleu2", "length", "ppl"), ours, others)) == ["bleu2", "ppl"]
     assert list(compare_scores(pick("ppl"), ours, others)) == ["ppl"]

@@ -1,4 +1,4 @@
-"""Replies that no model made: by hand on six dialogues, against slow references, and by their properties."""
+"""Baselines: by hand on six dialogues, against slow references, and by their properties."""
 
 import math
 from collections import Counter
@@ -42,7 +42,7 @@ def texts(name: str, contexts: list[Context], roles: list[Role], training=SIX) -
     return [reply.text for reply in make_baselines([name], contexts, roles, training)[name]]
 
 
-def test_a_reply_is_that_of_its_context():
+def test_a_baseline_reply_keeps_its_context():
     asked = [context("a", "b", references=("x", "y"), identifier=str(place)) for place in range(3)]
     made = make_baselines(iter(BASELINES), asked, [ASSISTANT] * 3, SIX)
     assert list(made) == ["echo", "gold", "human", "frequent", "random", "nearest"]
@@ -83,7 +83,7 @@ def test_frequent(role, training, expected):
     assert texts("frequent", [context("x"), context("y", "z")], [role] * 2, training) == [expected] * 2
 
 
-def test_random_is_drawn_by_a_hash_of_dialogue_and_turn():
+def test_random_is_chosen_by_a_hash():
     said = {ASSISTANT: ["hello", "green tea", "it is warm", "hello", "in the garden", "green tea", "so is the wind"]}
     said[ASSISTANT] += ["here it is", "take a hat"]
     said[USER] = ["do you like tea ?", "why ?", "where is the cat ?", "thank you", "thank you", "the sea is cold"]
@@ -119,7 +119,7 @@ def test_nearest_by_hand(role, history, expected):
     assert texts("nearest", [context(*history)], [role]) == [expected]
 
 
-def test_of_equally_near_replies_the_first_counts():
+def test_the_first_of_equally_near_replies():
     training = [dialogue(str(place), "b a a", f"reply {place}") for place in range(4)]
     training.insert(2, dialogue("nearer", "a a a b", "nearer"))
     assert texts("nearest", [context("a b a")], [ASSISTANT], training) == ["reply 0"]
@@ -127,7 +127,7 @@ def test_of_equally_near_replies_the_first_counts():
     assert texts("nearest", [context("a a b a")], [ASSISTANT], training) == ["nearer"]
 
 
-def test_a_history_may_have_no_words():
+def test_histories_without_words():
     empty = dialogue("1", "<skipped>", "a reply")  # mteval's mark of an untranslated segment is no word
     assert texts("nearest", [context("a"), context("<skipped>")], [ASSISTANT] * 2, [empty]) == ["a reply"] * 2
     assert texts("nearest", [context("a")], [ASSISTANT], [empty, dialogue("2", "a", "b"), empty]) == ["b"]
@@ -173,7 +173,7 @@ def test_nearest_is_the_first_of_the_highest_cosine(histories, history, dense_fr
     assert not any(Counter(bag) == Counter(bags[place]) for bag in bags[:place])
 
 
-def test_the_context_of_one_reply_is_nothing_to_another():
+def test_replies_do_not_depend_on_each_other():
     asked = [context(*SIX[place].turns[0].text.split(), identifier=str(place)) for place in range(6)]
     roles = [ASSISTANT, USER, USER, ASSISTANT, USER, ASSISTANT]
     names = ["echo", "frequent", "random", "nearest", "gold"]
@@ -208,7 +208,7 @@ def test_no_context_has_no_replies():
     assert make_baselines(["echo", "nearest"], [], [], ()) == {"echo": [], "nearest": []}
 
 
-def test_a_large_training_split_is_drawn_from_by_its_ids(monkeypatch):
+def test_a_large_training_split_is_sampled_by_ids(monkeypatch):
     training = [dialogue(str(place), "a", f"reply {place}") for place in range(50)]
     monkeypatch.setattr(baselines, "MAX_TRAINING_DIALOGUES", 5)
     asked = [context("a", identifier=str(place)) for place in range(100)]
@@ -231,12 +231,12 @@ def test_human_takes_one_reference_and_leaves_the_others():
         assert "pqrst"[derive_seed("human", reply.dialogue_id, 1) % 5] == reply.text
 
 
-def test_two_references_that_are_the_same_leave_one():
+def test_equal_references_leave_one():
     [reply] = make_baselines(["human"], [context("a", references=("p", "p"))], [ASSISTANT], ())["human"]
     assert (reply.text, reply.references) == ("p", ("p",))
 
 
-def test_others_are_scored_against_what_human_is_scored_against():
+def test_drop_human_reference_leaves_humans_references():
     asked = [context("a", references=tuple("pqrst"), identifier=str(place)) for place in range(20)]
     made = make_baselines(["human", "echo"], asked, [ASSISTANT] * 20, ())
     model = [

@@ -1,4 +1,4 @@
-"""The comparison of the two roles' gradients, against gradients computed the slow way."""
+"""Gradient alignment, against gradients of one sequence at a time."""
 
 import copy
 
@@ -88,7 +88,7 @@ def slow_gradient(model, batches, role) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_cosine_and_norms_are_those_of_the_slow_way(kind, tied):
+def test_cosine_and_norms_equal_the_reference(kind, tied):
     model, batches = built(kind, tied), batches_of()
     user, assistant = (slow_gradient(model, batches, role) for role in (U, A))
     assert len(user[""]) == sum(parameter.numel() for parameter in model.parameters())
@@ -103,7 +103,7 @@ def test_cosine_and_norms_are_those_of_the_slow_way(kind, tied):
     assert max(cosines) - min(cosines) > 0.05  # no two groups could be taken for each other
 
 
-def test_it_does_not_matter_how_the_probe_is_cut_into_batches():
+def test_batches_do_not_matter():
     model = built("gpt2", True)
     together = batches_of([[sequence for sequences in BATCHES for sequence in sequences]])
     assert measure_gradient_alignment(model, batches_of()) == pytest.approx(
@@ -112,7 +112,7 @@ def test_it_does_not_matter_how_the_probe_is_cut_into_batches():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_nothing_of_the_model_is_changed(training):
+def test_the_model_is_not_changed(training):
     model = built("gpt2", True, resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5).train(training)
     model.transformer.wte.weight.grad = torch.ones_like(model.transformer.wte.weight)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
@@ -131,7 +131,7 @@ def test_nothing_of_the_model_is_changed(training):
     assert first == measure_gradient_alignment(plain, batches_of())  # without dropout
 
 
-def test_the_training_flag_comes_back_after_an_error(monkeypatch):
+def test_the_training_flag_is_restored_after_an_error(monkeypatch):
     model = built("gpt2", True).train()
     monkeypatch.setattr(model.base_model, "forward", lambda **keys: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -150,7 +150,7 @@ def test_a_role_without_a_token_has_norm_and_cosine_0(silent):
         assert values[f"alignment_{names[spoken]}_norm{suffix}"] > 0
 
 
-def test_the_same_tokens_of_both_roles_agree_wholly():
+def test_equal_tokens_of_both_roles_have_cosine_1():
     """Twice the same ids, once as the user's and once as the assistant's words."""
     batch = batches_of([[[(START, 1), (U, 6)], [(START, 1), (A, 6)]]])[0]
     batch.ids[7:] = batch.ids[:7]
@@ -160,7 +160,7 @@ def test_the_same_tokens_of_both_roles_agree_wholly():
 
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf, 1e30])
-def test_gradients_that_are_not_finite_have_no_values(poison):
+def test_gradients_that_are_not_finite_give_none(poison):
     model = built("gpt2", True)
     with torch.no_grad():
         model.transformer.ln_f.weight[0] = poison

@@ -100,9 +100,7 @@ SCHEDULES = [
 @pytest.mark.parametrize("truncation", ["split", "keep_start"])
 @pytest.mark.parametrize("normalize", ["token", "fixed", "turn"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_step_has_loss_and_gradient_of_the_slow_reference(
-    tiny_model, table_of, schedule, normalize, truncation, max_tokens
-):
+def test_loss_and_gradient_equal_the_reference(tiny_model, table_of, schedule, normalize, truncation, max_tokens):
     table = table_of(truncation)
     function, progress, of_role = schedule
     mask = Mask(function, normalize=normalize)
@@ -154,7 +152,7 @@ def test_held_out_losses_are_those_of_every_turn_and_end_of_the_slow_reference(t
         assert nll_by_turn(role_turn_sums)[f"nll_turn_{turn:02d}"] == pytest.approx(sum(own) / len(own), rel=1e-5)
 
 
-def test_weights_of_the_data_have_no_part_in_held_out_losses(tiny_model, table_of):
+def test_held_out_losses_ignore_weights_in_the_data(tiny_model, table_of):
     weighed, plain = table_of(weighed=True), table_of(weighed=False)
     assert weighed.rows.with_format(None)["weights"][:] != plain.rows.with_format(None)["weights"][:]
     losses = [measure_held_out_losses(tiny_model, table, max_tokens=100).role_turn_sums for table in (weighed, plain)]

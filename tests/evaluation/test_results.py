@@ -1,4 +1,4 @@
-"""The files of a validation, and that a later comparison reads them as they were."""
+"""Files of a validation: their rows, and reading them for a comparison."""
 
 import json
 
@@ -65,7 +65,7 @@ def test_the_files_and_their_rows(tmp_path):
     "names",
     [SCORE_NAMES, SCORE_NAMES[::-1], ("bleu2", "ppl"), ("ppl", "bleu2"), ("bleu2",), ("ppl_word",), ("distinct1",), ()],
 )
-def test_what_is_read_back_is_what_was_written_in_whatever_order_the_scores_came(tmp_path, names):
+def test_statistics_round_trip_in_any_order(tmp_path, names):
     before = made(names)
     scored, after = read_scores(written(tmp_path / "v", before))
     assert scored == SCORED
@@ -76,7 +76,7 @@ def test_what_is_read_back_is_what_was_written_in_whatever_order_the_scores_came
         assert np.array_equal(after.rows[name], rows)
 
 
-def test_written_again_the_files_are_replaced(tmp_path):
+def test_files_are_replaced(tmp_path):
     place = written(tmp_path / "v", made(("bleu2",)))
     written(place, made(("chrf",)), SCORED | {"split": "validation"})
     scored, statistics = read_scores(place)
@@ -84,7 +84,7 @@ def test_written_again_the_files_are_replaced(tmp_path):
     assert {path.name for path in place.iterdir()} == {"scores.json", "scores.md", "replies.jsonl", "dialogues.jsonl"}
 
 
-def test_scores_made_in_another_way_are_set_aside(tmp_path):
+def test_scores_of_another_signature_are_archived(tmp_path):
     place = tmp_path / "validation/test/response"
     assert archive_scores(place, SCORED) is None
     written(place, made(("bleu2",)))
@@ -137,7 +137,7 @@ SCORED_FILES += [
     ("name", "content"),
     [*(("dialogues.jsonl", text) for text in DIALOGUES), *(("scores.json", text) for text in SCORED_FILES)],
 )
-def test_what_is_broken_or_of_another_version_is_named(tmp_path, name, content):
+def test_broken_files_are_named(tmp_path, name, content):
     place = written(tmp_path / "v", made(("bleu2", "ppl")))
     with (place / name).open("a" if name == "dialogues.jsonl" else "w", encoding="utf-8") as file:
         file.write(content)
@@ -148,7 +148,7 @@ def test_what_is_broken_or_of_another_version_is_named(tmp_path, name, content):
 
 
 @pytest.mark.parametrize("name", ["dialogues.jsonl", "scores.json"])
-def test_what_is_missing_is_named(tmp_path, name):
+def test_missing_files_are_named(tmp_path, name):
     place = written(tmp_path / "v", made(("bleu2", "ppl")))
     (place / name).unlink()
     with pytest.raises(CheckpointError, match=name):
@@ -158,7 +158,7 @@ def test_what_is_missing_is_named(tmp_path, name):
         read_scores(place)
 
 
-def test_which_keys_are_missing_is_said(tmp_path):
+def test_missing_keys_are_named(tmp_path):
     place = written(tmp_path / "v", made(("bleu2",)))
     (place / "scores.json").write_text(json.dumps({"split": "test", "protocol": "response"}))
     with pytest.raises(CheckpointError, match=r"scores.json has no checkpoint, data, dialogues, signature"):

@@ -70,4 +70,4 @@ def generate_rows(
 
 
 def _text(ids: list[int], tokenizer: DialogueTokenizer) -> str:
-    return tokenizer.hf_tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return str(tokenizer.hf_tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -1,4 +1,4 @@
-"""Whole validations through the command line: their files, comparisons, baselines, the clean part, and leaks."""
+"""mode=validate through the command line: files, comparisons, baselines, contamination."""
 
 import json
 import shutil
@@ -206,7 +206,7 @@ def dirty(statistics) -> set[str]:
     return {statistics.ids["ppl"][place] for of, place in LEAKED.values() if of == "validation"}
 
 
-def test_with_several_references_people_are_scored_too(validate, runs, data):
+def test_several_references_add_the_human_baseline(validate, runs, data):
     out = validate("split=test", f"data.test_data_path='{data}/several.jsonl'", "metrics.max_dialogues=null")
     scored = scores_in(runs / "one/validation/test/response")
     columns = ["echo", "gold", "human", *FROM_TRAINING, "model (as human)"]
@@ -228,7 +228,7 @@ def test_with_several_references_people_are_scored_too(validate, runs, data):
 
 
 @pytest.mark.parametrize("form", ["a folder without it", "a file that is gone", "no path"])
-def test_without_the_training_data_there_are_scores_all_the_same(validate, runs, data, tmp_path, form):
+def test_scores_without_training_data(validate, runs, data, tmp_path, form):
     folder = tmp_path / "gone"
     shutil.copytree(data, folder)
     (folder / "train.jsonl").unlink()
@@ -247,13 +247,13 @@ def test_without_the_training_data_there_are_scores_all_the_same(validate, runs,
         assert note.startswith("note: no baselines from training replies and no contamination check: ")
 
 
-def test_training_data_that_are_needed_are_asked_for(validate, tmp_path):
+def test_missing_training_data_is_an_error_where_needed(validate, tmp_path):
     gone = f"data.train_data_path='{tmp_path}/gone.jsonl'"
     assert "gone.jsonl: does not exist" in validate("split=train", gone, code=2)
     assert "gone.jsonl: does not exist" in validate(gone, "data.validation_data_path=null", code=2)
 
 
-def test_training_data_without_such_a_reply_take_no_scores_away(validate, runs, data, tmp_path):
+def test_training_data_without_a_reply_of_the_role(validate, runs, data, tmp_path):
     write(tmp_path / "short.jsonl", [{"turns": ["a b", "c d"]}] * 3)
     train = f"data.train_data_path='{tmp_path}/short.jsonl'"
     out = validate("split=test", train, "metrics=all_turns", "metrics.max_new_tokens=6")
@@ -261,7 +261,7 @@ def test_training_data_without_such_a_reply_take_no_scores_away(validate, runs, 
     assert list(scores_in(runs / "one/validation/test/all_turns")["baselines"]) == FROM_CONTEXT
 
 
-def test_the_training_split_has_no_baselines_from_itself(validate, runs):
+def test_the_training_split_has_no_training_baselines(validate, runs):
     validate("split=train")
     scored = scores_in(runs / "one/validation/train/response")
     assert list(scored["baselines"]) == FROM_CONTEXT
@@ -276,7 +276,7 @@ NO_ASSISTANT = (
 
 
 @pytest.mark.parametrize(("rows", "dialogues", "replies"), [(ONE, 1, 1), (NO_ASSISTANT, 2, 0)])
-def test_one_dialogue_and_no_reply_are_scored_as_far_as_they_go(validate, runs, tmp_path, rows, dialogues, replies):
+def test_one_dialogue_and_no_reply(validate, runs, tmp_path, rows, dialogues, replies):
     write(tmp_path / "few.jsonl", list(rows))
     few = ("split=test", f"data.test_data_path='{tmp_path}/few.jsonl'")
     validate(*few)
@@ -331,7 +331,7 @@ def test_two_runs_are_compared(validate, runs):
     assert "compared" not in theirs
 
 
-def test_scores_made_in_another_way_are_said_to_be(validate, runs):
+def test_another_signature_is_noted(validate, runs):
     validate(of="two")
     out = validate(f"compare_with='{runs / 'two'}'", "metrics.max_new_tokens=5")
     assert "Compared with scores of another signature: protocol:response|" in out
@@ -351,9 +351,7 @@ def test_scores_made_in_another_way_are_said_to_be(validate, runs):
         ),
     ],
 )
-def test_other_dialogues_are_refused_before_the_model_is_loaded(
-    validate, runs, data, tmp_path, monkeypatch, change, reason
-):
+def test_scores_of_other_dialogues_are_refused_early(validate, runs, data, tmp_path, monkeypatch, change, reason):
     validate(of="two")
     write(tmp_path / "other.jsonl", rows_of(data / "validation.jsonl")[:-1])
     change = [f"data.validation_data_path='{tmp_path}/other.jsonl'" if text == "DATA" else text for text in change]
@@ -367,7 +365,7 @@ def test_other_dialogues_are_refused_before_the_model_is_loaded(
 @pytest.mark.parametrize(
     ("name", "content"), [("scores.json", "{"), ("dialogues.jsonl", '{"dialogue_id'), ("scores.json", None)]
 )
-def test_broken_and_missing_scores_are_refused_before_the_model_is_loaded(validate, runs, monkeypatch, name, content):
+def test_broken_scores_are_refused_early(validate, runs, monkeypatch, name, content):
     validate(of="two")
     path = runs / "two/validation/validation/response" / name
     path.write_text(content) if content else path.unlink()
@@ -389,16 +387,16 @@ def test_broken_and_missing_scores_are_refused_before_the_model_is_loaded(valida
         (["metrics.protocol=reply"], "metrics.protocol=reply: must be response or all_turns or rollout or original"),
     ],
 )
-def test_faults_in_the_options(validate, typed, reason):
+def test_errors_in_options(validate, typed, reason):
     assert reason in validate(*typed, code=2)
 
 
-def test_what_chooses_the_best_checkpoint_of_training_has_no_say(validate):
+def test_metrics_best_is_ignored(validate):
     validate("metrics.names=[chrf]")  # the run's metrics.best names another score
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_a_signal_in_the_middle_writes_nothing(dialog_trainer, runs, monkeypatch, number, code):
+def test_a_signal_writes_nothing(dialog_trainer, runs, monkeypatch, number, code):
     def interrupted(contexts, **keys):
         signal.raise_signal(number)
         return generate_replies(contexts, **keys)
@@ -445,7 +443,7 @@ def sequences_of(places, data, run) -> set[tuple[int, ...]]:
     return found
 
 
-def test_drop_leaks_takes_exactly_those_dialogues_from_training(trains, data, tmp_path):
+def test_drop_leaks_drops_exactly_those_dialogues(trains, data, tmp_path):
     base = [
         *options(data, tmp_path / "runs", "run"),
         "steps=2",
@@ -468,7 +466,7 @@ def test_drop_leaks_takes_exactly_those_dialogues_from_training(trains, data, tm
     assert everything - kept == sequences_of(LEAKED, data, run)
 
 
-def test_without_a_test_split_the_validation_split_alone_is_looked_at(trains, data, tmp_path):
+def test_drop_leaks_without_a_test_split(trains, data, tmp_path):
     base = [option for option in options(data, tmp_path / "runs", "run") if "test_data_path" not in option]
     out, kept = trains(*base, "steps=2", "batch_size=500", "metrics.max_dialogues=1", "data.drop_leaks=true")
     assert "note: data.drop_leaks looks at the validation split alone: there is no test data" in out
@@ -476,7 +474,7 @@ def test_without_a_test_split_the_validation_split_alone_is_looked_at(trains, da
     assert kept == sequences_of(set(range(36)) - {2, 5}, data, tmp_path / "runs/run")
 
 
-def test_a_resume_that_drops_leaks_says_that_the_data_are_others(dialog_trainer, runs):
+def test_a_resume_with_drop_leaks_notes_other_data(dialog_trainer, runs):
     before = json.loads((runs / "one/weights/last/trainer/state.json").read_text())["digest"]
     for option, said in (("data.drop_leaks=false", False), ("data.drop_leaks=true", True)):
         steps = 4 + said
@@ -488,7 +486,7 @@ def test_a_resume_that_drops_leaks_says_that_the_data_are_others(dialog_trainer,
         assert ("with other values of data.drop_leaks training goes on, but not exactly" in out) == said
 
 
-def test_nothing_is_left_to_train_where_all_leaks(dialog_trainer, data, tmp_path):
+def test_an_error_if_all_of_training_leaks(dialog_trainer, data, tmp_path):
     typed = options(data, tmp_path / "runs", "run")
     same = f"data.validation_data_path='{data}/train.jsonl'"
     code, out, err = dialog_trainer(*typed, same, "data.drop_leaks=true")
@@ -497,7 +495,7 @@ def test_nothing_is_left_to_train_where_all_leaks(dialog_trainer, data, tmp_path
     assert not (tmp_path / "runs").exists()
 
 
-def test_leaks_are_looked_for_once_for_the_same_splits_and_thresholds(data, tmp_path, monkeypatch):
+def test_contamination_is_cached(data, tmp_path, monkeypatch):
     looked = []
     leaks = find_contamination
     monkeypatch.setattr(build_data, "find_contamination", lambda *tables: looked.append(tables) or leaks(*tables))

@@ -1,3 +1,5 @@
+"""mode=validate: scores, signature, and the files of the run."""
+
 import json
 
 import pytest
@@ -13,7 +15,7 @@ def run(dialog_trainer, tiny_options, tmp_path):
     return tmp_path / "runs/run"
 
 
-def test_scores_of_another_split_are_written_into_the_run(dialog_trainer, run):
+def test_scores_are_written_into_the_run(dialog_trainer, run):
     code, out, err = dialog_trainer("mode=validate", f"resume_model_dir='{run}'", "split=test")
     assert code == 0, err
     place = run / "validation/test/response"
@@ -35,7 +37,7 @@ def test_scores_of_another_split_are_written_into_the_run(dialog_trainer, run):
     assert f"user_nll {losses['user_nll']:.4f} ({losses['user_tokens']:,} tokens)" in out
 
 
-def test_the_validation_of_training_is_repeated_exactly(dialog_trainer, run):
+def test_validate_equals_the_validation_in_training(dialog_trainer, run):
     row = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
     assert row["split"] == "validation"
     assert dialog_trainer("mode=validate", f"resume_model_dir='{run}'", "load_model_type=last")[0] == 0
@@ -50,7 +52,7 @@ def test_the_validation_of_training_is_repeated_exactly(dialog_trainer, run):
     assert {"assistant_nll", "user_nll", "end_nll", "user_tokens", "nll_turn_00", "nll_turn_10"} < set(scores["losses"])
 
 
-def test_typed_options_count(dialog_trainer, run):
+def test_typed_options_apply(dialog_trainer, run):
     code, out, _ = dialog_trainer(
         "mode=validate", f"resume_model_dir='{run}'", "metrics.max_dialogues=null", "metrics.names=[bleu1,bleu2]"
     )
@@ -67,7 +69,7 @@ def test_nothing_else_of_the_run_changes(dialog_trainer, run):
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_split_that_is_not_there_says_what_to_pass(dialog_trainer, tiny_options, jsonl_folder, tmp_path):
+def test_a_missing_split_names_the_option(dialog_trainer, tiny_options, jsonl_folder, tmp_path):
     options = [option for option in tiny_options if not option.startswith("data")]
     own = ["data=jsonl", f"data.train_data_path='{jsonl_folder}/train.jsonl'", "name=own", "steps=1"]
     code, out, err = dialog_trainer(*options, *own)

@@ -1,4 +1,4 @@
-"""Whole rows of the original program's rule: prompt, what the model writes behind it, the dialogue beside it."""
+"""Rows of the original program's rule: prompt and generated text, and the target row."""
 
 import functools
 from types import SimpleNamespace
@@ -37,7 +37,7 @@ def as_ids(monkeypatch):
 
 @pytest.fixture
 def wishes(tiny_model):
-    """`wishes(token)`: the model finds that token the likeliest, always."""
+    """`wishes(token)`: the model always predicts that token."""
     forward = tiny_model.forward
 
     def wish(token: int):
@@ -53,7 +53,7 @@ def wishes(tiny_model):
     return wish
 
 
-def test_a_prompt_is_the_first_turn_between_its_marks(tokenizer):
+def test_a_prompt_is_the_first_turn(tokenizer):
     (ids,) = tokenizer.encode_batch(["the old car"])
     of = dialogue("the old car", "yes")
     assert format_prompt(of, tokenizer, 60) == [tokenizer.cls_id, *ids, tokenizer.sep_id]
@@ -73,7 +73,7 @@ def test_a_target_is_the_dialogue_padded_or_cut(tokenizer, as_ids):
         assert set(row[len(whole) :]) <= {tokenizer.pad_id}
 
 
-def test_a_target_as_text_has_its_marks(tokenizer):
+def test_a_target_row_as_text(tokenizer):
     of, whole = dialogue("hi", "ho"), "[CLS]hi[SEP]ho[SEP]<|endoftext|>"
     length = len(tokenizer.hf_tokenizer(whole, add_special_tokens=False).input_ids)
     assert format_target_row(of, tokenizer, length + 3) == whole + "[PAD]" * 3
@@ -81,13 +81,13 @@ def test_a_target_as_text_has_its_marks(tokenizer):
     assert format_target_row(of, tokenizer, length - 1) == "[CLS]hi[SEP]ho[SEP]"
 
 
-def test_what_looks_like_a_mark_in_a_text_is_no_mark(tokenizer, as_ids):
+def test_special_tokens_in_a_text_are_text(tokenizer, as_ids):
     assert format_target_row(dialogue("[SEP]", "b"), tokenizer, 40).count(tokenizer.sep_id) == 2
     assert format_prompt(dialogue("[SEP]", "b"), tokenizer, 40).count(tokenizer.sep_id) == 1
 
 
 @pytest.mark.parametrize("max_len", [8, 20, 64])
-def test_a_row_is_the_prompt_and_the_likeliest_tokens_to_the_window(tiny_model, tokenizer, as_ids, max_len, dialogues):
+def test_a_row_is_greedy_up_to_the_window(tiny_model, tokenizer, as_ids, max_len, dialogues):
     rows = generate_rows(dialogues, tiny_model, tokenizer, max_len=max_len, batch_tokens=3 * max_len)
     for one, row in zip(dialogues, rows, strict=True):
         ids = format_prompt(one, tokenizer, max_len)
@@ -99,7 +99,7 @@ def test_a_row_is_the_prompt_and_the_likeliest_tokens_to_the_window(tiny_model, 
 
 
 @pytest.mark.parametrize("name", ["end_id", "sep_id", "pad_id", "cls_id"])
-def test_no_token_ends_a_row_and_none_is_held_back(wishes, tokenizer, as_ids, name, dialogues):
+def test_no_token_ends_a_row_or_is_suppressed(wishes, tokenizer, as_ids, name, dialogues):
     token = getattr(tokenizer, name)
     model = wishes(token)
     rows = generate_rows(dialogues, model, tokenizer, max_len=40, batch_tokens=200)
@@ -142,13 +142,13 @@ def test_a_batch_holds_no_more_tokens_than_allowed_but_one_row(batch_tokens):
 
 
 @pytest.mark.parametrize("batches", [0, 1, 2])
-def test_once_stopped_there_are_no_rows(tiny_model, tokenizer, batches, dialogues):
+def test_a_stop_gives_no_rows(tiny_model, tokenizer, batches, dialogues):
     progress = RecordingProgress(stop=lambda progress: len(progress.counts) >= batches)
     assert generate_rows(dialogues, tiny_model, tokenizer, max_len=48, batch_tokens=1, progress=progress) is None
     assert len(progress.counts) == batches
 
 
-def test_scores_of_rows_are_the_originals(wishes, tokenizer):
+def test_scores_of_rows_equal_nltk(wishes, tokenizer):
     """Where the model writes [PAD] alone and the dialogue is short, nearly all is right: what that rule counts."""
     short = [dialogue("hi there", "ho"), dialogue("good books", "I know")]
     model = wishes(tokenizer.pad_id)

@@ -29,7 +29,7 @@ def by_nltk(predictions, targets) -> dict[str, float]:
     }
 
 
-def test_it_is_what_the_original_program_printed(real_data, gpt2_tokenizer):
+def test_scores_equal_the_original_program(real_data, gpt2_tokenizer):
     golden = json.loads((real_data.parent / "golden" / "original_scores.json").read_text(encoding="utf-8"))
     found = original_scores(golden["predictions"], golden["targets"], gpt2_tokenizer.hf_tokenizer.tokenize)
     assert found == pytest.approx(golden["scores"], abs=1e-9)
@@ -53,7 +53,7 @@ def test_a_batch_has_60_rows():
     assert scored(rows, gold) == scored(rows, gold, batch_size=60) != scored(rows, gold, batch_size=61)
 
 
-def test_an_order_of_which_no_row_has_an_ngram_adds_nothing_to_nist():
+def test_an_order_without_ngrams_adds_0_to_nist():
     with pytest.raises(ZeroDivisionError):
         corpus_nist([[["a", "b"]], [["c", "d"]]], [["a", "b"], ["c"]], n=4)
     found = scored(["a b", "c"], ["a b", "c d"])
@@ -70,7 +70,7 @@ def test_nothing_to_compare_scores_0(predictions, targets):
     assert scored(predictions, targets) == dict.fromkeys(NAMES, 0.0)
 
 
-def test_an_order_without_a_match_leaves_all_but_nothing_and_no_warning():
+def test_an_order_without_a_match_gives_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = scored(["a b"], ["b a"])
