@@ -164,11 +164,11 @@ def test_result_equals_comparing_all_pairs(training, held_out):
 @given(DIALOGUES, DIALOGUES, st.integers(1, 4), st.integers(1, 4))
 @settings(deadline=None, max_examples=60)
 def test_chunk_sizes_change_nothing(training, held_out, chunk, indexed):
-    whole = find_contamination(dataset(*training), dataset(*held_out))
+    expected = find_contamination(dataset(*training), dataset(*held_out))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contamination, "CHUNK", chunk)
         patch.setattr(contamination, "INDEXED_AT_ONCE", indexed)
-        assert find_contamination(dataset(*training), dataset(*held_out)) == whole
+        assert find_contamination(dataset(*training), dataset(*held_out)) == expected
 
 
 @given(DIALOGUES, DIALOGUES, st.randoms(use_true_random=False))

@@ -64,7 +64,7 @@ def test_golden_sequence_and_labels(gpt2_tokenizer, full, max_len, length, train
     assert sequence.ids == full[:length]
     labels = original_labels(sequence, 0.5, gpt2_tokenizer.pad_id)
     assert [place for place, label in enumerate(labels) if label != gpt2_tokenizer.pad_id] == trained
-    # In the first phase all is a label; that of [CLS] predicts nothing, for nothing stands before it.
+    # In the first phase all is a label; that of [CLS] is not predicted from anything.
     assert original_labels(sequence, 0.49, gpt2_tokenizer.pad_id)[1:] == full[1:length]
 
 
@@ -143,7 +143,7 @@ def test_split_keeps_complete_turns(turns, max_len):
             sequences[-1].ids[1:][-1 - len(turns[-1].ids) : -1] == list(turns[-1].ids)
         )
         assert len(kept) < len(everything) or cut == [groups[-1]]
-        # What is kept is in order, and every exchange that fits is whole.
+        # What is kept is in order, and every exchange that fits is complete.
         assert [token for token in kept if token != SPECIAL.separator] == sorted(
             t for t in kept if t != SPECIAL.separator
         )
@@ -223,7 +223,7 @@ def test_split_makes_as_few_sequences_as_possible(turns, max_len):
 @pytest.mark.parametrize(
     ("policy", "lengths", "max_len", "expected"),
     [
-        # [CLS] u u [SEP] a [SEP] <end>, whole.
+        # [CLS] u u [SEP] a [SEP] <end>, complete.
         ("keep_start", (2, 1), 7, [[(Role.START, 0, 1, 0), (U, 0, 3, 0), (A, 1, 2, 0), (Role.END, 1, 1, 0)]]),
         ("keep_start", (2, 1), 6, [[(Role.START, 0, 1, 0), (U, 0, 3, 0), (A, 1, 2, 0), (Role.END, 1, 0, 1)]]),
         ("keep_start", (2, 1), 5, [[(Role.START, 0, 1, 0), (U, 0, 3, 0), (A, 1, 1, 1), (Role.END, 1, 0, 1)]]),
@@ -237,7 +237,7 @@ def test_split_makes_as_few_sequences_as_possible(turns, max_len):
             [(Role.START, 2, 1, 0), (U, 2, 2, 0), (A, 3, 2, 0), (Role.END, 3, 1, 0)],
         ]),
         ("split", (3, 3), 2, [[(Role.START, 0, 1, 0), (U, 0, 1, 3), (A, 1, 0, 4), (Role.END, 1, 0, 1)]]),
-        # Of the first exchange the answer is lost: it stands before what follows, in the next sequence.
+        # The answer of the first exchange is lost: its span comes before the next kept turn, in the next sequence.
         ("split", (3, 3, 0, 0), 2, [
             [(Role.START, 0, 1, 0), (U, 0, 1, 3)],
             [(Role.START, 2, 1, 0), (A, 1, 0, 4), (U, 2, 1, 0), (A, 3, 0, 1), (Role.END, 3, 0, 1)],

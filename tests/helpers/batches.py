@@ -40,8 +40,8 @@ def batch_of(lengths, weights=ALL_TURNS, divisor=None):
     turns = np.concatenate([np.arange(length) for length in lengths])
     roles = np.where(turns == 0, Role.START, turns % 2 + 1)
     ones = np.ones(len(ids), dtype=np.int64)
-    runs = TurnSpans(roles, turns, ones, 0 * ones, ones.astype(np.float32), np.array(lengths), np.arange(len(lengths)))
+    spans = TurnSpans(roles, turns, ones, 0 * ones, ones.astype(np.float32), np.array(lengths), np.arange(len(lengths)))
     of_token = np.array([weights.get(role, 0.0) for role in roles], dtype=np.float32)
     return pack_sequences(
-        ids, runs, lambda runs: (of_token, float(of_token.sum()) if divisor is None else divisor(lengths))
+        ids, spans, lambda spans: (of_token, float(of_token.sum()) if divisor is None else divisor(lengths))
     )

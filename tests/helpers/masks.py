@@ -1,6 +1,6 @@
 """Sequences written by hand or laid out from made-up dialogues, and what a mask does to them token by token.
 
-The references read `TokenSequence`s alone, one token after the other, and know nothing of runs.
+The references read `TokenSequence`s alone, one token after the other, and do not use spans.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Piece:
 
 
 def arrays(sequences, dialogues=None):
-    """The ids and `Runs` of sequences of `Piece`s; without `dialogues` each is one of its own."""
+    """The ids and `TurnSpans` of sequences of `Piece`s; without `dialogues` each is one of its own."""
     pieces = [piece for sequence in sequences for piece in sequence]
 
     def column(values, kind=np.int64):
@@ -64,7 +64,7 @@ class Layout:
     dialogues: list
 
     def arrays(self, places=None):
-        """The ids and `Runs` of the sequences at `places`."""
+        """The ids and `TurnSpans` of the sequences at `places`."""
         places = range(len(self.pieces)) if places is None else places
         return arrays([self.pieces[place] for place in places], [self.dialogues[place] for place in places])
 
