@@ -62,7 +62,7 @@ def _describe_failure(error: BaseException, control: ControlStore) -> Failure:
     if isinstance(error, SystemExit):
         return Failure(rank, f"{where}: ended at the third signal", int(error.code or 0))
     if isinstance(error, DialogTrainerError):
-        # Errors of configuration and files (exit code 2) are the same on all ranks: the rank says nothing.
+        # Errors of configuration and files (exit code 2) are the same on all ranks: no rank is named.
         return Failure(rank, f"{where}: {error}" if error.exit_code == 1 else str(error), error.exit_code)
     if isinstance(error, OSError) and error.filename is not None:
         return Failure(rank, f"{where}: {error.filename}: {error.strerror}", 1)

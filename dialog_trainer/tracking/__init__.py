@@ -1,1 +1,1 @@
-"""What a run writes: its directory, rows of metrics, trackers."""
+"""What a run writes: its directory, the rows of its metrics, and trackers that show them elsewhere."""

@@ -1,1 +1,1 @@
-"""The training loop and what it needs to stop and go on: learning rate, early stopping, checkpoints, signals."""
+"""The training loop and what it needs to stop and resume: learning rate, early stopping, checkpoints, signals."""

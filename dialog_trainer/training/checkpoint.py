@@ -1,4 +1,4 @@
-"""Checkpoints: a plain Hugging Face directory plus `trainer/`, published whole or not at all.
+"""Checkpoints: a plain Hugging Face directory plus `trainer/`, published complete or not at all.
 
     weights/
       step-00000300/    config.json, model.safetensors, tokenizer.json ..., trainer/{state.json,optimizer.safetensors},

@@ -1,4 +1,4 @@
-"""What the processes of a group tell each other, and the gradients of a model that is spread over them."""
+"""Collectives, control messages and failures of a group, and the gradients of a data-parallel model."""
 
 import contextlib
 import json
@@ -38,71 +38,67 @@ def _signals_as_they_were():
         signal.signal(number, handler)
 
 
-# What each process does.
+# The work of each rank.
 
 
-def speaks(control: ControlStore, folder: str) -> int:
-    """All that does not need a model; each process writes down what it saw."""
-    rank = control.rank_info.rank
+def work(control: ControlStore, folder: str) -> int:
+    """The work of each rank of one start: writes down what it saw. Its exit code is 9 on rank 0, 75 on the others."""
     with collectives.join_process_group(control, 60.0):
-        seen = {
-            "size": [collectives.world_size(), collectives.local_size()],
-            "rank": [collectives.rank(), collectives.local_rank()],
-            "main": collectives.is_rank0(),
-            "rows": collectives.all_gather_rows(torch.tensor([[rank, 10 * rank]])).tolist(),
-            "summed": collectives.all_reduce_sum(torch.tensor([0.5, float(rank)])).tolist(),
-            "gathered": collectives.all_gather_objects({"rank": rank, "list": ["한"] * rank}),
-            "from main": collectives.broadcast_from_rank0(lambda: f"made by {rank}"),
-            "largest": [collectives.all_reduce_max(-float(rank)), collectives.all_reduce_max(float(rank))],
-            "any": [collectives.any_rank(False), collectives.any_rank(rank == 2), collectives.any_rank(True)],
-            "sum of nan": [
-                str(value) for value in collectives.all_gather_rows(torch.tensor(torch.nan if rank else 1.0)).tolist()
-            ],
-        }
-        collectives.assert_same_on_all_ranks({"a": "1", "b": "2"}, "never said")
-        for number in range(3):
-            with collectives.local_rank0_first():
-                time.sleep(0.05 if rank == 0 else 0)  # who came second would be done first, were it not kept
-                with open(f"{folder}/order", "a") as file:
-                    file.write(f"{number}:{rank} ")
-            collectives.any_rank(False)
-        seen["order"] = Path(folder, "order").read_text()
-        try:
-            collectives.assert_same_on_all_ranks({"a": "1", "b": str(rank == 1), "c": str(rank)}, "start all alike")
-        except DistributedError as error:
-            seen["unlike"] = str(error)
-        collectives.any_rank(False)
-        control.stop_seen(requested=rank == 2)
-        collectives.any_rank(False)
-        time.sleep(STOP_CHECK_SECONDS)
-        seen["stop"] = collectives.stop_seen(False)
-        with open(f"{folder}/{rank}.json", "w") as file:
-            json.dump(seen, file)
-        collectives.any_rank(False)
-    return 0
-
-
-def spreads(control: ControlStore, folder: str) -> int:
-    with collectives.join_process_group(control, 60.0):
+        record_collectives(control, folder)
         found = {(kind, tied): gradients(kind, tied) for kind in ("ddp", "fsdp") for tied in (True, False)}
         found["not finite"] = not_finite()
         if collectives.is_rank0():
             torch.save(found, f"{folder}/found.pt")
         collectives.any_rank(False)
-    return 0
+    return 9 if control.rank_info.rank == 0 else 75
 
 
-def prints(control: ControlStore, how: str) -> int:
-    """Ends with a failure of process 1, while the other waits for it; or with an exit code of each."""
+def record_collectives(control: ControlStore, folder: str) -> None:
+    rank = control.rank_info.rank
+    seen = {
+        "size": [collectives.world_size(), collectives.local_size()],
+        "rank": [collectives.rank(), collectives.local_rank()],
+        "main": collectives.is_rank0(),
+        "rows": collectives.all_gather_rows(torch.tensor([[rank, 10 * rank]])).tolist(),
+        "summed": collectives.all_reduce_sum(torch.tensor([0.5, float(rank)])).tolist(),
+        "gathered": collectives.all_gather_objects({"rank": rank, "list": ["한"] * rank}),
+        "from main": collectives.broadcast_from_rank0(lambda: f"made by {rank}"),
+        "largest": [collectives.all_reduce_max(-float(rank)), collectives.all_reduce_max(float(rank))],
+        "any": [collectives.any_rank(False), collectives.any_rank(rank == 2), collectives.any_rank(True)],
+        "sum of nan": [
+            str(value) for value in collectives.all_gather_rows(torch.tensor(torch.nan if rank else 1.0)).tolist()
+        ],
+    }
+    collectives.assert_same_on_all_ranks({"a": "1", "b": "2"}, "never said")
+    for number in range(3):
+        with collectives.local_rank0_first():
+            time.sleep(0.05 if rank == 0 else 0)  # who came second would be done first, were it not kept
+            with open(f"{folder}/order", "a") as file:
+                file.write(f"{number}:{rank} ")
+        collectives.any_rank(False)
+    seen["order"] = Path(folder, "order").read_text()
+    try:
+        collectives.assert_same_on_all_ranks({"a": "1", "b": str(rank == 1), "c": str(rank)}, "start all alike")
+    except DistributedError as error:
+        seen["unlike"] = str(error)
+    collectives.any_rank(False)
+    control.stop_seen(requested=rank == 2)
+    collectives.any_rank(False)
+    time.sleep(STOP_CHECK_SECONDS)
+    seen["stop"] = collectives.stop_seen(False)
+    with open(f"{folder}/{rank}.json", "w") as file:
+        json.dump(seen, file)
+    collectives.any_rank(False)
+
+
+def fail_on_rank1(control: ControlStore, _: str) -> int:
+    """Rank 1 fails while rank 0 waits for it."""
     with collectives.join_process_group(control, 60.0):
         collectives.set_stage("step 7")
-        if control.rank_info.rank == 1 and how == "any":
-            raise ZeroDivisionError("a cause")
         if control.rank_info.rank == 1:
-            return 75  # of a process that is not the main one, of no account
-        if how != "code":
-            collectives.any_rank(False)
-    return 9 if control.rank_info.rank == 0 and how == "code" else 0
+            raise ZeroDivisionError("a cause")
+        collectives.any_rank(False)
+    return 0
 
 
 # A model and its batches.
@@ -138,7 +134,7 @@ def one_step(loss, optimizer, batches, max_grad_norm=0.05):
     return train_step(learner, batches, step=3, lr=0.1, max_grad_norm=max_grad_norm)
 
 
-def spread_model(kind: str, tied: bool):
+def parallel_model(kind: str, tied: bool):
     model = model_of(tied)
     loss = parallel.parallelize(PackedLoss(model), kind, model._no_split_modules, dummy_batch(torch.device("cpu")))
     return model, loss, torch.optim.AdamW(model.parameters(), lr=0.1)
@@ -146,7 +142,7 @@ def spread_model(kind: str, tied: bool):
 
 def gradients(kind: str, tied: bool) -> dict:
     """Two steps: process 0 has two batches of the first, process 1 five, process 2 none; then each one."""
-    model, loss, optimizer = spread_model(kind, tied)
+    model, loss, optimizer = parallel_model(kind, tied)
     found = {"unlike before": [bool(parameter.grad is not None) for parameter in model.parameters()]}
     own = [batch_of(index) for index in ((0, 1), (2, 3, 4, 5, 6), ())[collectives.rank()]]
     reports = [one_step(loss, optimizer, own)]
@@ -175,7 +171,7 @@ def not_finite() -> list:
     """Process 1 alone has a loss that is not a number."""
     found = []
     for kind in ("ddp", "fsdp"):
-        model, loss, optimizer = spread_model(kind, True)
+        model, loss, optimizer = parallel_model(kind, True)
         before = {n: t.clone() for n, t in parallel.gather_full_tensors(model.state_dict(keep_vars=True)).items()}
         try:
             one_step(loss, optimizer, [batch_of(collectives.rank(), torch.nan if collectives.rank() == 1 else 1.0)])
@@ -192,16 +188,20 @@ def not_finite() -> list:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("seen")
-    assert launch_local(SIZE, None, speaks, str(folder)) == 0
+def folder(tmp_path_factory):
+    """What the ranks of one start of three processes wrote down."""
+    folder = tmp_path_factory.mktemp("ranks")
+    assert launch_local(SIZE, None, work, str(folder)) == 9  # that of rank 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seen(folder):
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(SIZE)]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("found")
-    assert launch_local(SIZE, None, spreads, str(folder)) == 0
+def found(folder):
     return torch.load(folder / "found.pt", weights_only=False)
 
 
@@ -226,18 +226,18 @@ def found(tmp_path_factory):
         ("stop", True),
     ],
 )
-def test_all_processes_see_the_same(seen, what, expected):
+def test_all_ranks_see_the_same(seen, what, expected):
     assert [one[what] for one in seen] == [expected] * SIZE
 
 
 @pytest.mark.slow
-def test_each_process_knows_its_place(seen):
+def test_each_rank_knows_its_number(seen):
     assert [one["rank"] for one in seen] == [[rank, rank] for rank in range(SIZE)]
     assert [one["main"] for one in seen] == [True, False, False]
 
 
 @pytest.mark.slow
-def test_the_first_of_a_machine_goes_first_each_time(seen):
+def test_local_rank0_goes_first_each_time(seen):
     turns = seen[0]["order"].split()
     assert sorted(turns) == sorted(f"{number}:{rank}" for number in range(3) for rank in range(SIZE))
     assert turns[::SIZE] == ["0:0", "1:0", "2:0"]
@@ -246,31 +246,33 @@ def test_the_first_of_a_machine_goes_first_each_time(seen):
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_a_model_on_several_processes_is_the_plain_one(found, kind, tied):
-    spread = found[kind, tied]
+def test_data_parallel_model_equals_the_plain_one(found, kind, tied):
+    parallel_result = found[kind, tied]
     model = model_of(tied)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     reports = [one_step(PackedLoss(model), optimizer, [batch_of(index) for index in range(7)])]
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(spread["gradients"][name], parameter.grad, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(parallel_result["gradients"][name], parameter.grad, rtol=1e-4, atol=1e-7)
     reports.append(one_step(PackedLoss(model), optimizer, [batch_of(index) for index in range(3)]))
-    for (loss, norm, tokens, role_turn_sums), report in zip(spread["reports"], reports, strict=True):
+    for (loss, norm, tokens, role_turn_sums), report in zip(parallel_result["reports"], reports, strict=True):
         assert loss == pytest.approx(report.loss, rel=1e-5)
         assert norm == pytest.approx(report.grad_norm, rel=1e-4)
         assert tokens == report.tokens
         torch.testing.assert_close(role_turn_sums, report.role_turn_sums, rtol=1e-5, atol=1e-6)
     assert reports[0].grad_norm > 0.05  # it was clipped
-    assert spread["weights"].keys() == model.state_dict().keys()
-    assert spread["unlike before"] == [False] * len(spread["unlike before"])
-    assert spread["sharded"] == (kind == "fsdp")
-    assert spread["part"] == [True, True, True]
-    model.load_state_dict(spread["weights"])
+    assert parallel_result["weights"].keys() == model.state_dict().keys()
+    assert parallel_result["unlike before"] == [False] * len(parallel_result["unlike before"])
+    assert parallel_result["sharded"] == (kind == "fsdp")
+    assert parallel_result["part"] == [True, True, True]
+    model.load_state_dict(parallel_result["weights"])
     model.eval()
-    torch.testing.assert_close(spread["logits"], model(torch.arange(8)[None]).logits.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        parallel_result["logits"], model(torch.arange(8)[None]).logits.detach(), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_in_one_process_stops_all_before_the_update(found):
+def test_non_finite_loss_of_one_rank_stops_all_before_the_update(found):
     for messages, unchanged, slots in found["not finite"]:
         assert len(messages) == SIZE
         assert len(set(messages)) == 1
@@ -280,15 +282,11 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all_before_the_update(fo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("how", "code", "told"),
-    [("any", 1, "rank 1 of 2, step 7: Traceback"), ("code", 9, "")],
-)
-def test_how_a_process_ends_is_how_the_job_ends(capfd, how, code, told):
-    assert launch_local(2, None, prints, how) == code
+def test_failure_of_a_rank_is_printed_once(capfd):
+    assert launch_local(2, None, fail_on_rank1, "") == 1
     err = capfd.readouterr().err
-    assert err.startswith(told) if told else not err
-    assert err.count("rank 1 of 2") == (1 if how == "any" else 0)
+    assert err.startswith("rank 1 of 2, step 7: Traceback")
+    assert err.count("rank 1 of 2") == 1
     assert multiprocessing.active_children() == []
 
 
@@ -311,7 +309,7 @@ class _Ended(BaseException):
         (RuntimeError("shape mismatch"), 1, "rank 1 of 2, step 7: Traceback"),
     ],
 )  # fmt: skip
-def test_what_is_told_of_an_error(monkeypatch, capsys, error, code, text):
+def test_message_of_an_error(monkeypatch, capsys, error, code, text):
     def end(number):
         raise _Ended(number)
 
@@ -330,7 +328,7 @@ def test_what_is_told_of_an_error(monkeypatch, capsys, error, code, text):
     assert capsys.readouterr().err == failure.text + "\n"
 
 
-def test_a_second_fault_is_not_told(monkeypatch, capsys):
+def test_second_failure_is_not_printed(monkeypatch, capsys):
     def end(number):
         raise _Ended(number)
 
@@ -348,7 +346,7 @@ def test_a_second_fault_is_not_told(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_who_waits_hears_of_a_fault():
+def test_waiting_rank_learns_of_a_failure():
     control = ControlStore(dist.HashStore(), RankInfo(1, 2, 1, 2, 0))
     timer = threading.Timer(0.2, lambda: control.report(Failure(0, "no job", 2)))
     timer.start()
@@ -359,11 +357,11 @@ def test_who_waits_hears_of_a_fault():
     assert control.wait("later") == "한"
 
 
-def test_the_first_of_each_machine_lets_its_own_go_on():
+def test_local_rank0_releases_its_own_machine():
     """Two machines of two: none waits for the other machine."""
     store = dist.HashStore()
-    boards = [ControlStore(store, RankInfo(rank, 4, rank % 2, 2, rank // 2)) for rank in range(4)]
-    for first, second in ((boards[2], boards[3]), (boards[0], boards[1])):
+    stores = [ControlStore(store, RankInfo(rank, 4, rank % 2, 2, rank // 2)) for rank in range(4)]
+    for first, second in ((stores[2], stores[3]), (stores[0], stores[1])):
         for _ in range(2):
             with first.local_rank0_first():
                 pass

@@ -1,4 +1,4 @@
-"""Compiled runs, each in a process of its own as people start them."""
+"""Compiled runs, each in a process of its own: torch.compile depends on the process and on its cache."""
 
 import hashlib
 
@@ -11,8 +11,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def run(tiny_options, tmp_path, tmp_path_factory):
-    """`run(name, *options, code=...)`: a run of that name, or what is asked of one; a folder of code that no run has
-    used is one of which each compiles anew."""
+    """`run(name, *options, code=...)` starts a run of that name, or the mode that `options` name. Runs with the same
+    `code` share a cache of compiled code."""
 
     def begin(name: str, *options: str, code: str = "shared") -> str:
         begins = () if any(option.startswith("mode=") for option in options) else (*tiny_options, f"name={name}")
@@ -30,7 +30,7 @@ def losses(folder) -> list[float]:
     return [row["train_loss"] for row in rows(folder, "train")]
 
 
-def test_stopped_and_resumed_equals_straight(run, tmp_path):
+def test_compiled_resume_is_bit_exact(run, tmp_path):
     options = ("compile=true", "model.dropout=0.2", "schedule_steps=6")
     assert "compiled in" in run("straight", *options, "steps=6")
     run("stopped", *options, "steps=3")
@@ -44,8 +44,8 @@ def test_stopped_and_resumed_equals_straight(run, tmp_path):
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_processes_give_what_a_plain_one_gives(run, tmp_path, parallel):
+def test_two_compiled_processes_equal_an_eager_one(run, tmp_path, tiny_options, dialog_trainer, parallel):
     options = ("model.dropout=0", "steps=4")
-    run("plain", *options, "compile=false")
+    assert dialog_trainer(*tiny_options, "name=plain", *options, "compile=false")[0] == 0
     assert run("two", *options, "compile=true", "processes=2", f"parallel={parallel}").count("compiled in") == 1
     assert losses(tmp_path / "runs/two") == pytest.approx(losses(tmp_path / "runs/plain"), rel=1e-5)

@@ -1,3 +1,5 @@
+"""Rank and rendezvous address from the environment of torchrun and Slurm."""
+
 import pytest
 
 from dialog_trainer.distributed.environment import RankInfo, detect_rank, first_host, rendezvous_address
@@ -34,7 +36,7 @@ def without(environ, *names):
         (STEP | TORCHRUN, RankInfo(5, 8, 1, 4, 1)),  # torchrun within a step of Slurm
     ],
 )
-def test_the_place_of_this_process(environ, expected):
+def test_rank_of_this_process(environ, expected):
     assert detect_rank(environ) == expected
 
 
@@ -42,7 +44,7 @@ def test_the_place_of_this_process(environ, expected):
     ("tasks", "node", "expected"),
     [("2(x3)", 0, 2), ("2(x3)", 2, 2), ("3,2", 0, 3), ("3,2", 1, 2), ("4(x2),1", 1, 4), ("4(x2),1", 2, 1)],
 )
-def test_the_tasks_of_this_node(tasks, node, expected):
+def test_tasks_of_this_node(tasks, node, expected):
     assert detect_rank(STEP | {"SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": str(node)}).local_size == expected
 
 
@@ -60,23 +62,23 @@ def test_the_tasks_of_this_node(tasks, node, expected):
         ("host.of.some.org", "host.of.some.org"),
     ],
 )
-def test_the_first_host_of_a_list(nodes, expected):
+def test_first_host_of_a_node_list(nodes, expected):
     assert first_host(nodes) == expected
 
 
-def test_torchrun_says_where_they_meet():
+def test_torchrun_gives_the_address():
     assert rendezvous_address(TORCHRUN) == ("h", 29)
     assert rendezvous_address(STEP | {"MASTER_ADDR": "h", "MASTER_PORT": "29"}) == ("h", 29)
 
 
-def test_the_tasks_of_a_step_find_the_same_place():
+def test_tasks_of_a_step_agree_on_the_address():
     places = {rendezvous_address(STEP | {"SLURM_PROCID": str(rank)}) for rank in range(6)}
     [(host, port)] = places
     assert host == "gpu07"
     assert 20_000 <= port < 40_000
 
 
-def test_steps_and_jobs_of_one_machine_meet_at_other_ports():
+def test_jobs_and_steps_get_different_ports():
     places = {
         rendezvous_address(STEP | {"SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)})
         for job in range(9_000_000, 9_000_020)

@@ -1,4 +1,4 @@
-"""One of several processes fails: the job ends with one message, and what was saved is whole."""
+"""A rank fails: the job ends with one message, and the saved checkpoints are complete."""
 
 import os
 import signal
@@ -13,8 +13,8 @@ pytestmark = pytest.mark.slow
 LONG = ("processes=2", "steps=100000", "save_every_n_steps=1", "validate_every_n_steps=99999", "model.dropout=0")
 
 
-def goes_on(run, dialog_trainer, *options):
-    """Whether one process takes up the last checkpoint of a run."""
+def can_resume(run, dialog_trainer, *options):
+    """Whether one process resumes from the last checkpoint of a run."""
     steps = state(run)["step"] + 1
     code, out, err = dialog_trainer(
         "mode=resume", f"resume_model_dir='{run}'", "load_model_type=last", f"steps={steps}", "processes=1", *options
@@ -24,20 +24,20 @@ def goes_on(run, dialog_trainer, *options):
 
 
 @pytest.fixture
-def fault_module(tmp_path):
-    """A schedule of learning rates that fails in rank 1 alone."""
-    (tmp_path / "ill.py").write_text(
+def failing_schedule(tmp_path):
+    """A learning-rate schedule that fails on rank 1 alone."""
+    (tmp_path / "failing.py").write_text(
         "from dialog_trainer.distributed import collectives\n"
         "def rate(step: int, *, schedule_steps: int, warmup_steps: int) -> float:\n"
         "    if step == 3 and collectives.rank() == 1:\n"
-        "        raise ValueError('no rate for this one')\n"
+        "        raise ValueError('no rate for this step')\n"
         "    return 1.0\n"
     )
-    return ["scheduler=constant", "scheduler._target_=ill.rate", "allow_targets=[ill.rate]"]
+    return ["scheduler=constant", "scheduler._target_=failing.rate", "allow_targets=[failing.rate]"]
 
 
 @pytest.mark.parametrize(("size", "victim"), [(2, 0), (3, 1)])
-def test_a_killed_process_ends_all_with_one_message(tiny_options, tmp_path, dialog_trainer, size, victim):
+def test_killed_rank_ends_all_with_one_message(tiny_options, tmp_path, dialog_trainer, size, victim):
     with started(command(*tiny_options, *LONG, f"processes={size}"), tmp_path) as job:
         run = tmp_path / "runs/run"
         pids = job.workers(size)
@@ -53,10 +53,10 @@ def test_a_killed_process_ends_all_with_one_message(tiny_options, tmp_path, dial
         assert output.count("Error") == 0, output
         assert job.left(1) == set()
     assert state(run)["step"] >= 5
-    assert goes_on(run, dialog_trainer)
+    assert can_resume(run, dialog_trainer)
 
 
-def test_a_process_that_does_not_answer_ends_all(tiny_options, tmp_path):
+def test_hanging_rank_ends_all(tiny_options, tmp_path):
     options = [*LONG, "distributed_timeout_seconds=4"]
     with started(command(*tiny_options, *options), tmp_path) as job:
         pids = job.workers(2)
@@ -70,24 +70,22 @@ def test_a_process_that_does_not_answer_ends_all(tiny_options, tmp_path):
         assert job.left(1) == set()
 
 
-def test_an_error_of_one_process_is_told_once_with_rank_step_and_cause(
-    tiny_options, tmp_path, fault_module, dialog_trainer, monkeypatch
-):
-    with started(command(*tiny_options, *LONG, *fault_module), tmp_path, PYTHONPATH=path_with(tmp_path)) as job:
+def test_error_of_a_rank_is_printed_once(tiny_options, tmp_path, failing_schedule, dialog_trainer, monkeypatch):
+    with started(command(*tiny_options, *LONG, *failing_schedule), tmp_path, PYTHONPATH=path_with(tmp_path)) as job:
         job.workers(2)
         code, output = job.ended()
         assert code == 1
         assert output.count("rank 1 of 2, step 3: Traceback") == 1, output
-        assert output.count("ValueError: no rate for this one") == 1
+        assert output.count("ValueError: no rate for this step") == 1
         assert output.count("Traceback") == 1
         assert "rank 0 of 2" not in output
         assert job.left(1) == set()
     monkeypatch.syspath_prepend(tmp_path)
     assert state(tmp_path / "runs/run")["step"] == 3
-    assert goes_on(tmp_path / "runs/run", dialog_trainer, "allow_targets=[ill.rate]")
+    assert can_resume(tmp_path / "runs/run", dialog_trainer, "allow_targets=[failing.rate]")
 
 
-@pytest.mark.parametrize("early", [True, False], ids=["while they start", "in training"])
+@pytest.mark.parametrize("early", [True, False], ids=["at the start", "in training"])
 def test_children_end_with_their_parent(tiny_options, tmp_path, dialog_trainer, early):
     with started(command(*tiny_options, *LONG), tmp_path) as job:
         job.workers(2)
@@ -97,14 +95,14 @@ def test_children_end_with_their_parent(tiny_options, tmp_path, dialog_trainer, 
         job.process.kill()
         assert job.left(20) == set()
         output = job.output()
-    if early:  # multiprocessing's own start of a child may find nobody to read from, and says so
+    if early:  # multiprocessing itself may print that its parent is gone
         assert not [line for line in output.splitlines() if 'File "' in line and "/dialog_trainer/" in line], output
     else:
         assert "Traceback" not in output
-        assert goes_on(run, dialog_trainer)
+        assert can_resume(run, dialog_trainer)
 
 
-def test_a_port_that_is_taken_is_named(tiny_options, dialog_trainer, tmp_path):
+def test_taken_port_is_named(tiny_options, dialog_trainer, tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -122,8 +120,8 @@ def test_more_processes_than_sequences_of_a_batch(tiny_options, dialog_trainer, 
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_fault_of_the_data_is_told_once(tiny_options, tmp_path, jsonl_folder):
-    """It comes up in each process, once they have met: here through a port."""
+def test_data_error_is_printed_once(tiny_options, tmp_path, jsonl_folder):
+    """Each rank meets the error, after a rendezvous through a port."""
     (tmp_path / "bad").mkdir()
     for split in ("train", "validation", "test"):
         (tmp_path / f"bad/{split}.jsonl").write_text('{"turns": ["a", "b"]}\n{"turns": 3}\n')

@@ -1,4 +1,4 @@
-"""Several processes are asked to stop, and stop together with a checkpoint."""
+"""A stop request to one process of a group stops all ranks after the same step."""
 
 import json
 import os
@@ -13,13 +13,15 @@ pytestmark = pytest.mark.slow
 LONG = ("processes=2", "steps=100000", "validate_every_n_steps=99999", "model.dropout=0")
 
 
-@pytest.mark.parametrize(("number", "whom", "code"), [(signal.SIGINT, "parent", 130), (signal.SIGTERM, "rank 1", 75)])
-def test_all_stop_after_the_same_step(tiny_options, tmp_path, dialog_trainer, number, whom, code):
+@pytest.mark.parametrize(
+    ("number", "receiver", "code"), [(signal.SIGINT, "parent", 130), (signal.SIGTERM, "rank 1", 75)]
+)
+def test_all_ranks_stop_after_the_same_step(tiny_options, tmp_path, dialog_trainer, number, receiver, code):
     with started(command(*tiny_options, *LONG), tmp_path) as job:
         run = tmp_path / "runs/run"
         pids = job.workers(2)
         job.row(run / "metrics.jsonl", 5)
-        os.kill(job.pid if whom == "parent" else pids[1], number)
+        os.kill(job.pid if receiver == "parent" else pids[1], number)
         found, output = job.ended(30)
         assert found == code, output
         assert output.count("load_model_type=last") == 1, output
@@ -35,24 +37,24 @@ def test_all_stop_after_the_same_step(tiny_options, tmp_path, dialog_trainer, nu
 
 @pytest.fixture
 def many_replies(tmp_path, dialogue_turns):
-    """Options of a validation that takes a while; a module that they name has its progress told more often."""
+    """Options of a slow validation; their schedule's module makes it print its progress more often."""
     folder = tmp_path / "large"
     folder.mkdir()
     for split, times in (("train", 1), ("validation", 20), ("test", 1)):
         rows = [json.dumps({"turns": turns}) + "\n" for turns in dialogue_turns * times]
         (folder / f"{split}.jsonl").write_text("".join(rows))
-    (tmp_path / "talkative.py").write_text(
+    (tmp_path / "verbose_progress.py").write_text(
         "from dialog_trainer.reporting import progress\n"
         "from dialog_trainer.training.learning_rate import constant as rate\n"
         "progress.PLAIN_EVERY_SECONDS = 0.1\n"
     )
     return [
         f"data.path='{folder}'", "metrics.max_dialogues=null", "metrics.decoding=beam", "metrics.beams=16",
-        "scheduler=constant", "scheduler._target_=talkative.rate", "allow_targets=[talkative.rate]",
+        "scheduler=constant", "scheduler._target_=verbose_progress.rate", "allow_targets=[verbose_progress.rate]",
     ]  # fmt: skip
 
 
-def test_a_stop_in_the_middle_of_replies(tiny_options, tmp_path, many_replies):
+def test_stop_during_a_validation(tiny_options, tmp_path, many_replies):
     options = [*LONG, "validate_every_n_steps=2", *many_replies]
     with started(command(*tiny_options, *options), tmp_path, PYTHONPATH=path_with(tmp_path)) as job:
         job.workers(2)
@@ -69,7 +71,7 @@ def test_a_stop_in_the_middle_of_replies(tiny_options, tmp_path, many_replies):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_while_they_start_leaves_nothing_behind(tiny_options, tmp_path, number):
+def test_stop_at_the_start_leaves_nothing_behind(tiny_options, tmp_path, number):
     with started(command(*tiny_options, *LONG), tmp_path) as job:
         job.workers(2)
         job.process.send_signal(number)

@@ -49,14 +49,14 @@ def test_older_rows_stay_byte_for_byte(path):
 
 @pytest.mark.parametrize("cut", [1, 5, 12, 21])
 def test_half_written_line_is_skipped(path, cut):
-    whole = json.dumps({"step": 0, "text": "é"}, ensure_ascii=False) + "\n"
-    path.write_bytes(whole.encode() + whole.encode()[:cut])
+    line = json.dumps({"step": 0, "text": "é"}, ensure_ascii=False) + "\n"
+    path.write_bytes(line.encode() + line.encode()[:cut])
     assert [row["step"] for row in read_rows(path)] == [0]
     log = JsonlWriter(path)
     log.append([{"step": 1, "text": ""}])
     log.close()
     assert [row["step"] for row in read_rows(path)] == [0, 1]
-    assert path.read_bytes().startswith(whole.encode() + whole.encode()[:cut] + b"\n")
+    assert path.read_bytes().startswith(line.encode() + line.encode()[:cut] + b"\n")
 
 
 def test_reading_continues_after_the_last_complete_line(path):

@@ -37,15 +37,15 @@ def test_micro_batches_add_up_to_the_global_batch(tiny_model, parts, weights, di
     """`sum`: the divisor is the number of tokens."""
     optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.1)
     before = copies(tiny_model)
-    whole = step_with(tiny_model, optimizer, [batch_of(LENGTHS, weights, divisor)])
+    expected_report = step_with(tiny_model, optimizer, [batch_of(LENGTHS, weights, divisor)])
     expected = {name: parameter.grad.clone() for name, parameter in tiny_model.named_parameters()}
     tiny_model.load_state_dict(before, strict=False)
-    split = step_with(tiny_model, optimizer, [batch_of(part, weights, divisor) for part in parts])
-    assert split.loss == pytest.approx(whole.loss, rel=1e-6)
-    assert split.grad_norm == pytest.approx(whole.grad_norm, rel=1e-5)
+    report = step_with(tiny_model, optimizer, [batch_of(part, weights, divisor) for part in parts])
+    assert report.loss == pytest.approx(expected_report.loss, rel=1e-6)
+    assert report.grad_norm == pytest.approx(expected_report.grad_norm, rel=1e-5)
     for name, parameter in tiny_model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(split.role_turn_sums, whole.role_turn_sums, rtol=1e-6, atol=0)
+    torch.testing.assert_close(report.role_turn_sums, expected_report.role_turn_sums, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize(("weights", "weigh"), [(ALL_TURNS, 1.0), ({Role.USER: 0.25, Role.ASSISTANT: 0.25}, 0.25)])

@@ -42,19 +42,19 @@ def test_step_that_does_not_fit_is_refused_with_a_remedy(requested, free, batch_
 
 
 @pytest.mark.parametrize(
-    ("weights", "processes", "fault"),
+    ("weights", "processes", "message"),
     [
         (250, 1, None),
         (251, 1, "its 251 weights take 0 MB, training at least twice that, and 0 MB are free: use a smaller model"),
         (126, 2, "its 126 weights take 0 MB in each of 2 processes"),
     ],
 )
-def test_too_large_model_is_refused_before_it_is_built(monkeypatch, weights, processes, fault):
+def test_too_large_model_is_refused_before_it_is_built(monkeypatch, weights, processes, message):
     monkeypatch.setattr(memory, "_free_bytes", lambda device: 1000)
-    if fault is None:
+    if message is None:
         check_model_fits(weights, torch.device("cpu"), processes)
     else:
-        with pytest.raises(ConfigError, match=fault):
+        with pytest.raises(ConfigError, match=message):
             check_model_fits(weights, torch.device("cpu"), processes)
     check_model_fits(250, torch.device("cuda"), 8)  # each has a GPU of its own
     monkeypatch.setattr(memory, "_free_bytes", lambda device: None)
