@@ -1,4 +1,16 @@
-"""cli.commands.resume."""
+"""mode=resume: continues a run from one of its checkpoints, in its own directory, bit for bit as if it had never stopped.
+
+For example, a run of 1,000 steps was killed at step 340, and `weights/last` holds step 300:
+
+    1. lock the run directory; verify every file of the checkpoint against its manifest
+    2. read the state: 300 updates done, best results, tokens seen; this is attempt 1
+    3. compare digests (data, vocabulary, truncation, mask), device, versions; print what keeps the resume from being exact
+    4. save `args.yaml` (the old one stays as `args.0.yaml`); a best link to a step after 300 points to step 300 from now on
+    5. train from step 300: batch, mask, learning rate and dropout are functions of (seed, step, rank), so the updates 300
+       to 339 are repeated bit for bit
+
+`metrics.jsonl` then holds the rows 300 to 339 twice; readers take those of the newest attempt.
+"""
 
 from __future__ import annotations
 

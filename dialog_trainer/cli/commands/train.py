@@ -1,4 +1,4 @@
-"""cli.commands.train."""
+"""mode=train: builds everything, then claims the run directory and trains."""
 
 from __future__ import annotations
 
