@@ -20,7 +20,7 @@ COMPILE_ERRORS = (TorchDynamoException, CppCompileError)
 
 
 def can_compile(model: PreTrainedModel) -> bool:
-    """Whether the batches are packed: each padded batch has another shape, and would compile anew."""
+    """Whether the batches are packed: each padded batch has another shape and would compile again."""
     return model.config._attn_implementation == ATTENTION and bool(model._no_split_modules)
 
 

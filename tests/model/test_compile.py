@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.batches import joined, pieces
+from helpers.batches import join_batches, random_batches
 from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig
 
@@ -48,7 +48,7 @@ def step(model, lengths: list[int]) -> tuple[float, torch.Tensor]:
     """Loss and gradient of a batch; its noise is the same each time."""
     model.zero_grad()
     torch.manual_seed(7)
-    found = compute_loss(model, joined(pieces(lengths, seed=1)))
+    found = compute_loss(model, join_batches(random_batches(lengths, seed=1)))
     found.nats.backward()
     return found.nats.item(), torch.cat([one.grad.flatten() for one in model.parameters()])
 
@@ -83,7 +83,7 @@ def test_compiled_dropout_differs_in_each_block_and_pass():
     model = made(CONFIGS["gpt2"](0.5))
     compile_blocks(model)
     torch.manual_seed(3)
-    batch = joined(pieces([20, 30], seed=1))
+    batch = join_batches(random_batches([20, 30], seed=1))
     losses = [compute_loss(model, batch).nats.item() for _ in range(3)]
     assert len(set(losses)) == 3
     torch.manual_seed(3)

@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 import torch
-from helpers.batches import VOCABULARY, joined, pieces
+from helpers.batches import VOCABULARY, join_batches, random_batches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,7 +52,7 @@ def slow_role_turn_sums(tokens: list[tuple[float, float, int, int]]) -> torch.Te
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 1000))
 def test_sum_equals_slow_reference(model, lengths, seed):
-    batch = joined(pieces(lengths, seed))
+    batch = join_batches(random_batches(lengths, seed))
     with torch.no_grad():
         found = compute_loss(model, batch)
         tokens = slow_nlls(model, batch)
@@ -63,7 +63,7 @@ def test_sum_equals_slow_reference(model, lengths, seed):
 
 def test_role_turn_sums_ignore_weights(model):
     """The last bin holds all turns from the eleventh on."""
-    (batch,) = pieces([9], 5)
+    (batch,) = random_batches([9], 5)
     roles = torch.tensor([Role.START, *[Role.USER] * 3, *[Role.ASSISTANT] * 3, Role.END, Role.SYSTEM])
     turns = torch.tensor([0, 0, 0, 9, 10, 11, 12, 5000, 3])
     weights = torch.tensor([0, 1, 0.5, 0.001, 1, 1000, 0.25, 1, 0])
@@ -82,14 +82,14 @@ def test_role_turn_sums_ignore_weights(model):
 
 
 def test_role_turn_sums_have_no_gradient(model):
-    found = compute_loss(model, joined(pieces([4, 6], 0)))
+    found = compute_loss(model, join_batches(random_batches([4, 6], 0)))
     assert found.nats.requires_grad
     assert not found.role_turn_sums.requires_grad
 
 
 @pytest.mark.parametrize("token", range(1, 6))
 def test_weight_of_a_token_is_on_its_own_prediction(model, token):
-    batch = pieces([6], 0)[0]
+    batch = random_batches([6], 0)[0]
     weights = torch.zeros(6)
     weights[token] = 1.0
     batch = batch.with_weights(weights)
@@ -105,7 +105,7 @@ def test_weight_of_a_token_is_on_its_own_prediction(model, token):
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=6), st.data())
 def test_sums_and_gradients_add_over_any_partition(model, lengths, data):
-    parts = pieces(lengths, 3)
+    parts = random_batches(lengths, 3)
     cuts = sorted(data.draw(st.sets(st.integers(1, len(parts) - 1))))
     groups = [parts[first:last] for first, last in zip([0, *cuts], [*cuts, len(parts)], strict=True)]
 
@@ -117,8 +117,8 @@ def test_sums_and_gradients_add_over_any_partition(model, lengths, data):
         total = LossSum(sum(part.nats for part in sums), sum(part.role_turn_sums for part in sums))
         return total, torch.cat([p.grad.flatten() for p in model.parameters()])
 
-    whole, gradient = sum_and_gradient([joined(parts)])
-    total, added = sum_and_gradient([joined(group) for group in groups])
+    whole, gradient = sum_and_gradient([join_batches(parts)])
+    total, added = sum_and_gradient([join_batches(group) for group in groups])
     assert torch.equal(total.role_turn_sums[1], whole.role_turn_sums[1])
     torch.testing.assert_close(total.role_turn_sums[0], whole.role_turn_sums[0], rtol=1e-5, atol=1e-5)
     assert total.nats.item() == pytest.approx(whole.nats.item(), rel=1e-5)
@@ -126,7 +126,7 @@ def test_sums_and_gradients_add_over_any_partition(model, lengths, data):
 
 
 def test_zero_weights_give_a_zero_in_the_graph(model):
-    batch = joined(pieces([4, 1, 7], 0))
+    batch = join_batches(random_batches([4, 1, 7], 0))
     batch = batch.with_weights(torch.zeros_like(batch.weights))
     found = compute_loss(model, batch)
     assert (found.nats.item(), found.role_turn_sums.any().item()) == (0.0, False)
@@ -141,7 +141,7 @@ def test_zero_weights_give_a_zero_in_the_graph(model):
 
 def test_bf16_logits_have_fp32_loss(model):
     short = copy.deepcopy(model).bfloat16()
-    batch = joined(pieces([8, 9], 0))
+    batch = join_batches(random_batches([8, 9], 0))
     places = batch.weights.nonzero().squeeze(1)
     with torch.no_grad():
         logits = packed_logits(short, batch.ids, batch.positions, batch.lengths, places - 1)

@@ -47,8 +47,8 @@ class BitDropout(torch.nn.Dropout):
         if not self.training or self.p == 0 or values.device.type != "cpu":
             return super().forward(values)
         if torch.compiler.is_compiling():
-            drawn: torch.Tensor = _keep_mask_op(values, self.p)
-            return values * drawn * keep_scale(self.p)
+            keep: torch.Tensor = _keep_mask_op(values, self.p)
+            return values * keep * keep_scale(self.p)
         mask = draw_keep_mask(values.shape, self.p)
         dropped: torch.Tensor = _ApplyKeepMask.apply(values, mask, keep_scale(self.p))  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return dropped

@@ -20,7 +20,7 @@ BLOCK_ROWS = 128
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """The lengths of the sequences of a packed batch, in order. A record: torch would compile anew for each tuple.
+    """The lengths of the sequences of a packed batch, in order. A record: for a bare tuple torch would compile again each time.
 
     `offsets` `(S + 1,)` int32: the first token of each sequence, and the end of the last; None without `varlen_attn`.
     """
@@ -37,7 +37,8 @@ class Packing:
         return cls(lengths, offsets.to(device, non_blocking=True))
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # the loop over lengths would compile anew for each batch
+# Not compiled: its loop over the lengths is another one for each batch.
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch leaves it untyped
 def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
