@@ -4,7 +4,7 @@
   the turns that people wrote, not earlier replies of the model. A reply ends at `[SEP]` or the end-of-text token.
 - `all_turns`: the same at each turn after the first, of either role.
 - `rollout`: the model continues from the first user turn and plays both roles (`rollout.py`).
-- `original`: whole rows by the rule of the original program (`original/`), only to reproduce its tables.
+- `original`: complete rows by the rule of the original program (`original/`), only to reproduce its tables.
 
 A context that is too long for the window loses whole turns from the left, so that the longest reply fits.
 """

@@ -1,4 +1,4 @@
-"""Counts of a part, reported as counts of the whole."""
+"""Counts of a part, reported as counts of the total."""
 
 import pytest
 from helpers.progress import RecordingProgress

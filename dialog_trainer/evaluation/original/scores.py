@@ -10,8 +10,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 
-from nltk.translate.bleu_score import corpus_bleu  # type: ignore[import-untyped]  # nltk has no stubs
-from nltk.translate.nist_score import corpus_nist  # type: ignore[import-untyped]
+from nltk.translate.bleu_score import corpus_bleu
+from nltk.translate.nist_score import corpus_nist
 
 SIGNATURE = "case:mixed|tok:model|rule:nltk|smooth:none|rows:whole"
 BATCH_SIZE = 60

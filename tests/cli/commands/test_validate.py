@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from helpers.figures import skip_figures
 
 from dialog_trainer.build import data as build_data
 from dialog_trainer.build.data import load_dialogues, measure_contamination
@@ -38,16 +39,9 @@ LEAKED = {2: ("validation", 1), 5: ("validation", 3), 11: ("test", 2)}
 ROLES = ("user", "assistant")
 
 
-def quiet(patch: pytest.MonkeyPatch) -> None:
-    """Figures take most of the time of so small a run."""
-    for name in ("draw_curves", "draw_loss_by_role", "draw_loss_by_turn", "draw_alignment"):
-        patch.setattr(f"dialog_trainer.cli.commands.callbacks.{name}", lambda *arguments, **keys: None)
-    patch.setattr("dialog_trainer.cli.commands.fit.draw_schedule", lambda *arguments, **keys: None)
-
-
 @pytest.fixture(autouse=True)
-def _quiet(monkeypatch):
-    quiet(monkeypatch)
+def _no_training_figures(monkeypatch):
+    skip_figures(monkeypatch)
 
 
 def rows_of(path) -> list[dict]:
@@ -96,7 +90,7 @@ def trained(data, tmp_path_factory):
     """Two runs of three steps that differ in their mask."""
     runs = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        quiet(patch)
+        skip_figures(patch)
         for name, switch in (("one", 0.0), ("two", 1.0)):
             assert main([*options(data, runs, name), f"train_user_turn_mask_step={switch}"]) == 0
     torch.use_deterministic_algorithms(False)
