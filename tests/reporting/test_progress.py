@@ -1,4 +1,4 @@
-"""Progress: plain lines where there is no terminal, a bar where there is one."""
+"""Progress: bars on a terminal, plain lines elsewhere, and the time left."""
 
 import io
 import re
@@ -7,12 +7,12 @@ import pytest
 from rich.console import Console
 
 from dialog_trainer.reporting import progress
-from dialog_trainer.reporting.progress import RunProgress, _clock
+from dialog_trainer.reporting.progress import RunProgress, _clock, describe_time_left, fit_parts
 from dialog_trainer.training.loop import StepReport
 
 
 class Clock:
-    """Stands for the time that passes."""
+    """A clock set by the test."""
 
     def __init__(self, monkeypatch):
         self.now = 1000.0
@@ -110,19 +110,62 @@ def test_time_is_shown_as_on_a_clock(seconds, shown):
     assert _clock(seconds) == shown
 
 
-def test_on_a_terminal_a_bar_shows_the_same(clock):
+@pytest.mark.parametrize(
+    ("width", "training", "stage"),
+    [
+        (60, "step 29,999/30,000  0:02 left  loss 3.2500", "dialogues replied to 3/7  0:27 left"),
+        (80, "step 29,999/30,000  0:02 left  loss 3.2500  250 tokens/s", "dialogues replied to 3/7  0:27 left"),
+        (140, "step 29,999/30,000  0:02 left  loss 3.2500  250 tokens/s  lr 1.00e-04",
+         "dialogues replied to 3/7  0:27 left"),
+    ],
+)  # fmt: skip
+def test_bars_are_complete_at_any_width(clock, width, training, stage):
     out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=120, color_system=None, _environ={})
-    with RunProgress(console, start=0, steps=4) as shown:
-        for step in range(2):
+    console = Console(file=out, force_terminal=True, width=width, color_system=None, _environ={})
+    with RunProgress(console, start=29_997, steps=30_000) as shown:
+        for step in (29_997, 29_998):
             clock.now += 2
             shown.step(report(step))
-        shown.start("replies", 7)
+        shown.start("dialogues replied to", 7)
         clock.now += 20
         shown.advance(3)
         shown._bars.refresh()
-        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
-    assert re.search(r"train .* 2/4 .*loss 3\.2500  lr 1\.00e-04  250 tokens/s", text)
-    assert re.search(r"replies .* 3/7", text)
-    assert "step 1/4" not in text
-    assert "replies 3/7" not in text
+        lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue()).replace("\r", "\n").splitlines()
+    lines = [line.rstrip() for line in lines]
+    assert max(map(len, lines)) <= width
+    assert [line for line in lines if line.endswith(training)]
+    assert [line for line in lines if line.endswith(stage)]
+    assert not [line for line in lines if "…" in line or line.startswith("step")]
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds", "line"),
+    [
+        (100, 0.5, None),
+        (1_000, 0.5, "about 8 minutes left: 1,000 steps of 0.5 s, validations not included"),
+        (20_000, 1.0, "about 5.6 hours left: 20,000 steps of 1 s, validations not included"),
+        (29_980, 1.234, "about 10.3 hours left: 29,980 steps of 1.23 s, validations not included. For a shorter run: "
+         "steps=17000, model=gpt2_tiny or a smaller model.max_len"),
+        (2, 30_000.0, "about 16.7 hours left: 2 steps of 3e+04 s, validations not included. For a shorter run: "
+         "model=gpt2_tiny or a smaller model.max_len"),
+    ],
+)  # fmt: skip
+def test_the_time_left_names_hours_and_for_a_long_run_a_smaller_choice(steps, seconds, line):
+    assert describe_time_left(steps, seconds) == line
+
+
+def test_a_run_prints_the_time_left_once_after_20_of_its_own_steps(clock):
+    shown, out = plain(start=5, steps=10_000)
+    for step in range(5, 65):
+        clock.now += 1
+        shown.step(report(step))
+    lines = out.getvalue().splitlines()
+    (place,) = [index for index, line in enumerate(lines) if line.startswith("about")]
+    assert lines[place] == "about 2.8 hours left: 9,975 steps of 1 s, validations not included"
+    assert lines[place - 1].startswith("step 16/")
+    assert lines[place + 1].startswith("step 26/")
+
+
+@pytest.mark.parametrize(("width", "line"), [(0, "abc"), (7, "abc"), (8, "abc  def"), (9, "abc  def")])
+def test_parts_are_dropped_from_the_end(width, line):
+    assert fit_parts(["abc", "def", "g"], width) == line
