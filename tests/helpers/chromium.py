@@ -1,6 +1,6 @@
 """A headless Chromium, driven over `--remote-debugging-pipe`: JSON messages of the DevTools protocol, ended by NUL.
 
-Nothing here sleeps: each call waits for its reply, `wait_for` for an event, and both give up after `TIMEOUT` seconds.
+Nothing sleeps: each call waits for its reply, `wait_for` for an event; both fail after `TIMEOUT` seconds.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ FLAGS = (
     "--no-first-run", "--no-default-browser-check", "--disable-extensions", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-default-apps", "--mute-audio",
 )  # fmt: skip
-# By a process between, because the pipe must be descriptors 3 and 4, which are others' in this one.
+# The pipe must be descriptors 3 and 4, which this process uses for other things: an intermediate process moves them.
 AS_3_AND_4 = """
 import fcntl, os, sys
 ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD_CLOEXEC, 10) for end in sys.argv[1:3]]
@@ -39,7 +39,7 @@ def installed() -> str | None:
 
 
 class Page:
-    """One tab. `events` holds what it told since it was opened, or since `events.clear()`."""
+    """One tab. `events` holds the messages since it was opened, or since `events.clear()`."""
 
     def __init__(self, to_browser: int, from_browser: int):
         self._to, self._from = to_browser, from_browser
@@ -73,14 +73,14 @@ class Page:
             self.events.append(self._next(deadline, method))
 
     def open(self, url: str) -> None:
-        """Leaves what was shown, so that a change of the fragment alone loads the page anew."""
+        """Opens a blank page first, so that a change of the fragment alone loads the page again."""
         for address in ("about:blank", url):
             self.events.clear()
             self.call("Page.navigate", url=address)
             self.wait_for("Page.loadEventFired")
 
     def run(self, expression: str):
-        """The value of a JavaScript expression, that of a promise once it is kept."""
+        """The value of a JavaScript expression; of a promise once it is resolved."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
@@ -116,7 +116,7 @@ class Page:
 
 @contextlib.contextmanager
 def running(program: str, profile: Path) -> Iterator[Callable[[], Page]]:
-    """Starts Chromium with its files in `profile`, gives its page, and ends it with all of its processes."""
+    """Starts Chromium with its files in `profile`, yields its page, and ends it with all of its processes."""
     their_end, to_browser = os.pipe()
     from_browser, their_other_end = os.pipe()
     of_this = (f"--user-data-dir={profile}", "--window-size=1400,900", "about:blank")
@@ -139,7 +139,7 @@ def running(program: str, profile: Path) -> Iterator[Callable[[], Page]]:
 
 
 def _end(process: subprocess.Popen) -> None:
-    # The group is this browser's own; it is gone where Chromium ended by itself.
+    # The process group holds this browser alone; it is gone if Chromium ended by itself.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(TIMEOUT)

@@ -1,4 +1,4 @@
-"""Masks that cannot be, schedules of one's own, and what a run says of its mask when it goes on, through the command line."""
+"""Invalid masks, own schedules, and the mask of a resumed run, through the command line."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ not_a_function = 3
 
 @pytest.fixture
 def refused(dialog_trainer, tiny_options, tmp_path):
-    """`refused(*options)` returns what is said of a run that is refused before anything is written."""
+    """`refused(*options)` returns the errors of a run that is refused before anything is written."""
 
     def run(*options: str) -> str:
         code, out, err = dialog_trainer(*tiny_options, "steps=10", *options)
@@ -94,11 +94,11 @@ CONSTANT = "mask_schedule=constant"
         (["mask_schedule._target_=os.system"], "mask_schedule._target_=os.system: not one of"),
     ],
 )  # fmt: skip
-def test_a_mask_that_cannot_be_is_refused_with_value_place_and_remedy(refused, options, said):
+def test_an_invalid_mask_is_refused_with_value_place_and_remedy(refused, options, said):
     assert said in refused(*options)
 
 
-def test_all_faults_are_named_together(refused):
+def test_all_errors_are_named_together(refused):
     said = refused(PIECEWISE, f"{POINTS}[[0,2],[0.5,1],[0.4,-1]]", "mask_schedule.normalize=all")
     assert said.startswith("4 errors in the configuration:")
     assert [index in said for index in ("points[0]", "points[1]", "points[2]")] == [True, False, True]
@@ -106,7 +106,7 @@ def test_all_faults_are_named_together(refused):
 
 @pytest.fixture
 def data(jsonl_folder, tmp_path):
-    """`data(rows)` gives the options of made-up training dialogues with `rows` behind them."""
+    """`data(*rows)` returns the options for made-up training dialogues followed by `rows`."""
 
     def options(*rows: list[dict]) -> list[str]:
         lines = (jsonl_folder / "train.jsonl").read_text()
@@ -124,7 +124,7 @@ def says(role: str, content: str, **more) -> dict:
 
 @pytest.fixture
 def own_data(data, tiny_options):
-    """Options of a run on own rows, in the place of all others."""
+    """Options of a run on own rows."""
     rest = [option for option in tiny_options if not option.startswith("data")]
     return lambda *rows: [*rest, "steps=3", *data(*rows)]
 
@@ -140,7 +140,7 @@ NO_REPLY = [says("user", "I heard that the cat never sees the sea . " * 8), says
         ([says("assistant", "green tea " * 40), says("user", "the sea")], ("mask_schedule.trained_role=user",), "user"),
     ],
 )  # fmt: skip
-def test_a_sequence_with_nothing_to_train_is_refused_or_left_out_by_policy(
+def test_a_sequence_without_a_token_to_train_is_refused_or_dropped(
     dialog_trainer, own_data, tmp_path, row, options, who
 ):
     command = [*own_data(row), "data.truncation=keep_start", *options]
@@ -169,7 +169,7 @@ def test_a_sequence_with_nothing_to_train_is_refused_or_left_out_by_policy(
         (says("narrator", "the sea"), "messages[0].role is 'narrator'; known roles: system, user"),
     ],
 )  # fmt: skip
-def test_a_weight_that_cannot_be_names_file_and_line(dialog_trainer, own_data, tmp_path, turn, said):
+def test_an_invalid_weight_names_file_and_line(dialog_trainer, own_data, tmp_path, turn, said):
     code, out, err = dialog_trainer(*own_data([turn, says("user", "long walks"), says("assistant", "Yes .")]))
     assert code == 2, out + err
     assert f"{tmp_path}/own.jsonl" in err
@@ -180,7 +180,7 @@ def test_a_weight_that_cannot_be_names_file_and_line(dialog_trainer, own_data, t
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """`own(name)` gives the options that choose a function of one's own."""
+    """`own(name)` returns the options that choose a function of a module of the user."""
     module = "own_" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]
     (tmp_path / f"{module}.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
@@ -201,7 +201,7 @@ def own(tmp_path, monkeypatch):
         ("not_there", [], "_target_={target}: cannot be imported"),
     ],
 )  # fmt: skip
-def test_a_schedule_of_ones_own_that_is_wrong_is_refused(refused, own, function, options, said):
+def test_a_wrong_schedule_of_the_user_is_refused(refused, own, function, options, said):
     chosen = own(function)
     assert said.format(target=chosen[0].split("=")[1]) in refused(*chosen, *options)
 
@@ -211,7 +211,7 @@ def rows_of(run, split="train") -> list[dict]:
     return [row for row in rows if row["split"] == split]
 
 
-def test_a_schedule_of_ones_own_trains_with_its_own_keys_and_is_allowed_anew(
+def test_a_schedule_of_the_user_trains_with_its_keys_and_needs_permission(
     dialog_trainer, tiny_options, tmp_path, own
 ):
     fade = own("fade")
@@ -281,7 +281,7 @@ SAID = {
         (("other data", "data.truncation=keep_start", "mask_schedule=constant"), ["data", "truncation", "schedule"]),
     ],
 )
-def test_a_resume_says_which_part_of_the_mask_is_another(dialog_trainer, run, data, tmp_path, options, parts):
+def test_a_resume_names_the_changed_part_of_the_mask(dialog_trainer, run, data, tmp_path, options, parts):
     before = state_of(run)["digest"]
     assert set(before) == DIGEST
     assert yaml.safe_load((run / "args.yaml").read_text())["digest"] == before
@@ -322,7 +322,7 @@ def test_a_checkpoint_of_another_version_is_refused_by_name(dialog_trainer, run,
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
-def test_a_run_that_diverges_under_the_probe_ends_with_the_loops_own_remedy(dialog_trainer, tiny_options, tmp_path):
+def test_a_diverging_run_with_the_probe_names_the_remedy(dialog_trainer, tiny_options, tmp_path):
     wild = ("optim=sgd", "optim.lr0=1e30", "max_grad_norm=null", "scheduler.warmup_steps=1")
     code, out, err = dialog_trainer(*tiny_options, *wild, "mask_schedule.alignment_every_n_steps=1")
     assert code == 1
