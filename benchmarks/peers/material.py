@@ -168,7 +168,7 @@ def _tokens(folder: Path, name: str, dialogues: list, tokenizer: DialogueTokeniz
         table, tokenizer, max_len=max_len, truncation="keep_start", workers=1, cache_dir=folder / "cache"
     )
     flat, runs = tokens.columns(range(len(tokens)))
-    weights, _ = Mask(lambda progress: RoleWeights(0.0, 1.0)).tokens(runs, RoleWeights(0.0, 1.0))
+    weights, _ = Mask(lambda progress: RoleWeights(0.0, 1.0)).weigh_tokens(runs, RoleWeights(0.0, 1.0))
     ends = np.cumsum(tokens.lengths)[:-1]
     labels = np.where(weights > 0, flat, IGNORED)
     return [part.tolist() for part in np.split(flat, ends)], [part.tolist() for part in np.split(labels, ends)]

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 from dialog_trainer.build.data import Split
@@ -50,14 +49,13 @@ def check_split_mask(
     tokens = split.tokens
     return check_mask(
         tokens.chunks(),
-        np.append(tokens.dialogues[1:] != tokens.dialogues[:-1], True),
         of,
         (whole.final, *(weights for _, weights in whole.kinds)),
         special_tokens=words.special_tokens,
         max_len=settings["model"]["max_len"],
-        drop=settings["mask_schedule"]["untrained"] == "drop",
-        id_of=lambda index: split.dialogues.rows[index]["id"],
-        left_out=list(left_out),
+        drop_untrained=settings["mask_schedule"]["untrained"] == "drop",
+        dialogue_id=lambda index: split.dialogues.rows[index]["id"],
+        excluded_dialogues=left_out,
     )
 
 

@@ -27,7 +27,7 @@ from dialog_trainer.distributed import collectives
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights
-from dialog_trainer.masking.schedules import progress_of
+from dialog_trainer.masking.timeline import weigh_roles_at_step
 from dialog_trainer.types import Batch
 
 
@@ -63,12 +63,12 @@ def plan_training(settings: Settings, training: TokenDataset, kept: np.ndarray, 
     factor = instantiate(settings["scheduler"], "scheduler", schedule_steps=schedule_steps)
 
     def role_weights(step: int) -> RoleWeights:
-        return of.at(progress_of(step, schedule_steps))
+        return weigh_roles_at_step(of, step, schedule_steps)
 
     def batches(step: int) -> Iterator[Batch]:
         indices = kept[global_batch_indices(seed, step, len(kept), batch_size)]
         indices = indices[local_shard(training.lengths[indices], collectives.world_size(), collectives.rank())]
-        weigh = partial(of.tokens, at=role_weights(step))
+        weigh = partial(of.weigh_tokens, role_weights=role_weights(step))
         for batch in pack_micro_batches(training, indices, weigh, settings["micro_batch_tokens"]):
             yield batch_to_device(batch, on)
 

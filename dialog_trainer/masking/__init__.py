@@ -1,1 +1,1 @@
-"""Which turns carry the loss, and when: pure functions of the progress of training."""
+"""Masking: which turns carry the loss, and when. Loss weights as pure functions of training progress."""

@@ -1,4 +1,4 @@
-"""How much of a data set a mask trains, by role and by turn, and what truncation took from it. Counts that add."""
+"""Coverage of a mask: how many tokens it trains, by role and by turn, and what truncation removed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from dialog_trainer.types import NUM_TURN_BINS, Role, TurnSpans
 
 @dataclass(frozen=True, slots=True)
 class MaskCounts:
-    """Counts over sequences, at P points of the training.
+    """Counts over sequences at P points of training. Counts of parts of the data add.
 
-    `tokens` `(5, NUM_DEPTHS)` by role and turn index (the last place: all later turns); `trained` `(P, 5, NUM_DEPTHS)`
-    those with a weight above 0, `untrained` `(P,)` the sequences without one. Of truncation: `lost_tokens`, the
-    `cut_turns` that lost some of theirs and the `lost_turns` that lost all, each end-of-text token apart in `lost_ends`.
+    `tokens` `(5, NUM_TURN_BINS)` by role and turn index (the last bin: all later turns); `trained` `(P, 5,
+    NUM_TURN_BINS)` those with a weight above 0; `untrained` `(P,)` the sequences without such a token. `turns` is the
+    number of turns. Of truncation: `lost_tokens` of turns, `cut_turns` that lost some tokens, `lost_turns` that lost all,
+    and `lost_ends`, the end-of-text tokens.
     """
 
     sequences: int
@@ -37,23 +38,22 @@ class MaskCounts:
         return MaskCounts(*(getattr(self, name) + getattr(other, name) for name in MaskCounts.__slots__))
 
 
-def count_coverage(spans: TurnSpans, weights_at_points: Sequence[np.ndarray]) -> MaskCounts:
-    """The counts of some sequences, given the weights `(R,)` of their runs at each point."""
-    places = spans.roles * NUM_TURN_BINS + np.minimum(spans.turns, NUM_TURN_BINS - 1)
-    first_spans = np.cumsum(spans.counts) - spans.counts
+def count_coverage(spans: TurnSpans, point_weights: Sequence[np.ndarray]) -> MaskCounts:
+    """The counts of some sequences, with the weights `(R,)` of their spans at each point."""
+    cells = spans.roles * NUM_TURN_BINS + np.minimum(spans.turns, NUM_TURN_BINS - 1)
 
-    def by_place(lengths: np.ndarray) -> np.ndarray:
-        counts = np.bincount(places, weights=lengths, minlength=len(Role) * NUM_TURN_BINS)
+    def sum_by_cell(lengths: np.ndarray) -> np.ndarray:
+        counts = np.bincount(cells, weights=lengths, minlength=len(Role) * NUM_TURN_BINS)
         return counts.astype(np.int64).reshape(len(Role), NUM_TURN_BINS)
 
-    trained = [np.where(weights > 0, spans.lengths, 0) for weights in weights_at_points]
+    trained = [np.where(weights > 0, spans.lengths, 0) for weights in point_weights]
     is_turn = (spans.roles != Role.START) & (spans.roles != Role.END)
     lost = np.where(is_turn, spans.lost, 0)
     return MaskCounts(
         sequences=len(spans.counts),
-        tokens=by_place(spans.lengths),
-        trained=np.array([by_place(lengths) for lengths in trained]),
-        untrained=np.array([np.sum(np.add.reduceat(lengths, first_spans) == 0) for lengths in trained]),
+        tokens=sum_by_cell(spans.lengths),
+        trained=np.array([sum_by_cell(lengths) for lengths in trained]),
+        untrained=np.array([np.sum(spans.sum_by_sequence(lengths) == 0) for lengths in trained]),
         turns=int(is_turn.sum()),
         lost_tokens=int(lost.sum()),
         cut_turns=int(((lost > 0) & (spans.lengths > 0)).sum()),
@@ -62,14 +62,15 @@ def count_coverage(spans: TurnSpans, weights_at_points: Sequence[np.ndarray]) ->
     )
 
 
-def trained_share(counts: MaskCounts, point: int) -> float:
+def compute_trained_fraction(counts: MaskCounts, point: int) -> float:
+    """Trained tokens over all tokens at a point; 0 without tokens."""
     return float(counts.trained[point].sum() / max(1, counts.tokens.sum()))
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetCoverage:
-    """`counts` over all sequences at P points; by dialogue `(D,)` the tokens before truncation, `[CLS]` apart, and those
-    that were `lost`; `trained` `(P, D)` the tokens with a weight above 0 at each point."""
+    """`counts` over all sequences at P points. By dialogue, `(D,)`: its `tokens` before truncation, without `[CLS]`, and
+    those `lost` to truncation; `trained` `(P, D)`: its tokens with a weight above 0 at each point."""
 
     counts: MaskCounts
     tokens: np.ndarray
@@ -84,19 +85,19 @@ def measure_coverage(
     kept: np.ndarray,
     num_dialogues: int,
 ) -> DatasetCoverage:
-    """Goes once over `chunks` `(first index, ids, runs)` of all sequences; those not `kept` `(S,)` train nothing."""
+    """Coverage over `chunks` `(first index, ids, spans)` of all sequences. Sequences not `kept` `(S,)` train nothing."""
     tokens, lost = np.zeros(num_dialogues, dtype=np.int64), np.zeros(num_dialogues, dtype=np.int64)
     trained = np.zeros((len(points), num_dialogues), dtype=np.int64)
     counts = []
     for first, _, spans in chunks:
-        trains = np.repeat(kept[first : first + len(spans.counts)], spans.counts)
-        weights = [mask.span_weights(spans, at) * trains for at in points]
-        counts.append(count_coverage(spans, weights))
-        dialogues = np.repeat(spans.dialogues, spans.counts)
-        in_sequence = np.ones(len(dialogues), dtype=bool)
-        in_sequence[np.cumsum(spans.counts) - spans.counts] = False  # [CLS]
-        np.add.at(tokens, dialogues, (spans.lengths + spans.lost) * in_sequence)
+        is_kept = kept[first : first + len(spans.counts)][spans.sequences]
+        point_weights = [mask.weigh_spans(spans, point) * is_kept for point in points]
+        counts.append(count_coverage(spans, point_weights))
+        dialogues = spans.dialogues[spans.sequences]
+        not_start = np.ones(len(dialogues), dtype=bool)
+        not_start[spans.first_spans] = False
+        np.add.at(tokens, dialogues, (spans.lengths + spans.lost) * not_start)
         np.add.at(lost, dialogues, spans.lost)
-        for total, w in zip(trained, weights, strict=True):
-            np.add.at(total, dialogues, np.where(w > 0, spans.lengths, 0))
+        for sums, weights in zip(trained, point_weights, strict=True):
+            np.add.at(sums, dialogues, np.where(weights > 0, spans.lengths, 0))
     return DatasetCoverage(reduce(add, counts), tokens, lost, trained)

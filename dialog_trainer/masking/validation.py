@@ -1,19 +1,27 @@
-"""What must hold of the mask over the whole tokenised data before the first step.
+"""Checks the mask against the whole tokenized training data before the first step.
 
-1. Each sequence starts with `[CLS]`, which is never trained.
-2. Only turns of the user and the assistant, and ends, carry weight.
-3. The padding token never does.
-4. Each trained turn ends with its separator, unless truncation took its end.
-5. The end-of-text token stands, trained, behind each dialogue that is whole or has room for it, and nowhere else.
-6. Each sequence has a turn of the trained role, or an end; others are dropped, or refused. Those that carry no weight at
-   one of the points are counted, or refused.
+What must hold (the contract of the mask), with a sound sequence of two turns; `[CLS]` is 1, `[SEP]` 2, end of text 3:
+
+    ids       1        10 11 2     12 2         3
+    span      START    USER        ASSISTANT    END
+    trained   no       yes/no      yes          yes
+
+1. Each sequence starts with `[CLS]`, which is never trained.            broken by  `10 11 2  12 2  3`
+2. Only user turns, assistant turns and ends carry weight.                         a weight on a system turn
+3. Padding is never trained.                                                       `1  10 0 2  12 2  3`, 0 being the pad
+4. Each trained turn ends with `[SEP]`, unless truncation took its end.            `1  10 11  12 2  3`
+5. The end of text is one trained token. It ends each dialogue that is             `1  10 11 2  12 2`
+   complete and has room for it, and is nowhere else.
+6. Each sequence has a turn of the trained role or an end of text. Others are dropped, or refused
+   (`mask_schedule.untrained`). Those without weight at some point of training are counted, or refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
+from itertools import chain, pairwise
 from operator import add
 
 import numpy as np
@@ -24,13 +32,21 @@ from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.types import Role, SpecialTokens, TurnSpans
 
-TRAINED_ROLES = (Role.USER, Role.ASSISTANT, Role.END)
-
 
 @dataclass(frozen=True, slots=True)
 class MaskCheckResult:
-    """`indices` `(K,)` of the sequences that are trained on, the number `dropped`, and `counts` over the kept ones at
-    each point that was asked for."""
+    """Which sequences are trained on.
+
+    `indices` `(K,)` of the sequences that are kept, the number `dropped`, and `counts` over the kept ones at each point.
+
+    Example, with the assistant as trained role and a maximum length of 4:
+
+        0    [CLS] a [SEP] <end>        kept
+        1    [CLS] u u u                dropped: it has neither an assistant turn nor an end of text
+        2    [CLS] u [SEP] a            kept
+
+    gives indices [0, 2], dropped 1, and counts over sequences 0 and 2.
+    """
 
     indices: np.ndarray
     dropped: int
@@ -39,127 +55,212 @@ class MaskCheckResult:
 
 def check_mask(
     chunks: Iterable[tuple[int, np.ndarray, TurnSpans]],
-    ends_dialogue: np.ndarray,
     mask: Mask,
     points: tuple[RoleWeights, ...],
     *,
     special_tokens: SpecialTokens,
     max_len: int,
-    drop: bool,
-    id_of: Callable[[int], str],
-    left_out: Collection[int] = (),
+    drop_untrained: bool,
+    dialogue_id: Callable[[int], str],
+    excluded_dialogues: Collection[int] = (),
 ) -> MaskCheckResult:
-    """Checks every clause at `points` over `chunks` `(first index, ids, runs)` of all sequences.
+    """Checks the contract at `points`, over `chunks` `(first index, ids (N,), spans)` of all sequences in order.
 
-    `ends_dialogue` `(S,)` says whether a sequence is its dialogue's last, `id_of` the id of a dialogue by its index. The
-    dialogues `left_out` are not kept, nor counted.
-    Raises `DataError` with each clause that is broken, `ConfigError` where sequences would be dropped and `drop` is not
-    set, or none is left.
+    `dialogue_id` gives the id of a dialogue for its index. Sequences of `excluded_dialogues` are neither kept nor counted.
+    Raises `DataError` with all broken clauses, `ConfigError` if sequences without anything to train must not be dropped,
+    or if no sequence is left.
     """
     broken: dict[str, list[int]] = {}
     indices, counts, untrained = [], [], []
-    for first, ids, spans in chunks:
-        weights = [mask.span_weights(spans, at) for at in points]
-        last = ends_dialogue[first : first + len(spans.counts)]
-        for clause, dialogues in _broken_clauses(ids, spans, weights, last, special_tokens, max_len):
-            broken.setdefault(clause, []).extend(dialogues.tolist())
-        wanted = ~np.isin(spans.dialogues, left_out)
-        keep = mask.trainable(spans) & wanted
+    excluded = np.array(list(excluded_dialogues), dtype=np.int64)
+    for first, ids, spans, is_last in _mark_last(chunks):
+        weights = [mask.weigh_spans(spans, point) for point in points]
+        chunk = _Chunk(ids, spans, weights, is_last, special_tokens, max_len)
+        for clause, find_broken in _CLAUSES.items():
+            broken.setdefault(clause, []).extend(find_broken(chunk).tolist())
+        included = ~np.isin(spans.dialogues, excluded)
+        keep = mask.find_trainable(spans) & included
         indices.append(first + np.flatnonzero(keep))
-        untrained += spans.dialogues[~keep & wanted].tolist()
-        counts.append(count_coverage(*_only(spans, weights, keep)))
-    if broken:
-        lines = [f"\n  - {clause}: {len(at):,}, first in dialogue {id_of(at[0])}" for clause, at in broken.items()]
+        untrained += spans.dialogues[~keep & included].tolist()
+        counts.append(count_coverage(*_select_sequences(spans, weights, keep)))
+    lines = [
+        f"\n  - {clause}: {len(dialogues):,}, first in dialogue {dialogue_id(dialogues[0])}"
+        for clause, dialogues in broken.items()
+        if dialogues
+    ]
+    if lines:
         raise DataError(
-            "the tokenised data break the contract of the mask; they are not what this version writes: remove that "
-            f"cache folder and start again{''.join(lines)}"
+            "the tokenized data break the contract of the mask; this version does not write such data: remove that cache "
+            f"folder and start again{''.join(lines)}"
         )
-    kept = MaskCheckResult(np.concatenate(indices), len(untrained), reduce(add, counts))
-    first_dropped = next(map(id_of, untrained), "")
-    faults = _untrained_faults(kept, mask.trained_role.name.lower(), first_dropped, drop, len(left_out))
-    if faults:
-        raise ConfigError(faults)
-    return kept
+    result = MaskCheckResult(np.concatenate(indices), len(untrained), reduce(add, counts))
+    first_dropped = next(map(dialogue_id, untrained), "")
+    role = mask.trained_role.name.lower()
+    errors = _find_untrained_errors(result, role, first_dropped, drop_untrained, len(excluded))
+    if errors:
+        raise ConfigError(errors)
+    return result
 
 
-def _untrained_faults(kept: MaskCheckResult, role: str, first_dropped: str, drop: bool, leaked: int) -> list[str]:
+def _find_untrained_errors(
+    result: MaskCheckResult, role: str, first_dropped: str, drop_untrained: bool, excluded: int
+) -> list[str]:
     """`first_dropped` is the id of the first dialogue with a sequence that has nothing to train."""
-    faults, idle = [], kept.counts.untrained.max()
-    if kept.dropped and not drop:
-        faults.append(
-            f"mask_schedule.untrained=refuse: {kept.dropped:,} sequences have no {role} turn and no end, the first "
-            f"of dialogue {first_dropped}; pass mask_schedule.untrained=drop, or mend the data"
+    errors, without_weight = [], result.counts.untrained.max()
+    if result.dropped and not drop_untrained:
+        errors.append(
+            f"mask_schedule.untrained=refuse: {result.dropped:,} sequences have no {role} turn and no end of text, the "
+            f"first of dialogue {first_dropped}; pass mask_schedule.untrained=drop, or correct the data"
         )
-    elif idle and not drop:
-        faults.append(
-            f"mask_schedule.untrained=refuse: {idle:,} sequences carry no weight at some point of the "
+    elif without_weight and not drop_untrained:
+        errors.append(
+            f"mask_schedule.untrained=refuse: {without_weight:,} sequences carry no weight at some point of the "
             "schedule; pass mask_schedule.untrained=drop, which trains them at the others, or change the schedule"
         )
-    if not len(kept.indices):
-        faults.append(
-            f"mask_schedule: no sequence of the training split is left to train: {kept.dropped:,} have no turn of the "
-            f"{role} and no end (or the data weigh it 0), {leaked:,} dialogues are left out by data.drop_leaks"
+    if not len(result.indices):
+        errors.append(
+            f"mask_schedule: no sequence of the training split is left to train: {result.dropped:,} have no {role} turn "
+            f"and no end of text (or data weight 0), {excluded:,} dialogues are excluded by data.drop_leaks; correct the "
+            "data or change mask_schedule.trained_role"
         )
-    return faults
+    return errors
 
 
-def _broken_clauses(
-    ids: np.ndarray,
-    spans: TurnSpans,
-    weights: list[np.ndarray],
-    last: np.ndarray,
-    special_tokens: SpecialTokens,
-    max_len: int,
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Each clause that is broken, and the dialogue of each place at which it is."""
-    sequences = np.repeat(np.arange(len(spans.counts)), spans.counts)
-    first_spans = np.cumsum(spans.counts) - spans.counts
-    there = spans.lengths > 0
-    behind = np.cumsum(spans.lengths)
-    last_tokens = ids[np.maximum(0, behind - 1)]
-    last_spans = first_spans + spans.counts - 1
-    # What truncation left of a turn still has its end where tokens of the sequence follow.
-    has_end = (spans.lost == 0) | (behind < behind[last_spans][sequences])
-    trained = np.any([w > 0 for w in weights], axis=0) & there
+@dataclass(frozen=True)
+class _Chunk:
+    """Some sequences, the weights `(R,)` of their spans at each point, and what several clauses need of them."""
+
+    ids: np.ndarray
+    spans: TurnSpans
+    weights: list[np.ndarray]
+    is_last: np.ndarray  # (S,) bool: the last sequence of its dialogue
+    special_tokens: SpecialTokens
+    max_len: int
+
+    @cached_property
+    def sequences(self) -> np.ndarray:
+        return self.spans.sequences
+
+    @cached_property
+    def last_spans(self) -> np.ndarray:
+        """Index `(S,)` of the last span of each sequence."""
+        return np.cumsum(self.spans.counts) - 1
+
+    @cached_property
+    def has_tokens(self) -> np.ndarray:
+        """`(R,)` bool: truncation left some of it."""
+        has_tokens: np.ndarray = self.spans.lengths > 0
+        return has_tokens
+
+    @cached_property
+    def trained(self) -> np.ndarray:
+        """`(R,)` bool: trained at one of the points."""
+        trained: np.ndarray = np.any([weights > 0 for weights in self.weights], axis=0) & self.has_tokens
+        return trained
+
+    @cached_property
+    def last_tokens(self) -> np.ndarray:
+        """The last token of each span, `(R,)`; of a span without tokens, that of the span before it."""
+        last_tokens: np.ndarray = self.ids[np.maximum(0, np.cumsum(self.spans.lengths) - 1)]
+        return last_tokens
+
+    def dialogues_of_spans(self, spans: np.ndarray) -> np.ndarray:
+        """The dialogue of each span where `spans` `(R,)` is True."""
+        dialogues: np.ndarray = self.spans.dialogues[self.sequences[spans]]
+        return dialogues
+
+
+def _find_start_errors(chunk: _Chunk) -> np.ndarray:
+    is_first = np.zeros(len(chunk.spans.roles), dtype=bool)
+    is_first[chunk.spans.first_spans] = True
+    wrong = (is_first != (chunk.spans.roles == Role.START)) | (is_first & (chunk.spans.lengths != 1))
+    return chunk.dialogues_of_spans(wrong)
+
+
+def _find_trained_outside(chunk: _Chunk) -> np.ndarray:
+    inside = np.isin(chunk.spans.roles, (Role.USER, Role.ASSISTANT, Role.END))
+    return chunk.dialogues_of_spans(chunk.trained & ~inside)
+
+
+def _find_missing_separators(chunk: _Chunk) -> np.ndarray:
+    spans = chunk.spans
     is_turn = (spans.roles == Role.USER) | (spans.roles == Role.ASSISTANT)
-    is_end = spans.roles == Role.END
-    is_start = np.zeros(len(spans.roles), dtype=bool)
-    is_start[first_spans] = True
-    at_pad = np.repeat(trained, spans.lengths) & (ids == special_tokens.pad)
-    ends_wrong = (
-        is_end
-        & there
-        & ((spans.lengths != 1) | (last_tokens != special_tokens.end) | ~np.all([w > 0 for w in weights], axis=0))
+    # A truncated turn has lost its beginning, not its end, where tokens of its sequence follow it.
+    last_positions = np.cumsum(spans.lengths)
+    is_followed = last_positions < last_positions[chunk.last_spans][chunk.sequences]
+    has_end = (spans.lost == 0) | is_followed
+    return chunk.dialogues_of_spans(
+        chunk.trained & is_turn & has_end & (chunk.last_tokens != chunk.special_tokens.separator)
     )
-    ends = np.bincount(sequences[is_end], minlength=len(spans.counts))
-    misplaced = (ends != last) | (is_end[last_spans] != last)
-    has_room = (np.add.reduceat(spans.lengths, first_spans) < max_len)[sequences]
-    after_whole_turn = np.append(False, (spans.lost == 0)[:-1])
-    for clause, at in (
-        (
-            "sequences that do not start with one [CLS]",
-            is_start & (spans.lengths != 1) | (is_start != (spans.roles == Role.START)),
-        ),
-        ("trained tokens outside the turns and ends", trained & ~np.isin(spans.roles, TRAINED_ROLES)),
-        (
-            "trained turns without their separator",
-            trained & is_turn & has_end & (last_tokens != special_tokens.separator),
-        ),
-        ("ends that are not one trained end-of-text token", ends_wrong),
-        ("whole dialogues that lost their end", is_end & ~there & after_whole_turn & has_room),
-    ):
-        if at.any():
-            yield clause, spans.dialogues[sequences[at]]
-    if at_pad.any():
-        yield "trained padding tokens", spans.dialogues[np.repeat(sequences, spans.lengths)[at_pad]]
-    if misplaced.any():
-        yield "sequences whose end-of-text token is missing or out of place", spans.dialogues[misplaced]
 
 
-def _only(spans: TurnSpans, weights: list[np.ndarray], keep: np.ndarray) -> tuple[TurnSpans, list[np.ndarray]]:
-    """The runs of the kept sequences, and their weights."""
+def _find_end_errors(chunk: _Chunk) -> np.ndarray:
+    is_end = (chunk.spans.roles == Role.END) & chunk.has_tokens
+    always_trained = np.all([weights > 0 for weights in chunk.weights], axis=0)
+    sound = (chunk.spans.lengths == 1) & (chunk.last_tokens == chunk.special_tokens.end) & always_trained
+    return chunk.dialogues_of_spans(is_end & ~sound)
+
+
+def _find_lost_ends(chunk: _Chunk) -> np.ndarray:
+    spans = chunk.spans
+    is_lost = (spans.roles == Role.END) & ~chunk.has_tokens
+    after_complete_turn = np.append(False, spans.lost[:-1] == 0)
+    has_room = (spans.sum_by_sequence(spans.lengths) < chunk.max_len)[chunk.sequences]
+    return chunk.dialogues_of_spans(is_lost & after_complete_turn & has_room)
+
+
+def _find_trained_padding(chunk: _Chunk) -> np.ndarray:
+    token_spans = np.repeat(np.arange(len(chunk.spans.lengths)), chunk.spans.lengths)
+    wrong = chunk.trained[token_spans] & (chunk.ids == chunk.special_tokens.pad)
+    dialogues: np.ndarray = chunk.spans.dialogues[chunk.sequences[token_spans[wrong]]]
+    return dialogues
+
+
+def _find_misplaced_ends(chunk: _Chunk) -> np.ndarray:
+    is_end = chunk.spans.roles == Role.END
+    ends = np.bincount(chunk.sequences[is_end], minlength=len(chunk.spans.counts))
+    wrong = (ends != chunk.is_last) | (is_end[chunk.last_spans] != chunk.is_last)
+    dialogues: np.ndarray = chunk.spans.dialogues[wrong]
+    return dialogues
+
+
+# Each function returns the dialogue of every place at which its clause is broken.
+_CLAUSES: dict[str, Callable[[_Chunk], np.ndarray]] = {
+    "sequences that do not start with one [CLS]": _find_start_errors,
+    "trained tokens outside the turns and ends": _find_trained_outside,
+    "trained turns without their separator": _find_missing_separators,
+    "ends that are not one trained end-of-text token": _find_end_errors,
+    "complete dialogues without their end": _find_lost_ends,
+    "trained padding tokens": _find_trained_padding,
+    "sequences whose end-of-text token is missing or out of place": _find_misplaced_ends,
+}
+
+
+def _mark_last(
+    chunks: Iterable[tuple[int, np.ndarray, TurnSpans]],
+) -> Iterator[tuple[int, np.ndarray, TurnSpans, np.ndarray]]:
+    """Adds to each chunk whether a sequence is the last of its dialogue, `(S,)` bool."""
+    for chunk, following in pairwise(chain(chunks, (None,))):
+        assert chunk is not None
+        next_dialogue = -1 if following is None else following[2].dialogues[0]
+        dialogues = chunk[2].dialogues
+        yield *chunk, dialogues != np.append(dialogues[1:], next_dialogue)
+
+
+def _select_sequences(
+    spans: TurnSpans, weights: list[np.ndarray], keep: np.ndarray
+) -> tuple[TurnSpans, list[np.ndarray]]:
+    """The spans of the sequences to `keep` `(S,)` bool, and their weights at each point."""
     if keep.all():
         return spans, weights
-    of_run = np.repeat(keep, spans.counts)
-    arrays = (getattr(spans, name)[of_run] for name in ("roles", "turns", "lengths", "lost", "weights"))
-    return TurnSpans(*arrays, spans.counts[keep], spans.dialogues[keep]), [w[of_run] for w in weights]
+    keep_spans = np.repeat(keep, spans.counts)
+    selected = TurnSpans(
+        roles=spans.roles[keep_spans],
+        turns=spans.turns[keep_spans],
+        lengths=spans.lengths[keep_spans],
+        lost=spans.lost[keep_spans],
+        weights=spans.weights[keep_spans],
+        counts=spans.counts[keep],
+        dialogues=spans.dialogues[keep],
+    )
+    return selected, [values[keep_spans] for values in weights]

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dialog_trainer.evaluation.evaluator import ValidationResult
-from dialog_trainer.masking.coverage import trained_share
+from dialog_trainer.masking.coverage import compute_trained_fraction
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.timeline import ScheduleTimeline, describe_timeline
 from dialog_trainer.masking.validation import MaskCheckResult
@@ -78,7 +78,7 @@ def sample_lines(samples: Iterable[Reply]) -> list[str]:
 
 def mask_line(mask: Mask, timeline: ScheduleTimeline, check: MaskCheckResult, digest: str) -> str:
     """Which turns carry the loss. The first point of `check.counts` is that of the final weights."""
-    trained = f"{trained_share(check.counts, 0):.1%} of {check.counts.tokens.sum():,} tokens trained"
+    trained = f"{compute_trained_fraction(check.counts, 0):.1%} of {check.counts.tokens.sum():,} tokens trained"
     parts = [describe_timeline(mask, timeline), f"{trained} after it" if timeline.changes else trained]
     if check.dropped:
         parts.append(f"{check.dropped:,} sequences without a token to train are not used")

@@ -154,9 +154,9 @@ def _plot_weights(axes: Axes, theme: Theme, points: Sequence[int], role_weights:
         values = [getattr(at, name) for at in weights]
         axes.plot(points, values, color=color, ls=dashes, lw=1.8, drawstyle="steps-post", label=f"{name} turns")
     label = "turns drawn at random"
-    for by_lot, group in groupby(zip(points, weights, strict=True), key=lambda pair: pair[1].by_lot):
+    for random_roles, group in groupby(zip(points, weights, strict=True), key=lambda pair: pair[1].random_roles):
         steps = [step for step, _ in group]
-        if by_lot:
+        if random_roles:
             axes.axvspan(steps[0], steps[-1], color=theme.grid, lw=0, label=label, zorder=0)
             label = "_"
     axes.set_ylabel("loss weight")

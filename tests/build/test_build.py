@@ -91,7 +91,7 @@ def test_the_mask_has_its_own_keys_and_the_schedule_the_others(settings):
     }  # fmt: skip
     mask = build_mask(settings)
     assert (mask.trained_role, mask.last_turn_only, mask.normalize) == (Role.USER, False, "fixed")
-    assert mask.at(0.5) == RoleWeights(user=1.0, assistant=0.375)
+    assert mask.weigh_roles(0.5) == RoleWeights(user=1.0, assistant=0.375)
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_the_batches_of_a_step_are_those_of_the_kept_sequences_weighed_as_planne
         assert len(batches) > 1
         ids, runs = split.tokens.columns(kept[global_batch_indices(3, step, len(kept), 5)])
         assert torch.cat([batch.ids for batch in batches]).tolist() == ids.tolist()
-        weights, divisor = mask.tokens(runs, plan.role_weights(step))
+        weights, divisor = mask.weigh_tokens(runs, plan.role_weights(step))
         assert torch.cat([batch.weights for batch in batches]).tolist() == weights.tolist()
         assert sum(batch.divisor for batch in batches) == pytest.approx(divisor)
         roles = torch.cat([batch.roles for batch in batches]).numpy()

@@ -137,9 +137,9 @@ def test_masks_are_built(name, trained_role):
     expected = [*USER_WEIGHTS[name], USER_WEIGHTS[name][-1]]
     assert [getattr(at, other) for at in weights] == pytest.approx(expected, abs=5e-4)
     assert [getattr(at, own) for at in weights] == [1.0] * 5
-    assert {at.by_lot for at in weights} == {name == "random_turns"}
+    assert {at.random_roles for at in weights} == {name == "random_turns"}
     last = build_mask(composed(f"mask_schedule={name}", "mask_schedule.last_turn_only=true"))
-    assert (last.last_turn_only, last.normalize, last.at(0.0).user) == (True, "token", 0.0)
+    assert (last.last_turn_only, last.normalize, last.weigh_roles(0.0).user) == (True, "token", 0.0)
 
 
 @pytest.mark.parametrize("name", CHOICES["data"])

@@ -60,7 +60,7 @@ def test_mask_gives_the_weights(normalize):
         [(START, 0, 1), (U, 0, 3), (A, 1, 2, 0.5), (END, 1, 1)], [(START, 0, 1), (S, 0, 2), (A, 1, 4)]
     )
     mask = Mask(lambda progress: RoleWeights(0.25), normalize=normalize)
-    batch = pack_sequences(np.arange(14), spans, partial(mask.tokens, at=mask.at(0.0)))
+    batch = pack_sequences(np.arange(14), spans, partial(mask.weigh_tokens, role_weights=mask.weigh_roles(0.0)))
     # Of each token: its weight, and the number of tokens of its turn, to which the end belongs.
     expected = [(0, 1), *[(0.25, 3)] * 3, *[(0.5, 3)] * 2, (1, 3), (0, 1), *[(0, 2)] * 2, *[(1, 4)] * 4]
     weights = [weight / size if normalize == "turn" else weight for weight, size in expected]
@@ -128,7 +128,7 @@ def test_no_sequences_make_no_batch():
 
 
 def test_untrained_sequences_have_weight_zero():
-    weigh = partial(Mask(lambda progress: RoleWeights(0.0)).tokens, at=RoleWeights(0.0))
+    weigh = partial(Mask(lambda progress: RoleWeights(0.0)).weigh_tokens, role_weights=RoleWeights(0.0))
     (batch,) = pack_micro_batches(Dataset([3, 4]), np.array([0, 1]), weigh, 10)
     assert batch.weights.tolist() == [0] * 7
     assert batch.divisor == 0

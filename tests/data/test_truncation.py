@@ -36,7 +36,7 @@ def original_labels(sequence, progress, pad):
     count = len(sequence.spans)
     spans = TurnSpans(*map(np.array, columns), np.ones(count, dtype=np.float32), np.array([count]), np.array([0]))
     mask = Mask(partial(step, train_user_turn_mask_step=0.5))
-    weights, _ = mask.tokens(spans, mask.at(progress))
+    weights, _ = mask.weigh_tokens(spans, mask.weigh_roles(progress))
     return [token if weight else pad for token, weight in zip(sequence.ids, weights, strict=True)]
 
 

@@ -1,6 +1,6 @@
-"""Sequences written by hand or laid out from made-up dialogues, and what a mask does to them token by token.
+"""Sequences written by hand or made from generated dialogues, and slow reference implementations of masks.
 
-The references read `TokenSequence`s alone, one token after the other, and do not use spans.
+The references read `TokenSequence`s token by token; they do not use spans.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ MARKS = SpecialTokens(start=1, separator=2, end=3, pad=0)
 
 @dataclass(frozen=True)
 class Piece:
-    """One run, with its tokens."""
+    """One span, with its tokens."""
 
     role: int
     turn: int
@@ -28,7 +28,7 @@ class Piece:
 
 
 def arrays(sequences, dialogues=None):
-    """The ids and `TurnSpans` of sequences of `Piece`s; without `dialogues` each is one of its own."""
+    """The ids and `TurnSpans` of sequences of `Piece`s; without `dialogues` each sequence is a dialogue."""
     pieces = [piece for sequence in sequences for piece in sequence]
 
     def column(values, kind=np.int64):
@@ -47,7 +47,7 @@ def arrays(sequences, dialogues=None):
 
 @dataclass(frozen=True)
 class Talk:
-    """A made-up dialogue: of each turn its role, its number of tokens without the separator, and its weight."""
+    """A dialogue: for each turn its role, its number of tokens without the separator, and its data weight."""
 
     roles: tuple[int, ...]
     lengths: tuple[int, ...]
@@ -56,7 +56,7 @@ class Talk:
 
 @dataclass(frozen=True)
 class Layout:
-    """Talks as sequences: one by one as tokens, and as `Piece`s. `dialogues[s]` is the talk of sequence `s`."""
+    """Talks as sequences, as tokens and as `Piece`s. `dialogues[s]` is the index of the talk of sequence `s`."""
 
     talks: list
     tokens: list
@@ -68,31 +68,28 @@ class Layout:
         places = range(len(self.pieces)) if places is None else places
         return arrays([self.pieces[place] for place in places], [self.dialogues[place] for place in places])
 
-    def ends_dialogue(self):
-        return np.array([*(a != b for a, b in zip(self.dialogues, self.dialogues[1:], strict=False)), True])
-
 
 def cut(turns, weights, special_tokens, truncation, max_len):
-    """The sequences of a dialogue, and each as `Piece`s."""
+    """Truncates a dialogue: its sequences, and each as `Piece`s."""
     sequences = TRUNCATIONS[truncation](turns, special_tokens, max_len)
     pieces = [[Piece(s.role, s.turn, s.ids, s.lost, weights[s.turn]) for s in one.spans] for one in sequences]
     return sequences, pieces
 
 
-def laid_out(talks, truncation, max_len):
-    found = Layout(list(talks), [], [], [])
+def lay_out(talks, truncation, max_len):
+    layout = Layout(list(talks), [], [], [])
     for number, talk in enumerate(talks):
         turns = make_spans([range(10, 10 + length) for length in talk.lengths], talk.roles, MARKS.separator)
         sequences, pieces = cut(turns, talk.weights, MARKS, truncation, max_len)
-        found.tokens.extend(sequences)
-        found.pieces.extend(pieces)
-        found.dialogues.extend([number] * len(sequences))
-    return found
+        layout.tokens.extend(sequences)
+        layout.pieces.extend(pieces)
+        layout.dialogues.extend([number] * len(sequences))
+    return layout
 
 
 @st.composite
 def talks(draw, weights=(0.0, 0.5, 1.0, 1.0, 3.0), min_size=1):
-    """Dialogues of 2 to 7 turns, most of them alternating; the weights have no rounding in single precision."""
+    """Dialogues of 2 to 7 turns, most of them alternating, with weights that float32 holds exactly."""
     found = []
     for _ in range(draw(st.integers(min_size, 5))):
         count = draw(st.integers(2, 7))
@@ -108,11 +105,11 @@ def talks(draw, weights=(0.0, 0.5, 1.0, 1.0, 3.0), min_size=1):
 
 @st.composite
 def layouts(draw, **options):
-    return laid_out(draw(talks(**options)), draw(st.sampled_from(sorted(TRUNCATIONS))), draw(st.integers(8, 40)))
+    return lay_out(draw(talks(**options)), draw(st.sampled_from(sorted(TRUNCATIONS))), draw(st.integers(8, 40)))
 
 
-def slow_weights(layout, place, mask, at):
-    """The weight of each token of the sequence at `place`, undivided."""
+def slow_weights(layout, place, mask, role_weights):
+    """The weight of each token of the sequence at `place`, before `normalize`."""
     sequence, number = layout.tokens[place], layout.dialogues[place]
     talk = layout.talks[number]
     spoken = list(zip(sequence.roles, sequence.turns, strict=True))
@@ -125,10 +122,10 @@ def slow_weights(layout, place, mask, at):
         if role not in (U, A):
             weights.append(1.0 if role == Role.END else 0.0)
             continue
-        counts_as = (mask.trained_role if turn in drawn else other) if at.by_lot else role
-        of_role = at.user if counts_as == U else at.assistant
-        left_out = mask.last_turn_only and turn not in own[-1:]
-        weights.append(0.0 if left_out else of_role * talk.weights[turn])
+        counts_as = (mask.trained_role if turn in drawn else other) if role_weights.random_roles else role
+        by_role = role_weights.user if counts_as == U else role_weights.assistant
+        not_last = mask.last_turn_only and turn not in own[-1:]
+        weights.append(0.0 if not_last else by_role * talk.weights[turn])
     return weights
 
 
@@ -141,7 +138,7 @@ def slow_trainable(layout, place, mask):
 
 
 def slow_hash(dialogue, turn):
-    """The finaliser of SplitMix64, in whole numbers cut to 64 bits."""
+    """The finalizer of SplitMix64, in Python integers."""
     mixed = (dialogue * 0x9E3779B97F4A7C15 + turn) % 2**64
     mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64

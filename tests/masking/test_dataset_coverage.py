@@ -1,4 +1,4 @@
-"""The survey of a data set against a reference that looks at one token at a time."""
+"""Coverage of a data set, against a token-by-token reference."""
 
 import numpy as np
 import pytest
@@ -9,12 +9,12 @@ from dialog_trainer.masking.coverage import measure_coverage
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights
 
-POINTS = (RoleWeights(1.0), RoleWeights(0.0), RoleWeights(0.5, 0.0), RoleWeights(0.0, by_lot=True))
+POINTS = (RoleWeights(1.0), RoleWeights(0.0), RoleWeights(0.5, 0.0), RoleWeights(0.0, random_roles=True))
 
 
 @pytest.mark.parametrize("truncation", ["split", "keep_start", "keep_end"])
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_sums_by_dialogue_are_those_of_every_token(truncation, size, jsonl_folder, tokenizer, tmp_path):
+def test_coverage_equals_the_slow_reference(truncation, size, jsonl_folder, tokenizer, tmp_path):
     source = DailyDialog(str(jsonl_folder), "", None, "")
     dialogues = open_dialogues(source, "train", tmp_path, lambda line: None)
     table = open_tokens(dialogues, tokenizer, max_len=24, truncation=truncation, workers=1, cache_dir=tmp_path)
@@ -30,8 +30,8 @@ def test_sums_by_dialogue_are_those_of_every_token(truncation, size, jsonl_folde
         assert found.lost[index] == whole - (sum(int(length) for length in spans.lengths) - len(spans.counts))
         for point, weights in enumerate(POINTS):
             expected = 0
-            for sequence in sequences[kept[sequences]]:  # what is left out of training trains nothing
-                per_token, _ = mask.tokens(table.columns([sequence])[1], weights)
+            for sequence in sequences[kept[sequences]]:  # other sequences train nothing
+                per_token, _ = mask.weigh_tokens(table.columns([sequence])[1], weights)
                 expected += sum(weight > 0 for weight in per_token)
             assert found.trained[point, index] == expected
     assert found.counts.sequences == len(table)

@@ -4,7 +4,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
-from helpers.masks import A, S, Talk, U, arrays, cut, laid_out, layouts, slow_trainable, slow_weights
+from helpers.masks import A, S, Talk, U, arrays, cut, lay_out, layouts, slow_hash, slow_trainable, slow_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,14 +15,14 @@ from dialog_trainer.types import Role, TurnSpans
 
 C, E = Role.START, Role.END
 ORIGINAL = Mask(partial(schedules.step, train_user_turn_mask_step=0.5))
-# Weights that have no rounding in single precision.
+# float32 holds these weights exactly.
 WEIGHTS = st.sampled_from([0.0, 0.125, 0.5, 1.0])
 MASKS = st.builds(
-    lambda user, assistant, by_lot, *options: Mask(lambda progress: RoleWeights(user, assistant, by_lot), *options),
+    lambda user, assistant, random, *options: Mask(lambda progress: RoleWeights(user, assistant, random), *options),
     WEIGHTS, WEIGHTS, st.booleans(), st.sampled_from([A, U]), st.booleans(), st.sampled_from(["token", "fixed", "turn"]),
 )  # fmt: skip
 
-# Two dialogues of DailyDialog's test split in the ids of GPT-2, as the original program lays them out. Numbers alone.
+# Two dialogues of DailyDialog's test split in the ids of GPT-2, as the original program lays them out.
 USER_LAST = [50257, 6090, 314, 423, 262, 4836, 286, 2646, 4166, 994, 5633, 50258, 19457, 306, 286, 1781, 764, 50258,
              4342, 318, 262, 2646, 764, 1680, 314, 651, 616, 5986, 9439, 5633, 50258, 19457, 764, 50258, 23937, 314,
              765, 734, 9088, 286, 477, 262, 5205, 764, 50258, 50256]  # fmt: skip
@@ -30,12 +30,12 @@ SHORT = [50257, 464, 17536, 6643, 389, 319, 5587, 757, 764, 50258, 2061, 329, 56
          4646, 262, 2756, 286, 262, 21408, 764, 50258, 1026, 318, 1107, 257, 3024, 21219, 764, 50258, 50256]  # fmt: skip
 
 
-def constant_mask(user, assistant=1.0, by_lot=False, **options):
-    return Mask(lambda progress: RoleWeights(user, assistant, by_lot), **options)
+def constant_mask(user, assistant=1.0, random_roles=False, **options):
+    return Mask(lambda progress: RoleWeights(user, assistant, random_roles), **options)
 
 
 def weights_of(mask, spans, progress=0.0):
-    return mask.tokens(spans, mask.at(progress))[0].tolist()
+    return mask.weigh_tokens(spans, mask.weigh_roles(progress))[0].tolist()
 
 
 def alternating(lengths, weights=None):
@@ -44,18 +44,18 @@ def alternating(lengths, weights=None):
 
 
 def only(*talks, truncation="keep_start", max_len=100):
-    return laid_out(talks, truncation, max_len).arrays()[1]
+    return lay_out(talks, truncation, max_len).arrays()[1]
 
 
 @settings(deadline=None, max_examples=200)
 @given(layouts(), MASKS)
-def test_every_token_against_the_slow_reference(layout, mask):
-    """The three normalisers, data weights, both trained roles, draws by lot, and the last turn alone."""
-    at = mask.at(0.0)
-    weights, divisor = mask.tokens(layout.arrays()[1], at)
+def test_token_weights_equal_the_slow_reference(layout, mask):
+    """All values of `normalize`, data weights, both trained roles, random roles, and the last turn only."""
+    role_weights = mask.weigh_roles(0.0)
+    weights, divisor = mask.weigh_tokens(layout.arrays()[1], role_weights)
     expected, total = [], 0.0
     for place, sequence in enumerate(layout.tokens):
-        row = slow_weights(layout, place, mask, at)
+        row = slow_weights(layout, place, mask, role_weights)
         if mask.normalize == "turn":
             spoken = [None if role == C else turn for role, turn in zip(sequence.roles, sequence.turns, strict=True)]
             row = [
@@ -67,30 +67,30 @@ def test_every_token_against_the_slow_reference(layout, mask):
     assert weights.dtype == np.float32
     assert weights.tolist() == np.array(expected, dtype=np.float32).tolist()
     assert divisor == pytest.approx(total, rel=1e-6, abs=1e-12)
-    assert mask.trainable(layout.arrays()[1]).tolist() == [
+    assert mask.find_trainable(layout.arrays()[1]).tolist() == [
         slow_trainable(layout, place, mask) for place in range(len(layout.tokens))
     ]
 
 
 @settings(deadline=None, max_examples=80)
 @given(layouts(min_size=2), MASKS, st.data())
-def test_a_token_weighs_the_same_in_any_batch_and_divisors_add(layout, mask, data):
-    at, count = mask.at(0.0), len(layout.tokens)
+def test_weights_do_not_depend_on_the_batch_and_divisors_add(layout, mask, data):
+    role_weights, count = mask.weigh_roles(0.0), len(layout.tokens)
     order = data.draw(st.permutations(range(count)))
     cuts = sorted(data.draw(st.sets(st.integers(1, count - 1), max_size=count - 1)))
-    alone = [mask.tokens(layout.arrays([place])[1], at) for place in range(count)]
+    alone = [mask.weigh_tokens(layout.arrays([place])[1], role_weights) for place in range(count)]
     parts = [order[a:b] for a, b in pairwise([0, *cuts, count])]
     for part in parts:
-        weights, divisor = mask.tokens(layout.arrays(part)[1], at)
+        weights, divisor = mask.weigh_tokens(layout.arrays(part)[1], role_weights)
         assert weights.tolist() == [weight for place in part for weight in alone[place][0].tolist()]
         assert divisor == pytest.approx(sum(alone[place][1] for place in part), rel=1e-9)
 
 
 @settings(deadline=None, max_examples=50)
 @given(layouts(weights=(0.0, 2.0, 1000.0)), MASKS)
-def test_ends_always_weigh_1_and_system_turns_and_cls_never_anything(layout, mask):
+def test_ends_have_weight_1_and_system_turns_and_cls_weight_0(layout, mask):
     _, spans = layout.arrays()
-    weights = mask.span_weights(spans, mask.at(0.0))
+    weights = mask.weigh_spans(spans, mask.weigh_roles(0.0))
     assert (weights[spans.roles == E] == 1).all()
     assert (weights[np.isin(spans.roles, [C, S])] == 0).all()
 
@@ -106,10 +106,10 @@ def test_ends_always_weigh_1_and_system_turns_and_cls_never_anything(layout, mas
         ("turn", 0.0, [0, 0, 0, 0, 1 / 3, 1 / 3, 1 / 3], 1, 2.0),
     ],
 )
-def test_the_worked_example_of_the_docstring(normalize, user, weights, divisor, loss):
+def test_example_of_the_docstring(normalize, user, weights, divisor, loss):
     spans = only(alternating([2, 1]))
     mask = constant_mask(user, normalize=normalize)
-    found, found_divisor = mask.tokens(spans, mask.at(0.0))
+    found, found_divisor = mask.weigh_tokens(spans, mask.weigh_roles(0.0))
     assert found.tolist() == pytest.approx(weights, rel=1e-6)
     assert found_divisor == pytest.approx(divisor, rel=1e-6)
     assert sum(2 * weight for weight in found.tolist()) / found_divisor == pytest.approx(loss, abs=5e-4)
@@ -122,13 +122,13 @@ def test_the_worked_example_of_the_docstring(normalize, user, weights, divisor, 
     [
         ({}, RoleWeights(0.25, 0.75, True)),
         ({"trained_role": U}, RoleWeights(0.75, 0.25, True)),
-        # Nothing is left to draw where the last turn is trained alone.
+        # With the last turn only, no role is drawn.
         ({"last_turn_only": True}, RoleWeights(0.0, 0.75)),
         ({"last_turn_only": True, "trained_role": U}, RoleWeights(0.75, 0.0)),
     ],
 )
-def test_the_weights_of_the_roles_themselves(options, weights):
-    assert constant_mask(0.25, 0.75, by_lot=True, **options).at(0.5) == weights
+def test_weights_of_roles(options, weights):
+    assert constant_mask(0.25, 0.75, random_roles=True, **options).weigh_roles(0.5) == weights
 
 
 TABLE = only(alternating([1, 1, 1, 1]))  # [CLS] u s a s u s a s end
@@ -139,29 +139,29 @@ HALF = only(alternating([1, 1, 1, 1], [0.5, 2.0, 0.0, 0.25]))
     ("mask", "spans", "weights"),
     [
         (constant_mask(0.5), TABLE, [0, 0.5, 0.5, 1, 1, 0.5, 0.5, 1, 1, 1]),
-        # The roles change places.
+        # With the user as trained role the roles change places.
         (constant_mask(0.5, trained_role=U), TABLE, [0, 1, 1, 0.5, 0.5, 1, 1, 0.5, 0.5, 1]),
         (constant_mask(0.0, 0.25, trained_role=U), TABLE, [0, 0.25, 0.25, 0, 0, 0.25, 0.25, 0, 0, 1]),
-        # The last turn of the role alone, at that role's own weight.
+        # The last turn of the trained role, at that role's weight.
         (constant_mask(1.0, last_turn_only=True), TABLE, [0, 0, 0, 0, 0, 0, 0, 1, 1, 1]),
         (constant_mask(1.0, 0.5, last_turn_only=True), TABLE, [0, 0, 0, 0, 0, 0, 0, 0.5, 0.5, 1]),
         (constant_mask(1.0, last_turn_only=True, trained_role=U), TABLE, [0, 0, 0, 0, 0, 1, 1, 0, 0, 1]),
-        (constant_mask(0.0, by_lot=True, last_turn_only=True), TABLE, [0, 0, 0, 0, 0, 0, 0, 1, 1, 1]),
-        # Data weights multiply, and the end does not ask for them; a turn weighed 0 is no last turn.
+        (constant_mask(0.0, random_roles=True, last_turn_only=True), TABLE, [0, 0, 0, 0, 0, 0, 0, 1, 1, 1]),
+        # Data weights multiply, except at the end of text; a turn with data weight 0 is not the last turn.
         (constant_mask(0.5), HALF, [0, 0.25, 0.25, 2, 2, 0, 0, 0.25, 0.25, 1]),
         (constant_mask(1.0, last_turn_only=True), HALF, [0, 0, 0, 0, 0, 0, 0, 0.25, 0.25, 1]),
         (constant_mask(1.0, last_turn_only=True, trained_role=U), HALF, [0, 0.5, 0.5, 0, 0, 0, 0, 0, 0, 1]),
-        # Of a sequence without a turn of that role nothing but the end is left.
+        # In a sequence without a turn of the trained role only the end carries weight.
         (constant_mask(1.0, last_turn_only=True), only(Talk((S, U), (1, 1), (1.0, 1.0))), [0, 0, 0, 0, 0, 1]),
         (constant_mask(1.0), only(Talk((S, U), (1, 1), (1.0, 1.0))), [0, 0, 0, 1, 1, 1]),
     ],
 )  # fmt: skip
-def test_masks_by_table(mask, spans, weights):
+def test_token_weights_by_hand(mask, spans, weights):
     assert weights_of(mask, spans) == weights
 
 
-def test_the_last_turn_is_that_of_each_sequence():
-    """A dialogue in two parts, and one whose last assistant turn was cut away."""
+def test_each_sequence_has_a_last_turn():
+    """A dialogue in two sequences, and one whose last assistant turn was truncated."""
     split = only(alternating([1, 1, 1, 1]), truncation="split", max_len=8)
     assert split.counts.tolist() == [3, 4]
     mask = constant_mask(1.0, last_turn_only=True)
@@ -176,21 +176,21 @@ def test_the_last_turn_is_that_of_each_sequence():
         (A, "keep_start", 50, alternating([1, 1]), True),
         (A, "keep_start", 8, Talk((U, A), (9, 1), (1.0, 1.0)), False),
         (U, "keep_start", 8, Talk((U, A), (9, 1), (1.0, 1.0)), True),
-        (A, "keep_start", 8, Talk((U, A), (6, 3), (1.0, 1.0)), False),  # the user's turn fills it to the last token
+        (A, "keep_start", 8, Talk((U, A), (6, 3), (1.0, 1.0)), False),  # the user turn fills it
         (A, "keep_start", 8, Talk((U, A), (5, 3), (1.0, 1.0)), True),
         (A, "keep_start", 8, Talk((U, A), (3, 9), (1.0, 0.0)), False),
         (A, "keep_start", 50, Talk((U, A), (3, 9), (1.0, 0.0)), True),  # the end
         (U, "keep_start", 8, Talk((S, A), (3, 9), (1.0, 1.0)), False),
     ],
 )
-def test_what_a_mask_can_train_at_all(role, truncation, max_len, talk, expected):
+def test_trainable_sequences(role, truncation, max_len, talk, expected):
     spans = only(talk, truncation=truncation, max_len=max_len)
-    assert constant_mask(0.0, trained_role=role).trainable(spans).tolist() == [expected]
+    assert constant_mask(0.0, trained_role=role).find_trainable(spans).tolist() == [expected]
 
 
-def drawn_turns(mask, spans, progress=1.0):
-    """Of each sequence the turns with weight, as a list of (role, turn)."""
-    weights = mask.span_weights(spans, mask.at(progress))
+def weighted_turns(mask, spans, progress=1.0):
+    """For each sequence the turns with weight, as a list of (role, turn)."""
+    weights = mask.weigh_spans(spans, mask.weigh_roles(progress))
     firsts = np.cumsum(spans.counts) - spans.counts
     there = (weights > 0) & (spans.roles != E) & (spans.lengths > 0)
     return [
@@ -201,19 +201,20 @@ def drawn_turns(mask, spans, progress=1.0):
 
 @settings(deadline=None, max_examples=100)
 @given(layouts(), st.sampled_from([A, U]))
-def test_a_draw_leaves_as_many_turns_as_the_trained_role_has(layout, role):
-    """Of those that are there and that the data do not weigh 0."""
+def test_as_many_turns_are_drawn_as_the_trained_role_has(layout, role):
+    """Of those with tokens and a data weight above 0."""
     _, spans = layout.arrays()
     placebo = Mask(partial(random_turns, train_user_turn_mask_step=0.5), trained_role=role)
     step = Mask(partial(schedules.step, train_user_turn_mask_step=0.5), trained_role=role)
-    drawn, own = drawn_turns(placebo, spans), drawn_turns(step, spans)
+    drawn, own = weighted_turns(placebo, spans), weighted_turns(step, spans)
     assert list(map(len, drawn)) == list(map(len, own))
-    before = placebo.tokens(spans, placebo.at(0.49))
-    assert (before[0].tolist(), before[1]) == (weights_of(step, spans, 0.49), step.tokens(spans, step.at(0.49))[1])
+    before = [mask.weigh_tokens(spans, mask.weigh_roles(0.49)) for mask in (placebo, step)]
+    assert np.array_equal(before[0][0], before[1][0])
+    assert before[0][1] == before[1][1]
 
 
 def many_talks(count, roles):
-    """`count` dialogues with these roles, each turn of two tokens: a large sample, quickly."""
+    """`count` dialogues with these roles, each turn of two tokens."""
     turns = len(roles)
     tile = partial(np.tile, reps=count)
     ones = np.ones(count * (turns + 2), dtype=np.int64)
@@ -228,13 +229,20 @@ def many_talks(count, roles):
     )
 
 
+def test_drawn_roles_of_the_docstring():
+    spans = only(Talk((U, A, U), (1, 1, 1), (1.0, 1.0, 1.0)))
+    third = TurnSpans(*(getattr(spans, name) for name in TurnSpans.__slots__[:-1]), spans.dialogues + 3)
+    assert [round(slow_hash(3, turn) / 2**64, 2) for turn in range(3)] == [0.03, 0.97, 0.6]
+    assert constant_mask(0.0).draw_roles(third).tolist() == [C, A, U, U, E]
+
+
 @pytest.mark.parametrize("roles", [(U, A, U, A, U, A), (U, A, U, A, U), (U, U, A, S, A, A, A)])
 @pytest.mark.parametrize("role", [A, U])
-def test_a_draw_has_no_regard_to_role_nor_place(roles, role):
-    """Of 20,000 dialogues each set of so many turns is drawn as often as chance has it, and so are user turns."""
+def test_draws_do_not_depend_on_role_or_turn(roles, role):
+    """Over 20,000 dialogues each set of that many turns is drawn equally often (chi-squared)."""
     mask = Mask(partial(random_turns, train_user_turn_mask_step=0.5), trained_role=role)
     spans = many_talks(20_000, roles)
-    on = mask.span_weights(spans, mask.at(1.0)).reshape(20_000, -1)[:, 1:-1] > 0
+    on = mask.weigh_spans(spans, mask.weigh_roles(1.0)).reshape(20_000, -1)[:, 1:-1] > 0
     speaking = [turn for turn, of in enumerate(roles) if of in (U, A)]
     size = roles.count(role)
     sets = list(combinations(speaking, size))
@@ -249,16 +257,16 @@ def test_a_draw_has_no_regard_to_role_nor_place(roles, role):
     assert users == pytest.approx(roles.count(U) / len(speaking), abs=0.01)
 
 
-def test_a_draw_is_another_in_the_next_dialogue_and_the_same_in_any_part_of_one():
+def test_draws_differ_between_dialogues_and_not_between_batches():
     mask = Mask(partial(random_turns, train_user_turn_mask_step=0.0))
-    drawn = drawn_turns(mask, many_talks(200, (U, A, U, A, U, A)))
+    drawn = weighted_turns(mask, many_talks(200, (U, A, U, A, U, A)))
     repeats = sum(one == other for one, other in pairwise(drawn))
     assert repeats < 30  # one in twenty, by chance
-    assert drawn_turns(mask, many_talks(50, (U, A, U, A, U, A))) == drawn[:50]
+    assert weighted_turns(mask, many_talks(50, (U, A, U, A, U, A))) == drawn[:50]
 
 
-def original_runs(tokenizer, texts, max_len):
-    """The ids and runs of a dialogue as this package lays it out in the original program's way."""
+def original_spans(tokenizer, texts, max_len):
+    """The ids and spans of a dialogue as this package formats it in the original program's way."""
     special_tokens = tokenizer.special_tokens
     roles = [A if index % 2 else U for index in range(len(texts))]
     turns = tokenizer.encode_turns(texts, roles)
@@ -276,24 +284,24 @@ def original_runs(tokenizer, texts, max_len):
 def test_step_trains_what_the_original_trains(gpt2_tokenizer, full, max_len, trained):
     texts = " ".join(map(str, full[1:-2])).split(" 50258 ")
     texts = [gpt2_tokenizer.decode(map(int, text.split())) for text in texts]
-    ids, spans = original_runs(gpt2_tokenizer, texts, max_len)
+    ids, spans = original_spans(gpt2_tokenizer, texts, max_len)
     assert ids.tolist() == full[:max_len]
     for progress in (0.5, 0.75, 1.0):
         weights = weights_of(ORIGINAL, spans, progress)
         assert [place for place, weight in enumerate(weights) if weight] == trained
         assert set(weights) == {0.0, 1.0}
-    # In the first phase all is a label; that of [CLS] predicts nothing, for nothing stands before it.
+    # Before the switch all tokens but the first are targets.
     assert weights_of(ORIGINAL, spans, 0.4999) == [0, *[1] * (len(ids) - 1)]
 
 
-def test_step_gives_the_labels_of_all_golden_sequences_in_both_phases(gpt2_tokenizer, real_data):
+def test_step_gives_the_golden_labels_before_and_after_the_switch(gpt2_tokenizer, real_data):
     golden = json.loads((real_data.parent / "golden/sequences.json").read_text())
     with (real_data / "dailydialog/test.jsonl").open() as file:
         dialogues = [json.loads(line)["turns"] for line in file]
     pad, checked = gpt2_tokenizer.pad_id, 0
     for max_len, rows in golden["max_len"].items():
         for row in rows:
-            ids, spans = original_runs(gpt2_tokenizer, dialogues[row["dialogue"]], int(max_len))
+            ids, spans = original_spans(gpt2_tokenizer, dialogues[row["dialogue"]], int(max_len))
             padding = [pad] * (int(max_len) - len(ids))
             assert ids.tolist() + padding == row["input_ids"]
             for progress in (0.5, 1.0):

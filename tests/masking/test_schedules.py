@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from dialog_trainer.masking.schedules import (
     RoleWeights,
+    compute_progress,
     constant,
     cosine,
     linear,
     piecewise,
-    progress_of,
     random_turns,
     reverse_step,
     step,
@@ -30,7 +30,7 @@ HALF_COSINE = (1 - math.cos(math.pi / 4)) / 2  # a quarter of the way
         (1, 0.0, 1), (1, 0.9999, 1), (1, 1.0, 1),
     ],
 )  # fmt: skip
-def test_the_three_hard_schedules_at_their_borders(switch, progress, user_weight):
+def test_switches_at_their_borders(switch, progress, user_weight):
     assert step(progress, train_user_turn_mask_step=switch) == RoleWeights(user_weight, 1.0, False)
     assert reverse_step(progress, train_user_turn_mask_step=switch) == RoleWeights(1 - user_weight, 1.0, False)
     assert random_turns(progress, train_user_turn_mask_step=switch) == RoleWeights(user_weight, 1.0, True)
@@ -38,11 +38,11 @@ def test_the_three_hard_schedules_at_their_borders(switch, progress, user_weight
 
 @settings(deadline=None)
 @given(SHARES, SHARES)
-def test_reverse_step_mirrors_step_and_random_turns_weighs_as_step(progress, switch):
+def test_reverse_step_mirrors_step_and_random_turns_equals_it(progress, switch):
     straight = step(progress, train_user_turn_mask_step=switch)
     assert straight.user in (0.0, 1.0)
     assert reverse_step(progress, train_user_turn_mask_step=switch) == RoleWeights(1 - straight.user)
-    assert random_turns(progress, train_user_turn_mask_step=switch) == RoleWeights(straight.user, by_lot=True)
+    assert random_turns(progress, train_user_turn_mask_step=switch) == RoleWeights(straight.user, random_roles=True)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_reverse_step_mirrors_step_and_random_turns_weighs_as_step(progress, swi
         (0.25, 0.75, (1, 0), 0.625, 0.25, HALF_COSINE),
         (0.25, 0.75, (1, 0), 0.75, 0, 0),
         (0.25, 0.75, (1, 0), 1.0, 0, 0),
-        # Upwards, between weights that are not 0 and 1, over the whole of the training.
+        # Upwards, between other weights than 0 and 1, over all of training.
         (0, 1, (0.2, 0.6), 0.0, 0.2, 0.2),
         (0, 1, (0.2, 0.6), 0.25, 0.3, 0.2 + 0.4 * HALF_COSINE),
         (0, 1, (0.2, 0.6), 1.0, 0.6, 0.6),
@@ -70,7 +70,7 @@ def test_linear_and_cosine_at_their_borders(start, end, weights, progress, of_li
         found = schedule(progress, **options)
         assert found == RoleWeights(pytest.approx(expected, abs=1e-12), 1.0, False)
         if progress <= start or progress >= end:
-            assert found.user == expected  # to the last bit: else a last change would come a step late
+            assert found.user == expected  # exactly: otherwise the last change would come a step late
 
 
 @settings(deadline=None, max_examples=300)
@@ -87,14 +87,14 @@ def test_linear_and_cosine_are_bounded_and_monotone(schedule, start, end, start_
 
 @settings(deadline=None)
 @given(SHARES, SHARES)
-def test_constant_never_moves(progress, weight):
+def test_constant_never_changes(progress, weight):
     assert constant(progress, end_weight=weight) == RoleWeights(weight, 1.0, False)
 
 
 @pytest.mark.parametrize(
     ("points", "progress", "expected"),
     [
-        # Before the first point and after the last their weights hold.
+        # Before the first point and after the last.
         ([[0.2, 0.4], [0.6, 0.8]], 0.0, (0.4, 1)), ([[0.2, 0.4], [0.6, 0.8]], 1.0, (0.8, 1)),
         ([[0.2, 0.4], [0.6, 0.8]], 0.3, (0.5, 1)),
         ([[0.5, 0.3]], 0.0, (0.3, 1)), ([[0.5, 0.3]], 0.5, (0.3, 1)), ([[0.5, 0.3]], 1.0, (0.3, 1)),
@@ -104,12 +104,12 @@ def test_constant_never_moves(progress, weight):
         ([[0, 1], [0.5, 1], [0.5, 0.1], [1, 0]], 0.75, (0.05, 1)),
         ([[0, 1], [0.5, 1], [0.5, 0.7], [0.5, 0.1]], 0.5, (0.1, 1)),
         ([[0, 1], [0, 0.5], [1, 0.5]], 0.0, (0.5, 1)), ([[0, 1], [1, 1], [1, 0]], 1.0, (0, 1)),
-        # The assistant's weight too; where a point does not say it, it is 1.
+        # The assistant's weight too; 1 where a point does not name it.
         ([[0, 1, 0], [1, 0, 1]], 0.25, (0.75, 0.25)), ([[0, 1, 0.5], [1, 0]], 0.5, (0.5, 0.75)),
         ([[0, 1], [0, 0, 0.5]], 0.0, (0, 0.5)),
     ],
 )  # fmt: skip
-def test_piecewise_by_table(points, progress, expected):
+def test_piecewise_by_hand(points, progress, expected):
     user, assistant = expected
     assert piecewise(progress, points=points) == RoleWeights(
         pytest.approx(user, abs=1e-12), pytest.approx(assistant, abs=1e-12), False
@@ -118,14 +118,14 @@ def test_piecewise_by_table(points, progress, expected):
 
 @st.composite
 def point_lists(draw):
-    """Points in order, some at the same progress (a coarse grid makes jumps likely)."""
+    """Points in order, some at the same progress."""
     places = draw(st.lists(st.one_of(SHARES, st.integers(0, 4).map(lambda n: n / 4)), min_size=1, max_size=6))
     return [[place, draw(SHARES), draw(SHARES)] for place in sorted(places)]
 
 
 @settings(deadline=None, max_examples=300)
 @given(point_lists(), SHARES)
-def test_piecewise_goes_from_point_to_point(points, progress):
+def test_piecewise_is_a_line_from_point_to_point(points, progress):
     for index, (place, user, assistant) in enumerate(points):
         if index == len(points) - 1 or points[index + 1][0] > place:
             assert piecewise(place, points=points) == RoleWeights(user, assistant)
@@ -145,7 +145,7 @@ def test_piecewise_goes_from_point_to_point(points, progress):
     ("number", "schedule_steps", "progress"), [(0, 1, 0.0), (1, 1, 1.0), (3, 4, 0.75), (4, 4, 1.0), (99, 4, 1.0)]
 )
 def test_progress_stays_at_1_after_the_schedule(number, schedule_steps, progress):
-    assert progress_of(number, schedule_steps) == progress
+    assert compute_progress(number, schedule_steps) == progress
 
 
 @pytest.mark.parametrize(
@@ -161,16 +161,16 @@ def test_progress_stays_at_1_after_the_schedule(number, schedule_steps, progress
         (partial(constant, end_weight=0.1), [0.1, 0.1, 0.1]),
     ],
 )
-def test_a_schedule_over_a_single_step(schedule, users):
-    assert [schedule(progress_of(number, 1)).user for number in (0, 1, 2)] == users
+def test_schedules_over_a_single_step(schedule, users):
+    assert [schedule(compute_progress(number, 1)).user for number in (0, 1, 2)] == users
 
 
 @settings(deadline=None, max_examples=100)
 @given(st.integers(2, 1_000_000), st.data())
-def test_the_switch_is_the_very_step_that_was_asked_for(schedule_steps, data):
+def test_switch_is_at_exactly_the_given_step(schedule_steps, data):
     switch = data.draw(st.integers(1, schedule_steps - 1))
     users = [
-        step(progress_of(number, schedule_steps), train_user_turn_mask_step=switch / schedule_steps).user
+        step(compute_progress(number, schedule_steps), train_user_turn_mask_step=switch / schedule_steps).user
         for number in (switch - 1, switch)
     ]
     assert users == [1, 0]

@@ -22,16 +22,16 @@ NO_START = "sequences that do not start with one [CLS]"
 OUTSIDE = "trained tokens outside the turns and ends"
 NO_SEPARATOR = "trained turns without their separator"
 WRONG_END = "ends that are not one trained end-of-text token"
-LOST_END = "whole dialogues that lost their end"
+LOST_END = "complete dialogues without their end"
 TRAINED_PAD = "trained padding tokens"
 MISPLACED_END = "sequences whose end-of-text token is missing or out of place"
 
 
 def trains(*roles):
-    """A mask that is wrong: it trains these roles, whichever they are."""
+    """A wrong mask: it trains these roles."""
 
     class Wrong(Mask):
-        def span_weights(self, spans, at):
+        def weigh_spans(self, spans, role_weights):
             return np.isin(spans.roles, roles).astype(np.float32)
 
     return Wrong(STEP.schedule)
@@ -59,12 +59,12 @@ def end(*ids, turn=1):
 
 C, Q, R, E = start(1), user(10, 2), assistant(11, 2), end(3)
 SOUND = [C, Q, R, E]
-# All that is left of it is a user's turn.
+# Truncation left only a user turn.
 UNTRAINED = [C, user(10, 11, 2), assistant(lost=4), end()]
 
 
-def check(sequences, mask=STEP, *, ends=None, dialogues=None, size=100, points=None, drop=True, max_len=MAX_LEN):
-    """`checked` over `sequences` in chunks of `size`; of dialogue 3 the id is `d3`."""
+def check(sequences, mask=STEP, *, dialogues=None, size=100, points=None, drop=True, max_len=MAX_LEN):
+    """`check_mask` over `sequences` in chunks of `size`; the id of dialogue 3 is `d3`."""
     dialogues = list(range(len(sequences))) if dialogues is None else dialogues
     chunks = (
         (first, *arrays(sequences[first : first + size], dialogues[first : first + size]))
@@ -72,22 +72,21 @@ def check(sequences, mask=STEP, *, ends=None, dialogues=None, size=100, points=N
     )
     return check_mask(
         chunks,
-        np.array([True] * len(sequences) if ends is None else ends),
         mask,
-        (mask.at(1.0), mask.at(0.0)) if points is None else points,
+        (mask.weigh_roles(1.0), mask.weigh_roles(0.0)) if points is None else points,
         special_tokens=MARKS,
         max_len=max_len,
-        drop=drop,
-        id_of=lambda index: f"d{index}",
+        drop_untrained=drop,
+        dialogue_id=lambda index: f"d{index}",
     )
 
 
-def found(sequences, mask=STEP, **options):
-    """The lines of the clauses that are broken."""
+def broken_clauses(sequences, mask=STEP, **options):
+    """The lines of the error, one for each broken clause."""
     with pytest.raises(DataError) as error:
         check(sequences, mask, **options)
     first, *lines = str(error.value).split("\n")
-    assert first.startswith("the tokenised data break the contract of the mask")
+    assert first.startswith("the tokenized data break the contract of the mask")
     assert "remove that cache folder" in first
     return lines
 
@@ -102,11 +101,11 @@ def found(sequences, mask=STEP, **options):
         ([C, system(9, 2), user(10, 2, turn=1), E], OUTSIDE, {"mask": trains(U, A, S, Role.END)}),
         ([C, user(10, 11), R, E], NO_SEPARATOR, {}),
         ([C, Q, assistant(11, 2, 12), E], NO_SEPARATOR, {}),
-        ([C, Q, assistant(2, 11), E], NO_SEPARATOR, {"points": (STEP.at(1.0),)}),
-        # One that is whole has it where nothing follows too: the sequence is full, or the dialogue goes on in the next.
+        ([C, Q, assistant(2, 11), E], NO_SEPARATOR, {"points": (STEP.weigh_roles(1.0),)}),
+        # A complete turn has it at the end of a sequence too: a full one, or one whose dialogue continues in the next.
         ([C, Q, assistant(11, 12), end()], NO_SEPARATOR, {"max_len": 5}),
-        ([C, Q, assistant(11, 12)], NO_SEPARATOR, {"ends": [True, True, False, True, True]}),
-        # One that lost its beginning still has its end, for something follows it.
+        ([C, Q, assistant(11, 12)], NO_SEPARATOR, {"dialogues": [4, 5, 6, 6, 8]}),
+        # A truncated turn with something behind it lost its beginning, so it must have its end.
         ([C, user(10, 11, lost=3), R, E], NO_SEPARATOR, {}),
         ([C, user(10, 11, lost=3), assistant(lost=2), user(9, 2, turn=2), E], NO_SEPARATOR, {}),
         ([C, Q, R, end(4)], WRONG_END, {}),
@@ -115,36 +114,38 @@ def found(sequences, mask=STEP, **options):
         ([C, Q, R, end()], LOST_END, {}),
         ([C, Q, R, end()], LOST_END, {"max_len": 6}),
         ([C, Q, assistant(0, 2), E], TRAINED_PAD, {}),
-        ([C, user(0, 2), R, E], TRAINED_PAD, {"points": (STEP.at(1.0), STEP.at(0.0))}),
+        ([C, user(0, 2), R, E], TRAINED_PAD, {"points": (STEP.weigh_roles(1.0), STEP.weigh_roles(0.0))}),
         ([C, Q, R], MISPLACED_END, {}),
         ([C, Q, R, E, E], MISPLACED_END, {}),
         ([C, Q, E, R], MISPLACED_END, {}),
-        (SOUND, MISPLACED_END, {"ends": [True, True, False, True, True]}),
+        (SOUND, MISPLACED_END, {"dialogues": [4, 5, 6, 6, 8]}),
     ],
 )
 @pytest.mark.parametrize("size", [1, 3, 100])
-def test_a_broken_clause_is_named_with_the_dialogue(broken, clause, options, size):
-    """The broken one stands third, the sequences are of dialogues 4 to 8."""
-    lines = found([SOUND, SOUND, broken, SOUND, SOUND], dialogues=[4, 5, 6, 7, 8], size=size, **options)
+def test_broken_clause_is_named_with_the_dialogue(broken, clause, options, size):
+    options = {"dialogues": [4, 5, 6, 7, 8], **options}
+    lines = broken_clauses([SOUND, SOUND, broken, SOUND, SOUND], size=size, **options)
     assert lines == [f"  - {clause}: 1, first in dialogue d6"]
 
 
-def test_an_end_is_trained_at_every_point():
-    """A mask that forgets the ends at the last of its points."""
+def test_ends_are_trained_at_every_point():
+    """A mask without weight on ends at the last point."""
 
     class Forgetful(Mask):
-        def span_weights(self, spans, at):
-            return np.where((spans.roles == Role.END) & (at.user == 0), 0, Mask.span_weights(self, spans, at))
+        def weigh_spans(self, spans, role_weights):
+            return np.where(
+                (spans.roles == Role.END) & (role_weights.user == 0), 0, Mask.weigh_spans(self, spans, role_weights)
+            )
 
-    assert found([SOUND, SOUND], Forgetful(STEP.schedule)) == [f"  - {WRONG_END}: 2, first in dialogue d0"]
+    assert broken_clauses([SOUND, SOUND], Forgetful(STEP.schedule)) == [f"  - {WRONG_END}: 2, first in dialogue d0"]
 
 
 def test_cls_is_never_trained():
-    lines = found([SOUND] * 3, trains(A, Role.START, Role.END))
+    lines = broken_clauses([SOUND] * 3, trains(A, Role.START, Role.END))
     assert lines == [f"  - {OUTSIDE}: 3, first in dialogue d0"]
 
 
-FINAL = {"points": (STEP.at(1.0),)}
+FINAL = {"points": (STEP.weigh_roles(1.0),)}
 
 
 @pytest.mark.parametrize(
@@ -152,42 +153,40 @@ FINAL = {"points": (STEP.at(1.0),)}
     [
         (SOUND, {}),
         (SOUND, {"max_len": 6}),
-        # What is never trained need not have a separator, and may hold whatever token.
+        # An untrained turn needs no separator, and may contain any token.
         ([C, user(10, 11), R, E], FINAL),
         ([C, user(0, 0), R, E], FINAL),
         ([C, system(9, 0), user(10, 2, turn=1), E], {}),
         ([C, user(10, 11, weight=0.0), R, E], {}),
-        # Truncation took the end of the last turn, and with it that of the text; or turns before it.
+        # Truncation took the end of the last turn, and with it the end of text; or turns before it.
         ([C, Q, assistant(11, lost=5), end()], {}),
         ([C, Q, assistant(11, lost=5), user(lost=3, turn=2), end()], {}),
         ([C, user(10, 2, lost=5), R, E], {}),
         ([C, user(lost=5), R, E], {}),
-        # It is full to the last token: nothing is lost but the end.
+        # The sequence is full: only the end of text is lost.
         ([C, Q, R, end()], {"max_len": 5}),
     ],
 )
-def test_what_looks_like_a_breach_and_is_none(sequence, options):
+def test_sound_sequences_pass(sequence, options):
     kept = check([SOUND, sequence], **options)
     assert kept.indices.tolist() == [0, 1]
     assert kept.dropped == 0
     assert kept.counts.tokens.sum() == 6 + sum(len(piece.ids) for piece in sequence)
 
 
-def test_a_dialogue_in_two_sequences_ends_with_the_second():
+def test_dialogue_in_two_sequences_ends_with_the_second():
     first, second = [C, Q, R], [start(1, turn=2), user(10, 2, turn=2), assistant(11, 2, turn=3), end(3, turn=3)]
-    assert check([first, second], ends=[False, True], dialogues=[0, 0]).indices.tolist() == [0, 1]
-    assert found([second, first], ends=[False, True], dialogues=[5, 5]) == [
-        f"  - {MISPLACED_END}: 2, first in dialogue d5"
-    ]
+    assert check([first, second], dialogues=[0, 0]).indices.tolist() == [0, 1]
+    assert broken_clauses([second, first], dialogues=[5, 5]) == [f"  - {MISPLACED_END}: 2, first in dialogue d5"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000, 5000])
-def test_all_breaches_are_counted_at_once(size):
+def test_all_broken_clauses_are_counted_at_once(size):
     sequences = [
         SOUND, SOUND, [Q, R, E], [C, user(10), R, E], [C, user(0, 2), R, E], [C, Q, R, end()], [C, Q, R], [C, Q, R, end(4)],
         *[[C, Q, assistant(0, 0, 11), E]] * 1200,
     ]  # fmt: skip
-    assert sorted(found(sequences, size=size)) == sorted(
+    assert sorted(broken_clauses(sequences, size=size)) == sorted(
         [
             f"  - {NO_START}: 1, first in dialogue d2",
             f"  - {NO_SEPARATOR}: 1,201, first in dialogue d3",
@@ -200,7 +199,7 @@ def test_all_breaches_are_counted_at_once(size):
 
 
 @pytest.mark.parametrize("size", [1, 2, 100])
-def test_sequences_with_nothing_to_train_are_dropped_and_counted(size):
+def test_untrained_sequences_are_dropped_and_counted(size):
     sequences = [UNTRAINED, SOUND, UNTRAINED, UNTRAINED, SOUND, SOUND]
     kept = check(sequences, size=size)
     assert kept.indices.tolist() == [1, 4, 5]
@@ -211,23 +210,25 @@ def test_sequences_with_nothing_to_train_are_dropped_and_counted(size):
 
 
 @pytest.mark.parametrize("size", [1, 2, 100])
-def test_sequences_with_nothing_to_train_are_refused(size):
+def test_untrained_sequences_are_refused(size):
     sequences = [SOUND, UNTRAINED, SOUND, UNTRAINED]
     with pytest.raises(ConfigError) as error:
         check(sequences, drop=False, size=size)
     assert error.value.errors == [
-        "mask_schedule.untrained=refuse: 2 sequences have no assistant turn and no end, the first of dialogue d1; pass "
-        "mask_schedule.untrained=drop, or mend the data"
+        "mask_schedule.untrained=refuse: 2 sequences have no assistant turn and no end of text, the first of dialogue "
+        "d1; pass mask_schedule.untrained=drop, or correct the data"
     ]
     assert check([SOUND] * 2, drop=False).dropped == 0
 
 
-def test_the_role_that_is_trained_decides_what_is_dropped():
+def test_trained_role_decides_what_is_dropped():
     simulator = Mask(STEP.schedule, trained_role=U)
     answer_alone = [C, assistant(11, 12, 2, turn=0), user(lost=4, turn=1), end()]
     assert check([answer_alone, UNTRAINED]).indices.tolist() == [0]
     assert check([answer_alone, UNTRAINED], simulator).indices.tolist() == [1]
-    with pytest.raises(ConfigError, match="1 sequences have no user turn and no end, the first of dialogue d0;"):
+    with pytest.raises(
+        ConfigError, match="1 sequences have no user turn and no end of text, the first of dialogue d0;"
+    ):
         check([answer_alone, UNTRAINED], simulator, drop=False)
 
 
@@ -237,13 +238,14 @@ def test_at_least_one_sequence_must_be_left(role, name):
     with pytest.raises(ConfigError) as error:
         check([cut_away] * 3, Mask(STEP.schedule, trained_role=role))
     assert error.value.errors == [
-        f"mask_schedule: no sequence of the training split is left to train: 3 have no turn of the {name} and no end (or "
-        "the data weigh it 0), 0 dialogues are left out by data.drop_leaks"
+        f"mask_schedule: no sequence of the training split is left to train: 3 have no {name} turn and no end of text "
+        "(or data weight 0), 0 dialogues are excluded by data.drop_leaks; correct the data or change "
+        "mask_schedule.trained_role"
     ]
 
 
-def test_a_breach_is_said_before_what_would_be_dropped():
-    assert found([UNTRAINED, [Q, R, E]], drop=False) == [f"  - {NO_START}: 1, first in dialogue d1"]
+def test_broken_clauses_come_before_untrained_sequences():
+    assert broken_clauses([UNTRAINED, [Q, R, E]], drop=False) == [f"  - {NO_START}: 1, first in dialogue d1"]
 
 
 SCHEDULES = [
@@ -259,20 +261,20 @@ MASKS = st.builds(Mask, st.sampled_from(SCHEDULES), st.sampled_from([A, U]), st.
 
 
 def points_of(mask, steps=20):
-    """As a run asks for them: the final weights, then each kind."""
-    whole = build_timeline(mask, steps)
-    return (whole.final, *(weights for _, weights in whole.kinds))
+    """As for a run: the final weights, then each kind."""
+    timeline = build_timeline(mask, steps)
+    return (timeline.final, *(weights for _, weights in timeline.kinds))
 
 
 @settings(deadline=None, max_examples=200)
 @given(
     layouts(), MASKS.filter(lambda mask: not (mask.last_turn_only and "points" in mask.schedule.keywords)), st.data()
 )
-def test_what_the_package_lays_out_breaks_no_clause(layout, mask, data):
-    """Whatever the truncation, the schedule and the roles; and what is kept and counted is what the slow way finds."""
+def test_formatted_dialogues_break_no_clause(layout, mask, data):
+    """For every truncation, schedule and role; kept and counted sequences equal those of the slow reference."""
     points, expected = points_of(mask), [p for p in range(len(layout.tokens)) if slow_trainable(layout, p, mask)]
     limit = max(len(sequence.ids) for sequence in layout.tokens)
-    options = {"ends": layout.ends_dialogue(), "dialogues": layout.dialogues, "points": points, "max_len": limit}
+    options = {"dialogues": layout.dialogues, "points": points, "max_len": limit}
     size = data.draw(st.integers(1, len(layout.tokens)))
     if not expected:
         with pytest.raises(ConfigError, match="no sequence of the training split"):
@@ -287,7 +289,7 @@ def test_what_the_package_lays_out_breaks_no_clause(layout, mask, data):
 
 @pytest.fixture(scope="module")
 def daily_dialog(real_data, gpt2_tokenizer, tmp_path_factory):
-    """1,000 real dialogues as tokens, by truncation and length."""
+    """1,000 real dialogues as tokens, by truncation and maximum length."""
     cache = tmp_path_factory.mktemp("tokens")
     source = DailyDialog(str(real_data / "dailydialog"), "", None, "")
     dialogues = open_dialogues(source, "validation", cache, lambda line: None)
@@ -302,15 +304,14 @@ def daily_dialog(real_data, gpt2_tokenizer, tmp_path_factory):
 
 @pytest.mark.parametrize("truncation", ["split", "keep_start", "keep_end"])
 @pytest.mark.parametrize("max_len", [8, 64])
-def test_real_dialogues_break_no_clause_under_any_schedule(daily_dialog, gpt2_tokenizer, truncation, max_len):
+def test_real_dialogues_break_no_clause(daily_dialog, gpt2_tokenizer, truncation, max_len):
     table = daily_dialog(truncation, max_len)
-    ends = np.append(table.dialogues[1:] != table.dialogues[:-1], True)
     rows = table.rows.with_format(None)[:]
     masks = [*map(Mask, SCHEDULES), Mask(SCHEDULES[0], U), Mask(SCHEDULES[2], U), Mask(SCHEDULES[0], A, True)]
     for mask in masks:
         kept = check_mask(
-            table.chunks(300), ends, mask, points_of(mask), special_tokens=gpt2_tokenizer.special_tokens, drop=True, id_of=str,
-            max_len=max_len,
+            table.chunks(300), mask, points_of(mask), special_tokens=gpt2_tokenizer.special_tokens, max_len=max_len,
+            drop_untrained=True, dialogue_id=str,
         )  # fmt: skip
         expected = [
             place
@@ -320,6 +321,6 @@ def test_real_dialogues_break_no_clause_under_any_schedule(daily_dialog, gpt2_to
         assert kept.indices.tolist() == expected
         assert kept.dropped == len(table) - len(expected)
         _, spans = table.columns(expected)
-        whole = count_coverage(spans, [mask.span_weights(spans, at) for at in points_of(mask)])
+        counts = count_coverage(spans, [mask.weigh_spans(spans, point) for point in points_of(mask)])
         for name in MaskCounts.__slots__:
-            assert np.array_equal(getattr(kept.counts, name), getattr(whole, name)), name
+            assert np.array_equal(getattr(kept.counts, name), getattr(counts, name)), name

@@ -62,7 +62,7 @@ def plan(schedule, schedule_steps: int, **mask) -> tuple[int, WeightsAtStep]:
     """The step from which a schedule is final and its weights over the steps, as a run has them."""
     built = Mask(schedule, **mask)
     timeline = build_timeline(built, schedule_steps)
-    return timeline.final_from_step, lambda at: built.at(timeline.progress(at))
+    return timeline.final_from_step, lambda at: built.weigh_roles(timeline.progress(at))
 
 
 def schedule_figure(schedule, *, steps: int, schedule_steps: int, **mask):

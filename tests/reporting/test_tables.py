@@ -121,7 +121,7 @@ def test_a_sequence_shows_tokens_roles_and_weights_as_text():
 
 
 def test_a_turn_drawn_at_random_has_its_random_weight():
-    points = [RoleWeights(0.5, 1.0, by_lot=True), RoleWeights(0.5, 1.0)]
+    points = [RoleWeights(0.5, 1.0, random_roles=True), RoleWeights(0.5, 1.0)]
     spans = [("user", ["Hi"], 0, USER_FACTORS, ASSISTANT_FACTORS), ("end", ["."], 0, [0.0, 0.0, 1.0], None)]
     lines = [line.split()[:4] for line in shown(spans, points).splitlines()[3:5]]
     assert lines == [["user", "0", "1", "0.5"], ["end", "1", "1", "1"]]

@@ -66,7 +66,7 @@ def inspect_mask(settings: Settings, console: Console) -> int:
     settings = settings | {"schedule_steps": settings["schedule_steps"] or settings["steps"]}
     data = _load(settings, say)
     progress = _choose_progress(settings, data.timeline)
-    points = tuple(map(data.mask.at, progress))
+    points = tuple(map(data.mask.weigh_roles, progress))
     split, mask, timeline = data.split, data.mask, data.timeline
     coverage = measure_coverage(split.tokens.chunks(), mask, points, data.used, len(split.dialogues))
     longest = np.argsort(-coverage.tokens, kind="stable")[:DIALOGUES_PER_KIND].tolist()
@@ -187,7 +187,7 @@ def _draw_figures(folder: Path, style: FigureStyle, data: MaskedSplit, max_len: 
             "mask_weights": plot_weights(
                 one,
                 schedule_steps=timeline.schedule_steps,
-                role_weights=lambda step: mask.at(timeline.progress(step)),
+                role_weights=lambda step: mask.weigh_roles(timeline.progress(step)),
                 switch=timeline.final_from_step,
             ),
             "lengths": plot_lengths(one, data.split.tokens.lengths, max_len),

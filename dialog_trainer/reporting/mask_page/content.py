@@ -31,9 +31,9 @@ def describe_sequence(
     `ids` and `texts` `(T,)` are its tokens. A sequence that is not `kept` for training weighs 0. The tag `untrained`
     marks a sequence that has no trained token at one of `points`.
     """
-    has_random = any(weights.by_lot for _, weights in timeline.kinds)
-    factors = _weight_factors(mask, spans, by_lot=False) * kept
-    random_factors = _weight_factors(mask, spans, by_lot=True) * kept if has_random else None
+    has_random = any(weights.random_roles for _, weights in timeline.kinds)
+    factors = _weight_factors(mask, spans, random_roles=False) * kept
+    random_factors = _weight_factors(mask, spans, random_roles=True) * kept if has_random else None
     described, position = [], 0
     for span, length in enumerate(spans.lengths.tolist()):
         described.append(
@@ -50,7 +50,7 @@ def describe_sequence(
         )
         position += length
     turns = [span for span in described if span["role"] not in ("start", "end")]
-    trained = kept and all((mask.span_weights(spans, weights) * spans.lengths).any() for weights in points)
+    trained = kept and all((mask.weigh_spans(spans, weights) * spans.lengths).any() for weights in points)
     return {
         "tokens": len(ids),
         "lost_tokens": sum(span["lost"] for span in turns),
@@ -91,10 +91,10 @@ def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode("ascii")
 
 
-def _weight_factors(mask: Mask, spans: TurnSpans, by_lot: bool) -> np.ndarray:
+def _weight_factors(mask: Mask, spans: TurnSpans, random_roles: bool) -> np.ndarray:
     """`(R, 3)`: the weight of a span is `[0] * user + [1] * assistant + [2]`, for any weights of the two roles."""
     constant, user, assistant = (
-        mask.span_weights(spans, RoleWeights(*weights, by_lot)) for weights in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
+        mask.weigh_spans(spans, RoleWeights(*weights, random_roles)) for weights in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
     )
     return np.stack([user - constant, assistant - constant, constant], axis=1).astype(np.float64).round(6)
 
@@ -103,9 +103,9 @@ def _sample_schedule(mask: Mask, timeline: ScheduleTimeline) -> list[list[Any]]:
     """`[progress, user weight, assistant weight, drawn at random]` wherever they change, on a grid of steps."""
     steps = {round(index * timeline.schedule_steps / MAX_SCHEDULE_POINTS) for index in range(MAX_SCHEDULE_POINTS + 1)}
     entries: list[list[Any]] = []
-    for step in sorted(steps | {timeline.first_change, timeline.final_from_step}):
+    for step in sorted(steps | {timeline.first_change, timeline.last_change, timeline.final_from_step}):
         progress = timeline.progress(step)
-        weights = mask.at(progress)
-        if not entries or entries[-1][1:] != [weights.user, weights.assistant, weights.by_lot]:
-            entries.append([progress, weights.user, weights.assistant, weights.by_lot])
+        weights = mask.weigh_roles(progress)
+        if not entries or entries[-1][1:] != [weights.user, weights.assistant, weights.random_roles]:
+            entries.append([progress, weights.user, weights.assistant, weights.random_roles])
     return entries

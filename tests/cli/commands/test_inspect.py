@@ -92,7 +92,7 @@ def test_the_page_weighs_as_training_does(inspect, options, monkeypatch):
     assert [span["lost"] for span in shown] == spans.lost.tolist()
     steps = content["schedule_steps"]
     for step in {0, 1, steps // 2, steps - 1, steps}:
-        weights = mask.span_weights(spans, mask.at(step / steps))
+        weights = mask.weigh_spans(spans, mask.weigh_roles(step / steps))
         assert [weight_at(content, span, step / steps) for span in shown] == pytest.approx(weights.tolist(), abs=1e-6)
 
 

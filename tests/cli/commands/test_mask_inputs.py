@@ -148,7 +148,7 @@ def test_a_sequence_without_a_token_to_train_is_refused_or_dropped(
     assert code == 2, out + err
     identifier = re.search(r"the first of dialogue (\S+?);", err)[1]
     assert f"mask_schedule.untrained=refuse: 1 sequences have no {who} turn and no end" in err
-    assert "pass mask_schedule.untrained=drop, or mend the data" in err
+    assert "pass mask_schedule.untrained=drop, or correct the data" in err
     assert identifier.endswith("37")  # the line of the file
     assert not (tmp_path / "runs").exists()
     code, out, err = dialog_trainer(*command)
@@ -190,7 +190,7 @@ def own(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("function", "options", "said"),
     [
-        ("broken", ["+mask_schedule.value=1.5"], "mask_schedule: a weight is not a number from 0 to 1 at steps 0 to 10 of 10; mend the schedule"),
+        ("broken", ["+mask_schedule.value=1.5"], "mask_schedule: a weight is not a number from 0 to 1 at steps 0 to 10 of 10; correct the schedule"),
         ("broken", ["+mask_schedule.value=nan", "+mask_schedule.since=0.45"], "mask_schedule: a weight is not a number from 0 to 1 at steps 5 to 10 of 10"),
         ("broken", ["+mask_schedule.value=-1", "+mask_schedule.since=1"], "mask_schedule: a weight is not a number from 0 to 1 at step 10 of 10"),
         ("broken", ["+mask_schedule.value=0", "+mask_schedule.since=0.8"], "mask_schedule: no turn carries weight at steps 8 to 10 of 10"),
