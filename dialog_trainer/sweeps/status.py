@@ -22,11 +22,8 @@ def build_sweep_table(folder: Path) -> TextTable:
         ]
         for job in jobs
     ]
-    return TextTable(
-        f"Jobs in {folder}",
-        ["options", "job", "end", "best loss (nats per token)", "at step", "best score", "at step"],
-        rows,
-    )
+    head = ["options", "job", "end", "best loss (nats per token)", "its step", "best score", "its step"]
+    return TextTable(f"Jobs in {folder}", head, rows)
 
 
 def _best_validations(run: Path) -> list[str]:
