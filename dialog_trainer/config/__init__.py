@@ -1,1 +1,1 @@
-"""Typed configuration: schema, cross-field validation, job."""
+"""The typed configuration of one command: fields, ranges, validation, and the job that all processes share."""
