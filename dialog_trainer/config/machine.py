@@ -1,0 +1,65 @@
+"""What a configuration needs of a machine: processes, a C++ compiler, the hub. No torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+from dialog_trainer.config.schema import Config
+
+
+def count_processes(config: Config) -> int:
+    """How many processes a command starts; only training and validating can share their work."""
+    if config.mode in ("inspect", "chat"):
+        return 1
+    return len(config.device) if isinstance(config.device, tuple) else config.processes
+
+
+def process_faults(config: Config, size: int, started: bool) -> list[str]:
+    """What does not go with `size` processes, which were `started` by torchrun or Slurm, or are still to be started."""
+    found: list[str] = []
+    trains = config.mode in ("train", "resume")
+    if started and config.mode in ("inspect", "chat"):
+        found.append(f"mode={config.mode}: works in one process; start it without torchrun or srun")
+    if started and config.processes not in (1, size):
+        found.append(f"processes={config.processes}: {size} processes were started; leave it at 1")
+    if not started and config.processes > 1 and size > 1 and config.device not in ("auto", "cpu"):
+        device = list(config.device) if isinstance(config.device, tuple) else config.device
+        found.append(
+            f"processes={config.processes}: are processes of the CPU; of device={device} there is one for each GPU named"
+        )
+    if trains and size > config.batch_size:
+        found.append(f"batch_size={config.batch_size}: {size} processes share a batch, so it must be at least {size}")
+    if size > 1 and config.parallel == "fsdp" and trains:
+        if config.precision == "fp16":
+            found.append("precision=fp16: not with parallel=fsdp; use precision=bf16")
+        if config.mask_schedule.alignment_every_n_steps:
+            found.append("mask_schedule.alignment_every_n_steps: not with parallel=fsdp; use parallel=ddp")
+    return found
+
+
+def missing_compiler() -> str | None:
+    """What torch.compile lacks on this machine, and the package that has it; None if nothing."""
+    if os.name != "posix":  # torch looks for another compiler there, and names what it lacks
+        return None
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        return f"there is no C++ compiler {compiler}; install the package {Path(compiler).name}"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        return f"there is no Python.h; install the package python{sysconfig.get_python_version()}-dev"
+    return None
+
+
+def needs_hub(config: Config) -> bool:
+    """Whether a new run names a model, or any command but a chat a data set, that is not on this machine."""
+    model, data = config.model.pretrained_model, config.data
+    data_from_hub = (
+        data.target.endswith(".DailyDialog")
+        and data.arguments.get("path") is None
+        and not os.path.isdir(data.arguments.get("hub_id") or "")
+    )
+    model_from_hub = config.mode in ("train", "inspect") and model is not None and not os.path.isdir(model)
+    return model_from_hub or (data_from_hub and config.mode != "chat")

@@ -1,0 +1,102 @@
+"""Checks of names, paths and files of a configuration. No torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dialog_trainer.config.schema import Config
+from dialog_trainer.config.table import all_settings, show
+
+Values = Mapping[str, Any]
+
+
+def check_names(values: Values) -> list[str]:
+    """The faults of names and paths as texts."""
+    found = []
+    for key, setting in all_settings(Config).items():
+        value = values.get(key)
+        if setting.is_free_text and isinstance(value, str) and value.startswith("~"):
+            found.append(f"{key}={value}: '~' is not your home here; type $HOME")
+    for key in ("project", "name", "data.cache_dir"):
+        value = values.get(key)
+        if value is None:
+            continue
+        parts = Path(value).parts
+        if key == "name" and (len(parts) != 1 or "/" in value or "\\" in value):
+            found.append(f"name={value}: must be one path part; put folders into project")
+        controls = any(unicodedata.category(character) == "Cc" for character in value)
+        if key != "data.cache_dir" and (".." in parts or ":" in value or controls):
+            found.append(f"{key}={value!r}: must not hold '..', ':' or control characters")
+        # Room for the number of a next free name.
+        if any(len(part.encode("utf-8", "surrogatepass")) > 240 for part in parts):
+            found.append(f"{key}={value[:30]}...: a part of a path may have at most 240 bytes in UTF-8")
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            found.append(f"{key}={value!r}: is not valid text")
+    return found
+
+
+def check_folders(values: Values) -> list[str]:
+    """The faults of folders that are to be written."""
+    keys = ("project", "data.cache_dir") if values.get("mode") in ("train", "inspect") else ("data.cache_dir",)
+    found = (_blocked_folder(key, Path(values[key]).absolute()) for key in keys if values.get(key))
+    return [fault for fault in found if fault]
+
+
+def check_data_files(values: Values) -> list[str]:
+    """The faults of files of dialogues."""
+    if values.get("mode") == "chat":  # needs no data
+        return []
+    found = []
+    target = values.get("data._target_", "")
+    # A validation on a split of its own needs no training data, and says what it then lacks.
+    apart = values.get("split") == "test" or values.get("data.validation_data_path") is not None
+    spared = values.get("mode") == "validate" and values.get("split") != "train" and apart
+    if target.endswith("sources.Jsonl"):
+        for split in ("train", "validation", "test"):
+            path = values.get(f"data.{split}_data_path")
+            if path is not None and not os.path.isfile(path) and not (spared and split == "train"):
+                kind = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
+                found.append(f"data.{split}_data_path={path}: {kind}; pass the path of a JSONL file")
+        if values.get("data.train_data_path", "-") is None and not spared:
+            found.append("data=jsonl needs data.train_data_path=<file.jsonl>")
+    path = values.get("data.path")
+    if target.endswith("sources.DailyDialog") and path is not None and not os.path.isdir(path):
+        kind = "is a file, not a folder" if os.path.exists(path) else "does not exist"
+        found.append(f"data.path={path}: {kind}; pass the folder of DailyDialog's files")
+    if target.endswith("sources.ChitChat") and importlib.util.find_spec("chitchat_dataset") is None:
+        found.append("data=chitchat needs a package: pip install chitchat-dataset")
+    return found
+
+
+def check_model(values: Values) -> list[str]:
+    """The fault of a folder of a model that is not there."""
+    if "model.pretrained_model" not in values:
+        return []
+    model = values["model.pretrained_model"]
+    if model is None or values.get("mode") not in ("train", "inspect"):  # a saved run has its own weights
+        return []
+    if _looks_like_path(model) and not os.path.isdir(model):
+        return [f"model.pretrained_model={show(model)}: there is no such folder; pass a folder or a hub id as gpt2"]
+    return []
+
+
+def _blocked_folder(key: str, folder: Path) -> str | None:
+    """The fault of a folder that cannot be made or written; None if it can."""
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    if not there.is_dir():
+        return f"{key}={folder}: {there} is a file, not a folder; choose another"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{key}={folder}: {there} cannot be written; choose another or change its permissions"
+    return None
+
+
+def _looks_like_path(name: str) -> bool:
+    """Whether a model's name is a path: a hub id is `name` or `owner/name`."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name

@@ -1,0 +1,265 @@
+"""Every option: its type, range, one-line description with unit, and what changing it means for a resumed run.
+
+No default stands here: `conf/` holds them all. Code reads `config.optim.lr0`; `Config.replace` changes fields and
+validates them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
+
+from dialog_trainer.config.fields import (
+    MAX_COUNT,
+    BelowOne,
+    Compile,
+    Count,
+    CountOr0,
+    Device,
+    Flag,
+    Fraction,
+    Later,
+    Length,
+    MicroBatchTokens,
+    Name,
+    Positive,
+    Probability,
+    Record,
+    Scores,
+    ScoreWeights,
+    Steps,
+    Temperature,
+    Texts,
+    Whole,
+    setting,
+)
+from dialog_trainer.config.frozen import nest, set_key, thaw
+from dialog_trainer.config.groups import DataConfig, LoggerConfig, MaskScheduleConfig, OptimConfig, SchedulerConfig
+from dialog_trainer.config.table import construct, read, values_of
+from dialog_trainer.config.versions import upgrade
+from dialog_trainer.errors import ConfigError
+
+# The version of `args.yaml`. 1 (not written there): the runs before the schema existed.
+SCHEMA_VERSION = 2
+MODES_ON_A_RUN = ("resume", "validate", "chat")
+Curve = Literal[
+    "train_loss", "validation_loss", "lr", "grad_norm", "tokens_per_second", "user_weight", "assistant_weight"
+]
+
+
+class ModelConfig(Record):
+    """A pretrained model, or the sizes of one from scratch (None with a pretrained model, which has its own)."""
+
+    pretrained_model: Name | None = setting(
+        "Hub id (downloaded once) or folder of the model to start from; the dialogue tokens are added to it. "
+        "null: a GPT-2 from scratch, of the sizes below.",
+        "refused",
+    )
+    max_len: Length = setting(
+        "Longest training sequence, and context window of replies, in tokens; at most the model's positions.", "inexact"
+    )
+    dropout: BelowOne | None = setting(
+        "Dropout probability of every layer. null: as the model's own config says.", "inexact"
+    )
+    vocab_size: Annotated[Whole, Ge(257), Le(1_000_000)] | None = setting(
+        "Entries of the byte-level BPE learned from the training split; the dialogue tokens are added.",
+        "refused",
+        optional=True,
+    )
+    layers: Count | None = setting("Transformer blocks.", "refused", optional=True)
+    heads: Count | None = setting("Attention heads of a block.", "refused", optional=True)
+    width: Count | None = setting("Width of the hidden states, a multiple of model.heads.", "refused", optional=True)
+    positions: Length | None = setting(
+        "Positions of the model, in tokens; at least model.max_len.", "refused", optional=True
+    )
+
+
+class GenerationConfig(Record):
+    """How replies are generated, in a validation and in a chat."""
+
+    max_new_tokens: Count | None = setting(
+        "Longest reply, in tokens; at most model.max_len - 2. Longer contexts lose whole turns from the left. "
+        "null (chat alone): as metrics.generation.max_new_tokens."
+    )
+    decoding: Literal["greedy", "sample", "beam"] = setting(
+        "How a token is chosen: greedy, sample (with a seed for each reply) or beam (beam search; not in a chat)."
+    )
+    temperature: Temperature = setting("Sampling temperature. 0: greedy.")
+    top_p: Probability = setting(
+        "Nucleus (top-p) sampling: draw from the smallest set of tokens with this probability. 1: from all tokens."
+    )
+    beams: Annotated[Whole, Ge(2), Le(64)] = setting("Beam width of decoding=beam.")
+    batch_tokens: Length = setting(
+        "Most tokens in one batch of generation, context and reply; at least model.max_len. Bounds memory, not the result."
+    )
+
+
+class MetricsConfig(Record):
+    common: tuple[Curve, ...] = setting("Quantities of training that are drawn as curves.")
+    names: Scores = setting("Scores of a validation.")
+    best: ScoreWeights = setting(
+        "What best_metric means: a sum of scores, each with its weight. A dict on the command line replaces this one."
+    )
+    extra: Texts = setting(
+        "Metrics of your own, as dotted names; the last part is the name of the score.", when_absent=()
+    )
+    max_dialogues: Count | None = setting(
+        "Dialogues replied to in a validation, a fixed sample. null: the whole split. The loss is over all dialogues."
+    )
+    protocol: Literal["response", "all_turns", "rollout", "original"] = setting(
+        "Which turns are generated: response (those of the trained role), all_turns, rollout (the model plays both "
+        "roles) or original (the original program's rule)."
+    )
+    max_seconds: Positive | None = setting(
+        "Seconds after which a validation during training starts no further replies, and scores those done. null: no limit."
+    )
+    generation: GenerationConfig = setting("How replies are generated in a validation.")
+
+
+class ChatConfig(Record):
+    generation: GenerationConfig = setting(
+        "How replies are generated in a chat.",
+        per_command=True,
+        when_absent={"decoding": "sample", "beams": 4, "batch_tokens": 8192},
+    )
+
+
+class FiguresConfig(Record):
+    enabled: Flag = setting("Draw figures of the schedules and curves into the run's folder.", when_absent=True)
+    format: Literal["png", "svg", "pdf"] = setting("File format of the figures.", when_absent="png")
+
+
+class Config(Record):
+    """The validated configuration of one command."""
+
+    mode: Annotated[Literal["train", "resume", "validate", "chat", "inspect"], Later(("report",))] = setting(
+        "What to do: train, resume, validate or chat with a saved run, or inspect (show which tokens carry the loss).",
+        per_command=True,
+    )
+    project: Name = setting('Folder of runs; any path without ":" and "..". null: outputs/<name of the model>.')
+    name: Name = setting(
+        "Folder of the run in the project, one path part; if taken, the next free <name>2, <name>3 ... "
+        "null: <name of the data>_chatbot."
+    )
+    seed: Annotated[Whole, Ge(0), Le(MAX_COUNT)] = setting(
+        "Seed of the order of the data, of dropout and of new weights.", "inexact"
+    )
+    deterministic: Flag = setting("Use deterministic kernels, so that a run is reproducible bit for bit.", "inexact")
+    device: Device = setting(
+        "Where to compute. auto: cuda, else mps, else cpu. With a list, one process for each device.", "inexact"
+    )
+    processes: Annotated[Whole, Ge(1), Le(1024)] = setting(
+        "CPU processes that share each batch and each validation. On GPUs there is one for each device named.",
+        "inexact",
+    )
+    port: Annotated[Whole, Ge(1024), Le(65535)] | None = setting(
+        "TCP port of the rendezvous of one machine's processes. null: a file instead of a port.", per_command=True
+    )
+    parallel: Literal["ddp", "fsdp"] = setting(
+        "How processes hold the model: ddp (a replica each) or fsdp (a shard each, for a model too large for one GPU).",
+        "inexact",
+    )
+    distributed_timeout_seconds: Positive = setting(
+        "Seconds after which a process that does not answer ends the run.", per_command=True
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = setting(
+        "Autocast precision of the forward pass; weights and optimizer stay fp32, and fp16 uses a loss scale.",
+        "inexact",
+    )
+    compile: Compile = setting(
+        "torch.compile the blocks of the model. auto: on CUDA, not on a CPU; decided at the first start.", "inexact"
+    )
+    steps: Steps = setting("Updates (optimizer steps) of the run, counted from its first start.")
+    schedule_steps: Steps | None = setting(
+        "Updates over which learning rate and mask are planned. null: as steps, fixed at the first start."
+    )
+    batch_size: Count = setting(
+        "Sequences (a dialogue, or a part of a long one) in one update, over all processes.", "inexact"
+    )
+    micro_batch_tokens: MicroBatchTokens = setting(
+        "Most tokens in one forward pass, at least model.max_len: bounds memory, changes the result by rounding and "
+        "dropout noise only. auto: what fits, fixed at the first start.",
+        "inexact",
+    )
+    activation_checkpointing: Flag = setting(
+        "Recompute activations in the backward pass: less memory, more time.", "free"
+    )
+    max_grad_norm: Positive | None = setting(
+        "Largest gradient norm; above it the gradient is scaled down. null: never."
+    )
+    train_user_turn_mask_step: Fraction = setting(
+        "Progress at which mask_schedule=step (reverse_step, random_turns) changes the mask. 0: from the start. 1: never."
+    )
+    patience: CountOr0 = setting(
+        "Validations in a row without a better loss or score before an early stop, counted once the mask is final. "
+        "0: never stop early."
+    )
+    validate_every_n_steps: Count | None = setting(
+        "Updates between validations; the last update is always validated. null: once an epoch, at most about 20 times a run."
+    )
+    save_every_n_steps: Count | None = setting("Updates between saves besides those at validations. null: none.")
+    log_every_n_steps: Count = setting("Updates between training rows of metrics.jsonl.")
+    prediction_print_n: CountOr0 = setting("Sample replies printed and kept at each validation.")
+    resume_model_dir: Name | None = setting(
+        "The run folder of mode=resume, validate and chat. null with mode=train.", per_command=True
+    )
+    load_model_type: Literal["metric", "loss", "last"] = setting(
+        "Its checkpoint to load: metric (best score), loss (best loss) or last.", per_command=True
+    )
+    split: Literal["train", "validation", "test"] = setting(
+        "The dialogues that mode=validate scores.", per_command=True
+    )
+    compare_with: Name | None = setting(
+        "Run folder, or validation folder of a run, whose scores mode=validate compares with. null: none.",
+        per_command=True,
+    )
+    ui: Annotated[Literal["terminal"], Later(("web",))] = setting("Where mode=chat talks.", per_command=True)
+    progress: Fraction | None = setting(
+        "Progress of training that mode=inspect shows. null: the start, the last change of the mask, and the end."
+    )
+    inspect_dialogues: Annotated[Whole, Ge(1), Le(5000)] = setting(
+        "Dialogues on the page of mode=inspect: a fixed sample, the longest, some truncated, some without a trained token."
+    )
+    allow_targets: Texts = setting(
+        "Dotted names of your own code that a config file may use, as [my_package.MyOptimizer]. They run as code.",
+        per_command=True,
+    )
+    model: ModelConfig = setting("The model.")
+    data: DataConfig = setting("The dialogues.")
+    optim: OptimConfig = setting("The optimizer.")
+    scheduler: SchedulerConfig = setting("The learning-rate schedule.")
+    mask_schedule: MaskScheduleConfig = setting("Which turns carry the loss, and when.")
+    metrics: MetricsConfig = setting("Scores and curves.")
+    chat: ChatConfig = setting("The chat.", per_command=True)
+    figures: FiguresConfig = setting("Figures.")
+    logger: LoggerConfig = setting("A tracker besides metrics.jsonl.")
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> Config:
+        """The configuration that `to_dict` gave, or that a run of an earlier version saved. Raises `ConfigError`."""
+        return cls.read(upgrade(cls, tree, SCHEMA_VERSION))
+
+    @classmethod
+    def read(cls, tree: Mapping[str, Any]) -> Config:
+        """Validates each value of a whole tree by itself. Raises `ConfigError` with all faults."""
+        reading = read(cls, tree)
+        if reading.faults:
+            raise ConfigError(reading.faults)
+        return construct(cls, reading.values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, numbers and texts, as `args.yaml` holds them; `schema_version` comes first."""
+        return {"schema_version": SCHEMA_VERSION, **nest(self.flat())}
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted keys to plain values, in the order of the schema."""
+        return {key: thaw(value) for key, value in values_of(self).items()}
+
+    def replace(self, changes: Mapping[str, Any]) -> Config:
+        """A copy with other values at dotted keys, as `{"optim.lr0": 1e-3}`, validated. Raises `ConfigError`."""
+        tree = nest(self.flat())
+        for key, value in changes.items():
+            set_key(tree, key, value)
+        return type(self).read(tree)

@@ -1,0 +1,246 @@
+"""Checks across fields: what goes together, what is on this machine, which code may run. No torch, no Hydra.
+
+Each check looks at the fields that are valid by themselves, so that one bad value does not hide another.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from dialog_trainer.config.groups import OpenGroup
+from dialog_trainer.config.machine import missing_compiler
+from dialog_trainer.config.paths import Values, check_data_files, check_folders, check_model, check_names
+from dialog_trainer.config.schema import MODES_ON_A_RUN, Config
+from dialog_trainer.config.table import Setting, all_settings, construct, groups, read
+from dialog_trainer.errors import ConfigError
+
+# The groups whose code a mode runs; it needs no permission for the others.
+_CODE_OF_MODE = {
+    "train": ("data", "optim", "scheduler", "mask_schedule", "logger"),
+    "resume": ("data", "optim", "scheduler", "mask_schedule", "logger"),
+    "inspect": ("data", "mask_schedule"),
+    "validate": ("data",),
+    "chat": (),
+}
+_MODES_WITH_SCORES = ("train", "resume", "validate")
+
+
+@dataclass(frozen=True, slots=True)
+class MetricNames:
+    """The scores that a validation can compute, as the metric registry lists them."""
+
+    names: tuple[str, ...]
+    lower_is_better: tuple[str, ...] = ()
+    without_direction: tuple[str, ...] = ()
+    of_original: tuple[str, ...] = ()
+
+
+def validate(tree: Mapping[str, Any], metrics: MetricNames) -> Config:
+    """The configuration of a whole tree of plain values. Raises `ConfigError` with all faults."""
+    reading = read(Config, tree)
+    faults = reading.faults
+    values = {key: value for key, value in reading.values.items() if key not in reading.at_fault}
+    metrics = with_extra(metrics, values.get("metrics.extra", ()))
+    unknown = _check_score_names(values, metrics)
+    faults += unknown.values()
+    values = {key: value for key, value in values.items() if key not in unknown}
+    faults += _check_targets(values)
+    faults += check_names(values) or check_folders(values)
+    faults += _check_saved_run(values)
+    faults += _check_scores(values, metrics)
+    faults += _check_schedule(values)
+    faults += _check_sizes(values)
+    faults += _check_generation(values)
+    faults += _check_compile(values)
+    faults += check_data_files(values)
+    faults += check_model(values)
+    faults += _check_scratch(values, reading.values.keys() | reading.at_fault.keys())
+    if faults:
+        raise ConfigError(faults)
+    return construct(Config, reading.values)
+
+
+def with_extra(metrics: MetricNames, extra: tuple[str, ...]) -> MetricNames:
+    """The metric names with those of `metrics.extra`: each is the last part of its dotted name."""
+    own = tuple(name.rpartition(".")[2] for name in extra)
+    return MetricNames((*metrics.names, *own), metrics.lower_is_better, metrics.without_direction, metrics.of_original)
+
+
+def notes(config: Config) -> list[str]:
+    """What is allowed but worth a line."""
+    found = []
+    if config.mask_schedule.last_turn_only:
+        found.append("mask_schedule.last_turn_only=true: the schedule does not apply to the other turns, which weigh 0")
+    if config.scheduler.warmup_steps > config.steps:
+        found.append(
+            f"the warm-up (scheduler.warmup_steps={config.scheduler.warmup_steps:,}) is longer than the run "
+            f"(steps={config.steps:,}): the learning rate never reaches optim.lr0"
+        )
+    return found
+
+
+def _check_score_names(values: Values, metrics: MetricNames) -> dict[str, str]:
+    """The faults of fields that name a score which does not exist."""
+    return {
+        key: setting.fault(values[key], metrics.names)
+        for key, setting in _score_lists()
+        if key in values and any(name not in metrics.names for name in values[key])
+    }
+
+
+def _check_targets(values: Values) -> list[str]:
+    allowed, mode = values.get("allow_targets", ()), values.get("mode", "train")
+    found = []
+    for group in _CODE_OF_MODE[mode]:
+        record, target = groups(Config)[group], values.get(f"{group}._target_")
+        if target is None or not issubclass(record, OpenGroup) or target in (*record.TARGETS, *allowed):
+            continue
+        near = difflib.get_close_matches(target, record.TARGETS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"not one of {', '.join(sorted(record.TARGETS))}"
+        found.append(f"{group}._target_={target}: {hint}; to run this class as code, pass allow_targets=[{target}]")
+    if mode in _MODES_WITH_SCORES:
+        found += [
+            f"metrics.extra: {name} is code of your own; to run it, pass allow_targets=[{name}]"
+            for name in values.get("metrics.extra", ())
+            if name not in allowed
+        ]
+    return found
+
+
+def _check_saved_run(values: Values) -> list[str]:
+    mode, folder = values.get("mode"), values.get("resume_model_dir")
+    if mode in ("train", "inspect") and folder is not None:
+        return [f"resume_model_dir={folder}: goes with mode=resume, validate or chat, not with mode={mode}"]
+    if mode in MODES_ON_A_RUN and folder is None and "resume_model_dir" in values:
+        return [f"mode={mode} needs a run: pass resume_model_dir=<run folder>"]
+    return []
+
+
+def _check_scores(values: Values, metrics: MetricNames) -> list[str]:
+    names, best = values.get("metrics.names", metrics.names), values.get("metrics.best", {})
+    trains = values.get("mode") in ("train", "resume")  # only these choose a best checkpoint
+    found = [
+        f"metrics.best={best}: {name} is not computed; add it to metrics.names"
+        for name in best
+        if trains and name not in names
+    ]
+    for name, weight in best.items():
+        if name in metrics.without_direction:
+            found.append(f"metrics.best={best}: no value of {name} is better than another; leave it out")
+        elif name in metrics.lower_is_better and weight > 0:
+            found.append(f"metrics.best={best}: a lower {name} is better; give it a weight below 0")
+    if values.get("metrics.protocol") == "original":
+        found += [
+            f"metrics.names: {name} is no score of metrics=original; it has {', '.join(metrics.of_original)}"
+            for name in values.get("metrics.names", ())
+            if name not in metrics.of_original
+        ]
+    place = values.get("compare_with")
+    if place is not None and values.get("mode", "validate") != "validate":
+        found.append(f"compare_with={place}: goes with mode=validate")
+    elif place is not None and not os.path.isdir(place):
+        found.append(f"compare_with={place}: there is no such folder; pass a run folder that mode=validate has scored")
+    return found
+
+
+def _check_schedule(values: Values) -> list[str]:
+    start, end, points = (values.get(f"mask_schedule.{name}") for name in ("start", "end", "points"))
+    # A function of one's own may mean another thing by them.
+    if isinstance(start, float) and isinstance(end, float) and start > end:
+        return [f"mask_schedule.start={start}: must be at most mask_schedule.end={end}"]
+    if not str(values.get("mask_schedule._target_")).endswith(".schedules.piecewise") or not points:
+        return []
+    found = []
+    for index, point in enumerate(points):
+        place = f"mask_schedule.points[{index}]={list(point)}"
+        if not all(0 <= number <= 1 for number in point):
+            found.append(f"{place}: progress and weights must be from 0 to 1")
+        if index and point[0] < points[index - 1][0]:
+            found.append(f"{place}: comes after progress {points[index - 1][0]}; order the points by progress")
+    steps = values.get("schedule_steps") or values.get("steps")
+    step = _untrained_step(points, steps) if steps and not found else None
+    if step is not None:
+        found.append(
+            f"mask_schedule: no turn carries weight at step {step:,} of {steps:,}; "
+            "nothing would be trained but ends of dialogues: give one role weight"
+        )
+    return found
+
+
+def _untrained_step(points: tuple[tuple[float, ...], ...], steps: int) -> int | None:
+    """The first step at which both roles weigh 0. Between two points the weights are a line, so only steps next to a
+    point can be the first such."""
+    from dialog_trainer.masking.schedules import piecewise
+
+    candidates = {0, steps - 1}
+    for point in points:
+        step = int(point[0] * steps)
+        candidates |= {step - 1, step, step + 1}
+    for step in sorted(step for step in candidates if 0 <= step < steps):
+        weights = piecewise(step / steps, points=points)
+        if weights.user == weights.assistant == 0:
+            return step
+    return None
+
+
+def _check_sizes(values: Values) -> list[str]:
+    found = []
+    max_len = values.get("model.max_len")
+    if max_len is not None:
+        keys = ("micro_batch_tokens", "metrics.generation.batch_tokens", "model.positions")
+        found += [
+            f"{key}={values[key]}: must be at least model.max_len={max_len}"
+            for key in keys
+            if isinstance(values.get(key), int) and values[key] < max_len
+        ]
+        for key in ("metrics.generation.max_new_tokens", "chat.generation.max_new_tokens"):
+            if (values.get(key) or 0) > max_len - 2:
+                found.append(
+                    f"{key}={values[key]}: must be at most {max_len - 2}, so that model.max_len={max_len} has room for "
+                    "a context and the reply"
+                )
+    heads, width = values.get("model.heads"), values.get("model.width")
+    if heads and width and width % heads:
+        found.append(f"model.width={width}: must be a multiple of model.heads={heads}")
+    return found
+
+
+def _check_generation(values: Values) -> list[str]:
+    found = []
+    key = "metrics.generation.max_new_tokens"
+    if key in values and values[key] is None:
+        found.append(f"{key}=null: must be a whole number of at least 1; null is for a chat alone")
+    if values.get("chat.generation.decoding") == "beam":
+        found.append("chat.generation.decoding=beam: not in a chat, which writes as it generates; use greedy or sample")
+    return found
+
+
+def _check_compile(values: Values) -> list[str]:
+    if values.get("compile") is not True or values.get("mode") not in ("train", "resume"):
+        return []
+    if values.get("activation_checkpointing"):
+        return [
+            "compile=true: not with activation_checkpointing=true, within which torch compiles nothing; use compile=false"
+        ]
+    lack = missing_compiler()
+    return [f"compile=true: {lack}, or use compile=false"] if lack else []
+
+
+def _check_scratch(values: Values, given: Set[str]) -> list[str]:
+    """A model from scratch needs its sizes; `given` are the keys of the tree, valid or not."""
+    if values.get("model.pretrained_model", "") is not None:
+        return []
+    if "model.layers" not in given:
+        return ["model.pretrained_model=null: only model=gpt2_tiny is built from scratch; pass a hub id or a folder"]
+    sizes = (f"model.{name}" for name in ("vocab_size", "heads", "width", "positions"))
+    return [f"{key}: is missing; a model from scratch needs it" for key in sizes if key not in given]
+
+
+@cache
+def _score_lists() -> tuple[tuple[str, Setting], ...]:
+    return tuple((key, setting) for key, setting in all_settings(Config).items() if setting.is_score_list)
