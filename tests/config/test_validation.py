@@ -1,0 +1,381 @@
+"""Checks across fields, and what a configuration needs of a machine."""
+
+import itertools
+
+import pytest
+
+from dialog_trainer.config import machine, paths
+from dialog_trainer.config.default_names import resolve_names
+from dialog_trainer.config.frozen import flatten, nest
+from dialog_trainer.config.groups import OpenGroup
+from dialog_trainer.config.hints import hint_for_choice, hint_for_flag, hint_for_key
+from dialog_trainer.config.machine import count_processes, needs_hub, process_faults
+from dialog_trainer.config.schema import MODES_ON_A_RUN, Config
+from dialog_trainer.config.table import all_settings, groups
+from dialog_trainer.config.validation import MetricNames, notes, validate
+from dialog_trainer.errors import ConfigError
+from tests.config.test_schema import RANGES, composed
+
+METRICS = MetricNames(
+    names=("ppl", "bleu2", "bleu4", "nist2", "nist4", "nist5", "length"),
+    lower_is_better=("ppl",),
+    without_direction=("length",),
+    of_original=("ppl", "bleu2", "bleu4", "nist2", "nist4"),
+)
+OPEN_GROUPS = [key for key, record in groups(Config).items() if issubclass(record, OpenGroup)]
+TREE = composed()
+
+
+def changed(values: dict, tree: dict = TREE) -> dict:
+    return nest(flatten(tree, frozenset({"metrics.best"})) | values)
+
+
+def faults(values: dict, tree: dict = TREE) -> list[str]:
+    try:
+        validate(changed(values, tree), METRICS)
+    except ConfigError as error:
+        return error.faults
+    return []
+
+
+def config(**values) -> Config:
+    return validate(changed({key.replace("__", "."): value for key, value in values.items()}), METRICS)
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, bad) for key, (_, bads) in RANGES.items() for bad in bads[:2]])
+def test_a_value_at_fault_causes_no_other_fault(key, value):
+    assert len(faults({key: value})) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"foo": 1}, ["foo=1: there is no such option"]),
+        ({"model.foo": 1, "chat.bar": 2}, ["chat.bar=2: there is no such option", "model.foo=1: there is no such option"]),
+        ({"mode": "inspect", "resume_model_dir": "x"}, ["resume_model_dir=x: goes with mode=resume, validate or chat, not with mode=inspect"]),
+        ({"mode": "inspect"}, []),
+        ({"mask_schedule._target_": "dialog_trainer.masking.schedules.linear", "mask_schedule.start_weight": 1, "mask_schedule.end_weight": 0, "mask_schedule.start": 0.5, "mask_schedule.end": 0.25}, ["mask_schedule.start=0.5: must be at most mask_schedule.end=0.25"]),
+        ({"mask_schedule._target_": "dialog_trainer.masking.schedules.linear", "mask_schedule.start_weight": 1, "mask_schedule.end_weight": 0, "mask_schedule.start": 0.5, "mask_schedule.end": 0.5}, []),
+        ({"mask_schedule._target_": "dialog_trainer.masking.schedules.piecewise", "mask_schedule.points": [[0, 1], [0.5, 0.25], [0.5, 0], [1, 0]]}, []),
+        ({"mask_schedule._target_": "dialog_trainer.masking.schedules.piecewise", "mask_schedule.points": [[0.5, 1], [0.25, 0]]}, ["mask_schedule.points[1]=[0.25, 0.0]: comes after progress 0.5; order the points by progress"]),
+        ({"mask_schedule._target_": "dialog_trainer.masking.schedules.piecewise", "mask_schedule.points": [[-0.5, 1], [0, 1.5], [0.25, 1, -1], [2, 0]]}, [f"mask_schedule.points[{place}]={point}: progress and weights must be from 0 to 1" for place, point in ((0, [-0.5, 1.0]), (1, [0.0, 1.5]), (2, [0.25, 1.0, -1.0]), (3, [2.0, 0.0]))]),
+        ({"mask_schedule._target_": "dialog_trainer.masking.schedules.piecewise", "mask_schedule.points": [[0, float("nan")]]}, ["mask_schedule.points[0]=[0.0, nan]: progress and weights must be from 0 to 1"]),
+        ({"mask_schedule._target_": "dialog_trainer.masking.schedules.piecewise", "mask_schedule.points": [[0, 1], [0.5, 0, 0], [1, 1]], "steps": 8}, ["mask_schedule: no turn carries weight at step 4 of 8; nothing would be trained but ends of dialogues: give one role weight"]),
+        ({"mask_schedule._target_": "dialog_trainer.masking.schedules.piecewise", "mask_schedule.points": [[0, 1], [0.5, 0, 0], [1, 1]], "steps": 8, "schedule_steps": 7}, []),
+        ({"resume_model_dir": "x"}, ["resume_model_dir=x: goes with mode=resume, validate or chat, not with mode=train"]),
+        ({"mode": "resume"}, ["mode=resume needs a run: pass resume_model_dir=<run folder>"]),
+        ({"mode": "validate"}, ["mode=validate needs a run: pass resume_model_dir=<run folder>"]),
+        ({"mode": "chat"}, ["mode=chat needs a run: pass resume_model_dir=<run folder>"]),
+        ({"mode": "chat", "resume_model_dir": "x"}, []),
+        ({"metrics.names": ["ppl"]}, ["metrics.best={'bleu2': 1.0}: bleu2 is not computed; add it to metrics.names"]),
+        ({"metrics.best": {"bleu2": 1, "bleu4": 1, "nist5": 1}}, ["metrics.best={'bleu2': 1.0, 'bleu4': 1.0, 'nist5': 1.0}: nist5 is not computed; add it to metrics.names"]),
+        ({"metrics.best": {"ppl": 1, "bleu2": 1}}, ["metrics.best={'ppl': 1.0, 'bleu2': 1.0}: a lower ppl is better; give it a weight below 0"]),
+        ({"metrics.best": {"ppl": -1}}, []),
+        ({"metrics.names": ["length"], "metrics.best": {"length": 1}}, ["metrics.best={'length': 1.0}: no value of length is better than another; leave it out"]),
+        ({"model.max_len": 300}, ["model.positions=256: must be at least model.max_len=300"]),
+        ({"model.max_len": 256}, []),
+        ({"micro_batch_tokens": 127}, ["micro_batch_tokens=127: must be at least model.max_len=128"]),
+        ({"micro_batch_tokens": 128}, []),
+        ({"metrics.generation.batch_tokens": 127}, ["metrics.generation.batch_tokens=127: must be at least model.max_len=128"]),
+        ({"metrics.generation.max_new_tokens": 126, "chat.generation.max_new_tokens": 126}, []),
+        ({"metrics.generation.max_new_tokens": 127}, ["metrics.generation.max_new_tokens=127: must be at most 126, so that model.max_len=128 has room for a context and the reply"]),
+        ({"chat.generation.max_new_tokens": 127}, ["chat.generation.max_new_tokens=127: must be at most 126, so that model.max_len=128 has room for a context and the reply"]),
+        ({"model.heads": 3}, ["model.width=128: must be a multiple of model.heads=3"]),
+        ({"model.heads": 0, "model.width": 3}, ["model.heads=0: must be a whole number of at least 1"]),
+        ({"model.pretrained_model": "./nowhere"}, ["model.pretrained_model=./nowhere: there is no such folder; pass a folder or a hub id as gpt2"]),
+        ({"model.pretrained_model": "a/b/c"}, ["model.pretrained_model=a/b/c: there is no such folder; pass a folder or a hub id as gpt2"]),
+        ({"model.pretrained_model": "owner/name"}, []),
+        ({"chat.generation.decoding": "beam"}, ["chat.generation.decoding=beam: not in a chat, which writes as it generates; use greedy or sample"]),
+        ({"metrics.generation.max_new_tokens": None}, ["metrics.generation.max_new_tokens=null: must be a whole number of at least 1; null is for a chat alone"]),
+        ({"metrics.names": ["ppl", "blue2"], "metrics.best": {"ppl": -1}}, ["metrics.names=['ppl', 'blue2']: must be a list of ppl, bleu2, bleu4, nist2, nist4, nist5, length; did you mean bleu2?"]),
+        ({"metrics.best": {"blue4": 1}}, ["metrics.best={'blue4': 1.0}: must be a dict of scores and weights, as {bleu2: 1}; scores: ppl, bleu2, bleu4, nist2, nist4, nist5, length; did you mean bleu4?"]),
+        ({"metrics.protocol": "original", "metrics.names": ["bleu2", "nist5"]}, ["metrics.names: nist5 is no score of metrics=original; it has ppl, bleu2, bleu4, nist2, nist4"]),
+        ({"compile": True, "activation_checkpointing": True}, ["compile=true: not with activation_checkpointing=true, within which torch compiles nothing; use compile=false"]),
+        ({"data.cache_dir": "~/x"}, ["data.cache_dir=~/x: '~' is not your home here; type $HOME"]),
+        ({"compare_with": "x"}, ["compare_with=x: goes with mode=validate"]),
+    ],
+)  # fmt: skip
+def test_fields_that_do_not_go_together(values, expected):
+    assert sorted(faults(values)) == expected
+
+
+@pytest.mark.parametrize("key", ["project", "name"])
+@pytest.mark.parametrize("value", ["..", "../x", "a/../b", "a:b", "a\nb", "a\x00b", "a\x1fb", "a\x7fb", "a\x85b"])
+def test_a_name_holds_no_way_up_no_colon_and_no_control_character(key, value):
+    assert f"{key}={value!r}: must not hold '..', ':' or control characters" in faults({key: value})
+
+
+@pytest.mark.parametrize("value", ["a/b", "/a", "a/", "a\\b", ".", "/"])
+def test_a_name_is_one_part_of_a_path(value):
+    assert f"name={value}: must be one path part; put folders into project" in faults({"name": value})
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [("a" * 240, True), ("a" * 241, False), ("가" * 80, True), ("가" * 81, False), ("a" * 300, False)],
+)
+@pytest.mark.parametrize("key", ["project", "name", "data.cache_dir"])
+def test_a_part_of_a_path_leaves_room_for_a_number(key, value, fits):
+    expected = [] if fits else [f"{key}={value[:30]}...: a part of a path may have at most 240 bytes in UTF-8"]
+    assert faults({key: value}) == expected
+
+
+@pytest.mark.parametrize("key", ["project", "name", "data.cache_dir"])
+def test_a_lone_surrogate_is_no_text(key):
+    assert faults({key: "a\ud800"}) == [f"{key}='a\\ud800': is not valid text"]
+
+
+@pytest.mark.parametrize("key", ["project", "data.cache_dir"])
+def test_a_file_in_the_way_of_a_folder(key, tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "deeper" / "still"):
+        assert faults({key: str(path)}) == [
+            f"{key}={path}: {tmp_path / 'file'} is a file, not a folder; choose another"
+        ]
+    assert faults({key: str(tmp_path / "new" / "deeper")}) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+@pytest.mark.parametrize("key", ["project", "data.cache_dir"])
+def test_a_folder_that_cannot_be_written(key, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(paths.os, "access", lambda path, mode: asked.append(path) or path != tmp_path)
+    path = tmp_path / "new"
+    assert faults({key: str(path)}) == [
+        f"{key}={path}: {tmp_path} cannot be written; choose another or change its permissions"
+    ]
+    assert tmp_path in asked
+
+
+@pytest.mark.parametrize("mode", ["train", "inspect"])
+def test_what_writes_into_the_project_needs_it(mode, tmp_path):
+    (tmp_path / "file").touch()
+    [fault] = faults({"mode": mode, "project": str(tmp_path / "file")})
+    assert fault.endswith("is a file, not a folder; choose another")
+
+
+@pytest.mark.parametrize("mode", MODES_ON_A_RUN)
+def test_a_run_that_is_there_needs_no_project(mode, tmp_path):
+    (tmp_path / "file").touch()
+    assert faults({"mode": mode, "resume_model_dir": "x", "project": str(tmp_path / "file")}) == []
+
+
+def test_files_of_own_dialogues_are_looked_for(tmp_path):
+    file = tmp_path / "a b.jsonl"
+    file.touch()
+    tree = composed(data="jsonl")
+    assert faults({}, tree) == ["data=jsonl needs data.train_data_path=<file.jsonl>"]
+    assert faults({"data.train_data_path": str(file)}, tree) == []
+    for bad, kind in ((tmp_path, "is a folder, not a file"), (tmp_path / "no", "does not exist"), ("x" * 300, "does not exist")):  # fmt: skip
+        splits = ("train", "validation", "test")
+        assert faults({f"data.{split}_data_path": str(bad) for split in splits}, tree) == [
+            f"data.{split}_data_path={bad}: {kind}; pass the path of a JSONL file" for split in splits
+        ]
+    no_training_data = {"data.train_data_path": "no", "mode": "validate", "resume_model_dir": "x", "split": "test"}
+    assert faults(no_training_data, tree) == []
+
+
+def test_the_folder_of_dailydialog_is_looked_for(tmp_path):
+    (tmp_path / "file").touch()
+    for path, kind in ((tmp_path / "no", "does not exist"), (tmp_path / "file", "is a file, not a folder"), ("x" * 300, "does not exist")):  # fmt: skip
+        assert faults({"data.path": str(path)}, composed(data="dailydialog")) == [
+            f"data.path={path}: {kind}; pass the folder of DailyDialog's files"
+        ]
+
+
+def test_a_package_that_is_missing_is_named_with_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(paths.importlib.util, "find_spec", lambda name: None)
+    assert faults({}) == ["data=chitchat needs a package: pip install chitchat-dataset"]
+
+
+def test_a_model_from_scratch_has_its_sizes():
+    assert faults({"model.pretrained_model": None}, composed("gpt2")) == [
+        "model.pretrained_model=null: only model=gpt2_tiny is built from scratch; pass a hub id or a folder"
+    ]
+    tree = composed()
+    tree["model"] = {key: value for key, value in tree["model"].items() if key != "heads"}
+    assert faults({}, tree) == ["model.heads: is missing; a model from scratch needs it"]
+
+
+@pytest.mark.parametrize("group", OPEN_GROUPS)
+def test_a_target_is_a_built_in_one_or_allowed(group):
+    key = f"{group}._target_"
+    for name in ("os.system", f"{next(iter(groups(Config)[group].TARGETS))}x"):
+        [fault] = [fault for fault in faults({key: name}) if "_target_" in fault]
+        assert fault.startswith(f"{key}={name}: ")
+        assert fault.endswith(f"pass allow_targets=[{name}]")
+        assert not [fault for fault in faults({key: name, "allow_targets": ["a.B", name]}) if "_target_" in fault]
+
+
+@pytest.mark.parametrize(
+    ("mode", "asking"),
+    [
+        ("resume", {"data", "optim", "scheduler", "mask_schedule", "logger", "metrics.extra"}),
+        ("validate", {"data", "metrics.extra"}),
+        ("inspect", {"data", "mask_schedule"}),
+        ("chat", set()),
+    ],
+)
+def test_a_mode_asks_for_permission_of_the_code_that_it_runs_only(mode, asking):
+    own = {f"{group}._target_": "my.X" for group in OPEN_GROUPS} | {"metrics.extra": ["my.rate"], "mode": mode}
+    found = faults(own | ({} if mode == "inspect" else {"resume_model_dir": "x"}))
+    assert {fault.split("._target_")[0].split(":")[0] for fault in found} == asking
+
+
+def test_a_metric_of_the_users_own_has_the_last_part_as_its_name():
+    own = {"metrics.extra": ["my.rate"], "allow_targets": ["my.rate"], "metrics.names": ["bleu2", "rate"]}
+    assert faults(own) == []
+    assert len(faults(own | {"metrics.names": ["bleu2", "my.rate"]})) == 1
+
+
+@pytest.mark.parametrize(("warmup", "steps", "count"), [(0, 1, 0), (5, 5, 0), (6, 5, 1), (2000, 1000, 1)])
+def test_a_warm_up_longer_than_the_run_is_said_in_one_line(warmup, steps, count):
+    lines = notes(config(steps=steps, scheduler__warmup_steps=warmup))
+    assert len(lines) == count
+    assert all(f"warmup_steps={warmup:,}" in line and f"steps={steps:,}" in line for line in lines)
+
+
+def test_an_untrained_step_is_found_at_once_whatever_the_number_of_steps():
+    points = {
+        "mask_schedule._target_": "dialog_trainer.masking.schedules.piecewise",
+        "mask_schedule.points": [[0, 1], [0.5, 0, 0], [0.6, 0, 0], [1, 1]], "steps": 10_000_000,
+    }  # fmt: skip
+    [fault] = faults(points)
+    assert "no turn carries weight at step 5,000,000 of 10,000,000" in fault
+
+
+def test_the_hub_is_needed_for_what_is_not_on_this_machine(tmp_path):
+    here = str(tmp_path)
+    for model, path, hub_id in itertools.product(("gpt2", here), (None, here), (here, "owner/name")):
+        tree = composed("gpt2", "dailydialog")
+        tree["model"]["pretrained_model"] = model
+        tree["data"] |= {"path": path, "hub_id": hub_id}
+        from_hub = model == "gpt2" or (path is None and hub_id == "owner/name")
+        assert needs_hub(Config.read(tree)) == from_hub, (model, path, hub_id)
+    assert not needs_hub(config())
+
+
+@pytest.mark.parametrize(("lacks", "said"), [("compiler", "no C++ compiler"), ("nothing", None)])
+def test_a_machine_without_a_compiler(monkeypatch, lacks, said):
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None if lacks == "compiler" else name)
+    monkeypatch.setattr(machine.Path, "exists", lambda path: True)
+    found = machine.missing_compiler()
+    assert found is None if said is None else said in found
+
+
+@pytest.mark.parametrize(
+    ("values", "count"),
+    [
+        ({}, 1),
+        ({"processes": 3}, 3),
+        ({"processes": 3, "mode": "inspect"}, 1),
+        ({"processes": 3, "mode": "chat"}, 1),
+        ({"processes": 3, "mode": "validate"}, 3),
+        ({"processes": 3, "mode": "resume"}, 3),
+        ({"device": "cuda"}, 1),
+        ({"device": [2]}, 1),
+        ({"device": [2, 0]}, 2),
+        ({"device": [2, 0], "mode": "chat"}, 1),
+    ],
+)
+def test_how_many_processes_a_job_starts(values, count):
+    assert count_processes(config(**for_mode(values))) == count
+
+
+@pytest.mark.parametrize(
+    ("values", "size", "started", "faults"),
+    [
+        ({}, 1, False, []),
+        ({"processes": 2}, 2, False, []),
+        ({"processes": 2, "device": "cpu"}, 2, False, []),
+        ({"processes": 2, "device": "cuda"}, 2, False, ["processes=2: are processes of the CPU; of device=cuda there is one for each GPU named"]),
+        ({"processes": 2, "device": [0, 1]}, 2, False, ["processes=2: are processes of the CPU; of device=[0, 1] there is one for each GPU named"]),
+        ({"device": [0, 1]}, 2, False, []),
+        ({}, 4, True, []),
+        ({"processes": 4}, 4, True, []),
+        ({"processes": 2}, 4, True, ["processes=2: 4 processes were started; leave it at 1"]),
+        ({"mode": "inspect"}, 2, True, ["mode=inspect: works in one process; start it without torchrun or srun"]),
+        ({"mode": "chat"}, 2, True, ["mode=chat: works in one process; start it without torchrun or srun"]),
+        ({"mode": "inspect", "processes": 2}, 1, False, []),
+        ({"batch_size": 3}, 3, True, []),
+        ({"batch_size": 3}, 4, True, ["batch_size=3: 4 processes share a batch, so it must be at least 4"]),
+        ({"batch_size": 3, "mode": "resume"}, 4, True, ["batch_size=3: 4 processes share a batch, so it must be at least 4"]),
+        ({"batch_size": 3, "mode": "validate"}, 4, True, []),
+        ({"parallel": "fsdp", "precision": "fp16"}, 2, True, ["precision=fp16: not with parallel=fsdp; use precision=bf16"]),
+        ({"parallel": "fsdp", "precision": "bf16"}, 2, True, []),
+        ({"parallel": "fsdp", "precision": "fp16"}, 1, False, []),
+        ({"parallel": "fsdp", "precision": "fp16", "mode": "validate"}, 2, True, []),
+        ({"parallel": "ddp", "precision": "fp16"}, 2, True, []),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_with_several_processes(values, size, started, faults):
+    assert process_faults(config(**for_mode(values)), size, started) == faults
+
+
+@pytest.mark.parametrize(("parallel", "count"), [("fsdp", 1), ("ddp", 0)])
+def test_gradients_of_two_roles_are_not_compared_on_shards_of_a_model(parallel, count):
+    found = process_faults(config(mask_schedule__alignment_every_n_steps=5, parallel=parallel), 2, True)
+    assert [fault.split(":")[0] for fault in found] == ["mask_schedule.alignment_every_n_steps"] * count
+
+
+def for_mode(values: dict) -> dict:
+    """With the saved run that some modes need."""
+    return values | ({"resume_model_dir": "x"} if values.get("mode") in MODES_ON_A_RUN else {})
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "values", "project", "name"),
+    [
+        ("gpt2", "dailydialog", {}, "outputs/gpt2", "daily_dialog_chatbot"),
+        ("gpt2_tiny", "chitchat", {}, "outputs/gpt2_tiny", "chitchat_chatbot"),
+        ("gpt2", "dailydialog", {"model.pretrained_model": "owner/DialoGPT-small"}, "outputs/DialoGPT-small", "daily_dialog_chatbot"),
+        ("gpt2", "dailydialog", {"model.pretrained_model": "outputs/gpt2/mine/weights/best_metric"}, "outputs/mine", "daily_dialog_chatbot"),
+        ("gpt2", "jsonl", {"data.train_data_path": "a/my.jsonl"}, "outputs/gpt2", "my_chatbot"),
+        ("gpt2", "jsonl", {"data.train_data_path": "/x/persona/train.jsonl"}, "outputs/gpt2", "persona_chatbot"),
+        ("gpt2", "jsonl", {"data.train_data_path": "../a: b.v2.jsonl"}, "outputs/gpt2", "a_b_chatbot"),
+        ("gpt2", "jsonl", {"data.train_data_path": "train.jsonl"}, "outputs/gpt2", "train_chatbot"),
+        ("gpt2", "jsonl", {"data.train_data_path": "한국어.jsonl", "name": "typed"}, "outputs/gpt2", "typed"),
+        ("gpt2", "chitchat", {"data._target_": "my_package.Forum"}, "outputs/gpt2", "chitchat_chatbot"),
+        ("gpt2", "jsonl", {"model": 3, "data": None}, "outputs/gpt2", "data_chatbot"),
+    ],
+)  # fmt: skip
+def test_default_names_follow_the_model_and_the_data(model, data, values, project, name):
+    tree = changed({"project": None, "name": None} | values, composed(model, data))
+    found = resolve_names(tree, {"model": model, "data": data})
+    assert (found["project"], found["name"]) == (project, name)
+
+
+@pytest.mark.parametrize(
+    ("key", "form"),
+    [
+        ("learning_rate", "optim.lr0="), ("lr", "optim.lr0="), ("epochs", "steps="), ("num_train_epochs", "steps="),
+        ("max_steps", "steps="), ("scheduler_type", "scheduler="), ("dailydialog_train", "data=dailydialog"),
+        ("CUSTOM.train_data_path", "data.train_data_path="), ("CUSTOM.other", "data=jsonl"), ("top_p", "chat.top_p="),
+        ("stepz", "did you mean steps?"), ("lr0", "did you mean optim.lr0?"), ("xyzxyz", "--help"),
+    ],
+)  # fmt: skip
+def test_what_people_type_by_habit_is_answered_with_the_form_here(key, form):
+    assert form in hint_for_key(key, all_settings(Config))
+
+
+@pytest.mark.parametrize(
+    ("group", "value", "form"),
+    [
+        ("model", "gpt2-medium", "model.pretrained_model=gpt2-medium"),
+        ("data", "my.jsonl", "data=jsonl data.train_data_path=my.jsonl"),
+        ("metrics", ["ppl", "bleu2"], "metrics.names=[ppl,bleu2]"),
+        ("scheduler", "cosin", "did you mean scheduler=cosine?"),
+        ("figures", False, "figures.enabled=false"),
+        ("optim", 3, ""),
+    ],
+)
+def test_a_choice_that_is_not_there_is_answered_with_the_form_here(group, value, form):
+    choices = ["cosine", "linear"] if group == "scheduler" else ["gpt2", "gpt2_tiny"]
+    assert form in hint_for_choice(group, value, choices)
+
+
+@pytest.mark.parametrize(
+    ("flag", "form"), [("--mode", "mode=train"), ("-r", "resume_model_dir=train"), ("--colour", "")]
+)
+def test_a_flag_of_the_original_is_answered_with_the_form_here(flag, form):
+    assert form in hint_for_flag(flag, "train")
