@@ -8,12 +8,12 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from dialog_trainer.config.groups import OpenGroup
 from dialog_trainer.config.machine import missing_compiler
+from dialog_trainer.config.metric_names import BUILT_IN_METRICS, MetricNames
 from dialog_trainer.config.paths import Values, check_data_files, check_folders, check_model, check_names
 from dialog_trainer.config.schema import MODES_ON_A_RUN, Config
 from dialog_trainer.config.table import Setting, all_settings, construct, groups, read
@@ -30,22 +30,12 @@ _CODE_OF_MODE = {
 _MODES_WITH_SCORES = ("train", "resume", "validate")
 
 
-@dataclass(frozen=True, slots=True)
-class MetricNames:
-    """The scores that a validation can compute, as the metric registry lists them."""
-
-    names: tuple[str, ...]
-    lower_is_better: tuple[str, ...] = ()
-    without_direction: tuple[str, ...] = ()
-    of_original: tuple[str, ...] = ()
-
-
-def validate(tree: Mapping[str, Any], metrics: MetricNames) -> Config:
+def validate(tree: Mapping[str, Any], metrics: MetricNames = BUILT_IN_METRICS) -> Config:
     """The configuration of a whole tree of plain values. Raises `ConfigError` with all faults."""
     reading = read(Config, tree)
     faults = reading.faults
     values = {key: value for key, value in reading.values.items() if key not in reading.at_fault}
-    metrics = with_extra(metrics, values.get("metrics.extra", ()))
+    metrics = metrics.with_extra(values.get("metrics.extra", ()))
     unknown = _check_score_names(values, metrics)
     faults += unknown.values()
     values = {key: value for key, value in values.items() if key not in unknown}
@@ -63,12 +53,6 @@ def validate(tree: Mapping[str, Any], metrics: MetricNames) -> Config:
     if faults:
         raise ConfigError(faults)
     return construct(Config, reading.values)
-
-
-def with_extra(metrics: MetricNames, extra: tuple[str, ...]) -> MetricNames:
-    """The metric names with those of `metrics.extra`: each is the last part of its dotted name."""
-    own = tuple(name.rpartition(".")[2] for name in extra)
-    return MetricNames((*metrics.names, *own), metrics.lower_is_better, metrics.without_direction, metrics.of_original)
 
 
 def notes(config: Config) -> list[str]:

@@ -10,9 +10,10 @@ from dialog_trainer.config.frozen import flatten, nest
 from dialog_trainer.config.groups import OpenGroup
 from dialog_trainer.config.hints import hint_for_choice, hint_for_flag, hint_for_key
 from dialog_trainer.config.machine import count_processes, needs_hub, process_faults
+from dialog_trainer.config.metric_names import MetricNames
 from dialog_trainer.config.schema import MODES_ON_A_RUN, Config
 from dialog_trainer.config.table import all_settings, groups
-from dialog_trainer.config.validation import MetricNames, notes, validate
+from dialog_trainer.config.validation import notes, validate
 from dialog_trainer.errors import ConfigError
 from tests.config.test_schema import RANGES, composed
 
