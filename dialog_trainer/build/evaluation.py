@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from dialog_trainer import __version__
 from dialog_trainer.build.data import Split
-from dialog_trainer.config.options import Settings
+from dialog_trainer.config.schema import Config
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.evaluation.evaluator import ValidationPlan, ValidationResult, evaluate
 from dialog_trainer.evaluation.original.protocol import OriginalProtocol
@@ -19,55 +19,57 @@ from dialog_trainer.model.generation.sampling import Decoding
 from dialog_trainer.types import Role
 
 
-def build_protocol(settings: Settings) -> ReplyProtocol:
-    metrics = settings["metrics"]
+def build_protocol(config: Config) -> ReplyProtocol:
+    generation = config.metrics.generation
+    if generation.max_new_tokens is None:
+        raise ValueError("metrics.generation.max_new_tokens is null")
+    # Sampling at temperature 0 is greedy.
+    kind = "greedy" if generation.decoding == "sample" and not generation.temperature else generation.decoding
     reply_settings = ReplySettings(
-        role=Role[settings["mask_schedule"]["trained_role"].upper()],
-        max_new_tokens=metrics["max_new_tokens"],
-        window=settings["model"]["max_len"],
-        batch_tokens=metrics["batch_tokens"],
-        decoding=Decoding(
-            metrics["decoding"], float(metrics["temperature"]), float(metrics["top_p"]), metrics["beams"]
-        ),
-        seed=settings["seed"],
+        role=Role[config.mask_schedule.trained_role.upper()],
+        max_new_tokens=generation.max_new_tokens,
+        window=config.model.max_len,
+        batch_tokens=generation.batch_tokens,
+        decoding=Decoding(kind, generation.temperature, generation.top_p, generation.beams),
+        seed=config.seed,
     )
-    if metrics["protocol"] == "original":
+    if config.metrics.protocol == "original":
         return OriginalProtocol(reply_settings)
-    return TurnProtocol(metrics["protocol"], reply_settings)
+    return TurnProtocol(config.metrics.protocol, reply_settings)
 
 
-def known_metrics(settings: Settings) -> dict[str, Score]:
+def known_metrics(config: Config) -> dict[str, Score]:
     """The built-in scores and those of `metrics.extra`. Raises `ConfigError` if one cannot be imported."""
-    return load_extra_metrics(settings["metrics"].get("extra") or ())
+    return load_extra_metrics(config.metrics.extra)
 
 
-def select_metrics(settings: Settings) -> dict[str, Score]:
+def select_metrics(config: Config) -> dict[str, Score]:
     """The scores of `metrics.names`, in this order."""
-    known = known_metrics(settings)
-    return {name: known[name] for name in settings["metrics"]["names"]}
+    known = known_metrics(config)
+    return {name: known[name] for name in config.metrics.names}
 
 
-def build_validation_plan(settings: Settings) -> ValidationPlan:
-    metrics = settings["metrics"]
+def build_validation_plan(config: Config) -> ValidationPlan:
+    metrics = config.metrics
     return ValidationPlan(
-        protocol=build_protocol(settings),
-        metrics=select_metrics(settings),
-        max_dialogues=metrics["max_dialogues"],
-        max_seconds=None if settings["mode"] == "validate" else metrics["max_seconds"],  # bounds training's alone
-        max_tokens=settings["micro_batch_tokens"],
+        protocol=build_protocol(config),
+        metrics=select_metrics(config),
+        max_dialogues=metrics.max_dialogues,
+        max_seconds=None if config.mode == "validate" else metrics.max_seconds,  # bounds training's alone
+        max_tokens=config.forward_tokens,
     )
 
 
 def run_validation(
-    settings: Settings, model: PreTrainedModel, tokenizer: DialogueTokenizer, split: Split, progress: Progress
+    config: Config, model: PreTrainedModel, tokenizer: DialogueTokenizer, split: Split, progress: Progress
 ) -> ValidationResult | None:
     """A validation of the model on a split; None on a stop request."""
-    return evaluate(model, tokenizer, split.dialogues, split.tokens, build_validation_plan(settings), progress)
+    return evaluate(model, tokenizer, split.dialogues, split.tokens, build_validation_plan(config), progress)
 
 
-def build_signature(settings: Settings, split: Split, result: ValidationResult) -> str:
+def build_signature(config: Config, split: Split, result: ValidationResult) -> str:
     """How the scores of a validation were made, and from which data."""
-    plan = build_validation_plan(settings)
+    plan = build_validation_plan(config)
     counts = Counter(len(reply.accepted_texts()) for reply in result.replies) or Counter([1])
     references = "-".join(str(count) for count in sorted({min(counts), max(counts)}))
     rules = [plan.protocol.describe_scores(plan.metrics)]

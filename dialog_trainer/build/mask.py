@@ -1,74 +1,75 @@
-"""build.mask."""
+"""The mask of a configuration, its check over a split, and its digest."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
-import inspect
 import json
-import os
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
-import torch
-from transformers import PreTrainedModel
+from collections.abc import Collection
+
 from dialog_trainer.build.data import Split
 from dialog_trainer.build.instantiate import instantiate
-from dialog_trainer.config.options import MASK_KEYS
-from dialog_trainer.config.options import Settings
+from dialog_trainer.config.frozen import nest
+from dialog_trainer.config.schema import Config
 from dialog_trainer.data.dataset import CACHE_FORMAT
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.masking.timeline import ScheduleTimeline
-from dialog_trainer.masking.validation import MaskCheckResult
-from dialog_trainer.masking.validation import check_mask
+from dialog_trainer.masking.validation import MaskCheckResult, check_mask
 from dialog_trainer.types import Role
 
 
-
-def build_mask(settings: Settings) -> Mask:
-    node = settings["mask_schedule"]
-    own = {key: value for key, value in node.items() if key not in MASK_KEYS}
-    schedule = instantiate(own, "mask_schedule", train_user_turn_mask_step=settings["train_user_turn_mask_step"])
-    made = schedule(0.0)
-    if not isinstance(made, RoleWeights):
+def build_mask(config: Config) -> Mask:
+    group = config.mask_schedule
+    schedule = instantiate(
+        group.target, group.arguments, "mask_schedule", train_user_turn_mask_step=config.train_user_turn_mask_step
+    )
+    weights = schedule(0.0)
+    if not isinstance(weights, RoleWeights):
         raise ConfigError(
-            [f"mask_schedule: {node['_target_']} gives {made!r}, where a schedule gives RoleWeights(user, assistant)"]
+            [f"mask_schedule: {group.target} gives {weights!r}, where a schedule gives RoleWeights(user, assistant)"]
         )
-    return Mask(schedule, Role[node["trained_role"].upper()], node["last_turn_only"], node["normalize"])
+    return Mask(schedule, Role[group.trained_role.upper()], group.last_turn_only, group.normalize)
 
 
 def check_split_mask(
-    settings: Settings, split: Split, words: DialogueTokenizer, of: Mask, whole: ScheduleTimeline, left_out: Collection[int] = ()
+    config: Config,
+    split: Split,
+    tokenizer: DialogueTokenizer,
+    mask: Mask,
+    timeline: ScheduleTimeline,
+    dropped: Collection[int] = (),
 ) -> MaskCheckResult:
     """Checks the mask over the whole split, and counts: at its final weights, then at each kind that it will have."""
     tokens = split.tokens
     return check_mask(
         tokens.chunks(),
-        of,
-        (whole.final, *(weights for _, weights in whole.kinds)),
-        special_tokens=words.special_tokens,
-        max_len=settings["model"]["max_len"],
-        drop_untrained=settings["mask_schedule"]["untrained"] == "drop",
+        mask,
+        (timeline.final, *(weights for _, weights in timeline.kinds)),
+        special_tokens=tokenizer.special_tokens,
+        max_len=config.model.max_len,
+        drop_untrained=config.mask_schedule.untrained == "drop",
         dialogue_id=lambda index: split.dialogues.rows[index]["id"],
-        excluded_dialogues=left_out,
+        excluded_dialogues=dropped,
     )
 
 
-def digest_mask(settings: Settings, split: Split, words: DialogueTokenizer, left_out: Collection[int] = ()) -> dict[str, str]:
-    """What decides which token is trained when, part by part, and `whole` of them all; `left_out` are the training
+def digest_mask(
+    config: Config, split: Split, tokenizer: DialogueTokenizer, dropped: Collection[int] = ()
+) -> dict[str, str]:
+    """What decides which token is trained when, part by part, and `whole` of them all; `dropped` are the training
     dialogues that `data.drop_leaks` takes."""
-    node = {key: value for key, value in settings["mask_schedule"].items() if key != "alignment_every_n_steps"}
-    schedule = [node, settings["train_user_turn_mask_step"], settings["schedule_steps"]]
+    group = nest(config.flat())["mask_schedule"]
+    del group["alignment_every_n_steps"]
+    # 0 and 1 as people type them: runs saved before the schema have them so in their digest.
+    switch = config.train_user_turn_mask_step
+    schedule = [group, int(switch) if switch.is_integer() else switch, config.schedule_steps]
     parts = {
-        "data": f"{split.dialogues.digest} {settings['data']['drop_leaks']} {sorted(left_out)}",
-        "vocabulary": words.digest(),
+        "data": f"{split.dialogues.digest} {config.data.drop_leaks} {sorted(dropped)}",
+        "vocabulary": tokenizer.digest(),
         "format": str(CACHE_FORMAT),
-        "truncation": f"{settings['data']['truncation']} {settings['model']['max_len']}",
+        "truncation": f"{config.data.truncation} {config.model.max_len}",
         "schedule": json.dumps(schedule, sort_keys=True),
     }
     digests = {name: hashlib.sha256(part.encode("utf-8")).hexdigest()[:16] for name, part in parts.items()}

@@ -1,4 +1,4 @@
-"""On what and how a step is computed: device, arithmetic, processes, memory, compiled or not. Settings end here too."""
+"""How a step is computed: device, autocast precision, parallelism, memory and compilation."""
 
 from __future__ import annotations
 
@@ -7,33 +7,32 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
+
 import numpy as np
 import torch
 from transformers import PreTrainedModel
-from dialog_trainer.config.compiler import missing_compiler
-from dialog_trainer.config.options import Settings
+
+from dialog_trainer.config.machine import missing_compiler
+from dialog_trainer.config.schema import Config
+from dialog_trainer.config.table import show
 from dialog_trainer.data.dataset import TokenDataset
-from dialog_trainer.data.packing import batch_to_device
-from dialog_trainer.data.packing import dummy_batch
-from dialog_trainer.data.packing import pack_micro_batches
-from dialog_trainer.distributed import collectives
-from dialog_trainer.distributed import parallel
+from dialog_trainer.data.packing import batch_to_device, dummy_batch, pack_micro_batches
+from dialog_trainer.distributed import collectives, parallel
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.evaluation.losses import weigh_every_turn
-from dialog_trainer.model.compile import COMPILE_ERRORS
-from dialog_trainer.model.compile import can_compile
-from dialog_trainer.model.compile import compile_blocks
-from dialog_trainer.model.compile import compile_is_faster
-from dialog_trainer.model.compile import failure_reason
-from dialog_trainer.model.compile import run_eagerly
-from dialog_trainer.model.compile import uncompile_blocks
+from dialog_trainer.model.compile import (
+    COMPILE_ERRORS,
+    can_compile,
+    compile_blocks,
+    compile_is_faster,
+    failure_reason,
+    run_eagerly,
+    uncompile_blocks,
+)
 from dialog_trainer.model.kernels.malloc import release_freed_memory
 from dialog_trainer.model.loss import PackedLoss
-from dialog_trainer.training.memory import fit_micro_batch_tokens
-from dialog_trainer.training.memory import measure_memory
-from dialog_trainer.types import Batch
-from dialog_trainer.types import Say
-
+from dialog_trainer.training.memory import fit_micro_batch_tokens, measure_memory
+from dialog_trainer.types import Batch, Say
 
 # Tokens of the small pass that measures a step's memory, and of the one that compiles it.
 SAMPLE_TOKENS = 256
@@ -43,125 +42,135 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def configure_torch(deterministic: bool) -> None:
     torch.use_deterministic_algorithms(deterministic)
     # Nothing reads memory before it is written; to fill it was 2 % of a step at 124 M.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # not in the stubs
     torch.backends.cudnn.benchmark = not deterministic
 
 
-def select_device(settings: Settings) -> torch.device:
+def select_device(config: Config) -> torch.device:
     """The device of `device`. Raises `ConfigError` if it is not there, or cannot do what `precision` asks."""
-    wanted = settings["device"]
+    wanted = config.device
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if settings["device"] == "auto" and settings["processes"] > 1:
+    if config.device == "auto" and config.processes > 1:
         wanted = "cpu"  # what `processes` means
     count = torch.cuda.device_count()
-    if isinstance(wanted, list) or wanted == "cuda":
-        indices = wanted if isinstance(wanted, list) else range(collectives.local_size())
+    if isinstance(wanted, tuple) or wanted == "cuda":
+        indices = wanted if isinstance(wanted, tuple) else range(collectives.local_size())
         if max(indices) >= count or collectives.local_rank() >= len(indices):
             there = f"there are {count} CUDA devices" if count else "there is no CUDA device"
             here = f" for {collectives.local_size()} processes on this machine" if collectives.local_size() > 1 else ""
-            raise ConfigError([f"device={settings['device']}: {there}{here}; use device=auto or device=cpu"])
-        on = torch.device("cuda", indices[collectives.local_rank()])
-        if settings["precision"] == "bf16" and torch.cuda.get_device_capability(on) < (8, 0):
-            name = torch.cuda.get_device_name(on)
+            raise ConfigError([f"device={show(config.device)}: {there}{here}; use device=auto or device=cpu"])
+        device = torch.device("cuda", indices[collectives.local_rank()])
+        if config.precision == "bf16" and torch.cuda.get_device_capability(device) < (8, 0):
+            name = torch.cuda.get_device_name(device)
             raise ConfigError(
                 [f"precision=bf16: {name} has no arithmetic for it; use precision=fp16 or precision=fp32"]
             )
-        return on
+        return device
     if wanted == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(["device=mps: this machine has none; use device=auto or device=cpu"])
     return torch.device(wanted)
 
 
-def build_autocast(settings: Settings, on: torch.device) -> Callable[[], AbstractContextManager]:
-    if settings["precision"] == "fp32":
+def build_autocast(config: Config, device: torch.device) -> Callable[[], AbstractContextManager[None]]:
+    """Makes the autocast context of `precision` on this device."""
+    if config.precision == "fp32":
         return contextlib.nullcontext
-    return partial(torch.autocast, on.type, dtype=_DTYPES[settings["precision"]])
+    return partial(torch.autocast, device.type, dtype=_DTYPES[config.precision])
 
 
-def build_grad_scaler(settings: Settings, on: torch.device) -> torch.amp.GradScaler:
+def build_grad_scaler(config: Config, device: torch.device) -> torch.amp.GradScaler:
     """Keeps the small gradients of fp16; of another precision it does nothing."""
-    return torch.amp.GradScaler(on.type, enabled=settings["precision"] == "fp16")
+    return torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
 
 
-def parallelize_loss(settings: Settings, of: PreTrainedModel, on: torch.device) -> PackedLoss:
+def parallelize_loss(config: Config, model: PreTrainedModel, device: torch.device) -> torch.nn.Module:
     """The loss of the model, on all processes of the group; the optimizer is made after it."""
     with run_eagerly():
-        return parallel.parallelize(PackedLoss(of), settings["parallel"], of._no_split_modules or (), dummy_batch(on))
+        return parallel.parallelize(
+            PackedLoss(model), config.parallel, model._no_split_modules or (), dummy_batch(device)
+        )
 
 
-def resolve_compile(settings: Settings, of: PreTrainedModel, on: torch.device, say: Say) -> Settings:
-    """The settings with true, false, or auto for `compile`: auto where it pays, and may yet fail.
+def resolve_compile(config: Config, model: PreTrainedModel, device: torch.device, say: Say) -> Config:
+    """The configuration with true, false, or auto for `compile`: auto where it pays, and may yet fail.
 
     But with false, the blocks of the model compile at their first pass.
     """
-    wanted = settings["compile"]
+    wanted = config.compile
     lack = next(filter(None, collectives.all_gather_objects(missing_compiler())), None)  # all compile, or none
     if wanted == "auto":
-        wanted = compile_is_faster(on) and can_compile(of) and not settings["activation_checkpointing"]
+        wanted = compile_is_faster(device) and can_compile(model) and not config.activation_checkpointing
         if wanted and lack:
             say(f"note: not compiled, which would be faster: {lack}")
         wanted = "auto" if wanted and not lack else False
     elif wanted and lack:
         raise ConfigError([f"compile=true: {lack}, or use compile=false"])
-    if wanted and not can_compile(of):
-        raise ConfigError([f"compile=true: {type(of).__name__} takes no packed attention; use compile=false"])
+    if wanted and not can_compile(model):
+        raise ConfigError([f"compile=true: {type(model).__name__} takes no packed attention; use compile=false"])
     if wanted:
-        compile_blocks(of)
-    return settings | {"compile": wanted}
+        compile_blocks(model)
+    return config.replace({"compile": wanted})
 
 
 def warm_up_compile(
-    settings: Settings, loss: torch.nn.Module, of: PreTrainedModel, training: TokenDataset, on: torch.device, say: Say
-) -> Settings:
-    """Compiles, where that is wanted, on a small batch; returns the settings with true or false for `compile`.
+    config: Config,
+    loss: torch.nn.Module,
+    model: PreTrainedModel,
+    training: TokenDataset,
+    device: torch.device,
+    say: Say,
+) -> Config:
+    """Compiles, where that is wanted, on a small batch; returns the configuration with true or false for `compile`.
 
     With auto, a model that torch could not compile stays as it is; of several processes each would have to know.
     """
-    if not settings["compile"]:
-        return settings
+    if not config.compile:
+        return config
     say("compiling (up to a minute at the first time, seconds with what is kept of it)")
     start = time.perf_counter()
     loss.train()
     try:
         with parallel.gradient_sync(loss, last=True):
-            with build_autocast(settings, on)():
-                nats, _ = loss(_sample_batch(training, on))
+            with build_autocast(config, device)():
+                nats, _ = loss(_sample_batch(training, device))
             nats.backward()
     except COMPILE_ERRORS as error:
-        why, asked = f"torch could not: {failure_reason(error)}", settings["compile"]
+        why, asked = f"torch could not: {failure_reason(error)}", config.compile
         if asked != "auto" or collectives.world_size() > 1:
             raise ConfigError([f"compile={str(asked).lower()}: {why}; use compile=false"]) from None
-        uncompile_blocks(of)
+        uncompile_blocks(model)
         say(f"note: not compiled, which would be faster: {why}")
         done = False
     else:
         say(f"  compiled in {time.perf_counter() - start:.0f} s")
         done = True
     loss.zero_grad(set_to_none=True)
-    return settings | {"compile": done}
+    return config.replace({"compile": done})
 
 
 def resolve_micro_batch_tokens(
-    settings: Settings,
+    config: Config,
     loss: torch.nn.Module,
-    of: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     training: TokenDataset,
-    on: torch.device,
+    device: torch.device,
     say: Say,
-) -> Settings:
-    """The settings with a number for `micro_batch_tokens` of which a step fits; says what it will take."""
+) -> Config:
+    """The configuration with a number for `micro_batch_tokens` of which a step fits; says what it will take."""
     release_freed_memory()  # it would be counted twice: as held, and as what the step will ask for
     with run_eagerly():
-        memory = measure_memory(loss, of, _sample_batch(training, on), collectives.local_size())
-    batch_tokens = int(training.lengths.mean() * settings["batch_size"] / collectives.world_size()) + settings["model"]["max_len"]
-    tokens = fit_micro_batch_tokens(memory, settings["micro_batch_tokens"], settings["model"]["max_len"], batch_tokens)
+        memory = measure_memory(loss, optimizer, _sample_batch(training, device), collectives.local_size())
+    batch_tokens = int(training.lengths.mean() * config.batch_size / collectives.world_size()) + config.model.max_len
+    tokens = fit_micro_batch_tokens(memory, config.micro_batch_tokens, config.model.max_len, batch_tokens)
     tokens = -int(collectives.all_reduce_max(-tokens))  # alike in all processes
     say(memory.line(min(tokens, batch_tokens), collectives.local_size()))
-    return settings | {"micro_batch_tokens": tokens}
+    return config.replace({"micro_batch_tokens": tokens})
 
 
-def _sample_batch(training: TokenDataset, on: torch.device) -> Batch:
+def _sample_batch(training: TokenDataset, device: torch.device) -> Batch:
     count = max(1, int(np.searchsorted(np.cumsum(training.lengths[:100]), SAMPLE_TOKENS)))
-    (batch,) = pack_micro_batches(training, range(count), weigh_every_turn, 2 * SAMPLE_TOKENS + int(training.lengths[:100].max()))
-    return batch_to_device(batch, on)
+    (batch,) = pack_micro_batches(
+        training, range(count), weigh_every_turn, 2 * SAMPLE_TOKENS + int(training.lengths[:100].max())
+    )
+    return batch_to_device(batch, device)

@@ -15,4 +15,4 @@ def build_tracker(target: str, arguments: Mapping[str, Any], run_directory: Path
 
     Raises `ConfigError` if the class cannot be imported (a package is missing) or does not take `arguments`.
     """
-    return instantiate({"_target_": target, **arguments}, "logger", given=0, run_directory=run_directory)
+    return instantiate(target, arguments, "logger", given=0, run_directory=run_directory)

@@ -1,244 +1,198 @@
-"""Command line -> settings of a new run: Hydra's composition, with all faults named together."""
+"""Command line -> validated configurations of new runs: Hydra's composition, with all errors named together."""
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
-import itertools
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from dialog_trainer.config.checks import find_errors
-from dialog_trainer.config.options import DICTS, FREE_TEXTS, MODES_ON_A_RUN, OPEN_GROUPS, RULES, Settings, flatten
+from dialog_trainer.cli.conf import CONF, list_choices
+from dialog_trainer.cli.overrides import (
+    DICTS,
+    OPEN_GROUPS,
+    SETTINGS,
+    Choices,
+    combinations,
+    is_hydra,
+    no_option,
+    parse_overrides,
+    quote_text,
+    typed_targets,
+)
+from dialog_trainer.config.default_names import resolve_names
+from dialog_trainer.config.frozen import FrozenMapping, flatten, set_key
+from dialog_trainer.config.schema import MODES_ON_A_RUN, Config
+from dialog_trainer.config.table import built_in_targets, settings
+from dialog_trainer.config.validation import validate
+from dialog_trainer.config.versions import rename_old_keys
 from dialog_trainer.errors import ConfigError
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-# In a checkout conf/ lies beside the package, in a wheel inside it.
-CONF = _PACKAGE / "conf" if (_PACKAGE / "conf" / "config.yaml").is_file() else _PACKAGE.parent / "conf"
-# What of Hydra's own configuration a user may set.
-_HYDRA_OPTIONS = ("hydra/launcher", "hydra.launcher.", "hydra/sweeper", "hydra.sweeper.")
-Groups = dict[str, list[str]]
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """What Hydra composed of a command line, unchecked: a plain tree, the choice of each group, and the contents of
+    `.hydra/`."""
+
+    tree: dict[str, Any]
+    choices: dict[str, str]
+    hydra_files: FrozenMapping
 
 
-def quote_overrides(overrides: list[str]) -> list[str]:
-    """The overrides as typed; a path or name that Hydra cannot read as it is (`=`, quotes, Korean) is quoted for it.
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """The validated configuration of a new run, and the contents of its `.hydra/`."""
 
-    A value with a comma stays as it is: it may be meant as a list.
-    """
-    return [_quoted(text) for text in overrides]
-
-
-def quote_text(value: object) -> str:
-    """The value as a text for Hydra's grammar."""
-    return QuotedString(str(value), Quote.single).with_quotes()
+    config: Config
+    hydra_files: FrozenMapping
 
 
-def parse_overrides(overrides: list[str], known_groups: Groups, sweep: bool) -> tuple[list[Override], list[str]]:
-    """The overrides that can be read, and the faults of the others; several values for a key are for a `sweep` only."""
-    good, faults = [], []
-    for text in overrides:
-        override = _read(text)
-        if override is None:
-            faults.append(
-                f"{text}: cannot be read; write key=value, and quote a value with spaces or signs: 'key=\"a value\"'"
-            )
-            continue
-        fault = _form_fault(override, known_groups)
-        if override.is_sweep_override() and not sweep:
-            fault = "several values need -m; to pass a list, write [a,b]; to pass a text with a comma, quote it"
-        if fault:
-            faults.append(f"{text}: {fault}")
-        else:
-            good.append(override)
-    return good, faults
+def compose_runs(overrides: list[str], config_dir: str | None, sweep: bool) -> list[NewRun]:
+    """A new run, or each run of a sweep. Raises `ConfigError` with every error of all of them."""
+    choices = list_choices(config_dir)
+    good, errors = parse_overrides(overrides, choices, sweep)
+    runs = []
+    try:
+        for lines in combinations(good, choices):
+            try:
+                runs.append(_new_run(list(lines), choices, config_dir))
+            except ConfigError as error:
+                errors += error.errors
+    except ValueError as error:
+        errors.append(str(error))
+    if errors:
+        raise ConfigError(errors)
+    return runs
 
 
-def compose_jobs(overrides: list[str], config_dir: str | None, sweep: bool) -> list[Settings]:
-    """The settings of a new run, or of each run of a sweep. Raises `ConfigError` with every fault of all of them."""
-    known_groups = list_groups(config_dir)
-    good, found = parse_overrides(overrides, known_groups, sweep)
-    settings = []
-    for combination in itertools.product(*(_variants(override, known_groups) for override in good)):
-        try:
-            settings.append(_job(list(combination), known_groups, config_dir))
-        except ConfigError as error:
-            found += error.errors
-    if found:
-        raise ConfigError(found)
-    return settings
+def compose_tree(overrides: list[str], config_dir: str | None) -> Composed:
+    """What Hydra composes of these overrides, unchecked; raises Hydra's exceptions."""
+    search = [f"hydra.searchpath=[{quote_text(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        config = compose("config", overrides=[*add_dict_prefixes(overrides), *search], return_hydra_config=True)
+    with open_dict(config):
+        hydra = config.pop("hydra")
+        hydra.overrides.task = overrides
+    choices = {group: name for group, name in hydra.runtime.choices.items() if isinstance(name, str)}
+    files = {"hydra": {"hydra": OmegaConf.to_container(hydra, resolve=False, enum_to_str=True)}, "overrides": overrides}
+    return Composed(tree_of(config, overrides), choices, FrozenMapping(files))
+
+
+def tree_of(config: Any, overrides: list[str]) -> dict[str, Any]:
+    """The plain tree of what Hydra composed. A typed dict is meant whole, where Hydra merges it into the default one;
+    a typed target of the user's own takes no keys of the default choice."""
+    tree: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    typed = OverridesParser.create().parse_overrides(overrides)
+    for override in typed:
+        if override.key_or_group in DICTS and isinstance(override.value(), dict):
+            set_key(tree, override.key_or_group, override.value())
+    drop_untyped_keys(tree, typed)
+    return rename_old_keys(tree, frozenset(override.key_or_group for override in typed))
+
+
+def drop_untyped_keys(tree: Mapping[str, Any], typed: list[Override]) -> None:
+    """Removes the own keys of a group's choice where a target of the user's own was typed instead."""
+    keys = {override.key_or_group for override in typed}
+    for group, target in ((o.key_or_group.removesuffix("._target_"), o.value()) for o in typed):
+        if group in OPEN_GROUPS and f"{group}._target_" in keys and target not in built_in_targets(Config, group):
+            own = [
+                name
+                for name in tree[group]
+                if name != "_target_" and f"{group}.{name}" not in keys and not _is_common(f"{group}.{name}")
+            ]
+            for name in own:
+                del tree[group][name]
+
+
+def check(composed: Composed, allowed: set[str]) -> Config:
+    """The validated configuration; `allowed` are the dotted names that were typed. Raises `ConfigError`."""
+    return validate(resolve_names(composed.tree, composed.choices) | {"allow_targets": sorted(allowed)})
 
 
 def add_dict_prefixes(overrides: list[str]) -> list[str]:
-    """A typed dict may bring keys that the default one lacks, which Hydra asks to be said with `++`."""
-    starts = tuple(f"{key}=" for key in DICTS)
-    return [f"++{text}" if text.startswith(starts) else text for text in overrides]
-
-
-def to_settings(config: Any, overrides: list[str]) -> Settings:
-    """Plain settings of what Hydra composed. A typed dict is meant whole, where Hydra merges it into the default one."""
-    settings = OmegaConf.to_container(config, resolve=True)
-    for override in OverridesParser.create().parse_overrides(overrides):
-        if override.key_or_group in DICTS and isinstance(override.value(), dict):
-            set_key(settings, override.key_or_group, override.value())
-    return settings
-
-
-def compose_settings(overrides: list[str], config_dir: str | None) -> Settings:
-    """What Hydra composes of these overrides, unchecked; raises Hydra's exceptions."""
-    search = [f"hydra.searchpath=[{quote_text(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
-    overrides = add_dict_prefixes(overrides)
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        config = compose("config", overrides=[*overrides, *search])
-    return to_settings(config, overrides)
-
-
-def list_groups(config_dir: str | None) -> Groups:
-    """The groups that a user chooses from, with their choices."""
-    found: dict[str, set[str]] = {}
-    for root in filter(None, (CONF, config_dir)):
-        for path in Path(root).glob("*/*.yaml"):
-            if path.parent.name != "hydra":
-                found.setdefault(path.parent.name, set()).add(path.stem)
-    return {group: sorted(names) for group, names in found.items()}
-
-
-def suggest(name: str, known: list[str]) -> str:
-    """A hint at what was meant: the same last part elsewhere, else what is spelt most alike."""
-    close = [key for key in known if key.split(".")[-1] == name.split(".")[-1]]
-    close = (close or difflib.get_close_matches(name, known, n=2, cutoff=0.6))[:2]
-    return f"; did you mean {' or '.join(close)}?" if close else "; --cfg job shows all options"
-
-
-def unknown_option(override: Override, known: list[str]) -> str:
-    """The fault of a key that is not there."""
-    key = override.key_or_group
-    hint = "; another choice of its group has it" if key in RULES else suggest(key, known)
-    return f"{override.input_line}: there is no option {key}{hint}"
-
-
-def is_hydra(override: Override) -> bool:
-    return override.key_or_group.startswith(("hydra.", "hydra/"))
-
-
-def in_open_group(key: str) -> bool:
-    return key.startswith(tuple(f"{group}." for group in OPEN_GROUPS))
-
-
-def set_key(settings: Settings, key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for part in parents:
-        settings = settings.setdefault(part, {})
-    settings[last] = value
+    """Keys that the defaults lack, with the sign that Hydra asks for: those of a typed dict and of a typed target."""
+    parsed = [OverridesParser.create().parse_override(text) for text in overrides]
+    targets = {
+        o.key_or_group.removesuffix("._target_"): o.value() for o in parsed if o.key_or_group.endswith("._target_")
+    }
+    own = tuple(
+        f"{group}."
+        for group in OPEN_GROUPS
+        if group in targets and targets[group] not in built_in_targets(Config, group)
+    )
+    return [
+        f"++{text}"
+        if not override.is_add()
+        and not override.is_force_add()
+        and (override.key_or_group in DICTS or override.key_or_group.startswith(own))
+        else text
+        for text, override in zip(overrides, parsed, strict=True)
+    ]
 
 
 def first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
 
 
-def _read(text: str) -> Override | None:
-    try:
-        override = OverridesParser.create().parse_override(text)
-    except HydraException:
-        return None
-    return override if override.key_or_group else None
+def _is_common(key: str) -> bool:
+    return key in settings(Config)
 
 
-def _quoted(text: str) -> str:
-    key, _, value = text.partition("=")
-    if not value or key not in FREE_TEXTS or "," in value or _read(text):
-        return text
-    return f"{key}={quote_text(value)}"
-
-
-def _form_fault(override: Override, known_groups: Groups) -> str | None:
-    key = override.key_or_group
-    if is_hydra(override):
-        # Anything else would move, or write, what belongs to the run folder and is claimed after all checks.
-        open_ = key.startswith(_HYDRA_OPTIONS)
-        return None if open_ else "of Hydra's own, only hydra/launcher and hydra/sweeper can be set; see project, name"
-    if override.package is not None:
-        return "a group cannot be put into another place with @"
-    if override.is_delete():
-        return "an option cannot be removed; set it to another value"
-    if override.is_sweep_override() and not override.is_discrete_sweep() and not _is_glob(override):
-        return "cannot be counted out; list the values as a,b or as range(start,stop,step)"
-    if _is_glob(override) and not list(_variants(override, known_groups)):
-        return "fits no choice of a group"
-    if override.is_add() and not in_open_group(key):
-        return f"a key can be added to {', '.join(OPEN_GROUPS)} only{suggest(key, list(RULES))}"
-    if key in known_groups and not override.is_sweep_override():
-        name = override.value()
-        if name not in known_groups[key]:
-            return f"{key} has no such choice; there are {', '.join(known_groups[key])}"
-    return None
-
-
-def _job(overrides: list[str], known_groups: Groups, config_dir: str | None) -> Settings:
-    good, found = parse_overrides(
-        overrides, known_groups, sweep=False
+def _new_run(overrides: list[str], choices: Choices, config_dir: str | None) -> NewRun:
+    good, errors = parse_overrides(
+        overrides, choices, sweep=False
     )  # once more: the values of a sweep are single ones now
-    overrides = [override.input_line for override in good]
+    lines = [override.input_line or "" for override in good]
     try:
-        settings = compose_settings(overrides, config_dir)
+        composed = compose_tree(lines, config_dir)
     except (HydraException, OmegaConfBaseException):
-        # Hydra names one fault only: look at each override by itself, beside the chosen groups.
-        settings, more = _each(overrides, known_groups, config_dir)
-        found += more
-    found += find_errors(settings)
-    if settings["mode"] in MODES_ON_A_RUN:
-        found.append(f"mode={settings['mode']}: works on one saved run; type it by itself, not in a sweep or a file")
-    if found:
-        raise ConfigError(found)
-    return settings
-
-
-def _each(overrides: list[str], known_groups: Groups, config_dir: str | None) -> tuple[Settings, list[str]]:
-    """What the faultless overrides compose, and the faults of the others."""
-    pairs = [(OverridesParser.create().parse_override(text), text) for text in overrides]
-    kept = [text for override, text in pairs if override.key_or_group in known_groups]
+        # Hydra names one error only: look at each override by itself, next to the chosen groups.
+        composed, more = _compose_each(lines, choices, config_dir)
+        errors += more
+    config = None
     try:
-        known = flatten(compose_settings(kept, config_dir))
+        config = check(composed, typed_targets(good))
+    except ConfigError as error:
+        errors += error.errors
+    mode = composed.tree.get("mode")
+    if mode in MODES_ON_A_RUN:
+        errors.append(f"mode={mode}: works on one saved run; type it by itself, not in a sweep or a file")
+    if errors or config is None:
+        raise ConfigError(errors)
+    return NewRun(config, composed.hydra_files)
+
+
+def _compose_each(overrides: list[str], choices: Choices, config_dir: str | None) -> tuple[Composed, list[str]]:
+    """What the valid overrides compose, and the errors of the others."""
+    pairs = [(OverridesParser.create().parse_override(text), text) for text in overrides]
+    kept = [text for override, text in pairs if override.key_or_group in choices or _is_target(override)]
+    try:
+        known = flatten(compose_tree(kept, config_dir).tree, frozenset(DICTS))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError([first_line(error)]) from None
-    found = []
+    errors = []
     for override, text in pairs:
-        if override.key_or_group in known_groups:
+        key = override.key_or_group
+        if text in kept:
             continue
-        if override.key_or_group not in known and not override.is_add() and not is_hydra(override):
-            found.append(unknown_option(override, [*known, *known_groups]))
+        added = override.is_add() or override.is_force_add() or add_dict_prefixes([*kept, text])[-1] != text
+        if key not in known and not added and not is_hydra(override):
+            errors.append(no_option(override, [*known, *choices]))
             continue
         try:
-            compose_settings([*kept, text], config_dir)
+            compose_tree([*kept, text], config_dir)
             kept.append(text)
         except (HydraException, OmegaConfBaseException) as error:
-            found.append(f"{text}: {first_line(error)}")
-    return compose_settings(kept, config_dir), found
+            errors.append(f"{text}: {first_line(error)}")
+    return compose_tree(kept, config_dir), errors
 
 
-def _is_glob(override: Override) -> bool:
-    return isinstance(override.value(), Glob)
-
-
-def _variants(override: Override, known_groups: Groups) -> Iterator[str]:
-    """The override itself, or one for each value of its sweep."""
-    if is_hydra(override) or not override.is_sweep_override():
-        return iter([override.input_line])
-    value = override.value()
-    if _is_glob(override):
-        names = [
-            name
-            for name in known_groups.get(override.key_or_group, [])
-            if any(fnmatch.fnmatch(name, pattern) for pattern in value.include)
-            and not any(fnmatch.fnmatch(name, pattern) for pattern in value.exclude)
-        ]
-    else:
-        names = list(override.sweep_string_iterator())
-    return (f"{override.get_key_element()}={name}" for name in names)
+def _is_target(override: Override) -> bool:
+    return override.key_or_group in SETTINGS and override.key_or_group.endswith("._target_")

@@ -6,76 +6,84 @@ import gc
 import os
 import socket
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from dialog_trainer.config.checks import count_processes, find_process_errors, needs_hub
+from dialog_trainer.cli.exit_codes import raise_on_interrupt
 from dialog_trainer.config.job import Job
-from dialog_trainer.config.options import Settings
+from dialog_trainer.config.machine import count_processes, find_process_errors, needs_hub
+from dialog_trainer.config.schema import Config
 from dialog_trainer.distributed.environment import RankInfo
 from dialog_trainer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dialog_trainer.distributed.store import ControlStore
 
 # Set before torch makes its first tensor. Deterministic CUDA kernels need the first; with the second, large CPU tensors
 # start at multiples of 2 MiB, in pages of that size: 0.1 to 0.3 of 4.7 GB less is lost between them at 124 M.
 READ_BY_TORCH = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "THP_MEM_ALLOC_ENABLE": "1"}
 # Without a reachable hub its client retries for a minute; a connection attempt first lets it use its cache, or fail, at once.
 CONNECT_SECONDS = 3.0
+SLOW_SECONDS = 2.0
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 # torch and what needs it are imported in the functions: a configuration error is reported before that.
 
 
-def rendezvous(rank_info: RankInfo):
-    """The control control of the torchrun or Slurm job that this process is a rank of."""
+def rendezvous(rank_info: RankInfo) -> ControlStore:
+    """The control store of the torchrun or Slurm job that this process is a rank of."""
     from dialog_trainer.distributed.launcher import open_environment_store
 
     return open_environment_store(rank_info)
 
 
-def run_job(job: Job, control=None, arguments: Sequence[str] = ()) -> int:
-    """Runs a job and returns the exit code; as a rank of `control`, which was started elsewhere, ends the process.
+def run_job(job: Job, store: ControlStore | None = None, arguments: Sequence[str] = ()) -> int:
+    """Runs a job and returns the exit code; as a rank of `store`, which was started elsewhere, ends the process.
 
     `arguments` are those of the command line: the same on all ranks.
     """
-    world_size = control.rank_info.size if control else count_processes(job.settings)
-    errors = find_process_errors(job.settings, world_size, started=control is not None)
+    world_size = store.rank_info.size if store else count_processes(job.config)
+    errors = find_process_errors(job.config, world_size, started=store is not None)
     if errors:
         raise ConfigError(errors)
-    if control:
+    if store:
         from dialog_trainer.distributed.failures import run_as_rank
 
-        control.put("job", job.text())
-        run_as_rank(control, lambda: _run_in_group(control, job.text(), arguments), prints=True)
+        store.put("job", job.to_json())
+        run_as_rank(store, lambda: _run_in_group(store, job.to_json(), arguments), prints=True)
     if world_size == 1:
         return _run(job)
+    raise_on_interrupt()
     from dialog_trainer.distributed.launcher import launch_local
 
-    return launch_local(world_size, job.settings["port"], _run_in_group, job.text())
+    return launch_local(world_size, job.config.port, _run_in_group, job.to_json())
 
 
-def follow_rank0(control, arguments: list[str]) -> NoReturn:
+def follow_rank0(store: ControlStore, arguments: list[str]) -> NoReturn:
     """The part of every rank but 0: it waits for the job that rank 0 composed."""
     from dialog_trainer.distributed.failures import run_as_rank
 
-    run_as_rank(control, lambda: _run_in_group(control, control.wait("job"), arguments), prints=True)
+    run_as_rank(store, lambda: _run_in_group(store, store.wait("job"), arguments), prints=True)
 
 
-def report_failure(control, exit_code: int) -> None:
+def report_failure(store: ControlStore, exit_code: int) -> None:
     """Informs the other ranks that rank 0, which has printed why, has no job for them."""
     from dialog_trainer.distributed.store import Failure
 
-    control.report(Failure(0, "", exit_code))
+    store.report(Failure(0, "", exit_code))
 
 
-def _run_in_group(control, text: str, arguments: Sequence[str] = ()) -> int:
+def _run_in_group(store: ControlStore, text: str, arguments: Sequence[str] = ()) -> int:
     from dialog_trainer.distributed import collectives
     from dialog_trainer.training.reproducibility import collect_versions
 
-    job = Job.of(text)
-    with collectives.join_process_group(control, job.settings["distributed_timeout_seconds"]):
+    job = Job.from_json(text)
+    with collectives.join_process_group(store, job.config.distributed_timeout_seconds):
         collectives.assert_same_on_all_ranks(
             collect_versions() | {"arguments": " ".join(arguments)}, "start all with the same program and options"
         )
@@ -83,15 +91,15 @@ def _run_in_group(control, text: str, arguments: Sequence[str] = ()) -> int:
 
 
 def _run(job: Job) -> int:
-    console = _set_up_process(job.settings)
+    console = _set_up_process(job.config)
     from dialog_trainer.cli.commands import chat, inspect, resume, train, validate
     from dialog_trainer.distributed import collectives
 
     if not collectives.is_rank0():
         console.quiet = True
-    match job.settings["mode"]:
+    match job.config.mode:
         case "inspect":
-            return inspect.inspect_mask(job.settings, console)
+            return inspect.inspect_mask(job.config, console)
         case "train":
             return train.train_new_run(job, console)
         case "resume":
@@ -99,20 +107,35 @@ def _run(job: Job) -> int:
         case "validate":
             return validate.validate_run(job, console)
         case _:
-            return chat.chat_with_run(job.settings)
+            return chat.chat_with_run(job.config)
 
 
-def _set_up_process(settings: Settings) -> Console:
-    if needs_hub(settings):
-        go_offline_if_unreachable()
+def _set_up_process(config: Config) -> Console:
+    if needs_hub(config):
+        with announce_if_slow("looking for the hub, as the model or the data are not on this machine"):
+            go_offline_if_unreachable()
     for name, value in READ_BY_TORCH.items():
         os.environ.setdefault(name, value)
-    _import_commands()
+    with announce_if_slow("importing torch and transformers"):
+        _import_commands()
     from dialog_trainer.model.kernels.malloc import keep_freed_memory
 
     _silence_libraries()
     keep_freed_memory()
+    raise_on_interrupt()
     return Console(file=sys.stdout)
+
+
+@contextmanager
+def announce_if_slow(text: str) -> Iterator[None]:
+    """Prints what is being done, once it takes longer than `SLOW_SECONDS`."""
+    timer = threading.Timer(SLOW_SECONDS, lambda: print(f"{text} ...", file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def go_offline_if_unreachable() -> None:
@@ -131,8 +154,8 @@ def _silence_libraries() -> None:
     import datasets
     import transformers
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
 

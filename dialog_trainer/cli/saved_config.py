@@ -1,10 +1,9 @@
-"""The saved settings of a run as the base of mode=resume, validate and chat, with what was typed laid on them."""
+"""The configuration of a saved run as the base of mode=resume, validate and chat, with what was typed applied to it."""
 
 from __future__ import annotations
 
 import copy
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,32 +13,27 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from dialog_trainer.cli.compose import (
-    Groups,
-    compose_settings,
-    first_line,
+from dialog_trainer.cli import compose
+from dialog_trainer.cli.conf import GLOBAL_GROUPS, list_choices
+from dialog_trainer.cli.overrides import (
+    DICTS,
+    Choices,
     in_open_group,
     is_hydra,
-    list_groups,
+    no_option,
     parse_overrides,
     quote_text,
-    set_key,
-    unknown_option,
+    typed_targets,
 )
-from dialog_trainer.config.checks import find_errors
+from dialog_trainer.config.frozen import flatten, set_key
 from dialog_trainer.config.job import Job
-from dialog_trainer.config.options import GROUPS, MODES_ON_A_RUN, RULES, Settings, flatten
+from dialog_trainer.config.schema import MODES_ON_A_RUN, SCHEMA_VERSION, Config
+from dialog_trainer.config.table import all_settings, groups, on_resume, read, show
+from dialog_trainer.config.validation import validate
+from dialog_trainer.config.versions import upgrade
 from dialog_trainer.errors import CheckpointError, ConfigError
 
-# Options that say what to do with the run and are no part of it.
-_ASKED = ("mode", "resume_model_dir", "load_model_type", "split", "compare_with", "ui", "allow_targets", "chat",
-          "port", "distributed_timeout_seconds")  # fmt: skip
-# What cannot change under trained weights, and what can but then continues another run than the one begun.
-_REFUSED = re.compile(r"model\.(?!max_len$|dropout$).*|optim\.(?!lr0$|weight_decay$|betas$|eps$|momentum$).*")
-_INEXACT = re.compile(
-    r"batch_size|seed|deterministic|device|precision|processes|parallel|compile|micro_batch_tokens"
-    r"|model\.(max_len|dropout)|data\.(?!workers$|cache_dir$).*"
-)
+_SETTINGS = all_settings(Config)
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -52,29 +46,27 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def find_mode(overrides: list[str]) -> str | None:
-    """The mode that was typed, if it is one that works on a run."""
+    """The mode that was typed, if it is one that works on a saved run."""
     good, _ = parse_overrides(overrides, {}, sweep=True)
     typed = [override.value() for override in good if override.key_or_group == "mode"]
-    return typed[-1] if typed and typed[-1] in MODES_ON_A_RUN else None
+    return str(typed[-1]) if typed and typed[-1] in MODES_ON_A_RUN else None
 
 
 def inexact_changes(changes: Iterable[tuple[str, str, str]]) -> list[str]:
-    """The changed keys under which training goes on, but not exactly as it would have."""
-    return [key for key, _, _ in changes if _INEXACT.fullmatch(key)]
+    """The changed keys under which training continues, but not exactly as the run would have."""
+    return [key for key, _, _ in changes if on_resume(Config, key) == "inexact"]
 
 
 def load_changed_job(overrides: list[str], config_dir: str | None) -> Job:
-    """The job of a mode that works on a run. Raises `ConfigError` with all faults, or `CheckpointError`.
+    """The job of a mode that works on a saved run. Raises `ConfigError` with all errors, or `CheckpointError`.
 
     A typed value sets its key; a typed group replaces its subtree by the newly composed one; nothing else of today's
     `conf/` comes in.
     """
-    groups = list_groups(config_dir)
-    typed, found = parse_overrides(overrides, groups, sweep=False)
-    found += [
-        f"{override.input_line}: is Hydra's, which only starts new runs" for override in typed if is_hydra(override)
-    ]
-    found += [
+    choices = list_choices(config_dir)
+    typed, errors = parse_overrides(overrides, choices, sweep=False)
+    errors += [f"{o.input_line}: is Hydra's, which only starts new runs" for o in typed if is_hydra(o)]
+    errors += [
         f"{override.input_line}: the run stays in its folder; leave it out"
         for override in typed
         if override.key_or_group in ("project", "name")
@@ -82,26 +74,27 @@ def load_changed_job(overrides: list[str], config_dir: str | None) -> Job:
     typed = [override for override in typed if not is_hydra(override)]
     folder = next((o.value() for o in reversed(typed) if o.key_or_group == "resume_model_dir"), None)
     if folder is None:
-        raise ConfigError([*found, f"mode={find_mode(overrides)} needs a run: pass resume_model_dir=<run folder>"])
+        raise ConfigError([*errors, f"mode={find_mode(overrides)} needs a run: pass resume_model_dir=<run folder>"])
     if not isinstance(folder, str):
-        raise ConfigError([*found, RULES["resume_model_dir"].fault("resume_model_dir", folder)])
-    saved = read_saved_settings(Path(folder))
-    settings, more = _laid_on(saved, typed, groups, config_dir)
-    changes = _changes(saved, settings)
-    found += more + find_errors(settings)
-    # An optimizer matters to a resume alone; a model of another shape to nobody.
-    refused = [change for change in changes if _REFUSED.fullmatch(change[0])]
-    refused = [change for change in refused if settings["mode"] == "resume" or change[0].startswith("model.")]
-    found += [_refusal(*change) for change in refused]
-    if refused:
-        found[-1] += f". {_anew(Path(folder))}"
-    if found:
-        raise ConfigError(found)
-    return Job(settings, changes)
+        raise ConfigError([*errors, _SETTINGS["resume_model_dir"].error(folder)])
+    saved = read_saved(Path(folder))
+    tree, more = _lay_on(saved, typed, choices, config_dir)
+    errors += more
+    config = None
+    try:
+        config = validate(tree | {"allow_targets": sorted(typed_targets(typed))})
+    except ConfigError as error:
+        errors += error.errors
+    changes = _list_changes(saved, tree)
+    errors += _refusals(changes, tree, Path(folder))
+    if errors or config is None:
+        raise ConfigError(errors)
+    return Job(config, changes)
 
 
-def read_saved_settings(run: Path) -> Settings:
-    """The settings of a run folder, as a stranger's data: plain YAML, no `${...}`, known options only."""
+def read_saved(run: Path) -> dict[str, Any]:
+    """The tree of a run folder, as a stranger's data: plain YAML, no `${...}`, known options only; of an earlier
+    version it comes with the keys of today and their old meaning."""
     path = run / "args.yaml"
     if not os.path.isdir(run):  # unlike Path.is_dir, false for a name that is too long
         raise CheckpointError(f"resume_model_dir={run}: there is no such folder; pass the folder of a run")
@@ -112,69 +105,103 @@ def read_saved_settings(run: Path) -> Settings:
     try:
         saved = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as plain YAML: {first_line(error)}") from None
-    if not isinstance(saved, dict):
-        raise CheckpointError(f"{path} does not hold the settings of a run")
-    saved.pop("digest", None)  # kept for people; what a checkpoint was trained with stands in its own state
-    values = flatten(saved)
-    found = [f"{key}: '${{' is refused here" for key, value in values.items() if "${" in f"{key}{value}"]
-    found += [f"{key}: there is no such option" for key in values if key not in RULES and not in_open_group(key)]
-    found += [f"{key}: is missing" for key in RULES if "." not in key and key not in values]
-    found += [f"{group}: is missing" for group in GROUPS if not isinstance(saved.get(group), dict)]
-    if found:
+        raise CheckpointError(f"{path} cannot be read as plain YAML: {compose.first_line(error)}") from None
+    if not isinstance(saved, dict) or not all(isinstance(key, str) for key in saved):
+        raise CheckpointError(f"{path} does not hold the configuration of a run")
+    saved.pop("digest", None)  # kept for people; what a checkpoint was trained with is in its own state
+    errors = [f"{key}: '${{' is refused here" for key, value in _flat(saved).items() if "${" in f"{key}{value}"]
+    try:
+        tree = upgrade(Config, saved, SCHEMA_VERSION)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {'; '.join(error.errors)}; it was written by another version") from None
+    errors += [
+        f"{group}: is missing" for group in groups(Config) if "." not in group and not isinstance(tree.get(group), dict)
+    ]
+    values = _flat(tree)
+    errors += [f"{key}: there is no such option" for key in values if key not in _SETTINGS and not in_open_group(key)]
+    errors += [f"{key}: is missing" for key in _SETTINGS if "." not in key and key not in values]
+    if errors:
         raise CheckpointError(
-            "\n".join([f"{path} is not the settings of a run of this version:", *(f"  - {fault}" for fault in found)])
+            "\n".join(
+                [f"{path} is not the configuration of a run of this version:", *(f"  - {error}" for error in errors)]
+            )
         )
-    saved["allow_targets"] = []  # only the command line may allow a class
-    return saved
+    return tree | {"allow_targets": []}  # only the command line may allow a class
 
 
-def _laid_on(
-    saved: Settings, typed: list[Override], groups: Groups, config_dir: str | None
-) -> tuple[Settings, list[str]]:
-    settings, found = copy.deepcopy(saved), []
-    if any(override.key_or_group == "experiment" for override in typed):
-        found.append("experiment=: not on a saved run, whose settings are the base; pass single options or groups")
-    chosen = [o.input_line for o in typed if o.key_or_group in groups and o.key_or_group != "experiment"]
+def _lay_on(
+    saved: dict[str, Any], typed: list[Override], choices: Choices, config_dir: str | None
+) -> tuple[dict[str, Any], list[str]]:
+    """The saved tree with what was typed, and the errors of what cannot be applied to it."""
+    tree, errors = copy.deepcopy(saved), []
+    for override in typed:
+        if override.key_or_group in GLOBAL_GROUPS:
+            errors.append(
+                f"{override.key_or_group}=: not on a saved run, whose configuration is the base; pass single options or groups"
+            )
+    chosen = [o for o in typed if o.key_or_group in choices and o.key_or_group not in GLOBAL_GROUPS]
     if chosen:
         try:
-            today = compose_settings(chosen, config_dir)
+            today = compose.compose_tree([o.input_line or "" for o in chosen], config_dir).tree
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError([*found, first_line(error)]) from None
-        for override in typed:
-            if override.key_or_group in today and override.key_or_group in groups:
-                settings[override.key_or_group] = today[override.key_or_group]
-    known = flatten(settings)
+            raise ConfigError([*errors, compose.first_line(error)]) from None
+        for override in chosen:
+            tree[override.key_or_group] = today[override.key_or_group]
+    known = _flat(tree)
+    changed_targets = [
+        o for o in typed if o.key_or_group.endswith("._target_") and known.get(o.key_or_group) != o.value()
+    ]
+    others = [o for o in typed if not o.key_or_group.endswith("._target_")]
+    compose.drop_untyped_keys(tree, [*changed_targets, *others])
+    foreign = tuple(f"{override.key_or_group.removesuffix('_target_')}" for override in changed_targets)
     for override in typed:
         key = override.key_or_group
-        if key in groups:
+        if key in choices:
             continue
-        if key in known or (override.is_add() and in_open_group(key)):
-            set_key(settings, key, override.value())
+        adds = (override.is_add() and in_open_group(key)) or (foreign and key.startswith(foreign))
+        if key in known or adds:
+            set_key(tree, key, override.value())
         else:
-            found.append(unknown_option(override, [*known, *groups]))
-    return settings, found
+            errors.append(no_option(override, [*known, *choices]))
+    return tree, errors
 
 
-def _changes(saved: Settings, settings: Settings) -> tuple[tuple[str, str, str], ...]:
-    before, after = flatten(saved), flatten(settings)
-    keys = [key for key in {**before, **after} if key.split(".")[0] not in _ASKED and before.get(key) != after.get(key)]
-    return tuple((key, _shown(before, key), _shown(after, key)) for key in keys)
+def _list_changes(saved: dict[str, Any], tree: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
+    before, after = read(Config, saved).values, read(Config, tree).values
+    keys = [key for key in {**before, **after} if not _is_per_command(key) and before.get(key) != after.get(key)]
+    return tuple((key, _show(before, key), _show(after, key)) for key in keys)
 
 
-def _shown(values: dict[str, Any], key: str) -> str:
-    return "(none)" if key not in values else "null" if values[key] is None else str(values[key])
+def _is_per_command(key: str) -> bool:
+    """Whether a key says what to do with the run, and is no part of it."""
+    return key in _SETTINGS and _SETTINGS[key].meta.per_command
 
 
-def _refusal(key: str, before: str, after: str) -> str:
-    why = (
+def _refusals(changes: tuple[tuple[str, str, str], ...], tree: dict[str, Any], run: Path) -> list[str]:
+    """The changes that trained weights do not allow; an optimizer matters to a resume alone."""
+    found = [
+        f"{key}: {before} -> {after} cannot change: {_reason(key)}"
+        for key, before, after in changes
+        if on_resume(Config, key) == "refused" and (tree.get("mode") == "resume" or key.startswith("model."))
+    ]
+    if found:
+        weights = quote_text(run / "weights" / "last")
+        found[-1] += (
+            ". To start a new run from these weights: mode=train, the options of that run, and "
+            f"model.pretrained_model={weights}"
+        )
+    return found
+
+
+def _reason(key: str) -> str:
+    return (
         "the saved optimizer state is of that kind" if key.startswith("optim") else "the saved weights have that shape"
     )
-    return f"{key}: {before} -> {after} cannot change: {why}"
 
 
-def _anew(run: Path) -> str:
-    weights = quote_text(run / "weights" / "last")
-    return (
-        f"To start anew from these weights: mode=train, the options of that run, and model.pretrained_model={weights}"
-    )
+def _flat(tree: dict[str, Any]) -> dict[str, Any]:
+    return flatten(tree, frozenset(DICTS))
+
+
+def _show(values: dict[str, Any], key: str) -> str:
+    return "(none)" if key not in values else show(values[key])

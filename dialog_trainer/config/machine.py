@@ -18,7 +18,7 @@ def count_processes(config: Config) -> int:
     return len(config.device) if isinstance(config.device, tuple) else config.processes
 
 
-def process_faults(config: Config, size: int, started: bool) -> list[str]:
+def find_process_errors(config: Config, size: int, started: bool) -> list[str]:
     """What does not go with `size` processes, which were `started` by torchrun or Slurm, or are still to be started."""
     found: list[str] = []
     trains = config.mode in ("train", "resume")

@@ -1,8 +1,10 @@
-"""The names of the scores, for checks that must not wait for the import of their code."""
+"""The names of the scores as a configuration checks them: without importing the code of any."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+
+from dialog_trainer.metrics.registry import LOWER_IS_BETTER, ORIGINAL_SCORE_NAMES, SCORE_NAMES, WITHOUT_DIRECTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,16 +18,8 @@ class MetricNames:
     of_original: tuple[str, ...] = ()
 
     def with_extra(self, extra: tuple[str, ...]) -> MetricNames:
-        """With the scores of `metrics.extra`: each is called by the last part of its dotted name."""
+        """With the scores of `metrics.extra`: each has the last part of its dotted name."""
         return replace(self, names=(*self.names, *(name.rpartition(".")[2] for name in extra)))
 
 
-BUILT_IN_METRICS = MetricNames(
-    names=(
-        "ppl", "ppl_word", "ppl_byte", "bleu1", "bleu2", "bleu3", "bleu4", "nist1", "nist2", "nist3", "nist4", "nist5",
-        "chrf", "distinct1", "distinct2", "entropy4", "length", "length_ratio", "repetition", "turn_end_rate",
-    ),
-    lower_is_better=("ppl", "ppl_word", "ppl_byte", "repetition"),
-    without_direction=("length", "length_ratio"),
-    of_original=("ppl", "ppl_word", "ppl_byte", "bleu2", "bleu4", "nist2", "nist4"),
-)  # fmt: skip
+BUILT_IN_METRICS = MetricNames(SCORE_NAMES, LOWER_IS_BETTER, WITHOUT_DIRECTION, ORIGINAL_SCORE_NAMES)

@@ -16,7 +16,7 @@ Values = Mapping[str, Any]
 
 
 def check_names(values: Values) -> list[str]:
-    """The faults of names and paths as texts."""
+    """The errors of names and paths as texts."""
     found = []
     for key, setting in all_settings(Config).items():
         value = values.get(key)
@@ -43,14 +43,14 @@ def check_names(values: Values) -> list[str]:
 
 
 def check_folders(values: Values) -> list[str]:
-    """The faults of folders that are to be written."""
+    """The errors of folders that are to be written."""
     keys = ("project", "data.cache_dir") if values.get("mode") in ("train", "inspect") else ("data.cache_dir",)
     found = (_blocked_folder(key, Path(values[key]).absolute()) for key in keys if values.get(key))
-    return [fault for fault in found if fault]
+    return [error for error in found if error]
 
 
 def check_data_files(values: Values) -> list[str]:
-    """The faults of files of dialogues."""
+    """The errors of files of dialogues."""
     if values.get("mode") == "chat":  # needs no data
         return []
     found = []
@@ -76,7 +76,7 @@ def check_data_files(values: Values) -> list[str]:
 
 
 def check_model(values: Values) -> list[str]:
-    """The fault of a folder of a model that is not there."""
+    """The error of a folder of a model that is not there."""
     if "model.pretrained_model" not in values:
         return []
     model = values["model.pretrained_model"]
@@ -88,7 +88,7 @@ def check_model(values: Values) -> list[str]:
 
 
 def _blocked_folder(key: str, folder: Path) -> str | None:
-    """The fault of a folder that cannot be made or written; None if it can."""
+    """The error of a folder that cannot be made or written; None if it can."""
     there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     if not there.is_dir():
         return f"{key}={folder}: {there} is a file, not a folder; choose another"

@@ -7,7 +7,7 @@ validates them again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from annotated_types import Ge, Le
 
@@ -43,10 +43,21 @@ from dialog_trainer.errors import ConfigError
 
 # The version of `args.yaml`. 1 (not written there): the runs before the schema existed.
 SCHEMA_VERSION = 2
+DEFAULT_FORWARD_TOKENS = 4096
 MODES_ON_A_RUN = ("resume", "validate", "chat")
 Curve = Literal[
     "train_loss", "validation_loss", "lr", "grad_norm", "tokens_per_second", "user_weight", "assistant_weight"
 ]
+
+
+class ModelSizes(NamedTuple):
+    """The sizes of a model from scratch: entries of the vocabulary, blocks, heads of a block, width, positions."""
+
+    vocab_size: int
+    layers: int
+    heads: int
+    width: int
+    positions: int
 
 
 class ModelConfig(Record):
@@ -74,6 +85,14 @@ class ModelConfig(Record):
     positions: Length | None = setting(
         "Positions of the model, in tokens; at least model.max_len.", "refused", optional=True
     )
+
+    @property
+    def sizes(self) -> ModelSizes:
+        """The sizes of a model from scratch. Raises `ValueError` for a pretrained model."""
+        sizes = (self.vocab_size, self.layers, self.heads, self.width, self.positions)
+        if any(size is None for size in sizes):
+            raise ValueError("a pretrained model has no sizes here")
+        return ModelSizes(*(size or 0 for size in sizes))
 
 
 class GenerationConfig(Record):
@@ -243,11 +262,22 @@ class Config(Record):
 
     @classmethod
     def read(cls, tree: Mapping[str, Any]) -> Config:
-        """Validates each value of a whole tree by itself. Raises `ConfigError` with all faults."""
+        """Validates each value of a whole tree by itself. Raises `ConfigError` with all errors."""
         reading = read(cls, tree)
-        if reading.faults:
-            raise ConfigError(reading.faults)
+        if reading.errors:
+            raise ConfigError(reading.errors)
         return construct(cls, reading.values)
+
+    @property
+    def planned_steps(self) -> int:
+        """Updates over which learning rate and mask are planned."""
+        return self.schedule_steps or self.steps
+
+    @property
+    def forward_tokens(self) -> int:
+        """Most tokens in one forward pass; `auto`, where nothing was measured, is the default of conf/."""
+        tokens = self.micro_batch_tokens
+        return max(DEFAULT_FORWARD_TOKENS, self.model.max_len) if tokens == "auto" else tokens
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and texts, as `args.yaml` holds them; `schema_version` comes first."""

@@ -1,6 +1,6 @@
 """The settings of a record as a table of dotted keys, and the reading of a tree of values against it.
 
-Every value is validated by itself, so that one fault hides no other, and what is valid can be checked further.
+Every value is validated by itself, so that one error hides no other, and what is valid can be checked further.
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ class Setting:
         try:
             return _adapter(self.annotation).validate_python(value)
         except (ValidationError, RecursionError):
-            raise ValueError(self.fault(value)) from None
+            raise ValueError(self.error(value)) from None
 
-    def fault(self, value: Any, names: tuple[str, ...] = ()) -> str:
+    def error(self, value: Any, names: tuple[str, ...] = ()) -> str:
         """The message for a value that is out of range; `names` are those that the value may hold."""
         shown, words = show(value), self.words
         later = find_metadata(self.annotation, Later)
         if later and isinstance(value, str) and value in later.names:
             return f"{self.key}={shown}: is not in this version; use {words}"
-        if names and isinstance(value, (list, tuple)):
+        if names and "list" in words:
             words = f"a list of {', '.join(names)}"
         elif names:
             words = f"{words}; scores: {', '.join(names)}"
@@ -88,14 +88,15 @@ class Setting:
 
 @dataclass(slots=True)
 class Reading:
-    """The valid values of a tree by dotted key, and the faults of the others, by key."""
+    """The valid values of a tree by dotted key, the wrong ones, and the messages for those, by key."""
 
     values: dict[str, Any] = field(default_factory=dict)
-    at_fault: dict[str, str] = field(default_factory=dict)
+    wrong: dict[str, Any] = field(default_factory=dict)
+    invalid: dict[str, str] = field(default_factory=dict)
 
     @property
-    def faults(self) -> list[str]:
-        return list(self.at_fault.values())
+    def errors(self) -> list[str]:
+        return list(self.invalid.values())
 
 
 @cache
@@ -132,6 +133,12 @@ def group_metas(record: type[Record], prefix: str = "") -> dict[str, Meta]:
             found |= {f"{prefix}{name}": _meta(info)}
             found |= group_metas(info.annotation, f"{prefix}{name}.")
     return found
+
+
+def built_in_targets(record: type[Record], group: str) -> tuple[str, ...]:
+    """The targets of an open group that need no permission; none of another group."""
+    found = groups(record).get(group)
+    return tuple(found.TARGETS) if found and issubclass(found, OpenGroup) else ()
 
 
 def own_settings(group: type[OpenGroup], key: str, target: object) -> dict[str, Setting] | None:
@@ -207,48 +214,47 @@ def show(value: object) -> str:
 
 
 def _read(record: type[Record], tree: Mapping[str, Any], prefix: str, reading: Reading) -> None:
-    known: dict[str, Setting] = {}
+    known: set[str] = set()
     for name, info in record.model_fields.items():
         key, alias = f"{prefix}{info.alias or name}", info.alias or name
         if _is_record(info.annotation):
+            known.add(alias)
             inner = tree.get(alias)
             if isinstance(inner, Mapping):
                 _read(info.annotation, inner, f"{key}.", reading)
+            elif inner is None:
+                reading.invalid[key] = f"{key}: is missing"
             else:
-                missing = alias not in tree or inner is None
-                reading.at_fault[key] = (
-                    f"{key}: is missing" if missing else f"{key}={show(inner)}: must be a dict of options"
-                )
+                reading.invalid[key] = f"{key}={show(inner)}: must be a dict of options"
         elif not (issubclass(record, OpenGroup) and name == "arguments"):
-            known[alias] = settings(record, prefix)[key]
+            known.add(alias)
+            _read_value(settings(record, prefix)[key], tree, alias, reading)
     own: dict[str, Setting] | None = {}
-    own_names: list[str] = []
     if issubclass(record, OpenGroup):
         own = own_settings(record, prefix.rstrip("."), tree.get("_target_"))
-        own_names = [key.removeprefix(prefix) for key in own or {}]
-        known |= dict(zip(own_names, (own or {}).values(), strict=True))
-    for alias, setting in known.items():
-        _read_value(setting, tree, alias, reading)
-    inside = {name for name, info in record.model_fields.items() if _is_record(info.annotation)}
-    for alias in tree.keys() - known.keys() - inside:
+        for key, setting in (own or {}).items():
+            known.add(key.removeprefix(prefix))
+            _read_value(setting, tree, key.removeprefix(prefix), reading)
+    for alias in (name for name in tree if name not in known):
         key = f"{prefix}{alias}"
         if own is None and isinstance(alias, str):
             reading.values[key] = freeze(tree[alias])
         else:
-            hint = f"; {tree.get('_target_')} takes {', '.join(own_names)}" if own_names else ""
-            reading.at_fault[key] = f"{key}={show(tree[alias])}: there is no such option{hint}"
+            takes = ", ".join(name.removeprefix(prefix) for name in own or {})
+            hint = f"; {tree.get('_target_')} takes {takes}" if takes else ""
+            reading.invalid[key] = f"{key}={show(tree[alias])}: there is no such option{hint}"
 
 
 def _read_value(setting: Setting, tree: Mapping[str, Any], alias: str, reading: Reading) -> None:
     if alias not in tree:
         if not setting.meta.optional:
             every = "; every choice of its group has it" if "." in setting.key else ""
-            reading.at_fault[setting.key] = f"{setting.key}: is missing{every}"
+            reading.invalid[setting.key] = f"{setting.key}: is missing{every}"
         return
     try:
         reading.values[setting.key] = setting.validate(tree[alias])
     except ValueError as error:
-        reading.at_fault[setting.key] = str(error)
+        reading.invalid[setting.key], reading.wrong[setting.key] = str(error), tree[alias]
 
 
 def _inherit(setting: Setting, outer: Meta) -> Setting:

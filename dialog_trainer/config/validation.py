@@ -31,31 +31,34 @@ _MODES_WITH_SCORES = ("train", "resume", "validate")
 
 
 def validate(tree: Mapping[str, Any], metrics: MetricNames = BUILT_IN_METRICS) -> Config:
-    """The configuration of a whole tree of plain values. Raises `ConfigError` with all faults."""
+    """The configuration of a whole tree of plain values. Raises `ConfigError` with all errors."""
     reading = read(Config, tree)
-    faults = reading.faults
-    values = {key: value for key, value in reading.values.items() if key not in reading.at_fault}
+    for key, setting in _score_lists():
+        if key in reading.wrong:
+            reading.invalid[key] = setting.error(reading.wrong[key], metrics.names)
+    errors = reading.errors
+    values = {key: value for key, value in reading.values.items() if key not in reading.invalid}
     metrics = metrics.with_extra(values.get("metrics.extra", ()))
     unknown = _check_score_names(values, metrics)
-    faults += unknown.values()
+    errors += unknown.values()
     values = {key: value for key, value in values.items() if key not in unknown}
-    faults += _check_targets(values)
-    faults += check_names(values) or check_folders(values)
-    faults += _check_saved_run(values)
-    faults += _check_scores(values, metrics)
-    faults += _check_schedule(values)
-    faults += _check_sizes(values)
-    faults += _check_generation(values)
-    faults += _check_compile(values)
-    faults += check_data_files(values)
-    faults += check_model(values)
-    faults += _check_scratch(values, reading.values.keys() | reading.at_fault.keys())
-    if faults:
-        raise ConfigError(faults)
+    errors += _check_targets(values)
+    errors += check_names(values) or check_folders(values)
+    errors += _check_saved_run(values)
+    errors += _check_scores(values, metrics)
+    errors += _check_schedule(values)
+    errors += _check_sizes(values)
+    errors += _check_generation(values)
+    errors += _check_compile(values)
+    errors += check_data_files(values)
+    errors += check_model(values)
+    errors += _check_scratch(values, reading.values.keys() | reading.invalid.keys())
+    if errors:
+        raise ConfigError(errors)
     return construct(Config, reading.values)
 
 
-def notes(config: Config) -> list[str]:
+def collect_notes(config: Config) -> list[str]:
     """What is allowed but worth a line."""
     found = []
     if config.mask_schedule.last_turn_only:
@@ -69,9 +72,9 @@ def notes(config: Config) -> list[str]:
 
 
 def _check_score_names(values: Values, metrics: MetricNames) -> dict[str, str]:
-    """The faults of fields that name a score which does not exist."""
+    """The errors of fields that name a score which does not exist."""
     return {
-        key: setting.fault(values[key], metrics.names)
+        key: setting.error(values[key], metrics.names)
         for key, setting in _score_lists()
         if key in values and any(name not in metrics.names for name in values[key])
     }

@@ -1,19 +1,19 @@
 """The plan of a validation and the signature of its scores."""
 
-import copy
 from types import SimpleNamespace
 
 import pytest
 
 from dialog_trainer import __version__
 from dialog_trainer.build.evaluation import build_protocol, build_signature, build_validation_plan
-from dialog_trainer.cli.compose import compose_settings
+from dialog_trainer.config.schema import Config
 from dialog_trainer.evaluation.evaluator import ValidationPlan
 from dialog_trainer.evaluation.original.protocol import OriginalProtocol
 from dialog_trainer.evaluation.protocols import ReplySettings, TurnProtocol
 from dialog_trainer.metrics.registry import SCORES, describe_scores
 from dialog_trainer.model.generation.sampling import Decoding
 from dialog_trainer.types import Reply, Role
+from tests.helpers.configs import compose_config
 
 pytestmark = pytest.mark.slow
 
@@ -25,8 +25,8 @@ class Table(SimpleNamespace):
         return self.size
 
 
-def settings_of(*overrides: str, mode: str = "validate") -> dict:
-    return copy.deepcopy(compose_settings(["model.max_len=64", *overrides], None)) | {"mode": mode}
+def config_of(*overrides: str, mode: str = "validate") -> Config:
+    return compose_config("model.max_len=64", *overrides, changes={"mode": mode})
 
 
 def split(digest: str = "0123456789abcdef", size: int = 9):
@@ -39,7 +39,7 @@ def result(num_replied: int = 4, references: tuple[int, ...] = (0, 0)):
 
 
 def of(*overrides: str, mode: str = "validate", data=None, made=None) -> str:
-    return build_signature(settings_of(*overrides, mode=mode), data or split(), made or result())
+    return build_signature(config_of(*overrides, mode=mode), data or split(), made or result())
 
 
 def test_a_signature_in_full():
@@ -69,6 +69,7 @@ CHANGES = [
 ]  # fmt: skip
 # What changes no number.
 SAME = [
+    ((), ("metrics.decoding=sample", "metrics.temperature=0")),
     ((), ("seed=1",)), ((), ("metrics.temperature=0.7", "metrics.top_p=0.5", "metrics.beams=2")),
     (SAMPLED, ("metrics.beams=2",)), (("metrics.decoding=beam",), ("metrics.temperature=0.7", "seed=1")),
     ((), ("metrics.batch_tokens=100", "micro_batch_tokens=100", "batch_size=3", "steps=5", "optim.lr0=1")),
@@ -110,30 +111,30 @@ def test_the_number_of_references_is_named(references, text):
 @pytest.mark.parametrize("mode", ["train", "resume", "validate"])
 def test_time_is_bounded_in_training_only(mode):
     for option in ("metrics.max_seconds=2.5", "metrics.max_seconds=null"):
-        settings = settings_of(option, mode=mode)
+        config = config_of(option, mode=mode)
         bounded = option.endswith("2.5") and mode != "validate"
-        assert build_validation_plan(settings).max_seconds == (2.5 if bounded else None)
-        assert ("|max_seconds:2.5|" in build_signature(settings, split(), result())) == bounded
-        assert ("max_seconds" in build_signature(settings, split(), result())) == bounded
+        assert build_validation_plan(config).max_seconds == (2.5 if bounded else None)
+        assert ("|max_seconds:2.5|" in build_signature(config, split(), result())) == bounded
+        assert ("max_seconds" in build_signature(config, split(), result())) == bounded
 
 
 def test_a_plan_follows_the_configuration():
-    settings = settings_of(
+    config = config_of(
         "metrics=rollout", "metrics.names=[bleu2,chrf]", "metrics.max_dialogues=7", "micro_batch_tokens=99"
     )
     metrics = {name: SCORES[name] for name in ("bleu2", "chrf")}
-    assert build_validation_plan(settings) == ValidationPlan(build_protocol(settings), metrics, 7, None, 99)
+    assert build_validation_plan(config) == ValidationPlan(build_protocol(config), metrics, 7, None, 99)
 
 
 def test_reply_settings_follow_the_configuration():
     options = ("mask_schedule.trained_role=user", "metrics.max_new_tokens=9", "metrics.batch_tokens=70")
     sampled = ("metrics.decoding=sample", "metrics.temperature=2", "metrics.top_p=0.5", "metrics.beams=3", "seed=11")
     settings = ReplySettings(Role.USER, 9, 64, 70, Decoding("sample", 2.0, 0.5, 3), 11)
-    protocol = build_protocol(settings_of("metrics=all_turns", *options, *sampled))
+    protocol = build_protocol(config_of("metrics=all_turns", *options, *sampled))
     assert protocol == TurnProtocol("all_turns", settings)
     assert type(protocol.settings.decoding.temperature) is float
     assert settings.max_context_tokens() == 55
-    assert isinstance(build_protocol(settings_of("metrics=original")), OriginalProtocol)
+    assert isinstance(build_protocol(config_of("metrics=original")), OriginalProtocol)
 
 
 def test_each_score_names_its_rule():

@@ -1,4 +1,4 @@
-"""From a command line to the settings of a run or of each run of a sweep, and every way in which it can be at fault."""
+"""From a command line to the configuration of a run or of each run of a sweep, and every way in which it can be at error."""
 
 import shlex
 
@@ -6,22 +6,27 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dialog_trainer.cli.compose import compose_jobs, parse_overrides, quote_overrides, quote_text
-from dialog_trainer.config.options import Settings, flatten
+from dialog_trainer.cli.compose import compose_runs
+from dialog_trainer.cli.overrides import parse_overrides, prepare_overrides, quote_text
+from dialog_trainer.config.schema import Config
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.reporting.console import format_override
 
 TINY = ("data=chitchat", "model=gpt2_tiny")
 
 
-def job(*overrides: str, config_dir=None) -> Settings:
-    [settings] = compose_jobs(quote_overrides([*TINY, *overrides]), config_dir, sweep=False)
-    return settings
+def job(*overrides: str, config_dir=None) -> Config:
+    [run] = compose_runs(prepare_overrides([*TINY, *overrides]), config_dir, sweep=False)
+    return run.config
 
 
-def faults(*overrides: str, sweep: bool = False, config_dir=None) -> list[str]:
+def sweep_of(*overrides: str) -> list[Config]:
+    return [run.config for run in compose_runs(prepare_overrides([*TINY, *overrides]), None, sweep=True)]
+
+
+def errors(*overrides: str, sweep: bool = False, config_dir=None) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        compose_jobs(quote_overrides(list(overrides)), config_dir, sweep=sweep)
+        compose_runs(prepare_overrides(list(overrides)), config_dir, sweep=sweep)
     return caught.value.errors
 
 
@@ -37,9 +42,14 @@ def faults(*overrides: str, sweep: bool = False, config_dir=None) -> list[str]:
         ("schedule_steps=null", "schedule_steps", None),
         ("optim.betas=[0.5,0.6]", "optim.betas", [0.5, 0.6]),
         ("device=[0]", "device", [0]),
-        ("chat={temperature: 3}", "chat.temperature", 3),
+        ("chat={temperature: 3}", "chat.generation.temperature", 3),
+        ("chat={generation: {top_p: 0.5}}", "chat.generation.top_p", 0.5),
+        ("optim={lr0: 3}", "optim.lr0", 3),
+        ("metrics.max_new_tokens=7", "metrics.generation.max_new_tokens", 7),
+        ("++metrics.beams=7", "metrics.generation.beams", 7),
+        ("steps='70'", "steps", 70),
+        ("optim.lr0='1e-3'", "optim.lr0", 1e-3),
         ("+optim.amsgrad=true", "optim.amsgrad", True),
-        ("+mask_schedule.speed=2", "mask_schedule.speed", 2),
         ("mask_schedule.last_turn_only=true", "mask_schedule.last_turn_only", True),
         ("mask_schedule=constant", "mask_schedule.end_weight", 0.1),
         ("mode=inspect", "mode", "inspect"),
@@ -52,7 +62,7 @@ def faults(*overrides: str, sweep: bool = False, config_dir=None) -> list[str]:
     ],
 )
 def test_an_override_sets_its_key_and_no_other(override, key, value):
-    plain, changed = flatten(job()), flatten(job(override))
+    plain, changed = job().flat(), job(override).flat()
     assert changed[key] == value
     group = key.split(".")[0]
     others = {k: v for k, v in plain.items() if k != key and not (override.startswith(f"{group}=") and "." in key and k.startswith(f"{group}."))}  # fmt: skip
@@ -61,8 +71,8 @@ def test_an_override_sets_its_key_and_no_other(override, key, value):
 
 def test_a_typed_dict_replaces_the_one_of_an_experiment_too():
     original = job("experiment=original", *TINY)
-    assert original["metrics"]["best"] == {"bleu2": 0.1, "bleu4": 0.6, "nist2": 0.1, "nist4": 0.2}
-    assert job("experiment=original", *TINY, "metrics.best={nist2: 1}")["metrics"]["best"] == {"nist2": 1}
+    assert original.metrics.best == {"bleu2": 0.1, "bleu4": 0.6, "nist2": 0.1, "nist4": 0.2}
+    assert job("experiment=original", *TINY, "metrics.best={nist2: 1}").metrics.best == {"nist2": 1}
 
 
 def test_the_order_of_a_group_and_its_key_does_not_matter():
@@ -70,40 +80,42 @@ def test_the_order_of_a_group_and_its_key_does_not_matter():
 
 
 def test_what_is_typed_wins_over_an_experiment():
-    settings = job("steps=7", "experiment=demo", "optim=sgd", "optim.lr0=0.5")
-    assert (settings["steps"], settings["batch_size"]) == (7, 16)
-    assert settings["optim"]["_target_"] == "torch.optim.SGD"
-    assert settings["optim"]["lr0"] == 0.5
+    config = job("steps=7", "experiment=demo", "optim=adam", "optim.lr0=0.5")
+    assert (config.steps, config.batch_size) == (7, 16)
+    assert config.optim.target == "torch.optim.Adam"
+    assert config.optim.lr0 == 0.5
 
 
-# Each override is at fault by itself, and its line begins with what was typed.
+# Each override is at error by itself, and its line begins with what was typed.
 ALONE = {
     "stepz=3": "there is no option stepz; did you mean steps?",
     "lr0=3": "there is no option lr0; did you mean optim.lr0?",
-    "optim.lr=3": "there is no option optim.lr; did you mean optim.lr0 or optim?",
+    "optim.lr=3": "there is no option optim.lr; write optim.lr0=<number>",
     "warmup_steps=3": "there is no option warmup_steps; did you mean scheduler.warmup_steps?",
     "truncation=split": "there is no option truncation; did you mean data.truncation?",
-    "xyz=3": "there is no option xyz; --cfg job shows all options",
+    "xyz=3": "there is no option xyz; --help shows all options",
+    "epochs=3": "there is no option epochs; write steps=<updates>",
+    "CUSTOM.train_data_path=x": "there is no option CUSTOM.train_data_path; write data=jsonl data.train_data_path=",
+    "scheduler_type=cosine": "there is no option scheduler_type; write scheduler=cosine",
     "optim.momentum=0.9": "there is no option optim.momentum; another choice of its group has it",
     "data.train_data_path=x": "there is no option data.train_data_path; another choice of its group has it",
-    "metrics.best.bleu4=1": "there is no option metrics.best.bleu4; did you mean metrics.best or metrics.beams?",
+    "metrics.best.bleu4=1": "there is no option metrics.best.bleu4; did you mean ",
     "steps=0": "must be a whole number from 1 to 10,000,000",
     "optim.lr0=abc": "must be a number above 0",
     "metrics.names=ppl": "must be a list of ppl, ",
-    "name=123": "must be a text that is not empty (a number as a text: ",
+    "name=123": "must be a text that is not empty; to pass a number as a text",
     "mode=report": "is not in this version; use train or resume or validate or chat or inspect",
-    "scheduler=cosin": "scheduler has no such choice; there are constant, cosine, linear",
+    "scheduler=cosin": "scheduler has no such choice; there are constant, cosine, linear; did you mean scheduler=cosine?",
     "optim=null": "optim has no such choice; there are adam, adamw, sgd",
     "optim=[adam,sgd]": "optim has no such choice; there are adam, adamw, sgd",
-    "optim={lr0: 3}": "optim has no such choice; there are adam, adamw, sgd",
     "experiment=nope": "experiment has no such choice; there are demo, original",
     "experiment=null": "experiment has no such choice; there are demo, original",
     "~steps": "an option cannot be removed; set it to another value",
     "~optim": "an option cannot be removed; set it to another value",
     "~optim.eps=1e-8": "an option cannot be removed; set it to another value",
-    "+steps=3": "a key can be added to optim, mask_schedule only; did you mean steps",
-    "+xyz=3": "a key can be added to optim, mask_schedule only; --cfg job shows all options",
-    "+experiment=demo": "a key can be added to optim, mask_schedule only; ",
+    "+steps=3": "a key can be added to data, optim, scheduler, mask_schedule, logger only; did you mean steps",
+    "+xyz=3": "a key can be added to data, optim, scheduler, mask_schedule, logger only; --help shows all options",
+    "+experiment=demo": "a key can be added to data, optim, scheduler, mask_schedule, logger only; ",
     "optim@other=adam": "a group cannot be put into another place with @",
     "seed=0,1": "several values need -m; to pass a list, write [a,b]; to pass a text with a comma, quote it",
     "optim=adam,sgd": "several values need -m; ",
@@ -127,24 +139,24 @@ ALONE = {
 
 
 @pytest.mark.parametrize(("override", "reason"), ALONE.items())
-def test_a_fault_is_named_with_what_was_typed_and_a_remedy(override, reason):
-    [fault] = faults(*TINY, override)
-    assert fault.startswith(f"{override}: {reason}")
+def test_a_error_is_named_with_what_was_typed_and_a_remedy(override, reason):
+    [error] = errors(*TINY, override)
+    assert error.startswith(f"{override}: {reason}")
 
 
-def test_all_faults_of_a_command_line_are_named_together():
-    # The second fault of the same key, and a reference to a key that is not there, hide behind others in Hydra.
+def test_all_errors_of_a_command_line_are_named_together():
+    # The second error of the same key, and a reference to a key that is not there, hide behind others in Hydra.
     typed = [text for text in ALONE if not text.startswith(("steps=0", "steps=${", "optim={", "optim=[", "optim=null"))]
     typed = ["data=nope", "model.layers=3", *typed, "batch_size=0", "model.max_len=7", "data.path=/no/where"]
-    found = faults(*typed)
+    found = errors(*typed)
     assert len(found) == len(typed)
     for text in typed:
-        assert any(fault.startswith(f"{text}: ") for fault in found), text
+        assert any(error.startswith(f"{text}: ") for error in found), text
 
 
-def test_faults_of_values_and_of_keys_that_only_a_chosen_group_has():
+def test_errors_of_values_and_of_keys_that_only_a_chosen_group_has():
     assert sorted(
-        faults("data=jsonl", "data.validation_share=2", "data.hub_id=x", "model=gpt2_tiny", "model.layers=0")
+        errors("data=jsonl", "data.validation_share=2", "data.hub_id=x", "model=gpt2_tiny", "model.layers=0")
     ) == [
         "data.hub_id=x: there is no option data.hub_id; another choice of its group has it",
         "data.validation_share=2: must be a number above 0, below 1",
@@ -158,7 +170,7 @@ def test_faults_of_values_and_of_keys_that_only_a_chosen_group_has():
 )
 @pytest.mark.parametrize("key", ["data.cache_dir", "model.pretrained_model", "data.path"])
 def test_a_path_that_hydra_cannot_read_is_quoted_for_it(key, text):
-    [quoted] = quote_overrides([f"{key}={text}"])
+    [quoted] = prepare_overrides([f"{key}={text}"])
     [override], found = parse_overrides([quoted], {}, sweep=False)
     assert (override.key_or_group, override.value(), found) == (key, text, [])
 
@@ -179,7 +191,7 @@ def test_any_text_survives_its_quotes(text):
 @settings(deadline=None, max_examples=200)
 def test_what_a_run_prints_can_be_typed_as_it_stands(text):
     [word] = shlex.split(format_override("name", text))
-    [override], _ = parse_overrides(quote_overrides([word]), {}, sweep=False)
+    [override], _ = parse_overrides(prepare_overrides([word]), {}, sweep=False)
     assert override.value() == text
 
 
@@ -187,18 +199,18 @@ def test_what_a_run_prints_can_be_typed_as_it_stands(text):
     "text", ["steps=[1,2", "name=a,b=c", "name", "seed=a=b", "data.path='a b'", "name=a", "optim=sgd"]
 )
 def test_nothing_else_is_quoted(text):
-    assert quote_overrides([text]) == [text]
+    assert prepare_overrides([text]) == [text]
 
 
 def test_each_combination_of_a_sweep_is_a_job_of_its_own():
-    jobs = compose_jobs([*TINY, "seed=0,1", "optim=glob(a*)", "train_user_turn_mask_step=range(0,1,0.5)"], None, True)
-    made = [(s["seed"], s["optim"]["_target_"].split(".")[-1], s["train_user_turn_mask_step"]) for s in jobs]
+    jobs = sweep_of("seed=0,1", "optim=glob(a*)", "train_user_turn_mask_step=range(0,1,0.5)")
+    made = [(s.seed, s.optim.target.split(".")[-1], s.train_user_turn_mask_step) for s in jobs]
     assert made == [(seed, name, at) for seed in (0, 1) for name in ("Adam", "AdamW") for at in (0, 0.5)]
 
 
 def test_a_sweep_over_dicts_and_added_keys():
-    jobs = compose_jobs([*TINY, "metrics.best={bleu4: 1},{nist2: 1}", "+optim.amsgrad=true,false"], None, True)
-    assert [(s["metrics"]["best"], s["optim"]["amsgrad"]) for s in jobs] == [
+    jobs = sweep_of("metrics.best={bleu4: 1},{nist2: 1}", "+optim.amsgrad=true,false")
+    assert [(s.metrics.best, s.optim.arguments["amsgrad"]) for s in jobs] == [
         ({"bleu4": 1}, True), ({"bleu4": 1}, False), ({"nist2": 1}, True), ({"nist2": 1}, False),
     ]  # fmt: skip
 
@@ -212,7 +224,7 @@ def test_a_sweep_over_dicts_and_added_keys():
         # The momentum is there for one of the two optimizers only.
         (["optim=sgd,adam", "optim.momentum=0.5"], ["optim.momentum=0.5: there is no option"]),
         (["model.heads=2,3", "model.width=8,9"], ["model.width=9: must be a multiple of model.heads=2", "model.width=8: must be a multiple of model.heads=3"]),
-        (["seed=interval(0,1)"], ["seed=interval(0,1): cannot be counted out; list the values"]),
+        (["seed=interval(0,1)"], ["seed=interval(0,1): is not a discrete sweep; list the values"]),
         (["optim=glob(z*)"], ["optim=glob(z*): fits no choice of a group"]),
         (["seed=glob(*)"], ["seed=glob(*): fits no choice of a group"]),
         (["nope=1,2"], ["nope=1: there is no option", "nope=2: there is no option"]),
@@ -220,11 +232,11 @@ def test_a_sweep_over_dicts_and_added_keys():
         (["seed=0,1", "steps=0"], ["steps=0: must be a whole"]),
     ],
 )  # fmt: skip
-def test_the_faults_of_all_combinations_are_named_once_each(typed, expected):
-    found = faults(*TINY, *typed, sweep=True)
+def test_the_errors_of_all_combinations_are_named_once_each(typed, expected):
+    found = errors(*TINY, *typed, sweep=True)
     assert len(found) == len(expected)
-    for fault, start in zip(found, expected, strict=True):
-        assert fault.startswith(start)
+    for error, start in zip(found, expected, strict=True):
+        assert error.startswith(start)
 
 
 @pytest.mark.parametrize("folder", ["plain", "a b=c,d", "한국 it's"])
@@ -232,22 +244,23 @@ def test_a_folder_of_own_groups(tmp_path, folder):
     own = tmp_path / folder
     for name, text in {
         "experiment/mine": "# @package _global_\ndefaults:\n  - override /optim: steep\nsteps: 3\n",
-        "optim/steep": "_target_: torch.optim.SGD\nlr0: 0.5\nnesterov: true\nmomentum: 0.1\n",
+        "optim/steep": "_target_: torch.optim.SGD\nlr0: 0.5\nnesterov: true\nmomentum: 0.1\nweight_decay: 0.0\n",
         "experiment/bad": "# @package _global_\nstepz: 3\nbatch_size: 0\n",
         "experiment/resumes": "# @package _global_\nmode: resume\nresume_model_dir: x\n",
     }.items():
         (own / name).parent.mkdir(parents=True, exist_ok=True)
         (own / f"{name}.yaml").write_text(text)
-    settings = job("experiment=mine", config_dir=str(own))
-    assert settings["steps"] == 3
-    assert settings["optim"] == {"_target_": "torch.optim.SGD", "lr0": 0.5, "nesterov": True, "momentum": 0.1}
-    assert faults(*TINY, "experiment=bad", config_dir=str(own)) == [
+    config = job("experiment=mine", config_dir=str(own))
+    assert config.steps == 3
+    optim = {"_target_": "torch.optim.SGD", "lr0": 0.5, "nesterov": True, "momentum": 0.1, "weight_decay": 0.0}
+    assert config.to_dict()["optim"] == optim
+    assert errors(*TINY, "experiment=bad", config_dir=str(own)) == [
         "batch_size=0: must be a whole number of at least 1",
         "stepz=3: there is no such option",
     ]
-    assert faults(*TINY, "experiment=resumes", config_dir=str(own)) == [
+    assert errors(*TINY, "experiment=resumes", config_dir=str(own)) == [
         "mode=resume: works on one saved run; type it by itself, not in a sweep or a file"
     ]
-    assert faults(*TINY, "experiment=none", config_dir=str(own)) == [
+    assert errors(*TINY, "experiment=none", config_dir=str(own)) == [
         "experiment=none: experiment has no such choice; there are bad, demo, mine, original, resumes"
     ]

@@ -6,19 +6,27 @@ import pytest
 import yaml
 
 from dialog_trainer.cli import compose
-from dialog_trainer.cli.compose import CONF, compose_jobs, compose_settings, quote_text, set_key
-from dialog_trainer.cli.saved_config import find_mode, inexact_changes, load_changed_job, read_saved_settings
-from dialog_trainer.config.options import NEEDED, RULES, Settings, flatten
+from dialog_trainer.cli.compose import compose_runs
+from dialog_trainer.cli.conf import CONF
+from dialog_trainer.cli.overrides import prepare_overrides, quote_text
+from dialog_trainer.cli.saved_config import find_mode, inexact_changes, load_changed_job, read_saved
+from dialog_trainer.config.frozen import flatten, nest, set_key
+from dialog_trainer.config.schema import Config
+from dialog_trainer.config.table import settings as settings_of
+from dialog_trainer.config.versions import absent_values
 from dialog_trainer.errors import CheckpointError, ConfigError
+from tests.helpers.configs import compose_config
+
+SETTINGS = settings_of(Config)
 
 # As a run keeps them: composed from these, with the planned length filled in.
 OVERRIDES = ["data=chitchat", "model=gpt2_tiny", "optim.lr0=0.5", "scheduler.warmup_steps=7", "steps=50"]
 
 
 @pytest.fixture(scope="module")
-def kept() -> Settings:
-    [settings] = compose_jobs(OVERRIDES, None, sweep=False)
-    return settings | {"schedule_steps": 50}
+def kept() -> dict:
+    [run] = compose_runs(OVERRIDES, None, sweep=False)
+    return run.config.replace({"schedule_steps": 50}).to_dict()
 
 
 @pytest.fixture
@@ -34,6 +42,7 @@ def write(folder, settings):
 
 
 def resume(run, *typed, mode="resume", config_dir=None):
+    typed = prepare_overrides(list(typed))
     return load_changed_job([f"mode={mode}", f"resume_model_dir={quote_text(run)}", *typed], config_dir)
 
 
@@ -61,14 +70,14 @@ def test_without_changes_the_saved_settings_are_those_of_the_run(run, kept):
     changed = resume(run)
     assert changed.changes == ()
     assert inexact_changes(changed.changes) == []
-    assert changed.settings == kept | {"mode": "resume", "resume_model_dir": str(run)}
+    assert changed.config.to_dict() == kept | {"mode": "resume", "resume_model_dir": str(run)}
 
 
 def test_the_digest_that_a_run_keeps_for_people_is_no_option(run, kept):
     write(run, kept | {"digest": {"data": "0123", "whole": "4567"}})
     changed = resume(run)
     assert changed.changes == ()
-    assert changed.settings == kept | {"mode": "resume", "resume_model_dir": str(run)}
+    assert changed.config.to_dict() == kept | {"mode": "resume", "resume_model_dir": str(run)}
 
 
 def test_nothing_of_the_defaults_of_today_comes_in(run, kept, monkeypatch, tmp_path):
@@ -82,14 +91,14 @@ def test_nothing_of_the_defaults_of_today_comes_in(run, kept, monkeypatch, tmp_p
         copied.parent.mkdir(parents=True, exist_ok=True)
         copied.write_text(text, encoding="utf-8")
     monkeypatch.setattr(compose, "CONF", conf)
-    assert compose_settings([], None)["batch_size"] == 3
+    assert compose_config().batch_size == 3
     assert resume(run, "seed=1").changes == (("seed", "0", "1"),)
     changed = resume(run, "scheduler=linear", "steps=60")
-    assert changed.settings["scheduler"] == {
+    assert changed.config.to_dict()["scheduler"] == {
         "_target_": "dialog_trainer.training.learning_rate.linear", "warmup_steps": 9, "lrf": 0.1,
     }  # fmt: skip
     assert {key for key, _, _ in changed.changes} == {"scheduler._target_", "scheduler.warmup_steps", "steps"}
-    assert changed.settings["batch_size"] == kept["batch_size"]
+    assert changed.config.batch_size == kept["batch_size"]
 
 
 SCHEDULER = "scheduler._target_", "dialog_trainer.training.learning_rate.cosine"
@@ -105,7 +114,7 @@ SCHEDULER = "scheduler._target_", "dialog_trainer.training.learning_rate.cosine"
         (["optim.lr0=0.1", "patience=9"], [("patience", "5", "9"), ("optim.lr0", "0.5", "0.1")]),
         (["save_every_n_steps=5"], [("save_every_n_steps", "null", "5")]),
         (["max_grad_norm=null"], [("max_grad_norm", "1.0", "null")]),
-        (["metrics.best={nist2: 1}"], [("metrics.best", "{'bleu2': 1.0}", "{'nist2': 1}")]),
+        (["metrics.best={nist2: 1}"], [("metrics.best", "{'bleu2': 1.0}", "{'nist2': 1.0}")]),
         (["metrics.names=[ppl,bleu2]"], [("metrics.names", "['ppl', 'bleu2', 'bleu4', 'nist2', 'nist4']", "['ppl', 'bleu2']")]),
         # A group replaces its subtree, so that the saved warm-up of 7 is gone; a key typed with it is laid on top.
         (["scheduler=constant"], [(*SCHEDULER, "dialog_trainer.training.learning_rate.constant"), ("scheduler.warmup_steps", "7", "200"), ("scheduler.lrf", "0.1", "(none)")]),
@@ -113,7 +122,9 @@ SCHEDULER = "scheduler._target_", "dialog_trainer.training.learning_rate.cosine"
         (["optim=adamw"], [("optim.lr0", "0.5", "0.0001")]),
         (["metrics=response", "mask_schedule=step"], []),
         (["mask_schedule.normalize=turn"], [("mask_schedule.normalize", "token", "turn")]),
-        (["+mask_schedule.speed=2"], [("mask_schedule.speed", "(none)", "2")]),
+        (["train_user_turn_mask_step=0.50", "optim.lr0='0.5'", "model.dropout=0.1"], []),
+        (["metrics.max_new_tokens=7"], [("metrics.generation.max_new_tokens", "40", "7")]),
+        (["patience=0"], [("patience", "5", "0")]),
         (["mask_schedule=constant", "mask_schedule.alignment_every_n_steps=5"], [("mask_schedule._target_", "dialog_trainer.masking.schedules.step", "dialog_trainer.masking.schedules.constant"), ("mask_schedule.end_weight", "(none)", "0.1"), ("mask_schedule.alignment_every_n_steps", "null", "5")]),
         # What says what to do with the run is no part of it.
         (["load_model_type=last", "split=test", "chat.temperature=1", "port=10001"], []),
@@ -123,11 +134,12 @@ SCHEDULER = "scheduler._target_", "dialog_trainer.training.learning_rate.cosine"
 def test_what_is_typed_is_laid_on_the_saved_settings(run, kept, typed, changes):
     changed = resume(run, *typed)
     assert sorted(changed.changes) == sorted(changes)
-    untouched = flatten(kept).keys() - {key for key, _, _ in changes}
-    asked = ("mode", "resume_model_dir", "load_model_type", "split", "chat", "port")
+    before = flatten(kept, frozenset({"metrics.best"}))
+    untouched = before.keys() - {key for key, _, _ in changes}
+    asked = ("schema_version", "mode", "resume_model_dir", "load_model_type", "split", "chat", "port")
     for key in untouched:
         if not key.startswith(asked):
-            assert flatten(changed.settings)[key] == flatten(kept)[key], key
+            assert changed.config.flat()[key] == before[key], key
 
 
 @pytest.mark.parametrize(
@@ -153,7 +165,7 @@ def test_what_continues_but_not_exactly(run, typed, keys):
         (["model.vocab_size=300"], "model.vocab_size: 2048 -> 300 cannot change: the saved weights have"),
         (["model.pretrained_model=gpt2"], "model.pretrained_model: null -> gpt2 cannot change: the saved"),
         (["optim=sgd"], "optim._target_: torch.optim.AdamW -> torch.optim.SGD cannot change: the saved optimizer"),
-        (["+optim.amsgrad=true"], "optim.amsgrad: (none) -> True cannot change: the saved optimizer"),
+        (["+optim.amsgrad=true"], "optim.amsgrad: (none) -> true cannot change: the saved optimizer"),
         (["experiment=demo"], "experiment=: not on a saved run"),
         (["name=other"], "name=other: the run stays in its folder; leave it out"),
         (["project=elsewhere"], "project=elsewhere: the run stays in its folder; leave it out"),
@@ -166,17 +178,17 @@ def test_what_continues_but_not_exactly(run, typed, keys):
         (["hydra.run.dir=x"], "hydra.run.dir=x: of Hydra's own, only"),
         (["hydra/launcher=basic"], "hydra/launcher=basic: is Hydra's, which only starts new runs"),
         (["~steps"], "~steps: an option cannot be removed"),
-        (["+chat.top_k=3"], "+chat.top_k=3: a key can be added to optim, mask_schedule only"),
+        (["+chat.top_k=3"], "+chat.top_k=3: a key can be added to data, optim, scheduler, mask_schedule, logger only"),
         (["steps=[1"], "steps=[1: cannot be read"),
         (["mode=resume", "resume_model_dir=123"], "resume_model_dir=123: must be a text that is not empty"),
         (["resume_model_dir=null"], "mode=resume needs a run: pass resume_model_dir=<run folder>"),
     ],
 )  # fmt: skip
 def test_what_is_refused(run, typed, reason):
-    [fault] = refused(run, *typed)
-    assert fault.startswith(reason)
+    [error] = refused(run, *typed)
+    assert error.startswith(reason)
     if "->" in reason:
-        assert fault.endswith(f"and model.pretrained_model={quote_text(run / 'weights/last')}")
+        assert error.endswith(f"and model.pretrained_model={quote_text(run / 'weights/last')}")
 
 
 def test_all_that_is_refused_is_named_together(run):
@@ -193,26 +205,28 @@ def test_all_that_is_refused_is_named_together(run):
         "seed=1,2:",
     )
     assert len(found) == len(starts)
-    assert all(any(fault.startswith(start) for fault in found) for start in starts)
+    assert all(any(error.startswith(start) for error in found) for start in starts)
 
 
 @pytest.mark.parametrize("mode", ["validate", "chat"])
 def test_a_mode_that_trains_nothing_takes_what_a_resume_refuses(run, mode):
-    assert resume(run, "model.dropout=0", "batch_size=3", "optim=sgd", mode=mode).settings["optim"]["momentum"] == 0.9
+    assert (
+        resume(run, "model.dropout=0", "batch_size=3", "optim=sgd", mode=mode).config.optim.arguments["momentum"] == 0.9
+    )
 
 
 def test_without_a_folder_the_mode_and_every_other_fault_are_named():
     with pytest.raises(ConfigError) as caught:
         load_changed_job(["mode=chat", "steps=[1", "~optim"], None)
-    assert [fault.split(":")[0] for fault in caught.value.errors] == ["steps=[1", "~optim", "mode=chat needs a run"]
+    assert [error.split(":")[0] for error in caught.value.errors] == ["steps=[1", "~optim", "mode=chat needs a run"]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "holds no run (no args.yaml); pass the folder that training printed"),
-        (b"", "does not hold the settings of a run"),
-        (b"- 1\n- 2\n", "does not hold the settings of a run"),
+        (b"", "does not hold the configuration of a run"),
+        (b"- 1\n- 2\n", "does not hold the configuration of a run"),
         (b"a: [1", "cannot be read as plain YAML: "),
         (b"\xff\xfe", "cannot be read as plain YAML: "),
         (b"a: !!python/object/apply:os.system ['true']\n", "cannot be read as plain YAML: could not determine a constructor"),
@@ -227,7 +241,7 @@ def test_a_file_that_holds_no_settings(run, content, message):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(CheckpointError) as caught:
-        read_saved_settings(run)
+        read_saved(run)
     assert message in str(caught.value)
     assert str(run) in str(caught.value)
 
@@ -257,28 +271,30 @@ def test_settings_of_a_stranger_are_checked(run, kept, key, value, message):
     set_key(settings, key, value)
     write(run, settings)
     with pytest.raises(CheckpointError) as caught:
-        read_saved_settings(run)
+        read_saved(run)
     assert f"  - {message}" in str(caught.value)
 
 
-@pytest.mark.parametrize("key", [key for key in RULES if "." not in key])
+@pytest.mark.parametrize("key", [key for key in SETTINGS if "." not in key])
 def test_no_key_of_the_top_level_may_be_missing(run, kept, key):
     write(run, {name: value for name, value in kept.items() if name != key})
     with pytest.raises(CheckpointError, match=f"  - {key}: is missing"):
-        read_saved_settings(run)
+        read_saved(run)
 
 
-@pytest.mark.parametrize("key", NEEDED)
+@pytest.mark.parametrize(
+    "key",
+    [key for key, one in SETTINGS.items() if "." in key and not one.meta.optional and key not in absent_values(Config)],
+)
 def test_no_key_that_every_choice_of_a_group_has_may_be_missing(run, kept, key):
-    settings = copy.deepcopy(kept)
-    group, name = key.split(".")
-    del settings[group][name]
-    write(run, settings)
+    flat = flatten(kept, frozenset({"metrics.best"}))
+    del flat[key]
+    write(run, nest(flat))
     assert f"{key}: is missing; every choice of its group has it" in refused(run)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "fault"),
+    ("key", "value", "error"),
     [
         ("optim._target_", "os.system", "optim._target_=os.system: not one of "),
         ("data._target_", "os.system", "data._target_=os.system: not one of "),
@@ -286,17 +302,17 @@ def test_no_key_that_every_choice_of_a_group_has_may_be_missing(run, kept, key):
         ("optim.lr0", None, "optim.lr0=null: must be a number above 0"),
     ],
 )
-def test_values_of_a_stranger_pass_the_same_rules(run, kept, key, value, fault):
+def test_values_of_a_stranger_pass_the_same_rules(run, kept, key, value, error):
     """A class that the file itself allows is not allowed: only the command line may."""
     settings = copy.deepcopy(kept) | {"allow_targets": ["os.system"]}
     set_key(settings, key, value)
     write(run, settings)
-    assert any(found.startswith(fault) for found in refused(run))
+    assert any(found.startswith(error) for found in refused(run))
 
 
 def test_the_command_line_may_allow_a_class_of_the_run(run, kept):
     settings = copy.deepcopy(kept)
     settings["optim"]["_target_"] = "mine.Optimizer"
     write(run, settings | {"allow_targets": ["mine.Optimizer"]})
-    assert any("pass allow_targets=[mine.Optimizer]" in fault for fault in refused(run))
+    assert any("pass allow_targets=[mine.Optimizer]" in error for error in refused(run))
     assert resume(run, "allow_targets=[mine.Optimizer]").changes == ()

@@ -5,7 +5,6 @@ import copy
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 import yaml
@@ -19,34 +18,15 @@ from dialog_trainer.config.job import Job
 from dialog_trainer.config.schema import SCHEMA_VERSION, Config
 from dialog_trainer.config.table import all_settings, groups, on_resume, own_settings, read
 from dialog_trainer.errors import ConfigError
+from tests.helpers.configs import CONF, conf_tree, read_conf
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 SETTINGS = all_settings(Config)
 GROUP_FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent.name not in ("experiment", "debug", "hydra"))
 
 
-def conf(path: str) -> dict:
-    tree = yaml.safe_load((CONF / path).read_text(encoding="utf-8")) or {}
-    tree.pop("defaults", None)
-    return tree
-
-
-def composed(model="gpt2_tiny", data="chitchat", optim="adamw", mask="step") -> dict:
-    """The defaults of conf/ without Hydra."""
-    tree = {**conf("config.yaml"), **conf("runtime/default.yaml"), "project": "outputs/a", "name": "b"}
-    tree |= {group: conf(f"{group}/default.yaml") for group in ("chat", "figures")}
-    chosen = {"data": data, "scheduler": "cosine", "mask_schedule": mask, "metrics": "response"}
-    tree |= {group: conf(f"{group}/_base.yaml") | conf(f"{group}/{name}.yaml") for group, name in chosen.items()}
-    return tree | {
-        "model": conf(f"model/{model}.yaml"),
-        "optim": conf(f"optim/{optim}.yaml"),
-        "logger": conf("logger/none.yaml"),
-    }
-
-
 @pytest.fixture(scope="module")
 def tree() -> dict:
-    return composed()
+    return conf_tree()
 
 
 def changed(tree: dict, values: dict) -> dict:
@@ -110,14 +90,14 @@ def test_a_value_in_range_is_held_as_it_is(key, value):
 
 @pytest.mark.parametrize(("key", "value"), [(key, bad) for key, (_, bads) in RANGES.items() for bad in bads])
 def test_a_value_out_of_range_is_one_message_with_key_value_and_range(tree, key, value):
-    [fault] = read(Config, changed(tree, {key: value})).faults
-    assert fault.startswith(f"{key}=")
-    assert SETTINGS[key].words.removesuffix(" or null") in fault
+    [error] = read(Config, changed(tree, {key: value})).errors
+    assert error.startswith(f"{key}=")
+    assert SETTINGS[key].words.removesuffix(" or null") in error
 
 
 def test_one_fault_does_not_hide_another(tree):
     bad = {key: bads[0] for key, (_, bads) in RANGES.items()}
-    assert read(Config, changed(tree, bad)).at_fault.keys() == bad.keys()
+    assert read(Config, changed(tree, bad)).invalid.keys() == bad.keys()
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x), max_leaves=5))  # fmt: skip
@@ -139,7 +119,7 @@ def test_a_quoted_number_is_a_number(tree, key, typed, held):
 
 
 @pytest.mark.parametrize(
-    ("values", "fault"),
+    ("values", "error"),
     [
         ({"foo": 1}, "foo=1: there is no such option"),
         ({"chat.bar": 2}, "chat.bar=2: there is no such option"),
@@ -149,9 +129,9 @@ def test_a_quoted_number_is_a_number(tree, key, typed, held):
         ({"name": 123}, "to pass a number as a text"),
     ],
 )
-def test_a_message_says_what_to_do(tree, values, fault):
-    [found] = read(Config, changed(tree, values)).faults
-    assert fault in found
+def test_a_message_says_what_to_do(tree, values, error):
+    [found] = read(Config, changed(tree, values)).errors
+    assert error in found
 
 
 @pytest.mark.parametrize(
@@ -160,13 +140,13 @@ def test_a_message_says_what_to_do(tree, values, fault):
 def test_a_missing_key_is_named(tree, key):
     flat = flatten(copy.deepcopy(tree), frozenset({"metrics.best"}))
     if flat.pop(key, "absent") != "absent":
-        faults = read(Config, nest(flat)).faults
-        assert any(fault.startswith(f"{key}: is missing") or key.startswith(fault.split(":")[0]) for fault in faults)
+        errors = read(Config, nest(flat)).errors
+        assert any(error.startswith(f"{key}: is missing") or key.startswith(error.split(":")[0]) for error in errors)
 
 
 @pytest.mark.parametrize("optim", ["adam", "adamw", "sgd"])
 def test_the_keys_of_a_built_in_target_are_typed_and_those_of_another_kept(tree, optim):
-    config = Config.read(composed(optim=optim))
+    config = Config.read(conf_tree(optim=optim))
     own = own_settings(groups(Config)["optim"], "optim", config.optim.target)
     assert {f"optim.{name}" for name in config.optim.arguments} <= own.keys()
     foreign = Config.read(changed(tree, {"optim._target_": "my.X", "optim.speed": {"a": [1, "x"]}}))
@@ -201,7 +181,7 @@ def test_replace_validates_and_leaves_the_original(tree):
     ("data", "mask"), [("dailydialog", "linear"), ("jsonl", "piecewise"), ("chitchat", "constant")]
 )
 def test_a_configuration_survives_yaml_and_the_way_to_the_other_ranks(model, data, mask):
-    config = Config.read(composed(model, data, "sgd", mask))
+    config = Config.read(conf_tree(model, data, "sgd", mask))
     saved = config.to_dict()
     assert saved["schema_version"] == SCHEMA_VERSION
     assert Config.from_dict(yaml.safe_load(yaml.safe_dump(saved))) == config
@@ -233,7 +213,7 @@ def test_conf_supplies_every_field_and_no_other():
     found = set()
     for path in GROUP_FILES:
         prefix = "" if path.parent.name in ("conf", "runtime") else f"{path.parent.name}."
-        tree = conf(path.relative_to(CONF).as_posix())
+        tree = read_conf(path.relative_to(CONF).as_posix())
         found |= set(flatten(tree, frozenset({"metrics.best"}), prefix))
     required = {key for key, setting in SETTINGS.items() if not setting.meta.optional or key.startswith("model.")}
     assert found == required
@@ -241,7 +221,7 @@ def test_conf_supplies_every_field_and_no_other():
 
 @pytest.mark.parametrize("path", GROUP_FILES, ids=lambda path: path.relative_to(CONF).as_posix())
 def test_the_comments_of_conf_are_the_descriptions_of_the_schema(path):
-    """The comment of a key is the block right above it. On a fault the message holds the text to put there."""
+    """The comment of a key is the block right above it. On a error the message holds the text to put there."""
     text = path.read_text(encoding="utf-8")
     assert "${" not in text
     group, above, parents = path.parent.name, [], []

@@ -9,13 +9,14 @@ from dialog_trainer.config.default_names import resolve_names
 from dialog_trainer.config.frozen import flatten, nest
 from dialog_trainer.config.groups import OpenGroup
 from dialog_trainer.config.hints import hint_for_choice, hint_for_flag, hint_for_key
-from dialog_trainer.config.machine import count_processes, needs_hub, process_faults
+from dialog_trainer.config.machine import count_processes, find_process_errors, needs_hub
 from dialog_trainer.config.metric_names import MetricNames
 from dialog_trainer.config.schema import MODES_ON_A_RUN, Config
 from dialog_trainer.config.table import all_settings, groups
-from dialog_trainer.config.validation import notes, validate
+from dialog_trainer.config.validation import collect_notes, validate
 from dialog_trainer.errors import ConfigError
-from tests.config.test_schema import RANGES, composed
+from tests.config.test_schema import RANGES
+from tests.helpers.configs import conf_tree
 
 METRICS = MetricNames(
     names=("ppl", "bleu2", "bleu4", "nist2", "nist4", "nist5", "length"),
@@ -24,18 +25,18 @@ METRICS = MetricNames(
     of_original=("ppl", "bleu2", "bleu4", "nist2", "nist4"),
 )
 OPEN_GROUPS = [key for key, record in groups(Config).items() if issubclass(record, OpenGroup)]
-TREE = composed()
+TREE = conf_tree()
 
 
 def changed(values: dict, tree: dict = TREE) -> dict:
     return nest(flatten(tree, frozenset({"metrics.best"})) | values)
 
 
-def faults(values: dict, tree: dict = TREE) -> list[str]:
+def errors(values: dict, tree: dict = TREE) -> list[str]:
     try:
         validate(changed(values, tree), METRICS)
     except ConfigError as error:
-        return error.faults
+        return error.errors
     return []
 
 
@@ -44,8 +45,8 @@ def config(**values) -> Config:
 
 
 @pytest.mark.parametrize(("key", "value"), [(key, bad) for key, (_, bads) in RANGES.items() for bad in bads[:2]])
-def test_a_value_at_fault_causes_no_other_fault(key, value):
-    assert len(faults({key: value})) == 1
+def test_a_value_invalid_causes_no_other_error(key, value):
+    assert len(errors({key: value})) == 1
 
 
 @pytest.mark.parametrize(
@@ -97,18 +98,18 @@ def test_a_value_at_fault_causes_no_other_fault(key, value):
     ],
 )  # fmt: skip
 def test_fields_that_do_not_go_together(values, expected):
-    assert sorted(faults(values)) == expected
+    assert sorted(errors(values)) == expected
 
 
 @pytest.mark.parametrize("key", ["project", "name"])
 @pytest.mark.parametrize("value", ["..", "../x", "a/../b", "a:b", "a\nb", "a\x00b", "a\x1fb", "a\x7fb", "a\x85b"])
 def test_a_name_holds_no_way_up_no_colon_and_no_control_character(key, value):
-    assert f"{key}={value!r}: must not hold '..', ':' or control characters" in faults({key: value})
+    assert f"{key}={value!r}: must not hold '..', ':' or control characters" in errors({key: value})
 
 
 @pytest.mark.parametrize("value", ["a/b", "/a", "a/", "a\\b", ".", "/"])
 def test_a_name_is_one_part_of_a_path(value):
-    assert f"name={value}: must be one path part; put folders into project" in faults({"name": value})
+    assert f"name={value}: must be one path part; put folders into project" in errors({"name": value})
 
 
 @pytest.mark.parametrize(
@@ -118,22 +119,22 @@ def test_a_name_is_one_part_of_a_path(value):
 @pytest.mark.parametrize("key", ["project", "name", "data.cache_dir"])
 def test_a_part_of_a_path_leaves_room_for_a_number(key, value, fits):
     expected = [] if fits else [f"{key}={value[:30]}...: a part of a path may have at most 240 bytes in UTF-8"]
-    assert faults({key: value}) == expected
+    assert errors({key: value}) == expected
 
 
 @pytest.mark.parametrize("key", ["project", "name", "data.cache_dir"])
 def test_a_lone_surrogate_is_no_text(key):
-    assert faults({key: "a\ud800"}) == [f"{key}='a\\ud800': is not valid text"]
+    assert errors({key: "a\ud800"}) == [f"{key}='a\\ud800': is not valid text"]
 
 
 @pytest.mark.parametrize("key", ["project", "data.cache_dir"])
 def test_a_file_in_the_way_of_a_folder(key, tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "deeper" / "still"):
-        assert faults({key: str(path)}) == [
+        assert errors({key: str(path)}) == [
             f"{key}={path}: {tmp_path / 'file'} is a file, not a folder; choose another"
         ]
-    assert faults({key: str(tmp_path / "new" / "deeper")}) == []
+    assert errors({key: str(tmp_path / "new" / "deeper")}) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
@@ -142,7 +143,7 @@ def test_a_folder_that_cannot_be_written(key, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(paths.os, "access", lambda path, mode: asked.append(path) or path != tmp_path)
     path = tmp_path / "new"
-    assert faults({key: str(path)}) == [
+    assert errors({key: str(path)}) == [
         f"{key}={path}: {tmp_path} cannot be written; choose another or change its permissions"
     ]
     assert tmp_path in asked
@@ -151,61 +152,61 @@ def test_a_folder_that_cannot_be_written(key, tmp_path, monkeypatch):
 @pytest.mark.parametrize("mode", ["train", "inspect"])
 def test_what_writes_into_the_project_needs_it(mode, tmp_path):
     (tmp_path / "file").touch()
-    [fault] = faults({"mode": mode, "project": str(tmp_path / "file")})
-    assert fault.endswith("is a file, not a folder; choose another")
+    [error] = errors({"mode": mode, "project": str(tmp_path / "file")})
+    assert error.endswith("is a file, not a folder; choose another")
 
 
 @pytest.mark.parametrize("mode", MODES_ON_A_RUN)
 def test_a_run_that_is_there_needs_no_project(mode, tmp_path):
     (tmp_path / "file").touch()
-    assert faults({"mode": mode, "resume_model_dir": "x", "project": str(tmp_path / "file")}) == []
+    assert errors({"mode": mode, "resume_model_dir": "x", "project": str(tmp_path / "file")}) == []
 
 
 def test_files_of_own_dialogues_are_looked_for(tmp_path):
     file = tmp_path / "a b.jsonl"
     file.touch()
-    tree = composed(data="jsonl")
-    assert faults({}, tree) == ["data=jsonl needs data.train_data_path=<file.jsonl>"]
-    assert faults({"data.train_data_path": str(file)}, tree) == []
+    tree = conf_tree(data="jsonl")
+    assert errors({}, tree) == ["data=jsonl needs data.train_data_path=<file.jsonl>"]
+    assert errors({"data.train_data_path": str(file)}, tree) == []
     for bad, kind in ((tmp_path, "is a folder, not a file"), (tmp_path / "no", "does not exist"), ("x" * 300, "does not exist")):  # fmt: skip
         splits = ("train", "validation", "test")
-        assert faults({f"data.{split}_data_path": str(bad) for split in splits}, tree) == [
+        assert errors({f"data.{split}_data_path": str(bad) for split in splits}, tree) == [
             f"data.{split}_data_path={bad}: {kind}; pass the path of a JSONL file" for split in splits
         ]
     no_training_data = {"data.train_data_path": "no", "mode": "validate", "resume_model_dir": "x", "split": "test"}
-    assert faults(no_training_data, tree) == []
+    assert errors(no_training_data, tree) == []
 
 
 def test_the_folder_of_dailydialog_is_looked_for(tmp_path):
     (tmp_path / "file").touch()
     for path, kind in ((tmp_path / "no", "does not exist"), (tmp_path / "file", "is a file, not a folder"), ("x" * 300, "does not exist")):  # fmt: skip
-        assert faults({"data.path": str(path)}, composed(data="dailydialog")) == [
+        assert errors({"data.path": str(path)}, conf_tree(data="dailydialog")) == [
             f"data.path={path}: {kind}; pass the folder of DailyDialog's files"
         ]
 
 
 def test_a_package_that_is_missing_is_named_with_how_to_install_it(monkeypatch):
     monkeypatch.setattr(paths.importlib.util, "find_spec", lambda name: None)
-    assert faults({}) == ["data=chitchat needs a package: pip install chitchat-dataset"]
+    assert errors({}) == ["data=chitchat needs a package: pip install chitchat-dataset"]
 
 
 def test_a_model_from_scratch_has_its_sizes():
-    assert faults({"model.pretrained_model": None}, composed("gpt2")) == [
+    assert errors({"model.pretrained_model": None}, conf_tree("gpt2")) == [
         "model.pretrained_model=null: only model=gpt2_tiny is built from scratch; pass a hub id or a folder"
     ]
-    tree = composed()
+    tree = conf_tree()
     tree["model"] = {key: value for key, value in tree["model"].items() if key != "heads"}
-    assert faults({}, tree) == ["model.heads: is missing; a model from scratch needs it"]
+    assert errors({}, tree) == ["model.heads: is missing; a model from scratch needs it"]
 
 
 @pytest.mark.parametrize("group", OPEN_GROUPS)
 def test_a_target_is_a_built_in_one_or_allowed(group):
     key = f"{group}._target_"
     for name in ("os.system", f"{next(iter(groups(Config)[group].TARGETS))}x"):
-        [fault] = [fault for fault in faults({key: name}) if "_target_" in fault]
-        assert fault.startswith(f"{key}={name}: ")
-        assert fault.endswith(f"pass allow_targets=[{name}]")
-        assert not [fault for fault in faults({key: name, "allow_targets": ["a.B", name]}) if "_target_" in fault]
+        [error] = [error for error in errors({key: name}) if "_target_" in error]
+        assert error.startswith(f"{key}={name}: ")
+        assert error.endswith(f"pass allow_targets=[{name}]")
+        assert not [error for error in errors({key: name, "allow_targets": ["a.B", name]}) if "_target_" in error]
 
 
 @pytest.mark.parametrize(
@@ -219,19 +220,19 @@ def test_a_target_is_a_built_in_one_or_allowed(group):
 )
 def test_a_mode_asks_for_permission_of_the_code_that_it_runs_only(mode, asking):
     own = {f"{group}._target_": "my.X" for group in OPEN_GROUPS} | {"metrics.extra": ["my.rate"], "mode": mode}
-    found = faults(own | ({} if mode == "inspect" else {"resume_model_dir": "x"}))
-    assert {fault.split("._target_")[0].split(":")[0] for fault in found} == asking
+    found = errors(own | ({} if mode == "inspect" else {"resume_model_dir": "x"}))
+    assert {error.split("._target_")[0].split(":")[0] for error in found} == asking
 
 
 def test_a_metric_of_the_users_own_has_the_last_part_as_its_name():
     own = {"metrics.extra": ["my.rate"], "allow_targets": ["my.rate"], "metrics.names": ["bleu2", "rate"]}
-    assert faults(own) == []
-    assert len(faults(own | {"metrics.names": ["bleu2", "my.rate"]})) == 1
+    assert errors(own) == []
+    assert len(errors(own | {"metrics.names": ["bleu2", "my.rate"]})) == 1
 
 
 @pytest.mark.parametrize(("warmup", "steps", "count"), [(0, 1, 0), (5, 5, 0), (6, 5, 1), (2000, 1000, 1)])
 def test_a_warm_up_longer_than_the_run_is_said_in_one_line(warmup, steps, count):
-    lines = notes(config(steps=steps, scheduler__warmup_steps=warmup))
+    lines = collect_notes(config(steps=steps, scheduler__warmup_steps=warmup))
     assert len(lines) == count
     assert all(f"warmup_steps={warmup:,}" in line and f"steps={steps:,}" in line for line in lines)
 
@@ -241,14 +242,14 @@ def test_an_untrained_step_is_found_at_once_whatever_the_number_of_steps():
         "mask_schedule._target_": "dialog_trainer.masking.schedules.piecewise",
         "mask_schedule.points": [[0, 1], [0.5, 0, 0], [0.6, 0, 0], [1, 1]], "steps": 10_000_000,
     }  # fmt: skip
-    [fault] = faults(points)
-    assert "no turn carries weight at step 5,000,000 of 10,000,000" in fault
+    [error] = errors(points)
+    assert "no turn carries weight at step 5,000,000 of 10,000,000" in error
 
 
 def test_the_hub_is_needed_for_what_is_not_on_this_machine(tmp_path):
     here = str(tmp_path)
     for model, path, hub_id in itertools.product(("gpt2", here), (None, here), (here, "owner/name")):
-        tree = composed("gpt2", "dailydialog")
+        tree = conf_tree("gpt2", "dailydialog")
         tree["model"]["pretrained_model"] = model
         tree["data"] |= {"path": path, "hub_id": hub_id}
         from_hub = model == "gpt2" or (path is None and hub_id == "owner/name")
@@ -284,7 +285,7 @@ def test_how_many_processes_a_job_starts(values, count):
 
 
 @pytest.mark.parametrize(
-    ("values", "size", "started", "faults"),
+    ("values", "size", "started", "errors"),
     [
         ({}, 1, False, []),
         ({"processes": 2}, 2, False, []),
@@ -309,14 +310,14 @@ def test_how_many_processes_a_job_starts(values, count):
         ({"parallel": "ddp", "precision": "fp16"}, 2, True, []),
     ],
 )  # fmt: skip
-def test_what_does_not_go_with_several_processes(values, size, started, faults):
-    assert process_faults(config(**for_mode(values)), size, started) == faults
+def test_what_does_not_go_with_several_processes(values, size, started, errors):
+    assert find_process_errors(config(**for_mode(values)), size, started) == errors
 
 
 @pytest.mark.parametrize(("parallel", "count"), [("fsdp", 1), ("ddp", 0)])
 def test_gradients_of_two_roles_are_not_compared_on_shards_of_a_model(parallel, count):
-    found = process_faults(config(mask_schedule__alignment_every_n_steps=5, parallel=parallel), 2, True)
-    assert [fault.split(":")[0] for fault in found] == ["mask_schedule.alignment_every_n_steps"] * count
+    found = find_process_errors(config(mask_schedule__alignment_every_n_steps=5, parallel=parallel), 2, True)
+    assert [error.split(":")[0] for error in found] == ["mask_schedule.alignment_every_n_steps"] * count
 
 
 def for_mode(values: dict) -> dict:
@@ -341,7 +342,7 @@ def for_mode(values: dict) -> dict:
     ],
 )  # fmt: skip
 def test_default_names_follow_the_model_and_the_data(model, data, values, project, name):
-    tree = changed({"project": None, "name": None} | values, composed(model, data))
+    tree = changed({"project": None, "name": None} | values, conf_tree(model, data))
     found = resolve_names(tree, {"model": model, "data": data})
     assert (found["project"], found["name"]) == (project, name)
 

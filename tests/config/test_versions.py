@@ -5,12 +5,12 @@ import pytest
 from dialog_trainer.config.schema import SCHEMA_VERSION, Config
 from dialog_trainer.config.versions import ALIASES, absent_values, rename_old_keys
 from dialog_trainer.errors import ConfigError
-from tests.config.test_schema import composed
+from tests.helpers.configs import conf_tree
 
 
 def as_saved_before_the_schema() -> dict:
     """The tree of a run of the first edition."""
-    tree = composed()
+    tree = conf_tree()
     metrics, chat = tree["metrics"], tree["chat"]
     metrics |= metrics.pop("generation")
     del metrics["extra"], tree["figures"], tree["logger"], tree["data"]["max_train_dialogues"]
@@ -45,11 +45,11 @@ def test_old_keys_take_the_place_of_the_new_but_of_those_that_were_typed():
 @pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 0, "2", None])
 def test_a_version_that_cannot_be_read_is_named(version):
     with pytest.raises(ConfigError, match="schema_version="):
-        Config.from_dict(composed() | {"schema_version": version})
+        Config.from_dict(conf_tree() | {"schema_version": version})
 
 
 def test_a_field_without_a_meaning_of_its_own_may_not_be_missing():
-    tree = composed()
+    tree = conf_tree()
     del tree["seed"]
     with pytest.raises(ConfigError, match="seed: is missing"):
         Config.from_dict(tree)

@@ -103,10 +103,10 @@ def do(todo: list[tuple[int, list[str]]]) -> None:
         texts = []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(launcher, "launch_local", lambda size, port, work, text, texts=texts: texts.append(text) or 0)
-            patch.setattr("dialog_trainer.cli.launch._run", lambda job, texts=texts: texts.append(job.text()) or 0)
+            patch.setattr("dialog_trainer.cli.launch._run", lambda job, texts=texts: texts.append(job.to_json()) or 0)
             for count, arguments in todo:
                 if count == size:
-                    assert main([*arguments, f"processes={size}"]) == 0
+                    assert main([*arguments, "figures.enabled=false", f"processes={size}"]) == 0
         assert in_one_start(size, texts) == 0
 
 

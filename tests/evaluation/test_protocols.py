@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 from helpers.progress import RecordingProgress
 
-from dialog_trainer.config.options import PROTOCOLS
+from dialog_trainer.config.fields import literal_names
+from dialog_trainer.config.schema import MetricsConfig
 from dialog_trainer.data.dataset import open_dialogues
 from dialog_trainer.data.sources.dailydialog import DailyDialog
 from dialog_trainer.data.sources.jsonl import Jsonl
@@ -21,6 +22,8 @@ from dialog_trainer.evaluation.rollout import roll_out
 from dialog_trainer.metrics.registry import SCORES, describe_scores, score_replies
 from dialog_trainer.model.generation.sampling import GREEDY, Decoding
 from dialog_trainer.types import Dialogue, Reply, Role, Turn
+
+PROTOCOLS = literal_names(MetricsConfig.model_fields["protocol"].annotation)
 
 S, U, A = Role.SYSTEM, Role.USER, Role.ASSISTANT
 SAMPLE, BEAM = Decoding("sample", 0.7, 0.9), Decoding("beam", beams=2)

@@ -37,19 +37,8 @@ def in_one_start(size: int, texts: list[str]) -> int:
 
 
 def each_job(control: ControlStore, argument: str) -> int:
-    from dialog_trainer.cli.commands import callbacks, fit, validate
-
-    for owner, name in (
-        (callbacks.TrainingCallbacks, "_draw_curves"),
-        (callbacks.TrainingCallbacks, "_draw_alignment"),
-        (fit, "plot_schedule"),
-        (fit, "save_figures"),
-        (validate, "plot_by_depth"),
-        (validate, "save_figures"),
-    ):
-        setattr(owner, name, lambda *arguments, **keys: None)
     with collectives.join_process_group(control, 60.0) if control.rank_info.size > 1 else nullcontext():
-        return max(_run(Job.of(text)) for text in json.loads(argument))
+        return max(_run(Job.from_json(text)) for text in json.loads(argument))
 
 
 class Started:

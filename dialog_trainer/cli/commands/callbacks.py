@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -15,7 +16,7 @@ from dialog_trainer.build.data import Split, build_probe_batches
 from dialog_trainer.build.evaluation import build_signature, run_validation, select_metrics
 from dialog_trainer.build.optimization import TrainingPlan
 from dialog_trainer.build.runtime import build_autocast
-from dialog_trainer.config.options import Settings
+from dialog_trainer.config.schema import Config
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives, parallel
 from dialog_trainer.evaluation.gradient_alignment import measure_gradient_alignment
@@ -44,7 +45,7 @@ from dialog_trainer.types import Batch
 class TrainingParts:
     """What a run is made of, built. `loss` is that of `model`, spread over the processes of the group."""
 
-    settings: Settings
+    config: Config
     device: torch.device
     tokenizer: DialogueTokenizer
     model: PreTrainedModel
@@ -59,8 +60,8 @@ class TrainingParts:
     plan: TrainingPlan
     digest: dict[str, str]
 
-    def surroundings(self) -> dict:
-        return describe_environment(self.digest, self.device, self.settings["compile"])
+    def surroundings(self) -> dict[str, Any]:
+        return describe_environment(self.digest, self.device, self.config.compile is True)
 
 
 class TrainingCallbacks:
@@ -76,14 +77,14 @@ class TrainingCallbacks:
         stop: StopSignal,
     ):
         self.folder, self.parts, self.state = folder, parts, state
-        self._settings, self._plan = parts.settings, parts.plan
+        self._config, self._plan = parts.config, parts.plan
         self._say, self._progress, self._stop = make_printer(console), progress, stop
         self._switch = parts.outline.final_from_step
         self._surroundings = parts.surroundings()
         self._parameters = sum(parameter.numel() for parameter in parts.model.parameters())
-        self._peak = collectives.world_size() * (device_peak_flops(parts.device, self._settings["precision"]) or 0)
+        self._peak = collectives.world_size() * (device_peak_flops(parts.device, self._config.precision) or 0)
         self._probe: list[Batch] | None = None
-        self._style, self._rows = FigureStyle(folder.name), folder / "metrics.jsonl"
+        self._style, self._rows = FigureStyle(folder.name, self._config.figures.format), folder / "metrics.jsonl"
         self._curves, self._alignment = ThrottledFigure(self._draw_curves), ThrottledFigure(self._draw_alignment)
         if collectives.is_rank0():
             self._metrics = MetricWriter(folder / "metrics.jsonl", state.attempt)
@@ -91,7 +92,7 @@ class TrainingCallbacks:
 
     def track(self, report: StepReport) -> None:
         self._progress.step(report)
-        if report.step % self._settings["log_every_n_steps"]:
+        if report.step % self._config.log_every_n_steps:
             return
         weights = self._plan.role_weights(report.step)
         speed = report.tokens / (report.seconds + report.data_seconds)
@@ -118,25 +119,25 @@ class TrainingCallbacks:
     def before_step(self, step: int) -> None:
         """Compares the gradients of the two roles where that is due."""
         collectives.set_stage(f"step {step:,}")
-        every = self._settings["mask_schedule"]["alignment_every_n_steps"]
+        every = self._config.mask_schedule.alignment_every_n_steps
         if every is None or step % every or not collectives.is_rank0():
             return
         if self._probe is None:
-            self._probe = build_probe_batches(self._settings, self.parts.validation.tokens, self.parts.device)
-        with run_eagerly(), build_autocast(self._settings, self.parts.device)():
+            self._probe = build_probe_batches(self._config, self.parts.validation.tokens, self.parts.device)
+        with run_eagerly(), build_autocast(self._config, self.parts.device)():
             values = measure_gradient_alignment(self.parts.model, self._probe)
         self._row("probe", step, values)
         self._alignment.renew()
 
     def validation_due(self, step: int) -> bool:
-        every = self._settings["validate_every_n_steps"] or self._plan.steps_per_epoch
-        return step > 0 and (step % every == 0 or step >= self._settings["steps"])
+        every = self._config.validate_every_n_steps or self._plan.steps_per_epoch
+        return step > 0 and (step % every == 0 or step >= self._config.steps)
 
     def validate(self) -> None:
         """Scores the model, notes what is best so far, and saves; does nothing of it where a stop is asked for."""
         with run_eagerly(), parallel.unsharded(self.parts.loss):
             result = run_validation(
-                self._settings,
+                self._config,
                 self.parts.model,
                 self.parts.tokenizer,
                 self.parts.validation,
@@ -145,17 +146,17 @@ class TrainingCallbacks:
         self._progress.close_stages()
         if result is None:
             return
-        state, metrics = self.state, self._settings["metrics"]
+        state, metrics = self.state, self._config.metrics
         # What decides how the run goes on is one number for all.
         loss, score = collectives.broadcast_from_rank0(
-            lambda: (result.loss, weighted_score(result.scores, metrics["best"]))
+            lambda: (result.loss, weighted_score(result.scores, metrics.best))
         )
         better_loss, better_score = state.best.update(state.step, loss, score, counts=state.step > self._switch)
         state.validated_step = state.step
         values = {"validation_loss": result.loss, **result.losses, **result.scores, "best_metric_score": score}
-        how = build_signature(self._settings, self.parts.validation, result)
+        how = build_signature(self._config, self.parts.validation, result)
         self._row("validation", state.step, values | {"signature": how})
-        samples = result.samples(self._settings["prediction_print_n"])
+        samples = result.samples(self._config.prediction_print_n)
         head = {"step": state.step, "attempt": state.attempt, "split": "validation"}
         if collectives.is_rank0():
             self._replies.append(head | reply_row(reply) for reply in samples)
@@ -175,12 +176,16 @@ class TrainingCallbacks:
             self._say(f"note: the last figures could not be drawn: {error}")
 
     def _draw_alignment(self) -> None:
+        if not self._config.figures.enabled:
+            return
         self._save_figures({"alignment": plot_alignment(self._style, self._rows, switch=self._switch)})
 
     def _draw_curves(self) -> None:
-        style, rows, metrics = self._style, self._rows, self._settings["metrics"]
-        scores = {name: score.better for name, score in select_metrics(self._settings).items()}
-        figures = plot_curves(style, rows, common=metrics["common"], scores=scores, switch=self._switch)
+        if not self._config.figures.enabled:
+            return
+        style, rows, metrics = self._style, self._rows, self._config.metrics
+        scores = {name: score.better for name, score in select_metrics(self._config).items()}
+        figures = plot_curves(style, rows, common=metrics.common, scores=scores, switch=self._switch)
         weights = self._plan.role_weights
         figures["loss_by_role"] = plot_loss_by_role(style, rows, role_weights=weights, switch=self._switch)
         figures["loss_by_turn"] = plot_loss_by_turn(style, rows)
@@ -193,7 +198,7 @@ class TrainingCallbacks:
         return collectives.any_rank(self._stop.requested())
 
     def save_due(self, step: int) -> bool:
-        every = self._settings["save_every_n_steps"]
+        every = self._config.save_every_n_steps
         return every is not None and step > 0 and step % every == 0
 
     def save(self, *links: str) -> None:
@@ -202,7 +207,7 @@ class TrainingCallbacks:
         state = {
             **asdict(self.state),
             "epoch": self.state.step // self._plan.steps_per_epoch,
-            "schedule_steps": self._settings["schedule_steps"],
+            "schedule_steps": self._config.schedule_steps,
             "mask_final_from_step": self._switch,
             "kept": {"last": self.state.step, "best_metric": best.score_step, "best_loss": best.loss_step},
             "loss_scale": self.parts.scaler.state_dict(),
@@ -226,6 +231,6 @@ class TrainingCallbacks:
             self._metrics.close()
             self._replies.close()
 
-    def _row(self, split: str, step: int, values: dict) -> None:
+    def _row(self, split: str, step: int, values: dict[str, Any]) -> None:
         if collectives.is_rank0():
             self._metrics.add(step=step, epoch=step // self._plan.steps_per_epoch, split=split, values=values)

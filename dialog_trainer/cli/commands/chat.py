@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dialog_trainer.build.model import load_saved_model
 from dialog_trainer.build.runtime import select_device
-from dialog_trainer.config.options import Settings
+from dialog_trainer.config.schema import Config
 from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.model.generation.conversation import Conversation, LineTooLong
 from dialog_trainer.model.generation.generate import stream_reply
@@ -29,14 +29,15 @@ ReadLine = Callable[[], str | None]
 Reply = Callable[[list[int], Callable[[str], None]], str]
 
 
-def chat_with_run(settings: Settings) -> int:
+def chat_with_run(config: Config) -> int:
     """Chats until the user ends it; returns the exit code."""
-    folder = find_checkpoint(Path(settings["resume_model_dir"]), settings["load_model_type"])
-    options, seed, window = settings["chat"], settings["seed"], settings["model"]["max_len"]
-    max_new_tokens = options["max_new_tokens"] or settings["metrics"]["max_new_tokens"]
-    decoding = Decoding("sample", options["temperature"], options["top_p"]) if options["temperature"] else GREEDY
-    _print_note(describe_checkpoint(folder, settings["load_model_type"]))
-    model, tokenizer = load_saved_model(folder, settings, select_device(settings), _print_note)
+    folder = find_checkpoint(Path(config.resume_model_dir or ""), config.load_model_type)
+    options, seed, window = config.chat.generation, config.seed, config.model.max_len
+    max_new_tokens = options.max_new_tokens or config.metrics.generation.max_new_tokens or 1
+    sampled = options.decoding == "sample" and options.temperature
+    decoding = Decoding("sample", options.temperature, options.top_p) if sampled else GREEDY
+    _print_note(describe_checkpoint(folder, config.load_model_type))
+    model, tokenizer = load_saved_model(folder, config, select_device(config), _print_note)
     _print_note(
         f"decoding: {decoding.text()}, at most {max_new_tokens} tokens a reply"
         + (f", seed {seed}" if decoding.kind == "sample" else "")

@@ -1,7 +1,8 @@
-"""mode=train and mode=resume: from settings to a trained run folder."""
+"""mode=train and mode=resume: from a configuration to a trained run folder."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
@@ -26,8 +27,8 @@ from dialog_trainer.build.runtime import (
 )
 from dialog_trainer.build.tracker import build_tracker
 from dialog_trainer.cli.commands.callbacks import TrainingCallbacks, TrainingParts
-from dialog_trainer.config.checks import collect_notes
-from dialog_trainer.config.options import Settings
+from dialog_trainer.config.schema import Config
+from dialog_trainer.config.validation import collect_notes
 from dialog_trainer.data.dataset import DialogueDataset
 from dialog_trainer.data.prefetch import prefetch_batches
 from dialog_trainer.data.tokenizer import DialogueTokenizer
@@ -46,8 +47,8 @@ from dialog_trainer.training.signals import StopSignal
 from dialog_trainer.types import Batch, Say
 
 
-def fix_schedule_steps(settings: Settings) -> Settings:
-    return settings | {"schedule_steps": settings["schedule_steps"] or settings["steps"]}
+def fix_schedule_steps(config: Config) -> Config:
+    return config.replace({"schedule_steps": config.planned_steps})
 
 
 def lock_for_all_ranks(folder: Path) -> AbstractContextManager[None]:
@@ -55,27 +56,26 @@ def lock_for_all_ranks(folder: Path) -> AbstractContextManager[None]:
     return lock_run_directory(folder) if collectives.is_rank0() else nullcontext()
 
 
-def feed_tracker(settings: Settings, folder: Path, say: Say) -> AbstractContextManager[object]:
+def feed_tracker(config: Config, folder: Path, say: Say) -> AbstractContextManager[object]:
     """Feeds the rows of `metrics.jsonl` to the tracker of `logger`, where there is one; on rank 0."""
-    arguments = dict(settings.get("logger") or {})
-    target = arguments.pop("_target_", None)
+    target = config.logger.target
     if target is None or not collectives.is_rank0():
         return nullcontext()
-    return RowFeeder(folder / "metrics.jsonl", build_tracker(target, arguments, folder), warn=say)
+    return RowFeeder(folder / "metrics.jsonl", build_tracker(target, config.logger.arguments, folder), warn=say)
 
 
-def begin_training(settings: Settings, say: Say) -> torch.device:
-    device = select_device(settings)
-    feed_tracker(settings, Path(), say)  # its errors, before anything is read
-    build_timeline(build_mask(settings), settings["schedule_steps"])  # its faults, before anything is read
-    configure_torch(settings["deterministic"])
-    for note in collect_notes(settings):
+def begin_training(config: Config, say: Say) -> torch.device:
+    device = select_device(config)
+    feed_tracker(config, Path(), say)  # its errors, before anything is read
+    build_timeline(build_mask(config), config.planned_steps)  # its faults, before anything is read
+    configure_torch(config.deterministic)
+    for note in collect_notes(config):
         say(f"note: {note}")
     return device
 
 
 def build_parts(
-    settings: Settings,
+    config: Config,
     device: torch.device,
     tokenizer: DialogueTokenizer,
     model: PreTrainedModel,
@@ -84,32 +84,32 @@ def build_parts(
     say: Say,
 ) -> TrainingParts:
     with collectives.local_rank0_first():
-        train_split = tokenize_split(settings, training, tokenizer, settings["data"]["truncation"])
-        validation_split = tokenize_split(settings, validation, tokenizer)
-        left_out = report_contamination(settings, training, validation, say)
-    mask = build_mask(settings)
-    whole = build_timeline(mask, settings["schedule_steps"])
-    kept = check_split_mask(settings, train_split, tokenizer, mask, whole, left_out)
-    digest = digest_mask(settings, train_split, tokenizer, left_out)
+        train_split = tokenize_split(config, training, tokenizer, config.data.truncation)
+        validation_split = tokenize_split(config, validation, tokenizer)
+        left_out = report_contamination(config, training, validation, say)
+    mask = build_mask(config)
+    whole = build_timeline(mask, config.planned_steps)
+    kept = check_split_mask(config, train_split, tokenizer, mask, whole, left_out)
+    digest = digest_mask(config, train_split, tokenizer, left_out)
     of_all = {"training data and mask": digest["whole"], "validation data": validation.digest}
     collectives.assert_same_on_all_ranks(of_all | {"weights": digest_weights(model)}, "give all the same files")
-    settings = resolve_compile(settings, model, device, say)
-    loss = parallelize_loss(settings, model, device)
-    optimizer, scaler = build_optimizer(settings, model), build_grad_scaler(settings, device)
-    settings = warm_up_compile(settings, loss, model, train_split.tokens, device, say)
-    settings = resolve_micro_batch_tokens(settings, loss, optimizer, train_split.tokens, device, say)
-    plan = plan_training(settings, train_split.tokens, kept.indices, mask, device)
+    config = resolve_compile(config, model, device, say)
+    loss = parallelize_loss(config, model, device)
+    optimizer, scaler = build_optimizer(config, model), build_grad_scaler(config, device)
+    config = warm_up_compile(config, loss, model, train_split.tokens, device, say)
+    config = resolve_micro_batch_tokens(config, loss, optimizer, train_split.tokens, device, say)
+    plan = plan_training(config, train_split.tokens, kept.indices, mask, device)
     return TrainingParts(
-        settings, device, tokenizer, model, loss, optimizer, scaler,
+        config, device, tokenizer, model, loss, optimizer, scaler,
         train_split, validation_split, mask, whole, kept, plan, digest,
     )  # fmt: skip
 
 
 def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: Console, stop: StopSignal) -> int:
-    say, settings, plan = make_printer(console), parts.settings, parts.plan
-    steps = settings["steps"]
-    if collectives.is_rank0():
-        style = FigureStyle(folder.name)
+    say, config, plan = make_printer(console), parts.config, parts.plan
+    steps = config.steps
+    if collectives.is_rank0() and config.figures.enabled:
+        style = FigureStyle(folder.name, config.figures.format)
         schedule = plot_schedule(
             style,
             steps=steps,
@@ -118,12 +118,10 @@ def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: Conso
             switch=parts.outline.final_from_step,
         )
         save_figures(folder / "vis_outputs", style, {"lr_schedule": schedule})
-    else:
+    if not collectives.is_rank0():
         console.file, console.quiet = open_rank_log(folder, collectives.rank(), collectives.world_size()), False
     parameters = sum(parameter.numel() for parameter in parts.model.parameters())
-    processes = (
-        f" ({collectives.world_size()} processes, {settings['parallel']})" if collectives.world_size() > 1 else ""
-    )
+    processes = f" ({collectives.world_size()} processes, {config.parallel})" if collectives.world_size() > 1 else ""
     say(
         f"run folder {folder}: {parameters:,} parameters on {parts.device}{processes}, "
         f"{len(parts.kept.indices):,} sequences of {parts.kept.counts.tokens.sum():,} tokens, "
@@ -133,7 +131,7 @@ def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: Conso
     stop_requested = lambda: collectives.stop_seen(stop.requested())  # noqa: E731
     with (
         RunProgress(console, start=state.step, steps=steps, stop_requested=stop_requested) as progress,
-        feed_tracker(settings, folder, say),
+        feed_tracker(config, folder, say),
         closing(TrainingCallbacks(folder, parts, state, console, progress, stop)) as run,
         prefetch_batches(plan.batches) as batches,
     ):
@@ -141,7 +139,7 @@ def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: Conso
             outcome = _run_loop(parts, state, run, batches)
         finally:
             run.finish_figures()
-    split = "validation" if settings["data"].get("test_data_path", "-") is None else "test"
+    split = "validation" if config.data.arguments.get("test_data_path", "-") is None else "test"
     for line in closing_lines(folder, outcome, state.step, state.best, split):
         say(line)
     return int(collectives.all_reduce_max(stop.exit_code)) if outcome == "interrupted" else 0
@@ -150,12 +148,12 @@ def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: Conso
 def _run_loop(
     parts: TrainingParts, state: TrainingState, hooks: TrainingHooks, batches: Callable[[int], list[Batch]]
 ) -> str:
-    settings = parts.settings
+    config = parts.config
     try:
         return train(
             state,
-            Learner(parts.loss, parts.optimizer, parts.scaler, build_autocast(settings, parts.device)),
-            LoopSettings(settings["steps"], settings["seed"], settings["max_grad_norm"], settings["patience"]),
+            Learner(parts.loss, parts.optimizer, parts.scaler, build_autocast(config, parts.device)),
+            LoopSettings(config.steps, config.seed, config.max_grad_norm, config.patience or sys.maxsize),
             hooks,
             batches=batches,
             learning_rate=parts.plan.learning_rate,

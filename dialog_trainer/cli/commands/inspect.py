@@ -16,7 +16,7 @@ from rich.console import Console
 
 from dialog_trainer.build.data import Split, load_dialogues, load_tokenizer, report_contamination, tokenize_split
 from dialog_trainer.build.mask import build_mask, check_split_mask, digest_mask
-from dialog_trainer.config.options import Settings
+from dialog_trainer.config.schema import Config
 from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.evaluation.contexts import sample_dialogues
@@ -60,12 +60,12 @@ class MaskedSplit:
         return {"data": self.split.dialogues.digest, "vocabulary": self.tokenizer.digest()}
 
 
-def inspect_mask(settings: Settings, console: Console) -> int:
+def inspect_mask(config: Config, console: Console) -> int:
     """Prints a few sequences and the coverage of the mask, and writes the mask page; returns the exit code."""
     say = make_printer(console)
-    settings = settings | {"schedule_steps": settings["schedule_steps"] or settings["steps"]}
-    data = _load(settings, say)
-    progress = _choose_progress(settings, data.timeline)
+    config = config.replace({"schedule_steps": config.planned_steps})
+    data = _load(config, say)
+    progress = _choose_progress(config, data.timeline)
     points = tuple(map(data.mask.weigh_roles, progress))
     split, mask, timeline = data.split, data.mask, data.timeline
     coverage = measure_coverage(split.tokens.chunks(), mask, points, data.used, len(split.dialogues))
@@ -75,38 +75,38 @@ def inspect_mask(settings: Settings, console: Console) -> int:
     tables = build_mask_tables(coverage, progress)
     print_tables(console, tables)
     say(mask_line(mask, timeline, data.check, data.digest))
-    chosen = _choose_dialogues(split, coverage, longest, settings["inspect_dialogues"])
+    chosen = _choose_dialogues(split, coverage, longest, config.inspect_dialogues)
     sequences = list(_describe(data, points, chosen, longest))
-    folder = _claim_folder(Path(settings["project"]), f"{settings['name']}-inspect", data.source(), say)
-    facts = _facts(settings, data, f"{len(sequences):,} sequences of {len(chosen):,} dialogues")
-    title = f"Which tokens carry the loss: {settings['name']}"
-    figures = _draw_figures(folder, FigureStyle(settings["name"]), data, settings["model"]["max_len"])
+    folder = _claim_folder(Path(config.project), f"{config.name}-inspect", data.source(), say)
+    facts = _facts(config, data, f"{len(sequences):,} sequences of {len(chosen):,} dialogues")
+    title = f"Which tokens carry the loss: {config.name}"
+    figures = _draw_figures(folder, FigureStyle(config.name, config.figures.format), data, config.model.max_len)
     content = build_page_content(title, facts, progress, mask, timeline, sequences, tables, figures)
     write_atomically(folder / "mask.html", render_mask_page(content))
     say(f"written to {folder / 'mask.html'}: open it in a browser; its slider moves through the training")
     return 0
 
 
-def _load(settings: Settings, say: Say) -> MaskedSplit:
-    mask = build_mask(settings)
-    timeline = build_timeline(mask, settings["schedule_steps"])
-    dialogues = load_dialogues(settings, "train", say)
-    tokenizer = load_tokenizer(settings, dialogues, say)
-    split = tokenize_split(settings, dialogues, tokenizer, settings["data"]["truncation"])
+def _load(config: Config, say: Say) -> MaskedSplit:
+    mask = build_mask(config)
+    timeline = build_timeline(mask, config.planned_steps)
+    dialogues = load_dialogues(config, "train", say)
+    tokenizer = load_tokenizer(config, dialogues, say)
+    split = tokenize_split(config, dialogues, tokenizer, config.data.truncation)
     left_out: set[int] = set()
-    if settings["data"]["drop_leaks"]:
-        left_out = report_contamination(settings, dialogues, load_dialogues(settings, "validation", say), say)
-    check = check_split_mask(settings, split, tokenizer, mask, timeline, left_out)
+    if config.data.drop_leaks:
+        left_out = report_contamination(config, dialogues, load_dialogues(config, "validation", say), say)
+    check = check_split_mask(config, split, tokenizer, mask, timeline, left_out)
     used = np.zeros(len(split.tokens), dtype=bool)
     used[check.indices] = True
-    digest = digest_mask(settings, split, tokenizer, left_out)["whole"]
+    digest = digest_mask(config, split, tokenizer, left_out)["whole"]
     return MaskedSplit(split, tokenizer, mask, timeline, check, used, digest)
 
 
-def _choose_progress(settings: Settings, timeline: ScheduleTimeline) -> list[float]:
+def _choose_progress(config: Config, timeline: ScheduleTimeline) -> list[float]:
     """The start, the last change of the mask and the end, or the one that was asked for."""
-    if settings["progress"] is not None:
-        return [float(settings["progress"])]
+    if config.progress is not None:
+        return [float(config.progress)]
     return sorted({0.0, timeline.progress(timeline.final_from_step), 1.0})
 
 
@@ -160,19 +160,19 @@ def _read_source(folder: Path) -> object:
         return None
 
 
-def _facts(settings: Settings, data: MaskedSplit, shown: str) -> list[tuple[str, str]]:
-    tokens, schedule = data.split.tokens, settings["mask_schedule"]
+def _facts(config: Config, data: MaskedSplit, shown: str) -> list[tuple[str, str]]:
+    tokens, schedule = data.split.tokens, config.mask_schedule
     unused = f"{int((~data.used).sum()):,} sequences without a token to train"
-    if settings["data"]["drop_leaks"]:
+    if config.data.drop_leaks:
         unused += ", or also in a held-out split"
     size = f"{len(data.split.dialogues):,} training dialogues, {len(tokens):,} sequences"
     return [
         ("data", f"{size}, {tokens.lengths.sum():,} tokens"),
         ("on this page", shown),
-        ("truncation", f"{settings['data']['truncation']} at {settings['model']['max_len']} tokens"),
+        ("truncation", f"{config.data.truncation} at {config.model.max_len} tokens"),
         ("mask", describe_timeline(data.mask, data.timeline)),
-        ("schedule", f"{schedule['_target_'].rpartition('.')[2]} over {data.timeline.schedule_steps:,} steps"),
-        ("normalization", f"{schedule['normalize']} (mask_schedule.normalize); the weights here are those before it"),
+        ("schedule", f"{schedule.target.rpartition('.')[2]} over {data.timeline.schedule_steps:,} steps"),
+        ("normalization", f"{schedule.normalize} (mask_schedule.normalize); the weights here are those before it"),
         ("not used", unused),
         ("digest", data.digest),
     ]

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -26,7 +27,7 @@ from dialog_trainer.cli.commands.callbacks import TrainingParts
 from dialog_trainer.cli.commands.fit import begin_training, build_parts, fit, fix_schedule_steps, lock_for_all_ranks
 from dialog_trainer.cli.saved_config import inexact_changes
 from dialog_trainer.config.job import Job
-from dialog_trainer.config.options import Settings
+from dialog_trainer.config.schema import Config
 from dialog_trainer.distributed import collectives
 from dialog_trainer.errors import CheckpointError, ConfigError
 from dialog_trainer.reporting.console import make_printer
@@ -41,41 +42,41 @@ from dialog_trainer.training.signals import StopSignal
 # What, beside its own group, decides the mask of a step.
 _MASK_OPTIONS = ("train_user_turn_mask_step", "schedule_steps")
 # What decides the meaning of the best score.
-_SCORE_OPTIONS = {"mask_schedule.trained_role", *(f"metrics.{name}" for name in ("best", "protocol", "max_dialogues",
-                  "max_new_tokens", "decoding", "temperature", "top_p", "beams"))}  # fmt: skip
+_SCORE_OPTIONS = {"mask_schedule.trained_role", "metrics.best", "metrics.protocol", "metrics.max_dialogues",
+                  *(f"metrics.generation.{name}" for name in ("max_new_tokens", "decoding", "temperature", "top_p", "beams"))}  # fmt: skip
 
 
 def resume_run(job: Job, console: Console) -> int:
     """mode=resume: goes on exactly from a checkpoint of the run, in its folder; returns the exit code."""
-    folder = Path(job.settings["resume_model_dir"])
+    folder = Path(job.config.resume_model_dir or "")
     with lock_for_all_ranks(folder):
-        return _resume_locked(folder, replace(job, settings=fix_schedule_steps(job.settings)), console)
+        return _resume_locked(folder, replace(job, config=fix_schedule_steps(job.config)), console)
 
 
 def _resume_locked(folder: Path, job: Job, console: Console) -> int:
-    say, settings = make_printer(console), job.settings
-    weights = find_checkpoint(folder, settings["load_model_type"])
+    say, config = make_printer(console), job.config
+    weights = find_checkpoint(folder, config.load_model_type)
     saved = read_state(weights)
     state = _state_of(saved, weights, read_next_attempt(folder / "metrics.jsonl"))
     if any(key in _MASK_OPTIONS or key.startswith("mask_schedule.") for key, _, _ in job.changes):
         state.best.bad_validations = 0  # counted under another mask
-    _check_steps_left(settings, state)
+    _check_steps_left(config, state)
     for line in _resume_lines(folder, weights, job, state):
         say(line)
-    device = begin_training(settings, say)
-    model, tokenizer = load_saved_model(weights, settings, device, say)
+    device = begin_training(config, say)
+    model, tokenizer = load_saved_model(weights, config, device, say)
     with collectives.local_rank0_first():
-        training = load_dialogues(settings, "train", say)
-        validation = load_dialogues(settings, "validation", say)
+        training = load_dialogues(config, "train", say)
+        validation = load_dialogues(config, "validation", say)
     other_data = saved["held_out"] != validation.digest
     for line in _reset_best(state.best, state.step, [key for key, _, _ in job.changes], other_data):
         say(line)
-    parts = build_parts(settings, device, tokenizer, model, training, validation, say)
+    parts = build_parts(config, device, tokenizer, model, training, validation, say)
     load_optimizer(weights, model, parts.optimizer)
     parts.scaler.load_state_dict(saved.get("loss_scale") or parts.scaler.state_dict())
     for line in describe_differences(saved, parts.surroundings()):
         say(line)
-    kept = parts.settings | {"mode": "train", "resume_model_dir": None, "load_model_type": "metric"}
+    kept = parts.config.replace({"mode": "train", "resume_model_dir": None, "load_model_type": "metric"})
     with StopSignal() as stop:
         for link, step in collectives.broadcast_from_rank0(
             lambda: _take_over(folder, weights, kept, parts, state)
@@ -89,14 +90,14 @@ def _resume_locked(folder: Path, job: Job, console: Console) -> int:
 
 
 def _take_over(
-    folder: Path, weights: Path, settings: Settings, parts: TrainingParts, state: TrainingState
+    folder: Path, weights: Path, config: Config, parts: TrainingParts, state: TrainingState
 ) -> dict[str, int]:
     """Makes the run's folder that of this attempt; returns the best links that a later step held, with that step."""
-    replace_config(folder, settings | {"digest": parts.digest}, state.attempt)
+    replace_config(folder, config.to_dict() | {"digest": parts.digest}, state.attempt)
     return drop_later_best(folder / "weights", weights, state.step)
 
 
-def _state_of(saved: dict, weights: Path, attempt: int) -> TrainingState:
+def _state_of(saved: dict[str, Any], weights: Path, attempt: int) -> TrainingState:
     keys = ("step", "validated_step", "tokens_seen", "user_tokens_seen", "assistant_tokens_seen")
     missing = [key for key in (*keys, "best", "digest", "held_out") if key not in saved]
     if missing:
@@ -121,25 +122,25 @@ def _reset_best(best: BestTracker, step: int, changed: Sequence[str], other_data
     return lines
 
 
-def _check_steps_left(settings: Settings, state: TrainingState) -> None:
-    unvalidated = state.step == settings["steps"] and state.validated_step != state.step
-    if state.step >= settings["steps"] and not unvalidated:
+def _check_steps_left(config: Config, state: TrainingState) -> None:
+    unvalidated = state.step == config.steps and state.validated_step != state.step
+    if state.step >= config.steps and not unvalidated:
         raise ConfigError(
-            [f"steps={settings['steps']}: this checkpoint has {state.step:,} updates already; pass a larger steps"]
+            [f"steps={config.steps}: this checkpoint has {state.step:,} updates already; pass a larger steps"]
         )
     bad = state.best.bad_validations
-    if bad >= settings["patience"]:
+    if config.patience and bad >= config.patience:
         raise ConfigError(
             [
-                f"patience={settings['patience']}: this checkpoint stopped early, after {bad} validations without a "
-                "better one; pass a larger patience"
+                f"patience={config.patience}: this checkpoint stopped early, after {bad} validations without a "
+                "better one; pass a larger patience, or patience=0"
             ]
         )
 
 
 def _resume_lines(folder: Path, weights: Path, job: Job, state: TrainingState) -> list[str]:
-    settings = job.settings
-    link = LINKS[settings["load_model_type"]]
+    config = job.config
+    link = LINKS[config.load_model_type]
     lines = [f"resuming {folder} from weights/{link} (step {state.step:,}) as attempt {state.attempt}"]
     last = folder / "weights" / "last"
     if last.exists() and last.resolve() != weights:
@@ -149,11 +150,11 @@ def _resume_lines(folder: Path, weights: Path, job: Job, state: TrainingState) -
         lines.append(
             f"  with other values of {', '.join(inexact_changes(job.changes))} training goes on, but not exactly"
         )
-    planned = settings["schedule_steps"]
-    if settings["steps"] > planned:
+    planned = config.planned_steps
+    if config.steps > planned:
         lines.append(
             f"  schedules were planned over {planned:,} steps and stay at their end values after that; "
-            f"schedule_steps={settings['steps']} stretches them"
+            f"schedule_steps={config.steps} stretches them"
         )
     return lines
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from dialog_trainer.build.data import load_dialogues, load_tokenizer
 from dialog_trainer.build.model import build_model
 from dialog_trainer.cli.commands.fit import begin_training, build_parts, fit, fix_schedule_steps, lock_for_all_ranks
+from dialog_trainer.config.frozen import thaw
 from dialog_trainer.config.job import Job
 from dialog_trainer.distributed import collectives
 from dialog_trainer.reporting.console import make_printer
@@ -20,19 +21,19 @@ from dialog_trainer.training.signals import StopSignal
 def train_new_run(job: Job, console: Console) -> int:
     """mode=train. The run folder is made once everything is built; returns the exit code."""
     say = make_printer(console)
-    settings = fix_schedule_steps(job.settings)
-    device = begin_training(settings, say)
+    config = fix_schedule_steps(job.config)
+    device = begin_training(config, say)
     with collectives.local_rank0_first():
-        training = load_dialogues(settings, "train", say)
-        validation = load_dialogues(settings, "validation", say)
-        tokenizer = load_tokenizer(settings, training, say)
-    model = build_model(settings, tokenizer, device, say)
-    parts = build_parts(settings, device, tokenizer, model, training, validation, say)
+        training = load_dialogues(config, "train", say)
+        validation = load_dialogues(config, "validation", say)
+        tokenizer = load_tokenizer(config, training, say)
+    model = build_model(config, tokenizer, device, say)
+    parts = build_parts(config, device, tokenizer, model, training, validation, say)
     with StopSignal() as stop:
         folder = Path(collectives.broadcast_from_rank0(lambda: str(_claim(job))))
         with lock_for_all_ranks(folder):
             if collectives.is_rank0():
-                write_config(folder, parts.settings | {"digest": parts.digest}, job.hydra_files)
+                write_config(folder, parts.config.to_dict() | {"digest": parts.digest}, thaw(job.hydra_files))
             return fit(folder, parts, TrainingState(), console, stop)
 
 

@@ -20,7 +20,7 @@ from dialog_trainer.build.evaluation import (
 from dialog_trainer.build.model import digest_weights, load_saved_model
 from dialog_trainer.build.runtime import configure_torch, select_device
 from dialog_trainer.config.job import Job
-from dialog_trainer.config.options import Settings
+from dialog_trainer.config.schema import Config
 from dialog_trainer.data.dataset import DialogueDataset
 from dialog_trainer.distributed import collectives
 from dialog_trainer.errors import DataError
@@ -51,76 +51,81 @@ OtherScores = tuple[dict[str, Any], Statistics]
 
 
 def validate_run(job: Job, console: Console) -> int:
-    log, settings = make_printer(console), job.settings
-    run, split = Path(settings["resume_model_dir"]), settings["split"]
-    checkpoint = find_checkpoint(run, settings["load_model_type"])
+    log, config = make_printer(console), job.config
+    run, split = Path(config.resume_model_dir or ""), config.split
+    checkpoint = find_checkpoint(run, config.load_model_type)
     state = read_state(checkpoint)
-    log(f"validating {run}/weights/{LINKS[settings['load_model_type']]} (step {state['step']:,}) on split {split}")
+    log(f"validating {run}/weights/{LINKS[config.load_model_type]} (step {state['step']:,}) on split {split}")
     for key, before, after in job.changes:
         log(f"  {key}: {before} -> {after}")
     with collectives.local_rank0_first():
-        dialogues = load_dialogues(settings, split, log)
-        training = _load_training(settings, log)
-    other = _read_other_scores(settings, dialogues)
-    device = select_device(settings)
-    configure_torch(settings["deterministic"])
-    model, tokenizer = load_saved_model(checkpoint, settings, device, log)
+        dialogues = load_dialogues(config, split, log)
+        training = _load_training(config, log)
+    other = _read_other_scores(config, dialogues)
+    device = select_device(config)
+    configure_torch(config.deterministic)
+    model, tokenizer = load_saved_model(checkpoint, config, device, log)
     with collectives.local_rank0_first():
-        data = tokenize_split(settings, dialogues, tokenizer)
+        data = tokenize_split(config, dialogues, tokenizer)
     collectives.assert_same_on_all_ranks(
         {"data": dialogues.digest, "weights": digest_weights(model)}, "give all the same files"
     )
     with StopSignal() as stop:
         stop_requested = lambda: collectives.stop_seen(stop.requested())  # noqa: E731
         with RunProgress(console, start=0, steps=0, stop_requested=stop_requested) as progress:
-            result = run_validation(settings, model, tokenizer, data, progress)
+            result = run_validation(config, model, tokenizer, data, progress)
     if result is None:
         log("interrupted: no scores were written")
         return int(collectives.all_reduce_max(stop.exit_code))
     if not collectives.is_rank0():
         return 0
-    for line in sample_lines(result.samples(settings["prediction_print_n"])):
+    for line in sample_lines(result.samples(config.prediction_print_n)):
         log(line)
-    metrics = select_metrics(settings)
-    summed = build_protocol(settings).summed_metrics(metrics)
+    metrics = select_metrics(config)
+    summed = build_protocol(config).summed_metrics(metrics)
     statistics = collect_statistics(summed, result.replies, dialogues.rows["id"], result.loss_sums)
     scored = {"checkpoint": f"{run.name}/weights/{checkpoint.name}", "step": state["step"], "split": split}
     with RunProgress(console, start=0, steps=0) as progress:
-        scored |= _analyze(settings, data, training, result, statistics, progress, log)
+        scored |= _analyze(config, data, training, result, statistics, progress, log)
         scored["mask_digest"] = state.get("digest")
         if other:
             scored["compared"] = _compare(metrics, scored["signature"], statistics, other, progress)
-    _publish(console, scored, metrics, result, statistics, run / "validation" / split / scored["protocol"])
+    folder = run / "validation" / split / scored["protocol"]
+    _publish(console, scored, metrics, result, statistics, folder)
+    if scored["by_depth"] and config.figures.enabled:
+        style = FigureStyle(run.name, config.figures.format)
+        save_figures(folder, style, {"by_depth": plot_by_depth(style, scored, list(scored["scores"]))})
+    log(f"written to {folder}")
     return 0
 
 
-def _load_training(settings: Settings, log: Say) -> DialogueDataset | None:
+def _load_training(config: Config, log: Say) -> DialogueDataset | None:
     """The training split, for baselines and contamination; None where it is validated itself or cannot be read."""
-    if settings["split"] == "train":
+    if config.split == "train":
         return None
     try:
-        return load_dialogues(settings, "train", log)
+        return load_dialogues(config, "train", log)
     except (DataError, OSError) as error:
         log(f"note: no baselines from training replies and no contamination check: {error}")
         return None
 
 
-def _read_other_scores(settings: Settings, dialogues: DialogueDataset) -> OtherScores | None:
+def _read_other_scores(config: Config, dialogues: DialogueDataset) -> OtherScores | None:
     """The scores of `compare_with`. Raises `CheckpointError` if they do not fit those that this validation will make."""
-    if settings["compare_with"] is None:
+    if config.compare_with is None:
         return None
     expected = {
-        "split": settings["split"],
-        "protocol": settings["metrics"]["protocol"],
+        "split": config.split,
+        "protocol": config.metrics.protocol,
         "data": dialogues.digest,
-        "dialogues": len(sample_dialogues(dialogues, settings["metrics"]["max_dialogues"])),
-        "signature": build_protocol(settings).signature(),
+        "dialogues": len(sample_dialogues(dialogues, config.metrics.max_dialogues)),
+        "signature": build_protocol(config).signature(),
     }
-    return read_comparable_scores(Path(settings["compare_with"]), expected, known_metrics(settings))
+    return read_comparable_scores(Path(config.compare_with), expected, known_metrics(config))
 
 
 def _analyze(
-    settings: Settings,
+    config: Config,
     data: Split,
     training: DialogueDataset | None,
     result: ValidationResult,
@@ -131,14 +136,14 @@ def _analyze(
     """The entries of scores.json that do not depend on the run."""
     clean_ids = None
     if training is not None:
-        contamination = measure_contamination(settings, training, data.dialogues)
-        log(contamination.summary(settings["split"]))
+        contamination = measure_contamination(config, training, data.dialogues)
+        log(contamination.summary(config.split))
         ids = data.dialogues.rows["id"]
         contaminated = {ids[index] for index in contamination.widest().held_out}
         clean_ids = set(ids) - contaminated if contaminated else None
     entries = {
-        "protocol": settings["metrics"]["protocol"],
-        "signature": build_signature(settings, data, result),
+        "protocol": config.metrics.protocol,
+        "signature": build_signature(config, data, result),
         "version": __version__,
         "data": data.dialogues.digest,
         "validation_loss": result.loss,
@@ -146,8 +151,8 @@ def _analyze(
         "dialogues": result.num_replied,
         "replies": len(result.replies),
     }
-    metrics = select_metrics(settings)
-    if build_protocol(settings).has_turns:
+    metrics = select_metrics(config)
+    if build_protocol(config).has_turns:
         baselines = make_baselines_for(result.replies, data.dialogues, training, log)
         return entries | analyze_scores(
             metrics, result.scores, result.replies, statistics, baselines, clean_ids, progress
@@ -190,7 +195,3 @@ def _publish(
         log(f"{folder} held the scores of another checkpoint, or with another signature: moved to {archive}")
     folder.mkdir(parents=True, exist_ok=True)
     write_scores(folder, scored, metrics, result.replies, statistics, render_markdown(scored, notes, tables))
-    if scored["by_depth"]:
-        style = FigureStyle(folder.parents[2].name)  # <run>/validation/<split>/<protocol>
-        save_figures(folder, style, {"by_depth": plot_by_depth(style, scored, list(scored["scores"]))})
-    log(f"written to {folder}")

@@ -186,7 +186,7 @@ def test_runs_that_differ_in_their_mask_have_equal_rows_until_it_does(train):
         (["patience=9"], {"patience": 9}, ["patience: 5 -> 9"]),
         (["scheduler=linear"], {"scheduler._target_": "dialog_trainer.training.learning_rate.linear", "scheduler.warmup_steps": 200}, ["scheduler.warmup_steps: 2 -> 200"]),
         (["scheduler.lrf=0.5", "scheduler=linear"], {"scheduler.lrf": 0.5, "scheduler.warmup_steps": 200}, ["scheduler.lrf: 0.1 -> 0.5"]),
-        (["metrics.best={bleu4: 2}"], {"metrics.best": {"bleu4": 2}}, ["metrics.best: {'bleu2': 1.0} -> {'bleu4': 2}"]),
+        (["metrics.best={bleu4: 2}"], {"metrics.best": {"bleu4": 2}}, ["metrics.best: {'bleu2': 1.0} -> {'bleu4': 2.0}"]),
         (["batch_size=4"], {"batch_size": 4}, ["with other values of batch_size training goes on, but not exactly"]),
         (["seed=3", "data.truncation=keep_end"], {"seed": 3}, ["with other values of seed, data.truncation training goes on, but not exactly"]),
         (["model.max_len=32"], {"model.max_len": 32}, ["model.max_len: 48 -> 32"]),
@@ -367,7 +367,7 @@ def test_a_run_that_is_in_training_is_left_alone(train, resume):
         ("data: {_target_: dialog_trainer.data.sources.ChitChat}", r"data.truncation: is missing"),
         ("scheduler: {_target_: dialog_trainer.training.learning_rate.cosine}", r"scheduler.warmup_steps: is missing"),
         ("metrics: {names: [ppl]}", r"metrics.best: is missing"),
-        ("chat: {}", r"chat.top_p: is missing"),
+        ("chat: {}", r"chat.generation.top_p: is missing"),
         ("- steps", r"cannot be read as plain YAML"),
         ("seed: !!python/object/apply:os.system ['touch canary']", r"cannot be read as plain YAML"),
         ("optim: 3", r"optim: is missing"),
@@ -394,7 +394,7 @@ def test_a_key_that_the_saved_choice_needs_is_missed_by_name(train, resume, key)
     (run / "args.yaml").write_text(yaml.safe_dump(saved))
     code, _, err = resume(run, "steps=3")
     assert code == 2
-    assert re.search(rf"{group}: .*missing a required argument: '{name}'", err), err
+    assert f"{key}: is missing; every choice of its group has it" in err
     assert yaml.safe_load((run / "args.yaml").read_text()) == saved
 
 
@@ -455,5 +455,5 @@ def test_an_optimizer_setting_that_its_state_does_not_know_is_refused(train, res
     before = (run / "args.yaml").read_bytes()
     code, _, err = resume(run, "steps=3", "+optim.amsgrad=true")
     assert code == 2
-    assert "optim.amsgrad: (none) -> True cannot change: the saved optimizer state is of that kind" in err
+    assert "optim.amsgrad: (none) -> true cannot change: the saved optimizer state is of that kind" in err
     assert (run / "args.yaml").read_bytes() == before

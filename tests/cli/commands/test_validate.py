@@ -11,7 +11,6 @@ from helpers.figures import skip_figures
 from dialog_trainer.build import data as build_data
 from dialog_trainer.build.data import load_dialogues, measure_contamination
 from dialog_trainer.cli.commands import validate as validate_command
-from dialog_trainer.cli.compose import compose_settings
 from dialog_trainer.cli.main import main
 from dialog_trainer.data.contamination import find_contamination
 from dialog_trainer.data.tokenizer import DialogueTokenizer
@@ -24,6 +23,7 @@ from dialog_trainer.evaluation.results import read_scores
 from dialog_trainer.metrics.registry import SCORES, score_replies
 from dialog_trainer.training.loop import train_step
 from dialog_trainer.types import Reply
+from tests.helpers.configs import compose_config
 
 pytestmark = pytest.mark.slow
 
@@ -493,27 +493,24 @@ def test_contamination_is_cached(data, tmp_path, monkeypatch):
     looked = []
     leaks = find_contamination
     monkeypatch.setattr(build_data, "find_contamination", lambda *tables: looked.append(tables) or leaks(*tables))
-    settings = compose_settings(
-        ["data=jsonl", f"data.cache_dir='{tmp_path}/cache'"]
-        + [f"data.{name}_data_path='{data}/{name}.jsonl'" for name in ("train", "validation", "test")],
-        None,
-    )
+    paths = [f"data.{name}_data_path='{data}/{name}.jsonl'" for name in ("train", "validation", "test")]
+    config = compose_config("data=jsonl", f"data.cache_dir='{tmp_path}/cache'", *paths)
     training, validation, test = (
-        load_dialogues(settings, name, lambda line: None) for name in ("train", "validation", "test")
+        load_dialogues(config, name, lambda line: None) for name in ("train", "validation", "test")
     )
-    first = measure_contamination(settings, training, validation)
-    assert first == leaks(training, validation) == measure_contamination(settings, training, validation)
+    first = measure_contamination(config, training, validation)
+    assert first == leaks(training, validation) == measure_contamination(config, training, validation)
     assert len(looked) == 1
-    measure_contamination(settings, training, test)
+    measure_contamination(config, training, test)
     assert len(looked) == 2
     for name, other in (("MIN_JACCARD", 0.8), ("GRAM_WORDS", 3)):
         monkeypatch.setattr(build_data, name, other)
-        measure_contamination(settings, training, validation)
+        measure_contamination(config, training, validation)
     assert len(looked) == 4
     monkeypatch.setattr("dialog_trainer.data.contamination.MAX_COMPARED", 10)
     without = leaks(training, validation)
     assert without.near is None
     monkeypatch.setattr(build_data, "find_contamination", lambda *tables: without)
     monkeypatch.setattr(build_data, "MIN_JACCARD", 0.9)
-    assert measure_contamination(settings, training, validation) == without
-    assert measure_contamination(settings, training, validation) == without
+    assert measure_contamination(config, training, validation) == without
+    assert measure_contamination(config, training, validation) == without

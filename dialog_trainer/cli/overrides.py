@@ -1,0 +1,199 @@
+"""Hydra's overrides as typed: quoting, old keys, errors of form, and the values of a sweep."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, Quote, QuotedString, RangeSweep
+from hydra.errors import HydraException
+
+from dialog_trainer.config.groups import OpenGroup
+from dialog_trainer.config.hints import hint_for_choice, hint_for_key
+from dialog_trainer.config.schema import Config
+from dialog_trainer.config.table import all_settings, groups, show
+from dialog_trainer.config.versions import ALIASES
+
+Choices = dict[str, list[str]]
+SETTINGS = all_settings(Config)
+OPEN_GROUPS = tuple(key for key, record in groups(Config).items() if issubclass(record, OpenGroup))
+# Options that hold a dict: a typed one is meant whole.
+DICTS = ("metrics.best",)
+MAX_JOBS = 1000
+# What of Hydra's own configuration a user may set.
+_HYDRA_OPTIONS = ("hydra/launcher", "hydra.launcher.", "hydra/sweeper", "hydra.sweeper.")
+_SEVERAL = "several values need -m; to pass a list, write [a,b]; to pass a text with a comma, quote it"
+
+
+def prepare_overrides(overrides: list[str]) -> list[str]:
+    """The overrides as Hydra reads them: paths and names quoted where its grammar asks for it, old keys under their
+    names of today, a dict for a group as one override for each of its keys."""
+    return [line for text in overrides for line in _spread(_renamed(_quoted(text)))]
+
+
+def quote_text(value: object) -> str:
+    """The value as a text for Hydra's grammar."""
+    return QuotedString(str(value), Quote.single).with_quotes()
+
+
+def parse_overrides(overrides: list[str], choices: Choices, sweep: bool) -> tuple[list[Override], list[str]]:
+    """The overrides that can be read, and the errors of the others; several values for a key are for a `sweep` only."""
+    good, errors = [], []
+    for text in overrides:
+        override = _read(text)
+        if override is None:
+            errors.append(f"{show(text)}: {_unreadable(text)}")
+            continue
+        error = _form_error(override, choices)
+        if override.is_sweep_override() and not sweep:
+            error = _SEVERAL
+        if error:
+            errors.append(f"{show(text)}: {error}")
+        else:
+            good.append(override)
+    return good, errors
+
+
+def combinations(overrides: list[Override], choices: Choices) -> Iterator[tuple[str, ...]]:
+    """The overrides of each job of a sweep. Raises `ValueError` with the message if there are too many."""
+    total = math.prod(_count(override, choices) for override in overrides)
+    if total > MAX_JOBS:
+        raise ValueError(f"-m: {total:,} jobs; a sweep has at most {MAX_JOBS:,}: list fewer values")
+    return itertools.product(*(_variants(override, choices) for override in overrides))
+
+
+def typed_targets(overrides: list[Override]) -> set[str]:
+    """The dotted names that the command line gives: to type one is permission to run its code."""
+    found: set[str] = set()
+    for override in overrides:
+        key, value = override.key_or_group, override.value()
+        if key.endswith("._target_") and isinstance(value, str):
+            found.add(value)
+        if key in ("metrics.extra", "allow_targets") and isinstance(value, list):
+            found |= {item for item in value if isinstance(item, str)}
+    return found
+
+
+def no_option(override: Override, known: list[str]) -> str:
+    """The error of a key that is not there."""
+    key = override.key_or_group
+    hint = "; another choice of its group has it" if key in SETTINGS else hint_for_key(key, known)
+    return f"{override.input_line}: there is no option {key}{hint}"
+
+
+def is_hydra(override: Override) -> bool:
+    return override.key_or_group.startswith(("hydra.", "hydra/"))
+
+
+def in_open_group(key: str) -> bool:
+    return key.startswith(tuple(f"{group}." for group in OPEN_GROUPS))
+
+
+def _read(text: str) -> Override | None:
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except (HydraException, ValueError):  # ValueError: a number of thousands of digits
+        return None
+    return override if override.key_or_group else None
+
+
+def _unreadable(text: str) -> str:
+    if len(text) > 4000:
+        return f"cannot be read; a value may have at most 4,000 characters, and this has {len(text):,}"
+    if text in ("train", "resume", "validate", "chat", "inspect"):
+        return f"write mode={text} (-m is a sweep here)"
+    return "cannot be read; write key=value, and quote a value with spaces or signs: 'key=\"a value\"'"
+
+
+def _quoted(text: str) -> str:
+    """A path or name that Hydra cannot read as it is (`=`, quotes, Korean) in quotes. A value with a comma stays as it
+    is: it may be meant as a list."""
+    key, _, value = text.partition("=")
+    setting = SETTINGS.get(key)
+    free = setting.is_free_text if setting else in_open_group(key)
+    return f"{key}={quote_text(value)}" if value and free and "," not in value and not _read(text) else text
+
+
+def _renamed(text: str) -> str:
+    key, equals, value = text.partition("=")
+    bare = key.lstrip("+~")
+    sign = key[: len(key) - len(bare)]
+    return f"{sign}{ALIASES[bare]}{equals}{value}" if bare in ALIASES else text
+
+
+def _spread(text: str) -> list[str]:
+    override = _read(text) if "={" in text else None
+    if override is None or override.is_sweep_override() or override.key_or_group not in groups(Config):
+        return [text]
+    value = override.value()
+    if not isinstance(value, dict) or not value or not all(isinstance(key, str) for key in value):
+        return [text]
+    lines = (
+        _renamed(f"{override.get_key_element()}.{key}={Override._get_value_element_as_str(item)}")
+        for key, item in value.items()
+    )
+    return [line for inner in lines for line in _spread(inner)]
+
+
+def _form_error(override: Override, choices: Choices) -> str | None:
+    key = override.key_or_group
+    if is_hydra(override):
+        # Anything else would move, or write, what belongs to the run folder and is claimed after all checks.
+        allowed = key.startswith(_HYDRA_OPTIONS)
+        return (
+            None if allowed else "of Hydra's own, only hydra/launcher and hydra/sweeper can be set; see project, name"
+        )
+    if override.package is not None:
+        return "a group cannot be put into another place with @"
+    if override.is_delete():
+        return "an option cannot be removed; set it to another value"
+    if override.is_sweep_override() and not override.is_discrete_sweep() and not _is_glob(override):
+        return "is not a discrete sweep; list the values as a,b or as range(start,stop,step)"
+    if _is_glob(override) and not list(_variants(override, choices)):
+        return "fits no choice of a group"
+    if override.is_add() and not in_open_group(key):
+        return f"a key can be added to {', '.join(OPEN_GROUPS)} only{hint_for_key(key, SETTINGS)}"
+    if key in choices and not override.is_sweep_override():
+        value = override.value()
+        if value not in choices[key]:
+            there = ", ".join(choices[key])
+            return f"{key} has no such choice; there are {there}{hint_for_choice(key, value, choices[key])}"
+    return None
+
+
+def _is_glob(override: Override) -> bool:
+    return isinstance(override.value(), Glob)
+
+
+def _count(override: Override, choices: Choices) -> int:
+    """How many values a sweep over this key has; found without making them."""
+    value: Any = override.value()
+    if is_hydra(override) or not override.is_sweep_override():
+        return 1
+    if isinstance(value, RangeSweep):
+        start, stop, step = float(value.start or 0), float(value.stop or 0), float(value.step)
+        return max(0, math.ceil((stop - start) / step)) if step and math.isfinite(stop - start) else MAX_JOBS + 1
+    if isinstance(value, ChoiceSweep):
+        return len(value.list)
+    return len(list(_variants(override, choices)))
+
+
+def _variants(override: Override, choices: Choices) -> Iterator[str]:
+    """The override itself, or one for each value of its sweep."""
+    if is_hydra(override) or not override.is_sweep_override():
+        return iter([override.input_line or ""])
+    value = override.value()
+    if isinstance(value, Glob):
+        names = [
+            name
+            for name in choices.get(override.key_or_group, [])
+            if any(fnmatch.fnmatch(name, pattern) for pattern in value.include)
+            and not any(fnmatch.fnmatch(name, pattern) for pattern in value.exclude)
+        ]
+    else:
+        names = list(override.sweep_string_iterator())
+    return (f"{override.get_key_element()}={name}" for name in names)

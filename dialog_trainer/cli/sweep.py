@@ -1,0 +1,92 @@
+"""Runs through Hydra's own launcher: the jobs of a sweep (-m), and the flags that only show something."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from dialog_trainer.cli.compose import Composed, NewRun, add_dict_prefixes, check, tree_of
+from dialog_trainer.cli.conf import CONF
+from dialog_trainer.cli.exit_codes import guard
+from dialog_trainer.cli.overrides import parse_overrides, quote_text, typed_targets
+from dialog_trainer.config.frozen import FrozenMapping
+from dialog_trainer.config.job import Job
+from dialog_trainer.errors import ConfigError
+from dialog_trainer.tracking.run_directory import claim_run_directory
+
+RunJob = Callable[[Job], int]
+SWEEPS = Path("multirun")
+
+
+def run_sweep(runs: list[NewRun], overrides: list[str], config_dir: str | None, run_job: RunJob) -> int:
+    """Runs the jobs of a sweep, which were checked, and prints a table of them; returns the worst exit code."""
+    if any(run.config.mode == "inspect" for run in runs):
+        raise ConfigError(["-m: sweeps train; mode=inspect shows one mask at a time"])
+    folder = claim_run_directory(SWEEPS, runs[0].config.name)
+    print(f"{len(runs)} jobs, in {folder}/<job> (project is not used)", flush=True)
+    leading = ["--config-dir", config_dir] if config_dir else []
+    place = f"hydra.sweep.dir={quote_text(folder)}"
+    try:
+        return run_hydra(
+            [*leading, "--multirun", *add_dict_prefixes(overrides), place], lambda config: _run_one(config, run_job)
+        )
+    finally:
+        _print_jobs(folder)
+
+
+def run_hydra(arguments: list[str], action: Callable[[DictConfig], int]) -> int:
+    """Lets Hydra compose each job and call `action`; returns the worst exit code."""
+    codes: list[int] = []
+    sys.argv = ["dialog-trainer", *arguments]
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(
+        lambda config: codes.append(action(config))
+    )()
+    return max(codes, default=0)
+
+
+def _run_one(config: DictConfig, run_job: RunJob) -> int:
+    """One job of a sweep, in the folder that Hydra made. An error ends this job only; a signal ends the sweep."""
+    context = HydraConfig.get()
+    overrides = list(context.overrides.task)
+    folder = Path(context.runtime.output_dir)
+    print(f"== job {context.job.num}: {' '.join(overrides)}", flush=True)
+    code = 1
+    try:
+        code = guard(lambda: run_job(_job_of(config, context, overrides, folder)))
+    finally:
+        row = {"job": context.job.num, "overrides": overrides, "exit_code": code}
+        with (folder.parent / "jobs.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    if code in (75, 130):
+        raise SystemExit(code)
+    return int(code != 0)
+
+
+def _job_of(config: DictConfig, context: Any, overrides: list[str], folder: Path) -> Job:
+    choices = {group: name for group, name in context.runtime.choices.items() if isinstance(name, str)}
+    hydra_node = OmegaConf.to_container(context, resolve=False, enum_to_str=True)
+    files = FrozenMapping({"hydra": {"hydra": hydra_node}, "overrides": overrides})
+    typed, _ = parse_overrides(overrides, {}, sweep=False)
+    checked = check(Composed(tree_of(config, overrides), choices, files), typed_targets(typed))
+    # A run of a sweep is where the sweep is.
+    return Job(
+        checked.replace({"project": str(folder.parent), "name": folder.name}), parent=str(folder), hydra_files=files
+    )
+
+
+def _print_jobs(folder: Path) -> None:
+    if not (folder / "jobs.jsonl").exists():  # it ended before any job did
+        return
+    from rich.console import Console
+
+    from dialog_trainer.reporting.terminal import print_tables
+    from dialog_trainer.sweeps.status import build_sweep_table
+
+    print_tables(Console(file=sys.stdout), [build_sweep_table(folder)])

@@ -1,0 +1,143 @@
+"""The command as processes of its own: help, completion, closed streams, Ctrl-C, modules in the current folder."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+MODULE = [sys.executable, "-m", "dialog_trainer"]
+# What the installed command runs: its own folder, not the current one, is on the module path.
+COMMAND = [sys.executable, "-c", "import sys; sys.path.remove(''); from dialog_trainer.__main__ import entry; entry()"]
+
+
+def run(*arguments: str, cwd: Path, command=MODULE, **keys) -> subprocess.CompletedProcess:
+    environ = ENVIRON | {"PYTHONHASHSEED": "0"}
+    return subprocess.run(
+        [*command, *arguments], cwd=cwd, env=environ, capture_output=True, text=True, check=False, **keys
+    )
+
+
+def shell(line: str, cwd: Path) -> subprocess.CompletedProcess:
+    line = line.replace("dialog-trainer", f"{sys.executable} -m dialog_trainer")
+    return subprocess.run(
+        ["bash", "-c", line], cwd=cwd, env=ENVIRON, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_help_has_a_line_for_each_option_with_default_unit_and_range(tmp_path):
+    page = run("--help", cwd=tmp_path).stdout
+    for line in (
+        "  steps=30000                     Updates (optimizer steps) of the run, counted from its first start. [a whole",
+        "  optim.lr0=0.0001                Learning rate that the scheduler's factor multiplies. [a number above 0]",
+        "  model                           gpt2 (default), gpt2_tiny",
+        "  -m, --multirun",
+        "Mask: which turns carry the loss, and when (group mask_schedule)",
+    ):
+        assert line in page
+    assert "data.validation_share=0.05" in run("--help", "data=jsonl", cwd=tmp_path).stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_option_is_on_the_page_of_help():
+    from dialog_trainer.cli.conf import CONF
+    from dialog_trainer.cli.help import SECTIONS, format_help
+    from dialog_trainer.config.schema import Config
+    from dialog_trainer.config.table import settings
+
+    page = format_help(CONF, {"model": ["gpt2", "gpt2_tiny"]}, ["model=gpt2_tiny"])
+    for key in settings(Config):
+        if not key.endswith("_target_"):
+            assert f"  {key}=" in page, key
+    assert {key for keys in SECTIONS.values() for key in keys} == {key for key in settings(Config) if "." not in key}
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "errors"),
+    [
+        ("dialog-trainer --help | head -1", 0, ""),
+        ("dialog-trainer --cfg job | head -1; exit ${PIPESTATUS[0]}", None, None),
+        ("dialog-trainer --help >&-", 0, "standard output is closed: nothing will be shown\n"),
+        ("dialog-trainer --version <&-", 0, ""),
+        ("dialog-trainer steps=0 2>&-", 2, ""),
+    ],
+)
+def test_a_closed_stream_is_no_traceback(line, code, errors, tmp_path):
+    found = shell(line, tmp_path)
+    assert code in (None, found.returncode)
+    assert errors is None or found.stderr == errors
+    assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("seconds", [0.15, 0.4, 1.0])
+def test_ctrl_c_during_the_start_is_one_line(seconds, tmp_path):
+    started = subprocess.Popen(
+        [*MODULE, "model=gpt2_tiny", "data=chitchat", "steps=1000000", f"project={tmp_path}/runs"],
+        cwd=tmp_path, env=ENVIRON, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(seconds)
+    started.send_signal(signal.SIGINT)
+    _, errors = started.communicate(timeout=120)
+    if "runpy" in errors or "<frozen" in errors:  # before the first line of the package
+        assert seconds < 0.2
+        return
+    assert started.returncode == 130
+    assert errors == "interrupted before there was anything to save\n"
+
+
+@pytest.mark.parametrize("command", [MODULE, COMMAND], ids=["module", "command"])
+def test_a_module_in_the_current_folder_is_found(command, tmp_path):
+    (tmp_path / "own_schedule.py").write_text("print('imported')\nraise RuntimeError('that is far enough')\n")
+    own = ["mask_schedule._target_=own_schedule.weights", "data=chitchat", "model=gpt2_tiny", "device=cpu"]
+    found = run(*own, cwd=tmp_path, command=command)
+    assert "imported" in found.stdout, found.stderr
+
+
+def test_completion_is_installed_for_the_command(tmp_path):
+    script = run("-sc", "install=bash", cwd=tmp_path).stdout
+    registered = subprocess.run(
+        ["bash", "-c", f"{script}\ncomplete -p dialog-trainer"], capture_output=True, text=True, check=False
+    )
+    assert registered.returncode == 0, registered.stderr
+    assert "hydra_bash_completion dialog-trainer" in registered.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("optim=", "optim=adam optim=adamw optim=sgd"), ("optim.l", "optim.lr0="),
+        ("data=", "data=chitchat data=dailydialog data=jsonl"),
+    ],
+)  # fmt: skip
+def test_the_tab_key_completes_choices_and_options(typed, offered, tmp_path, monkeypatch):
+    line = f"dialog-trainer {typed}"
+    monkeypatch.setitem(ENVIRON, "COMP_LINE", line)
+    monkeypatch.setitem(ENVIRON, "COMP_POINT", str(len(line)))
+    assert run("-sc", "query=bash", cwd=tmp_path).stdout.split() == offered.split()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hydras_own_flags_show_the_configuration(tmp_path):
+    group = tmp_path / "groups" / "model"
+    group.mkdir(parents=True)
+    (group / "mine.yaml").write_text("pretrained_model: gpt2\nmax_len: 64\ndropout: null\n")
+    shown = run("--config-dir", "groups", "--cfg", "job", "model=mine", "--package", "model", cwd=tmp_path)
+    assert shown.stdout.splitlines() == ["# @package model", "pretrained_model: gpt2", "max_len: 64", "dropout: null"]
+    assert "main" in run("--info", "searchpath", cwd=tmp_path).stdout
+    assert "Hydra" in run("--hydra-help", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("steps", [8, 10_000_000])
+def test_an_error_is_answered_at_once_whatever_the_number_of_steps(steps, tmp_path):
+    start = time.process_time()
+    found = run(f"steps={steps}", "mask_schedule=piecewise", "optim.lr0=-1", "data=chitchat", cwd=tmp_path, timeout=60)
+    assert found.returncode == 2
+    assert "optim.lr0=-1: must be a number above 0" in found.stderr
+    assert time.process_time() - start < 2
