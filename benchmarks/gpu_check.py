@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from processes import measured, model_of, options_of, rate, settings_of
+from processes import compose_config, measure, model_options, rate, run_options
 
 from dialog_trainer.training.mfu import compute_mfu, peak_flops_of
 
@@ -42,21 +42,21 @@ def main() -> None:
     expected: list[float] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = model_of(arguments.size, folder)
-        settings, data = settings_of(model, folder, "device=cuda", "model.dropout=0.0")
-        print(f"{arguments.size}, {data}, batch_size {settings['batch_size']}, {arguments.steps} steps\n")
+        model = model_options(arguments.size, folder)
+        config, data = compose_config(model, folder, "device=cuda", "model.dropout=0.0")
+        print(f"{arguments.size}, {data}, batch_size {config.batch_size}, {arguments.steps} steps\n")
         print("| precision | GPUs | largest difference of loss | tokens a second | MFU |\n|---|---:|---:|---:|---:|")
         for precision in ("fp32", "bf16", "fp16"):
             for size in range(1, min(count, 2) + 1):
-                this = settings | {"precision": precision, "device": list(range(size))}
-                found = measured(this, size, first=0, steps=arguments.steps, warm_up=3)
+                this = config.replace({"precision": precision, "device": list(range(size))})
+                found = measure(this, size, first=0, steps=arguments.steps, warm_up=3)
                 losses = [rows[0][1] for rows in found["steps"]]
                 expected = expected or losses
                 apart = max(abs(one - other) for one, other in zip(losses, expected, strict=True))
                 best = peak_flops_of(device, precision)
                 share = f"{compute_mfu(found['parameters'], rate(found), best * size):.1%}" if best else "?"
                 print(f"| {precision} | {size} | {apart:.2g} | {rate(found):,.0f} | {share} |", flush=True)
-        options, _ = options_of(model, folder)
+        options, _ = run_options(model, folder)
         sys.exit(_whole_run([*options, "device=[0]", f"steps={arguments.steps}"]))
 
 

@@ -40,8 +40,9 @@ from dialog_trainer.build.runtime import (
     parallelize_loss,
     select_device,
 )
-from dialog_trainer.cli.compose import compose_jobs, quote_overrides
-from dialog_trainer.config.options import Settings
+from dialog_trainer.cli.compose import compose_runs
+from dialog_trainer.cli.overrides import prepare_overrides
+from dialog_trainer.config.schema import Config
 from dialog_trainer.data.dataset import TokenDataset
 from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.data.tokenizer import DialogueTokenizer
@@ -67,8 +68,8 @@ def main() -> None:
     print(f"load {os.getloadavg()[0]:.1f}, {collectives.count_cores()} cores, torch {torch.__version__}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings, data = settings_of(
-            model_of(arguments.size, folder),
+        config, data = compose_config(
+            model_options(arguments.size, folder),
             folder,
             "device=cpu",
             "model.dropout=0.1",
@@ -78,12 +79,12 @@ def main() -> None:
         rounds: dict[int, list[dict]] = {1: [], 2: []}
         for number in range(arguments.rounds):
             for size, found in rounds.items():
-                found.append(measured(settings, size, first=number * steps, steps=steps))
+                found.append(measure(config, size, first=number * steps, steps=steps))
     print(f"{arguments.size}, {data}: {arguments.rounds} rounds of {steps} steps\n")
     print(table(rounds[1], rounds[2]))
 
 
-def model_of(size: str, folder: Path) -> list[str]:
+def model_options(size: str, folder: Path) -> list[str]:
     """Options of a model of that size; for 124 M parameters it writes random weights into `folder`."""
     if size == "tiny":
         return ["model=gpt2_tiny"]
@@ -92,7 +93,7 @@ def model_of(size: str, folder: Path) -> list[str]:
     return ["model=gpt2", f"model.pretrained_model={folder / 'gpt2'}"]
 
 
-def options_of(model: list[str], folder: Path) -> tuple[list[str], str]:
+def run_options(model: list[str], folder: Path) -> tuple[list[str], str]:
     """Options of a run that writes only into `folder`, and the name of its data."""
     data = os.environ.get("DIALOG_TRAINER_TEST_DATA")
     source = ["data=dailydialog", f"data.path={Path(data) / 'dailydialog'}"] if data else ["data=chitchat"]
@@ -101,34 +102,37 @@ def options_of(model: list[str], folder: Path) -> tuple[list[str], str]:
     return [*model, *source, *places, *schedule], "DailyDialog" if data else "chitchat"
 
 
-def settings_of(model: list[str], folder: Path, *overrides: str) -> tuple[Settings, str]:
-    """The settings of a run whose tokens are in `folder` from now on, and the name of its data."""
-    options, data = options_of(model, folder)
-    settings = compose_jobs(quote_overrides([*options, *overrides]), None, sweep=False)[0]
-    tokens_of(settings)
-    return settings, data
+def compose_config(model: list[str], folder: Path, *overrides: str) -> tuple[Config, str]:
+    """Configuration of a run whose tokens it writes into `folder`, and the name of its data."""
+    options, data = run_options(model, folder)
+    config = compose_runs(prepare_overrides([*options, *overrides]), None, sweep=False)[0].config
+    tokenize_training(config)
+    return config, data
 
 
-def tokens_of(settings: Settings) -> tuple[TokenDataset, DialogueTokenizer]:
+def tokenize_training(config: Config) -> tuple[TokenDataset, DialogueTokenizer]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    training = load_dialogues(settings, "train", say=lambda line: None)
-    tokenizer = load_tokenizer(settings, training, say=lambda line: None)
-    return tokenize_split(settings, training, tokenizer, "split").tokens, tokenizer
+    training = load_dialogues(config, "train", say=lambda line: None)
+    tokenizer = load_tokenizer(config, training, say=lambda line: None)
+    return tokenize_split(config, training, tokenizer, "split").tokens, tokenizer
 
 
-def plan_of(settings: Settings, tokens: TokenDataset, device: torch.device) -> TrainingPlan:
+def build_plan(config: Config, tokens: TokenDataset, device: torch.device) -> TrainingPlan:
     """The plan of a run over all sequences."""
-    return plan_training(settings, tokens, np.arange(len(tokens)), build_mask(settings), device)
+    return plan_training(config, tokens, np.arange(len(tokens)), build_mask(config), device)
 
 
-def measured(settings: Settings, size: int, *, first: int, steps: int, warm_up: int = WARM_UP) -> dict:
-    """What `size` new processes found in `steps` steps from `first` on: `steps`, a list of `(processes, 4)` of tokens
-    of all, loss, seconds by the clock and by the processor; `exchange`, seconds; `parameters`."""
+def measure(config: Config, size: int, *, first: int, steps: int, warm_up: int = WARM_UP) -> dict:
+    """Trains `steps` steps from `first` on in `size` new processes.
+
+    Returns `steps`, a list of `(processes, 4)` with the tokens of all processes, the loss, wall seconds and CPU seconds;
+    `exchange`, the seconds of an all-reduce; and the number of `parameters`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "found.json"
-        task = {"settings": settings, "first": first, "steps": steps, "warm_up": warm_up, "place": str(place)}
+        task = {"config": config.to_dict(), "first": first, "steps": steps, "warm_up": warm_up, "place": str(place)}
         code = launch_local(size, None, _work, json.dumps(task))
         if code:
             raise SystemExit(code)
@@ -137,37 +141,38 @@ def measured(settings: Settings, size: int, *, first: int, steps: int, warm_up: 
 
 def _work(control: ControlStore, argument: str) -> int:
     task = json.loads(argument)
+    config = Config.from_dict(task["config"])
     with collectives.join_process_group(control, 600) if control.rank_info.size > 1 else nullcontext():
-        if task["settings"]["device"] == "cpu":
+        if config.device == "cpu":
             torch.set_num_threads(max(1, THREADS // collectives.world_size()))
-        found = _steps(task["settings"], task["first"], task["steps"], task["warm_up"])
+        found = _steps(config, task["first"], task["steps"], task["warm_up"])
         if collectives.is_rank0():
             Path(task["place"]).write_text(json.dumps(found), encoding="utf-8")
     return 0
 
 
-def _steps(settings: Settings, first: int, steps: int, warm_up: int) -> dict:
-    device = select_device(settings)
-    configure_torch(settings["deterministic"])
-    tokens, tokenizer = tokens_of(settings)
-    model = build_model(settings, tokenizer, device, say=lambda line: None)
+def _steps(config: Config, first: int, steps: int, warm_up: int) -> dict:
+    device = select_device(config)
+    configure_torch(config.deterministic)
+    tokens, tokenizer = tokenize_training(config)
+    model = build_model(config, tokenizer, device, say=lambda line: None)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    plan = plan_of(settings, tokens, device)
-    loss = parallelize_loss(settings, model, device)
+    plan = build_plan(config, tokens, device)
+    loss = parallelize_loss(config, model, device)
     learner = Learner(
-        loss, build_optimizer(settings, model), build_grad_scaler(settings, device), build_autocast(settings, device)
+        loss, build_optimizer(config, model), build_grad_scaler(config, device), build_autocast(config, device)
     )
     rows = []
     for step in [*[first] * warm_up, *range(first, first + steps)]:
         collectives.any_rank(False)  # a barrier
-        torch.manual_seed(derive_seed("step", settings["seed"], step, collectives.rank()))
+        torch.manual_seed(derive_seed("step", config.seed, step, collectives.rank()))
         clock, processor = time.perf_counter(), time.thread_time()
         report = train_step(
             learner,
             list(plan.batches(step)),
             step=step,
             lr=plan.learning_rate(step),
-            max_grad_norm=settings["max_grad_norm"],
+            max_grad_norm=config.max_grad_norm,
         )
         rows.append([report.tokens, report.loss, time.perf_counter() - clock, time.thread_time() - processor])
     of_all = collectives.all_gather_objects(rows[warm_up:])

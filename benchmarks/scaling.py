@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import random_gpt2
 import torch
-from processes import plan_of, settings_of, tokens_of
+from processes import build_plan, compose_config, tokenize_training
 from transformers.utils.logging import disable_progress_bar
 
 from dialog_trainer.data.sampler import global_batch_indices, local_shard
@@ -177,9 +177,9 @@ def _data_path(folder: Path, batch_size: int, batches: int = 200) -> tuple[np.nd
     disable_progress_bar()
     random_gpt2.write(folder / "gpt2", layers=1, heads=1, width=8)
     options = ["model=gpt2", f"model.pretrained_model={folder / 'gpt2'}"]
-    settings, _ = settings_of(options, folder, "device=cpu", f"batch_size={batch_size}", "train_user_turn_mask_step=0")
-    tokens, _ = tokens_of(settings)
-    plan = plan_of(settings, tokens, torch.device("cpu"))
+    config, _ = compose_config(options, folder, "device=cpu", f"batch_size={batch_size}", "train_user_turn_mask_step=0")
+    tokens, _ = tokenize_training(config)
+    plan = build_plan(config, tokens, torch.device("cpu"))
     times = []
     for _ in range(3):
         start = time.perf_counter()

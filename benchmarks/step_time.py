@@ -170,9 +170,9 @@ def _use_plain_step() -> None:
     def clip(parameters, max_norm):
         return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
 
-    def adamw(settings, of):
-        own = settings["optim"]
-        return torch.optim.AdamW(of.parameters(), lr=own["lr0"], weight_decay=own["weight_decay"])
+    def adamw(config, model):
+        weight_decay = config.optim.arguments["weight_decay"]
+        return torch.optim.AdamW(model.parameters(), lr=config.optim.lr0, weight_decay=weight_decay)
 
     build_model.fuse_activations = lambda model: None
     build_model.use_packed_attention = packed_without_plain_head
