@@ -41,7 +41,7 @@ def test_an_installed_wheel_finds_conf_from_any_folder(built, tmp_path):
     elsewhere = tmp_path / "else where"
     elsewhere.mkdir()
     found = subprocess.run(
-        [sys.executable, "-c", "import dialog_trainer, sys; from dialog_trainer.cli import main; print(dialog_trainer.__file__); sys.exit(main(['--cfg', 'job']))"],
+        [sys.executable, "-c", "import dialog_trainer, sys; from dialog_trainer.cli.main import main; print(dialog_trainer.__file__); sys.exit(main(['--cfg', 'job']))"],
         cwd=elsewhere, env={**os.environ, "PYTHONPATH": str(target)}, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert found.splitlines()[0].startswith(str(target))

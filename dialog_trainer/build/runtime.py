@@ -73,7 +73,7 @@ def select_device(config: Config) -> torch.device:
 
 
 def build_autocast(config: Config, device: torch.device) -> Callable[[], AbstractContextManager[None]]:
-    """Makes the autocast context of `precision` on this device."""
+    """Makes the autocast context (mixed precision: bf16 or fp16 activations, fp32 weights) of `precision` on this device."""
     if config.precision == "fp32":
         return contextlib.nullcontext
     return partial(torch.autocast, device.type, dtype=_DTYPES[config.precision])

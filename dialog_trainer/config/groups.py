@@ -1,6 +1,6 @@
 """The open groups: common fields of every choice, and for each built-in target a closed record of its own keys.
 
-`_target_` names a class or function. For a built-in one the keys beside the common ones are those of its record here;
+`_target_` names a class or function. For a built-in one the keys besides the common ones are those of its record here;
 for one of the user's own they are kept as they are, and checked against its signature once it is imported.
 """
 
@@ -201,7 +201,7 @@ class TensorBoardKeys(Record):
 
 
 class LoggerConfig(OpenGroup):
-    """A tracker beside `metrics.jsonl`. `target` None: there is none."""
+    """A tracker in addition to `metrics.jsonl`. `target` None: there is none."""
 
     target: Text | None = setting("Class of the tracker. null: none.", when_absent=None, alias="_target_")
 

@@ -89,7 +89,10 @@ def reverse_step(progress: float, *, train_user_turn_mask_step: float) -> RoleWe
 
 @declare(change_points=_switch_point)
 def random_turns(progress: float, *, train_user_turn_mask_step: float) -> RoleWeights:
-    """As `step`, but the turns that leave the loss are drawn at random, as many as the user has: a placebo."""
+    """As `step`, but the turns that leave the loss are drawn at random, as many as the user has: a placebo.
+
+    In an ablation it separates the effect of *which* turns leave the loss from that of how many.
+    """
     return RoleWeights(float(_before(progress, train_user_turn_mask_step)), random_roles=True)
 
 

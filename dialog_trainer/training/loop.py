@@ -174,9 +174,9 @@ def train_step(
 ) -> StepReport:
     """One update with the gradient of `Σ w·nll` over the global batch, divided by the sum of the batches' divisors.
 
-    `batches` are the micro-batches of this rank. Each rank runs the same number of passes; a rank with fewer batches adds
-    dummies of weight 0. A batch without any weight updates nothing. Raises `TrainingError` before anything changes, if
-    the loss, or without fp16 the gradient norm, is not finite.
+    Gradient accumulation: `batches` are the micro-batches of this rank, whose gradients are summed. Each rank runs the
+    same number of passes; a rank with fewer batches adds dummies of weight 0. A batch without any weight updates nothing.
+    Raises `TrainingError` before anything changes, if the loss, or without fp16 the gradient norm, is not finite.
     """
     start = time.perf_counter()
     loss, optimizer, scaler = learner.loss, learner.optimizer, learner.scaler

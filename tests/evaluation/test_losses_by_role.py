@@ -111,7 +111,11 @@ def test_loss_and_gradient_equal_the_reference(tiny_model, table_of, schedule, n
     loss = sum(weight * token[0] for weight, token in zip(weights, tokens, strict=True)) / divisor
     loss.backward()
 
-    batches = list(pack_micro_batches(table, range(len(table)), partial(mask.weigh_tokens, role_weights=mask.weigh_roles(progress)), max_tokens))
+    batches = list(
+        pack_micro_batches(
+            table, range(len(table)), partial(mask.weigh_tokens, role_weights=mask.weigh_roles(progress)), max_tokens
+        )
+    )
     assert len(batches) == {1: len(table), 10_000: 1}.get(max_tokens, len(batches))
     assert sum(batch.divisor for batch in batches) == pytest.approx(divisor, rel=1e-6)
     scaler = torch.amp.GradScaler("cpu", enabled=False)

@@ -39,7 +39,7 @@ from dialog_trainer.training.loop import TrainingState
 from dialog_trainer.training.reproducibility import describe_differences
 from dialog_trainer.training.signals import StopSignal
 
-# What, beside its own group, decides the mask of a step.
+# The options outside the group mask_schedule that decide the mask of a step.
 _MASK_OPTIONS = ("train_user_turn_mask_step", "schedule_steps")
 # What decides the meaning of the best score.
 _SCORE_OPTIONS = {"mask_schedule.trained_role", "metrics.best", "metrics.protocol", "metrics.max_dialogues",
@@ -81,7 +81,7 @@ def _resume_locked(folder: Path, job: Job, console: Console) -> int:
         for link, step in collectives.broadcast_from_rank0(
             lambda: _take_over(folder, weights, kept, parts, state)
         ).items():
-            say(f"  weights/{link} was at step {step:,}, which is left behind: the next validation is the best anew")
+            say(f"  weights/{link} was at step {step:,}, which is left behind: the next validation sets it again")
             if link == "best_metric":
                 state.best.forget_score(state.step)
             else:
@@ -102,7 +102,7 @@ def _state_of(saved: dict[str, Any], weights: Path, attempt: int) -> TrainingSta
     missing = [key for key in (*keys, "best", "digest", "held_out") if key not in saved]
     if missing:
         raise CheckpointError(
-            f"{weights / 'trainer' / 'state.json'} has no {', '.join(missing)}: another version wrote it; to start anew "
+            f"{weights / 'trainer' / 'state.json'} has no {', '.join(missing)}: another version wrote it; to start a new run "
             f"from its weights, pass mode=train, the options of that run, and model.pretrained_model={weights}"
         )
     return TrainingState(**{key: saved[key] for key in keys}, attempt=attempt, best=BestTracker(**saved["best"]))
@@ -114,11 +114,11 @@ def _reset_best(best: BestTracker, step: int, changed: Sequence[str], other_data
     if best.score is not None and (other_data or any(key in _SCORE_OPTIONS for key in changed)):
         best.forget_score(step)
         why = "on other data" if other_data else "by another score"
-        lines.append(f"  best_metric was chosen {why}: the next validation is the best anew")
+        lines.append(f"  best_metric was chosen {why}: the next validation sets it again")
     if best.loss is not None and (other_data or "mask_schedule.trained_role" in changed):
         best.forget_loss(step)
         why = "on other data" if other_data else "by the loss of another role"
-        lines.append(f"  best_loss was chosen {why}: the next validation is the best anew")
+        lines.append(f"  best_loss was chosen {why}: the next validation sets it again")
     return lines
 
 

@@ -211,9 +211,7 @@ def rows_of(run, split="train") -> list[dict]:
     return [row for row in rows if row["split"] == split]
 
 
-def test_a_schedule_of_the_user_trains_with_its_keys_and_needs_permission(
-    dialog_trainer, tiny_options, tmp_path, own
-):
+def test_a_schedule_of_the_user_trains_with_its_keys_and_needs_permission(dialog_trainer, tiny_options, tmp_path, own):
     fade = own("fade")
     code, out, err = dialog_trainer(*tiny_options, "steps=3", "schedule_steps=4", *fade, "+mask_schedule.first=0.8")
     assert code == 0, out + err
@@ -315,7 +313,7 @@ def test_a_checkpoint_of_another_version_is_refused_by_name(dialog_trainer, run,
     code, out, err = resume(dialog_trainer, run, tmp_path)
     assert code == 2, out + err
     assert (
-        f"{path} has no {', '.join(missing)}: another version wrote it; to start anew from its weights, pass mode=train"
+        f"{path} has no {', '.join(missing)}: another version wrote it; to start a new run from its weights, pass mode=train"
         in err
     )
     assert f"model.pretrained_model={folder}" in err

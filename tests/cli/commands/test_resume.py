@@ -128,7 +128,7 @@ def test_a_best_of_other_held_out_dialogues_is_forgotten(train, resume, jsonl_fo
     code, out, err = resume(run, "steps=3", "data=jsonl", f"data.train_data_path='{jsonl_folder}/train.jsonl'")
     assert code == 0, err
     for best in ("best_metric", "best_loss"):
-        assert f"{best} was chosen on other data: the next validation is the best anew" in out
+        assert f"{best} was chosen on other data: the next validation sets it again" in out
     assert state(run)["kept"] == {"last": 3, "best_metric": 3, "best_loss": 3}
 
 
