@@ -1,7 +1,4 @@
-"""As many processes as one likes: one result, and one run that goes on as if it had never stopped.
-
-What is compared here are runs of the command line; those of a number of processes are done in one start of them.
-"""
+"""Results are the same on 1, 2 and 3 processes, and a resumed run equals one that never stopped."""
 
 import hashlib
 import json
@@ -11,10 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.processes import dialog_trainer as command
-from helpers.processes import free_port, in_one_start, lines, rows, started, state
-
-from dialog_trainer.cli.main import main
-from dialog_trainer.distributed import launcher
+from helpers.processes import free_port, lines, rows, run_together, started, state
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +16,7 @@ STEPS = 50
 PLAIN = ("model.dropout=0", f"schedule_steps={STEPS}")
 DROPOUT = ("model.dropout=0.2", "schedule_steps=12")
 EVERY_25 = ("validate_every_n_steps=25", "metrics.max_dialogues=null", "prediction_print_n=1000")
-# What is trained, by the name of the run: on how many processes, and how.
+# Trained runs by name: on how many processes, and how.
 RUNS = {
     "one": (1, (*PLAIN, *EVERY_25, f"steps={STEPS}")),
     "two": (2, (*PLAIN, *EVERY_25, f"steps={STEPS}")),
@@ -48,7 +42,7 @@ RUNS = {
     "straight-fsdp-2": (2, (*DROPOUT, "steps=12", "parallel=fsdp")),
     "stopped-fsdp-2": (2, (*DROPOUT, "steps=6", "parallel=fsdp")),
 }  # fmt: skip
-# What goes on from a copy of which run, and how.
+# Resumed runs by name: on how many processes, from a copy of which run, and how.
 RESUMED = {
     "stopped-ddp-2": (2, "stopped-ddp-2", ()),
     "stopped-ddp-3": (3, "stopped-ddp-3", ()),
@@ -57,7 +51,7 @@ RESUMED = {
     "two-then-three": (3, "left-by-two", ()),
     "ddp-then-fsdp": (2, "left-by-two", ("parallel=fsdp",)),
 }
-# mode=validate of the run "one".
+# Copies of the run "one" that mode=validate scores.
 VALIDATED = {
     f"{name}-{size}": (size, options)
     for size in (1, 2, 3)
@@ -71,9 +65,9 @@ VALIDATED = {
 
 @pytest.fixture(scope="module")
 def runs(jsonl_folder, tmp_path_factory) -> Path:
-    """The folder in which all of these runs lie."""
+    """The folder of all these runs. Each number of processes starts once."""
     folder = tmp_path_factory.mktemp("runs")
-    # 36 dialogues make 58 sequences at this length: a step of one sequence ends each epoch, in which some have nothing.
+    # 36 dialogues make 58 sequences at this length: each epoch ends with a step of one sequence, and some ranks are idle.
     options = [
         "model=gpt2_tiny", "model.layers=2", "model.heads=2", "model.width=16", "model.positions=128",
         "model.max_len=96", "model.vocab_size=300", "data=dailydialog", f"data.path='{jsonl_folder}'", "batch_size=19",
@@ -81,33 +75,31 @@ def runs(jsonl_folder, tmp_path_factory) -> Path:
         "metrics.max_new_tokens=6", "micro_batch_tokens=256", "validate_every_n_steps=9999", f"project='{folder}'",
         "device=cpu", "seed=3",
     ]  # fmt: skip
-    todo = [(size, [*options, *own, f"name={name}"]) for name, (size, own) in RUNS.items()]
-    do(todo)
-    again = []
-    for name, (size, origin, own) in RESUMED.items():
-        if name != origin:
-            shutil.copytree(folder / origin, folder / name, symlinks=True)
-        run = ("mode=resume", f"resume_model_dir='{folder}/{name}'", "load_model_type=last", "steps=12")
-        again.append((size, [*run, *own]))
-    for name, (size, own) in VALIDATED.items():
-        shutil.copytree(folder / "one", folder / "validated" / name, symlinks=True)
-        run = ("mode=validate", f"resume_model_dir='{folder}/validated/{name}'", "load_model_type=last")
-        again.append((size, [*run, "split=validation", *own]))
-    do(again)
+
+    def trained(size):
+        return [
+            (None, None, [*options, *own, f"name={name}", f"processes={size}"])
+            for name, (count, own) in RUNS.items()
+            if count == size
+        ]
+
+    def continued(size):
+        for name, (count, source, own) in RESUMED.items():
+            if count == size:
+                run = ("mode=resume", f"resume_model_dir='{folder}/{name}'", "load_model_type=last", "steps=12")
+                copied = (str(folder / source), str(folder / name)) if source != name else (None, None)
+                yield (*copied, [*run, *own, f"processes={size}"])
+        for name, (count, own) in VALIDATED.items():
+            if count == size:
+                run = ("mode=validate", f"resume_model_dir='{folder}/validated/{name}'", "load_model_type=last")
+                copied = (str(folder / "one"), str(folder / "validated" / name))
+                yield (*copied, [*run, "split=validation", *own, f"processes={size}"])
+
+    run_together(1, trained(1))
+    for size in (2, 3):
+        run_together(size, [*trained(size), *continued(size)])
+    run_together(1, [*continued(1)])
     return folder
-
-
-def do(todo: list[tuple[int, list[str]]]) -> None:
-    """The commands, those for one number of processes in one start."""
-    for size in sorted({size for size, _ in todo}):
-        texts = []
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(launcher, "launch_local", lambda size, port, work, text, texts=texts: texts.append(text) or 0)
-            patch.setattr("dialog_trainer.cli.launch._run", lambda job, texts=texts: texts.append(job.to_json()) or 0)
-            for count, arguments in todo:
-                if count == size:
-                    assert main([*arguments, "figures.enabled=false", f"processes={size}"]) == 0
-        assert in_one_start(size, texts) == 0
 
 
 def digests(run: Path) -> list[str]:
@@ -115,7 +107,7 @@ def digests(run: Path) -> list[str]:
     return [hashlib.sha256((run / "weights/last" / name).read_bytes()).hexdigest() for name in files]
 
 
-def alike(found: list[dict], expected: list[dict]) -> None:
+def assert_close(found: list[dict], expected: list[dict]) -> None:
     assert [row["step"] for row in found] == [row["step"] for row in expected]
     for row, other in zip(found, expected, strict=True):
         assert row.keys() == other.keys()
@@ -130,8 +122,8 @@ def alike(found: list[dict], expected: list[dict]) -> None:
                 assert value == other[key], (key, row["step"])
 
 
-def test_these_runs_have_what_is_hard_to_share(runs):
-    """A last batch of an epoch that is smaller than the number of processes, and dialogues that cannot be shared evenly."""
+def test_runs_have_uneven_shards(runs):
+    """The last batch of an epoch has fewer sequences than ranks, and the dialogues do not divide evenly."""
     found = rows(runs / "one", "train")
     per_epoch = next(row["step"] for row in found if row["epoch"] == 1)
     assert per_epoch == 4
@@ -142,13 +134,13 @@ def test_these_runs_have_what_is_hard_to_share(runs):
 
 
 @pytest.mark.parametrize("name", ["two", "three", "sharded"])
-def test_losses_and_gradients_are_those_of_one_process(runs, name):
-    alike(rows(runs / name, "train"), rows(runs / "one", "train"))
+def test_losses_and_gradients_equal_one_process(runs, name):
+    assert_close(rows(runs / name, "train"), rows(runs / "one", "train"))
     assert state(runs / name)["tokens_seen"] == state(runs / "one")["tokens_seen"]
 
 
 @pytest.mark.parametrize("name", ["two", "three", "sharded"])
-def test_validations_and_replies_are_those_of_one_process(runs, name):
+def test_validations_and_replies_equal_one_process(runs, name):
     found, expected = rows(runs / name, "validation"), rows(runs / "one", "validation")
     assert [row["step"] for row in found] == [25, 50]
     for row, other in zip(found, expected, strict=True):
@@ -170,9 +162,9 @@ def replies_of(run: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("name", ["fixed", "turn", "last-turn", "probed"])
-def test_every_mask_and_divisor_is_shared_alike(runs, name):
-    alike(rows(runs / f"{name}-2", "train"), rows(runs / f"{name}-1", "train"))
-    alike(rows(runs / f"{name}-2", "probe"), rows(runs / f"{name}-1", "probe"))
+def test_every_mask_and_divisor_equals_one_process(runs, name):
+    assert_close(rows(runs / f"{name}-2", "train"), rows(runs / f"{name}-1", "train"))
+    assert_close(rows(runs / f"{name}-2", "probe"), rows(runs / f"{name}-1", "probe"))
     assert len(rows(runs / f"{name}-2", "probe")) == (3 if name == "probed" else 0)
 
 
@@ -209,7 +201,7 @@ def test_mode_validate_counts_each_dialogue_once(runs, name, size):
 
 
 @pytest.mark.parametrize("name", ["ddp-2", "ddp-3", "fsdp-2"])
-def test_a_run_that_goes_on_equals_one_that_never_stopped(runs, name):
+def test_resume_is_bit_exact(runs, name):
     straight, stopped = runs / f"straight-{name}", runs / f"stopped-{name}"
     assert rows(stopped, "train") == rows(straight, "train")
     assert digests(stopped) == digests(straight)
@@ -218,20 +210,20 @@ def test_a_run_that_goes_on_equals_one_that_never_stopped(runs, name):
 
 
 @pytest.mark.parametrize("name", ["two-then-one", "two-then-three", "ddp-then-fsdp"])
-def test_a_run_goes_on_in_another_group(runs, name):
+def test_resume_on_another_number_of_processes(runs, name):
     found = rows(runs / name, "train")
     assert len(found) == 12
-    alike(found, rows(runs / "one", "train")[:12])
+    assert_close(found, rows(runs / "one", "train")[:12])
 
 
-def test_processes_draw_their_own_dropout(runs):
+def test_each_rank_draws_its_own_dropout(runs):
     assert digests(runs / "straight-ddp-2") != digests(runs / "straight-ddp-3")
     losses = [row["train_loss"] for row in rows(runs / "straight-ddp-2", "train")]
     assert losses != pytest.approx([row["train_loss"] for row in rows(runs / "straight-ddp-3", "train")], abs=1e-5)
 
 
-def test_a_job_of_its_own_start(runs, tmp_path, jsonl_folder):
-    """As a user starts it, through a port: exactly what the same processes gave among other work."""
+def test_resume_as_a_user_starts_it(runs, tmp_path, jsonl_folder):
+    """In processes of its own, through a port."""
     run = tmp_path / "run"
     shutil.copytree(runs / "left-by-two", run, symlinks=True)
     options = ("mode=resume", f"resume_model_dir='{run}'", "load_model_type=last", "steps=12", f"port={free_port()}")
@@ -240,7 +232,7 @@ def test_a_job_of_its_own_start(runs, tmp_path, jsonl_folder):
         code, output = job.ended()
         assert code == 0, output
         assert job.left(1) == set()
-    alike(rows(run, "train"), rows(runs / "one", "train")[:12])
+    assert_close(rows(run, "train"), rows(runs / "one", "train")[:12])
     assert "step 12/12" in output
     assert output.count("resuming ") == 1
     log = (run / "logs/rank-1.log").read_text()

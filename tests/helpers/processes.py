@@ -1,20 +1,22 @@
-"""Work for several processes of a test: jobs of the command line that share one start, and runs started outside."""
+"""Runs in several processes: commands that share one start of a group, and commands started as a user does."""
 
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
-from dialog_trainer.cli.launch import _run
-from dialog_trainer.config.job import Job
-from dialog_trainer.distributed import collectives
+import pytest
+
+from dialog_trainer.cli.main import main
+from dialog_trainer.distributed import collectives, launcher
 from dialog_trainer.distributed.launcher import launch_local
 from dialog_trainer.distributed.store import ControlStore
 
@@ -26,19 +28,31 @@ ENVIRON = {
     "OMP_NUM_THREADS": "1",
 }
 WAIT_SECONDS = 90.0
+# A run to copy first, where to, and the command line.
+Command = tuple[str | None, str | None, list[str]]
 
 
-def in_one_start(size: int, texts: list[str]) -> int:
-    """Does all these jobs, one after the other, in the same `size` processes; returns the worst exit code.
+def run_together(size: int, commands: list[Command]) -> None:
+    """Runs commands one after the other as one group of `size` processes, which start once: a start takes seconds."""
+    if size == 1:
+        run_in_group(None, json.dumps(commands))
+    else:
+        assert launch_local(size, None, run_in_group, json.dumps(commands)) == 0
 
-    One process is in no group, as if the command had been given alone.
-    """
-    return launch_local(size, None, each_job, json.dumps(texts))
 
-
-def each_job(control: ControlStore, argument: str) -> int:
-    with collectives.join_process_group(control, 60.0) if control.rank_info.size > 1 else nullcontext():
-        return max(_run(Job.from_json(text)) for text in json.loads(argument))
+def run_in_group(control: ControlStore | None, argument: str) -> int:
+    """The work of `run_together`. Each rank composes each command; where a command would launch processes, it joins the
+    group that is there."""
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        if control:
+            stack.enter_context(collectives.join_process_group(control, 60.0))
+            patch.setattr(launcher, "launch_local", lambda size, port, work, text: work(control, text))
+            patch.setattr(collectives, "join_process_group", lambda control, timeout_seconds: nullcontext())
+        for source, target, options in json.loads(argument):
+            if source:
+                collectives.broadcast_from_rank0(lambda s=source, t=target: bool(shutil.copytree(s, t, symlinks=True)))
+            assert main([*options, "figures.enabled=false"]) == 0, options
+    return 0
 
 
 class Started:
@@ -57,7 +71,7 @@ class Started:
         return self.file.read_text()
 
     def until(self, holds: Callable[[], object], what: str):
-        """The first true value of `holds()`, while the command goes on."""
+        """The first true value of `holds()`; fails when the command ends before."""
         end = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < end:
             found = holds()
@@ -68,7 +82,7 @@ class Started:
         raise AssertionError(f"no {what} within {WAIT_SECONDS} s: {self.output()}")
 
     def workers(self, count: int) -> list[int]:
-        """The processes that do the work, by rank: those of the spawn method, in the order in which they were started."""
+        """The spawned ranks, in order."""
 
         def found():
             pids = sorted(pid for pid in descendants(self.pid) if b"spawn_main" in command_of(pid))
@@ -90,7 +104,7 @@ class Started:
         return code, self.output()
 
     def left(self, seconds: float) -> set[int]:
-        """Of the processes seen, those that are still there after so long."""
+        """The seen processes that are still alive after `seconds`."""
         return wait_while_there(self.seen, seconds)
 
     def clear(self) -> None:
@@ -116,7 +130,7 @@ def dialog_trainer(*options: str) -> list[str]:
 
 
 def torchrun(*arguments: str) -> list[str]:
-    """Flags of torchrun, `--`, then the options of the program."""
+    """Flags of torchrun, `--`, then the overrides."""
     split = arguments.index("--")
     return [
         sys.executable, "-m", "torch.distributed.run", *arguments[:split], "-m", "dialog_trainer", *arguments[split + 1 :]
@@ -124,7 +138,7 @@ def torchrun(*arguments: str) -> list[str]:
 
 
 def path_with(folder: Path) -> str:
-    """PYTHONPATH for code of a test's own."""
+    """PYTHONPATH with the modules of a test."""
     return os.pathsep.join([ENVIRON["PYTHONPATH"], str(folder)])
 
 
@@ -142,7 +156,7 @@ def command_of(pid: int) -> bytes:
 
 
 def parents() -> dict[int, int]:
-    """Parent by process, without those that have ended and are only waited for."""
+    """The parent of each living process."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -174,7 +188,7 @@ def wait_while_there(pids: set[int], seconds: float) -> set[int]:
 
 
 def rows(run: Path, split: str) -> list[dict]:
-    """Rows of a split, without what may differ between runs that are equal."""
+    """Rows of a split, without values that differ between equal runs."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     unlike = ("time_seconds", "tokens_per_second", "data_seconds", "attempt")
     return [{k: v for k, v in row.items() if k not in unlike} for row in found if row["split"] == split]
