@@ -60,7 +60,7 @@ FIGURES := outputs/bench
 # In the order of the page; measured in another, the largest first.
 SITTINGS := small lengths medium large large-without-dropout runs
 
-bench: $(VENV)/.bench ## Measure all figures of docs/performance.md (one and a half hours)
+bench: $(VENV)/.bench ## Measure all that docs/performance.md tells (one and a half hours)
 	$(BENCH) --sizes 124M --steps 2 --contenders $(PEERS) --out $(FIGURES)/large.json
 	$(BENCH) --sizes 124M --steps 2 --dropout 0 --contenders floor --out $(FIGURES)/large-without-dropout.json
 	$(BENCH) --sizes 0.7M --contenders ours-compiled trl-padding-free original $(PEERS) --out $(FIGURES)/small.json
@@ -73,7 +73,7 @@ bench: $(VENV)/.bench ## Measure all figures of docs/performance.md (one and a h
 bench-start: $(STAMP) ## Measure start-up, validation and memory of whole runs (ten minutes)
 	$(BIN)/python benchmarks/end_to_end.py
 
-bench-quick: $(STAMP) ## Count what predicts the speed on a GPU; fail if a count got worse (under five minutes)
+bench-quick: $(STAMP) ## Count what predicts a GPU, and fail where it got worse (under five minutes)
 	$(BIN)/python benchmarks/quick.py
 
 bench-processes: $(STAMP) ## Measure two processes against one, at 124 M parameters (six minutes on two idle cores)

@@ -270,14 +270,6 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _text(color: str) -> str:
-    """White or black, whichever has the higher contrast (WCAG 2) on `color`, as `#rrggbb`."""
-    channels = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-    linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in channels]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "black"
-
-
 def draw(found: dict[str, dict[str, Any]], title: str, path: Path) -> None:
     """Draws a stacked bar for each run."""
     figure = Figure(figsize=(9, 1.6 + 0.6 * len(found)), layout="constrained")
@@ -292,15 +284,13 @@ def draw(found: dict[str, dict[str, Any]], title: str, path: Path) -> None:
         axes.barh(names, seconds, left=left, color=color, label=part, height=0.65)
         for place, one in enumerate(seconds):
             if one > 0.035 * longest:
-                axes.text(
-                    left[place] + one / 2, place, f"{one:.1f}", ha="center", va="center", fontsize=8, color=_text(color)
-                )
+                axes.text(left[place] + one / 2, place, f"{one:.1f}", ha="center", va="center", fontsize=8)
         left = [before + one for before, one in zip(left, seconds, strict=True)]
     for place, total in enumerate(left):
         axes.text(total, place, f"  {total:.1f} s", va="center", fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * longest)
-    axes.set_xlabel("seconds of a step")
+    axes.set_xlabel("seconds")
     axes.set_title(title, fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)

@@ -106,7 +106,7 @@ def _not_run(one: dict[str, Any]) -> list[str]:
 
 def draw(steps: list[dict[str, Any]], path: Path) -> None:
     """Draws a bar for each contender with its lowest and highest round; one panel for each size, length and dropout."""
-    heights = [0.3 * len(one["contenders"]) + 0.9 for one in steps]  # inches; bars are equally thick in all panels
+    heights = [0.3 * len(one["contenders"]) + 0.7 for one in steps]  # inches; bars are equally thick in all panels
     figure, axes = pyplot.subplots(
         len(steps), 1, figsize=(8, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
     )
@@ -118,7 +118,7 @@ def draw(steps: list[dict[str, Any]], path: Path) -> None:
             [row["highest"] - row["tokens_per_second"] for row in rows],
         ]
         colors = [
-            "#1f5fa8" if row["name"].startswith("ours") else "#a0a0a0" if row["name"] == "floor" else "#6e6e6e"
+            "#1f77b4" if row["name"].startswith("ours") else "#c7c7c7" if row["name"] == "floor" else "#8c8c8c"
             for row in rows
         ]
         axis.barh([_title(row["name"]) for row in rows], rates, xerr=errors, color=colors, capsize=3)
@@ -128,14 +128,12 @@ def draw(steps: list[dict[str, Any]], path: Path) -> None:
                 place,
                 f"  {row['tokens_per_second']:,.0f}  ({row['peak_bytes'] / 1e9:.1f} GB)",
                 va="center",
-                fontsize=9,
+                fontsize=8,
             )
-        axis.set_xlim(0, 1.35 * max(row["highest"] for row in rows))
+        axis.set_xlim(0, 1.3 * max(row["highest"] for row in rows))
         axis.set_title(f"{one['size']}, max_len {one['max_len']}, dropout {one['dropout']:g}", fontsize=10)
-        axis.set_xlabel("real tokens per second", fontsize=9)
-        axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("Training speed: median, lowest and highest round (peak memory)", fontsize=11)
+    axes[-1, 0].set_xlabel("real tokens a second, median and spread of the rounds (peak memory)")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
