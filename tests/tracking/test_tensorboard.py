@@ -1,5 +1,7 @@
 """The TensorBoard logger, read back from its event files."""
 
+import time
+
 import pytest
 
 from dialog_trainer.tracking import tensorboard
@@ -28,6 +30,8 @@ def run_attempt(run, attempt, steps, *, shown=True):
         writer.add(step=int(word.strip("v")), epoch=0, split=split, values=values)
     writer.close()
     if shown:
+        if attempt:
+            time.sleep(1 - time.time() % 1)  # TensorBoard orders event files by the second of their start
         logger = TensorBoardLogger(run)
         for row in list(read_rows(metrics))[before:]:
             logger.log(row)
