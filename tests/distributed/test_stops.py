@@ -46,7 +46,7 @@ def many_replies(tmp_path, dialogue_turns):
     (tmp_path / "verbose_progress.py").write_text(
         "from dialog_trainer.reporting import progress\n"
         "from dialog_trainer.training.learning_rate import constant as rate\n"
-        "progress.PLAIN_EVERY_SECONDS = 0.1\n"
+        "progress.FIRST_LINE_SECONDS = progress.PLAIN_EVERY_SECONDS = 0.1\n"
     )
     return [
         f"data.path='{folder}'", "metrics.max_dialogues=null", "metrics.decoding=beam", "metrics.beams=16",
