@@ -116,7 +116,7 @@ def tokenize_training(config: Config) -> tuple[TokenDataset, DialogueTokenizer]:
     datasets.disable_progress_bars()
     training = load_dialogues(config, "train", say=lambda line: None)
     tokenizer = load_tokenizer(config, training, say=lambda line: None)
-    return tokenize_split(config, training, tokenizer, "split").tokens, tokenizer
+    return tokenize_split(config, training, tokenizer, say=lambda line: None).tokens, tokenizer
 
 
 def build_plan(config: Config, tokens: TokenDataset, device: torch.device) -> TrainingPlan:

@@ -28,6 +28,8 @@ from dialog_trainer.types import Batch, Say
 MAX_DEFAULT_WORKERS = 8
 # Tokens of the held-out dialogues on which the gradients of the two roles are compared.
 PROBE_TOKENS = 2048
+# From so many training dialogues on, looking for contamination takes seconds and is announced.
+MIN_ANNOUNCED = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ def load_dialogues(config: Config, split: str, say: Say) -> DialogueDataset:
 
 
 def tokenize_split(
-    config: Config, dialogues: DialogueDataset, tokenizer: DialogueTokenizer, truncation: str = "split"
+    config: Config, dialogues: DialogueDataset, tokenizer: DialogueTokenizer, say: Say, truncation: str = "split"
 ) -> Split:
     """`truncation` is that of training for the training split; held-out dialogues are scored whole, in parts."""
     tokens = open_tokens(
@@ -73,6 +75,7 @@ def tokenize_split(
         truncation=truncation,
         workers=min(MAX_DEFAULT_WORKERS, os.cpu_count() or 1) if config.data.workers is None else config.data.workers,
         cache_dir=resolve_cache_dir(config),
+        say=say,
     )
     return Split(dialogues, tokens)
 
@@ -108,10 +111,10 @@ def resolve_cache_dir(config: Config) -> Path:
 
 def report_contamination(config: Config, training: DialogueDataset, validation: DialogueDataset, say: Say) -> set[int]:
     """Says what the splits share, and returns the training dialogues that `data.drop_leaks` leaves out."""
-    found = {"validation": measure_contamination(config, training, validation)}
+    found = {"validation": measure_contamination(config, training, validation, say)}
     if config.data.drop_leaks:
         try:
-            found["test"] = measure_contamination(config, training, load_dialogues(config, "test", say))
+            found["test"] = measure_contamination(config, training, load_dialogues(config, "test", say), say)
         except DataError as error:
             say(f"note: data.drop_leaks looks at the validation split alone: {error}")
     for split, one in found.items():
@@ -123,11 +126,15 @@ def report_contamination(config: Config, training: DialogueDataset, validation: 
     return out
 
 
-def measure_contamination(config: Config, training: DialogueDataset, held_out: DialogueDataset) -> Contamination:
-    """The held-out dialogues that also stand in the training split; looked for once for the same two splits."""
+def measure_contamination(
+    config: Config, training: DialogueDataset, held_out: DialogueDataset, say: Say
+) -> Contamination:
+    """The held-out dialogues that are also in the training split; looked for once for the same two splits."""
     key = cache_key(training.digest, held_out.digest, MIN_JACCARD, GRAM_WORDS)
 
     def look(aside: Path) -> None:
+        if len(training) >= MIN_ANNOUNCED:
+            say(f"looking for {len(held_out):,} held-out dialogues among {len(training):,} training dialogues")
         (aside / "leaks.json").write_text(json.dumps(asdict(find_contamination(training, held_out))), encoding="utf-8")
 
     folder = build_directory_once(resolve_cache_dir(config) / f"leaks-{key}", look)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection
 
@@ -13,6 +12,7 @@ from dialog_trainer.config.schema import Config
 from dialog_trainer.data.dataset import CACHE_FORMAT
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.errors import ConfigError
+from dialog_trainer.files import sha256_of_texts
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.masking.timeline import ScheduleTimeline
@@ -72,5 +72,5 @@ def digest_mask(
         "truncation": f"{config.data.truncation} {config.model.max_len}",
         "schedule": json.dumps(schedule, sort_keys=True),
     }
-    digests = {name: hashlib.sha256(part.encode("utf-8")).hexdigest()[:16] for name, part in parts.items()}
-    return digests | {"whole": hashlib.sha256("".join(digests.values()).encode("utf-8")).hexdigest()[:16]}
+    digests = {name: sha256_of_texts(part)[:16] for name, part in parts.items()}
+    return digests | {"whole": sha256_of_texts("".join(digests.values()))[:16]}

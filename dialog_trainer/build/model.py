@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives
 from dialog_trainer.errors import ConfigError
+from dialog_trainer.files import sha256_of_texts
 from dialog_trainer.model.kernels.activations import fuse_activations
 from dialog_trainer.model.loading import build_from_scratch, load_pretrained
 from dialog_trainer.model.packed_forward import use_packed_attention
@@ -53,7 +53,7 @@ def load_saved_model(
 def digest_weights(model: PreTrainedModel) -> str:
     """Nearly always another one for other weights: their sums, layer by layer."""
     sums = [float(parameter.detach().double().sum()) for parameter in model.parameters()]
-    return hashlib.sha256(json.dumps(sums).encode("utf-8")).hexdigest()[:16]
+    return sha256_of_texts(json.dumps(sums))[:16]
 
 
 def _prepare(model: PreTrainedModel, config: Config, device: torch.device, say: Say) -> PreTrainedModel:

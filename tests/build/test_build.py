@@ -98,7 +98,7 @@ def short(config, tmp_path):
 def split(short, tokenizer):
     """The training split."""
     dialogues = load_dialogues(short, "train", lambda line: None)
-    return tokenize_split(short, dialogues, tokenizer, "split")
+    return tokenize_split(short, dialogues, tokenizer, lambda line: None)
 
 
 def test_training_on_the_first_dialogues_only(config):

@@ -84,8 +84,8 @@ def build_parts(
     say: Say,
 ) -> TrainingParts:
     with collectives.local_rank0_first():
-        train_split = tokenize_split(config, training, tokenizer, config.data.truncation)
-        validation_split = tokenize_split(config, validation, tokenizer)
+        train_split = tokenize_split(config, training, tokenizer, say, config.data.truncation)
+        validation_split = tokenize_split(config, validation, tokenizer, say)
         left_out = report_contamination(config, training, validation, say)
     mask = build_mask(config)
     whole = build_timeline(mask, config.planned_steps)

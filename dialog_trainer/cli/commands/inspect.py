@@ -92,7 +92,7 @@ def _load(config: Config, say: Say) -> MaskedSplit:
     timeline = build_timeline(mask, config.planned_steps)
     dialogues = load_dialogues(config, "train", say)
     tokenizer = load_tokenizer(config, dialogues, say)
-    split = tokenize_split(config, dialogues, tokenizer, config.data.truncation)
+    split = tokenize_split(config, dialogues, tokenizer, say, config.data.truncation)
     left_out: set[int] = set()
     if config.data.drop_leaks:
         left_out = report_contamination(config, dialogues, load_dialogues(config, "validation", say), say)

@@ -66,7 +66,7 @@ def validate_run(job: Job, console: Console) -> int:
     configure_torch(config.deterministic)
     model, tokenizer = load_saved_model(checkpoint, config, device, log)
     with collectives.local_rank0_first():
-        data = tokenize_split(config, dialogues, tokenizer)
+        data = tokenize_split(config, dialogues, tokenizer, log)
     collectives.assert_same_on_all_ranks(
         {"data": dialogues.digest, "weights": digest_weights(model)}, "give all the same files"
     )
@@ -136,7 +136,7 @@ def _analyze(
     """The entries of scores.json that do not depend on the run."""
     clean_ids = None
     if training is not None:
-        contamination = measure_contamination(config, training, data.dialogues)
+        contamination = measure_contamination(config, training, data.dialogues, log)
         log(contamination.summary(config.split))
         ids = data.dialogues.rows["id"]
         contaminated = {ids[index] for index in contamination.widest().held_out}

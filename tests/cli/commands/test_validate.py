@@ -489,28 +489,30 @@ def test_an_error_if_all_of_training_leaks(dialog_trainer, data, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_contamination_is_cached(data, tmp_path, monkeypatch):
-    looked = []
+def test_contamination_is_cached_and_announced(data, tmp_path, monkeypatch):
+    looked, lines = [], []
     leaks = find_contamination
+    monkeypatch.setattr(build_data, "MIN_ANNOUNCED", 1)
     monkeypatch.setattr(build_data, "find_contamination", lambda *tables: looked.append(tables) or leaks(*tables))
     paths = [f"data.{name}_data_path='{data}/{name}.jsonl'" for name in ("train", "validation", "test")]
     config = compose_config("data=jsonl", f"data.cache_dir='{tmp_path}/cache'", *paths)
     training, validation, test = (
         load_dialogues(config, name, lambda line: None) for name in ("train", "validation", "test")
     )
-    first = measure_contamination(config, training, validation)
-    assert first == leaks(training, validation) == measure_contamination(config, training, validation)
+    first = measure_contamination(config, training, validation, lines.append)
+    assert first == leaks(training, validation) == measure_contamination(config, training, validation, lines.append)
     assert len(looked) == 1
-    measure_contamination(config, training, test)
+    measure_contamination(config, training, test, lines.append)
     assert len(looked) == 2
     for name, other in (("MIN_JACCARD", 0.8), ("GRAM_WORDS", 3)):
         monkeypatch.setattr(build_data, name, other)
-        measure_contamination(config, training, validation)
-    assert len(looked) == 4
+        measure_contamination(config, training, validation, lines.append)
+    assert len(looked) == len(lines) == 4
+    assert lines[0] == f"looking for {len(validation):,} held-out dialogues among {len(training):,} training dialogues"
     monkeypatch.setattr("dialog_trainer.data.contamination.MAX_COMPARED", 10)
     without = leaks(training, validation)
     assert without.near is None
     monkeypatch.setattr(build_data, "find_contamination", lambda *tables: without)
     monkeypatch.setattr(build_data, "MIN_JACCARD", 0.9)
-    assert measure_contamination(config, training, validation) == without
-    assert measure_contamination(config, training, validation) == without
+    assert measure_contamination(config, training, validation, lines.append) == without
+    assert measure_contamination(config, training, validation, lines.append) == without
