@@ -1,6 +1,6 @@
 """Building blocks of the schema: types with their range, the metadata of a field, and the words for a range.
 
-A range stands once, in the annotation of a field; `describe` derives from it the words that messages, `--help` and the
+A range is written once, in the annotation of a field; `describe` derives from it the words that messages, `--help` and the
 comments of `conf/` use.
 """
 
@@ -137,6 +137,13 @@ def _read_micro_batch_tokens(value: Any) -> Any:
     raise ValueError("is none of them")
 
 
+def _read_interval(value: Any) -> Any:
+    value = _read_whole(value)
+    if value == "epoch" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError("is none of them")
+
+
 def _read_temperature(value: Any) -> float:
     value = _read_number(value)
     if type(value) in (int, float) and (value == 0 or 0.01 <= value <= 10):
@@ -206,6 +213,9 @@ MicroBatchTokens = Annotated[
     int | Literal["auto"],
     PlainValidator(_read_micro_batch_tokens),
     Words(f"auto, or a whole number of at least {MIN_MAX_LEN}"),
+]
+Interval = Annotated[
+    int | Literal["epoch"], PlainValidator(_read_interval), Words("a whole number of at least 1, or epoch")
 ]
 Temperature = Annotated[float, PlainValidator(_read_temperature), Words("a number: 0, or from 0.01 to 10")]
 Betas = Annotated[

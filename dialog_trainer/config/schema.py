@@ -1,6 +1,6 @@
 """Every option: its type, range, one-line description with unit, and what changing it means for a resumed run.
 
-No default stands here: `conf/` holds them all. Code reads `config.optim.lr0`; `Config.replace` changes fields and
+There are no defaults here: `conf/` holds them all. Code reads `config.optim.lr0`; `Config.replace` changes fields and
 validates them again.
 """
 
@@ -20,6 +20,7 @@ from dialog_trainer.config.fields import (
     Device,
     Flag,
     Fraction,
+    Interval,
     Later,
     Length,
     MicroBatchTokens,
@@ -215,8 +216,9 @@ class Config(Record):
         "Validations in a row without a better loss or score before an early stop, counted once the mask is final. "
         "0: never stop early."
     )
-    validate_every_n_steps: Count | None = setting(
-        "Updates between validations; the last update is always validated. null: once an epoch, at most about 20 times a run."
+    validate_every_n_steps: Interval | None = setting(
+        "Updates between validations; the last update is always validated. epoch: once an epoch. null: the same, but at "
+        "most about 20 times a run."
     )
     save_every_n_steps: Count | None = setting("Updates between saves besides those at validations. null: none.")
     log_every_n_steps: Count = setting("Updates between training rows of metrics.jsonl.")

@@ -33,7 +33,7 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 @dataclass(frozen=True)
 class Setting:
-    """One option: where it stands, what it may be, and what the schema says about it."""
+    """One option: its dotted key, its type and range, and its metadata."""
 
     key: str
     annotation: Any

@@ -41,6 +41,8 @@ def upgrade(record: type[Record], tree: Mapping[str, Any], version: int) -> dict
     """
     upgraded = rename_old_keys(tree)
     saved_by = upgraded.pop("schema_version", 1)
+    if saved_by == 1 and upgraded.get("validate_every_n_steps", 0) is None:
+        upgraded["validate_every_n_steps"] = "epoch"  # what null meant
     if type(saved_by) is not int or not 1 <= saved_by <= version:
         raise ConfigError([f"schema_version={show(saved_by)}: must be a whole number from 1 to {version} here"])
     for key, value in absent_values(record).items():

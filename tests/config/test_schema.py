@@ -54,6 +54,7 @@ RANGES = {
     "max_grad_norm": ((0.1, None), (0, float("inf"), True)),
     "train_user_turn_mask_step": FRACTION,
     "patience": ((0, 5), (-1, None, True)),
+    "validate_every_n_steps": ((1, 7, "epoch", None), (0, "step", True)),
     "inspect_dialogues": ((1, 5000), (0, 5001)),
     "allow_targets": (((), ("a.B",)), ("a.B", [1], None, {})),
     "model.dropout": ((0.0, 0.5, None), (-0.1, 1, float("nan"), True)),

@@ -26,6 +26,8 @@ def test_a_run_of_the_first_edition_is_read_with_the_old_meaning():
     assert (config.chat.generation.decoding, config.metrics.generation.decoding) == ("sample", "greedy")
     assert (config.metrics.extra, config.figures.enabled, config.logger.target) == ((), True, None)
     assert config.data.max_train_dialogues is None
+    assert config.validate_every_n_steps == "epoch"
+    assert Config.from_dict(tree | {"validate_every_n_steps": 3}).validate_every_n_steps == 3
 
 
 def test_what_a_field_meant_before_it_existed_is_a_value_of_it():

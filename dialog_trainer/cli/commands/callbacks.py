@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +41,9 @@ from dialog_trainer.training.reproducibility import describe_environment
 from dialog_trainer.training.signals import StopSignal
 from dialog_trainer.types import Batch
 
+# Of a run whose interval is not configured.
+MAX_VALIDATIONS = 20
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingParts:
@@ -62,6 +66,13 @@ class TrainingParts:
 
     def surroundings(self) -> dict[str, Any]:
         return describe_environment(self.digest, self.device, self.config.compile is True)
+
+
+def validation_interval(config: Config, steps_per_epoch: int) -> int:
+    """Updates between validations: as configured, else whole epochs, so many that a run has about `MAX_VALIDATIONS`."""
+    if config.validate_every_n_steps is None:
+        return steps_per_epoch * max(1, math.ceil(config.steps / (MAX_VALIDATIONS * steps_per_epoch)))
+    return steps_per_epoch if config.validate_every_n_steps == "epoch" else config.validate_every_n_steps
 
 
 class TrainingCallbacks:
@@ -130,7 +141,7 @@ class TrainingCallbacks:
         self._alignment.renew()
 
     def validation_due(self, step: int) -> bool:
-        every = self._config.validate_every_n_steps or self._plan.steps_per_epoch
+        every = validation_interval(self._config, self._plan.steps_per_epoch)
         return step > 0 and (step % every == 0 or step >= self._config.steps)
 
     def validate(self) -> None:

@@ -67,7 +67,7 @@ def feed_tracker(config: Config, folder: Path, say: Say) -> AbstractContextManag
 def begin_training(config: Config, say: Say) -> torch.device:
     device = select_device(config)
     feed_tracker(config, Path(), say)  # its errors, before anything is read
-    build_timeline(build_mask(config), config.planned_steps)  # its faults, before anything is read
+    build_timeline(build_mask(config), config.planned_steps)  # its errors, before anything is read
     configure_torch(config.deterministic)
     for note in collect_notes(config):
         say(f"note: {note}")
