@@ -25,7 +25,12 @@ def build_mask(config: Config) -> Mask:
     schedule = instantiate(
         group.target, group.arguments, "mask_schedule", train_user_turn_mask_step=config.train_user_turn_mask_step
     )
-    weights = schedule(0.0)
+    try:
+        weights = schedule(0.0)
+    except Exception as error:  # a function of the user's own may raise anything
+        raise ConfigError(
+            [f"mask_schedule: {group.target} fails at progress 0: {type(error).__name__}: {error}"]
+        ) from error
     if not isinstance(weights, RoleWeights):
         raise ConfigError(
             [f"mask_schedule: {group.target} gives {weights!r}, where a schedule gives RoleWeights(user, assistant)"]

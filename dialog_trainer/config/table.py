@@ -241,7 +241,7 @@ def _read(record: type[Record], tree: Mapping[str, Any], prefix: str, reading: R
             reading.values[key] = freeze(tree[alias])
         else:
             takes = ", ".join(name.removeprefix(prefix) for name in own or {})
-            hint = f"; {tree.get('_target_')} takes {takes}" if takes else ""
+            hint = f"; {tree.get('_target_')} takes {takes or 'no option of its own'}" if "_target_" in known else ""
             reading.invalid[key] = f"{key}={show(tree[alias])}: there is no such option{hint}"
 
 

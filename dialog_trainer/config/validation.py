@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping, Set
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from dialog_trainer.config.groups import OpenGroup
@@ -150,29 +150,22 @@ def _check_schedule(values: Values) -> list[str]:
         if index and point[0] < points[index - 1][0]:
             found.append(f"{place}: comes after progress {points[index - 1][0]}; order the points by progress")
     steps = values.get("schedule_steps") or values.get("steps")
-    step = _untrained_step(points, steps) if steps and not found else None
-    if step is not None:
-        found.append(
-            f"mask_schedule: no turn carries weight at step {step:,} of {steps:,}; "
-            "nothing would be trained but ends of dialogues: give one role weight"
-        )
-    return found
+    return found or _check_timeline(points, steps)
 
 
-def _untrained_step(points: tuple[tuple[float, ...], ...], steps: int) -> int | None:
-    """The first step at which both roles weigh 0. Between two points the weights are a line, so only steps next to a
-    point can be the first such."""
+def _check_timeline(points: tuple[tuple[float, ...], ...], steps: int | None) -> list[str]:
+    """The errors of the weights along the points: a step at which both roles weigh 0."""
+    if not steps:
+        return []
+    from dialog_trainer.masking.loss_weights import Mask
     from dialog_trainer.masking.schedules import piecewise
+    from dialog_trainer.masking.timeline import build_timeline
 
-    candidates = {0, steps - 1}
-    for point in points:
-        step = int(point[0] * steps)
-        candidates |= {step - 1, step, step + 1}
-    for step in sorted(step for step in candidates if 0 <= step < steps):
-        weights = piecewise(step / steps, points=points)
-        if weights.user == weights.assistant == 0:
-            return step
-    return None
+    try:
+        build_timeline(Mask(partial(piecewise, points=points)), steps)
+    except ConfigError as error:
+        return error.errors
+    return []
 
 
 def _check_sizes(values: Values) -> list[str]:

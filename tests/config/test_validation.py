@@ -243,7 +243,7 @@ def test_an_untrained_step_is_found_at_once_whatever_the_number_of_steps():
         "mask_schedule.points": [[0, 1], [0.5, 0, 0], [0.6, 0, 0], [1, 1]], "steps": 10_000_000,
     }  # fmt: skip
     [error] = errors(points)
-    assert "no turn carries weight at step 5,000,000 of 10,000,000" in error
+    assert "no turn carries weight at steps 5,000,000 to 6,000,000 of 10,000,000" in error
 
 
 def test_the_hub_is_needed_for_what_is_not_on_this_machine(tmp_path):

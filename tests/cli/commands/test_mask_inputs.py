@@ -58,12 +58,12 @@ CONSTANT = "mask_schedule=constant"
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([PIECEWISE, f"{POINTS}[[0,1],[0.6,1],[0.5,0]]"], "mask_schedule.points[2]=[0.5, 0]: stands behind progress 0.6; order the points by progress"),
-        ([PIECEWISE, f"{POINTS}[[0,1],[1.5,0]]"], "mask_schedule.points[1]=[1.5, 0]: progress and weights must be from 0 to 1"),
-        ([PIECEWISE, f"{POINTS}[[0,-0.5],[1,0]]"], "mask_schedule.points[0]=[0, -0.5]: progress and weights must be from 0 to 1"),
-        ([PIECEWISE, f"{POINTS}[[0,1,2],[1,0]]"], "mask_schedule.points[0]=[0, 1, 2]: progress and weights must be from 0 to 1"),
-        ([PIECEWISE, f"{POINTS}[[0,nan],[1,0]]"], "mask_schedule.points[0]=[0, nan]: progress and weights must be from 0 to 1"),
-        ([PIECEWISE, f"{POINTS}[[nan,1],[1,0]]"], "mask_schedule.points[0]=[nan, 1]: progress and weights must be from 0 to 1"),
+        ([PIECEWISE, f"{POINTS}[[0,1],[0.6,1],[0.5,0]]"], "mask_schedule.points[2]=[0.5, 0.0]: comes after progress 0.6; order the points by progress"),
+        ([PIECEWISE, f"{POINTS}[[0,1],[1.5,0]]"], "mask_schedule.points[1]=[1.5, 0.0]: progress and weights must be from 0 to 1"),
+        ([PIECEWISE, f"{POINTS}[[0,-0.5],[1,0]]"], "mask_schedule.points[0]=[0.0, -0.5]: progress and weights must be from 0 to 1"),
+        ([PIECEWISE, f"{POINTS}[[0,1,2],[1,0]]"], "mask_schedule.points[0]=[0.0, 1.0, 2.0]: progress and weights must be from 0 to 1"),
+        ([PIECEWISE, f"{POINTS}[[0,nan],[1,0]]"], "mask_schedule.points[0]=[0.0, nan]: progress and weights must be from 0 to 1"),
+        ([PIECEWISE, f"{POINTS}[[nan,1],[1,0]]"], "mask_schedule.points[0]=[nan, 1.0]: progress and weights must be from 0 to 1"),
         ([PIECEWISE, f"{POINTS}[]"], "mask_schedule.points=[]: must be a list of points, each [progress, user's weight] or"),
         ([PIECEWISE, f"{POINTS}[[0]]"], "mask_schedule.points=[[0]]: must be a list of points, each"),
         ([PIECEWISE, f"{POINTS}[[0,true]]"], "mask_schedule.points=[[0, True]]: must be a list of points, each"),
@@ -89,9 +89,9 @@ CONSTANT = "mask_schedule=constant"
         (["mask_schedule.last_turn_only=1"], "mask_schedule.last_turn_only=1: must be true or false"),
         (["mask_schedule.alignment_every_n_steps=0"], "mask_schedule.alignment_every_n_steps=0: must be a whole number of at least 1 or null"),
         (["mask_schedule=stairs"], "stairs"),
-        (["+mask_schedule.colour=red"], "mask_schedule.colour=red: dialog_trainer.masking.schedules.step takes no colour"),
-        (["+mask_schedule.end_weight=0.5"], "mask_schedule.end_weight=0.5: dialog_trainer.masking.schedules.step takes no end_weight"),
-        (["mask_schedule._target_=os.system"], "mask_schedule._target_=os.system: not one of"),
+        (["+mask_schedule.colour=red"], "mask_schedule.colour=red: there is no such option; dialog_trainer.masking.schedules.step takes no option"),
+        (["+mask_schedule.end_weight=0.5"], "mask_schedule.end_weight=0.5: there is no such option; dialog_trainer.masking.schedules.step takes no option"),
+        (["mask_schedule._target_=os.system"], "mask_schedule: os.system fails at progress 0: TypeError"),
     ],
 )  # fmt: skip
 def test_an_invalid_mask_is_refused_with_value_place_and_remedy(refused, options, said):

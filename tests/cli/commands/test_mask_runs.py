@@ -15,7 +15,6 @@ from dialog_trainer.training.loop import train_step
 
 pytestmark = pytest.mark.slow
 
-FIGURES = ("draw_curves", "draw_loss_by_role", "draw_loss_by_turn", "draw_alignment")
 OPTIMIZER = "trainer/optimizer.safetensors"
 ROLES = {"assistant": 2, "user": 1, "end": 3}
 STEPS = 8  # and the switch at step 4, where nothing else is said
@@ -104,21 +103,18 @@ def options(tiny_options, folder):
 @pytest.fixture
 def watched(dialog_trainer, monkeypatch):
     """`watched(trained, *arguments)` runs the command line, without figures, and notes what each step is made with."""
-    for name in FIGURES:
-        monkeypatch.setattr(f"dialog_trainer.cli.commands.callbacks.{name}", lambda *arguments, **keys: None)
-    monkeypatch.setattr("dialog_trainer.cli.commands.fit.draw_schedule", lambda *arguments, **keys: None)
 
     def command(trained: Trained, *arguments: str) -> Trained:
-        def noting(model, optimizer, scaler, batches, **keys):
-            weights = b"".join(parameter.detach().numpy().tobytes() for parameter in model.parameters())
+        def noting(learner, batches, **keys):
+            weights = b"".join(parameter.detach().numpy().tobytes() for parameter in learner.loss.parameters())
             names = ("ids", "roles", "turns", "weights", "lengths", "divisor")
             columns = {name: [getattr(batch, name) for batch in batches] for name in names}
             columns |= {name: torch.cat(columns[name]).tolist() for name in names[:4]}
             trained.steps.append({"step": keys["step"], "model": hashlib.sha256(weights).hexdigest()} | columns)
-            return train_step(model, optimizer, scaler, batches, **keys)
+            return train_step(learner, batches, **keys)
 
         monkeypatch.setattr("dialog_trainer.training.loop.train_step", noting)
-        code, out, err = dialog_trainer(*arguments)
+        code, out, err = dialog_trainer(*arguments, "figures.enabled=false")
         assert code == 0, out + err
         trained.out += out
         return trained

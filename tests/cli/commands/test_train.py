@@ -9,6 +9,7 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
+from dialog_trainer.cli.commands import callbacks
 from dialog_trainer.training import checkpoint
 from dialog_trainer.training.checkpoint import find_checkpoint, read_state, save_checkpoint
 
@@ -175,7 +176,7 @@ def test_save_every_n_steps_saves_between_validations(train, monkeypatch):
         saved.append((state["step"], *names))
         save(weights, names, state=state, **keys)
 
-    monkeypatch.setattr(checkpoint, "save_checkpoint", noting)
+    monkeypatch.setattr(callbacks, "save_checkpoint", noting)
     train("steps=5", "save_every_n_steps=2", "validate_every_n_steps=100", "patience=1")
     assert saved == [(2, "last"), (4, "last"), (5, "last", "best_metric", "best_loss")]
 
@@ -238,11 +239,9 @@ def test_the_figures_hold_all_validations_of_a_run_that_fails(dialog_trainer, ti
     """They are drawn once in a while, so the later ones are drawn at the end, however that comes."""
     drawn = []
     monkeypatch.setattr(
-        "dialog_trainer.cli.commands.callbacks.draw_curves",
-        lambda folder, metrics, **keys: drawn.append(len(rows(tmp_path / "runs/run", "validation"))),
+        "dialog_trainer.cli.commands.callbacks.TrainingCallbacks._draw_curves",
+        lambda callbacks: drawn.append(len(rows(tmp_path / "runs/run", "validation"))),
     )
-    for name in ("draw_loss_by_role", "draw_loss_by_turn"):
-        monkeypatch.setattr(f"dialog_trainer.cli.commands.callbacks.{name}", lambda *arguments, **keys: None)
     wild = ("optim=sgd", "max_grad_norm=null", "scheduler=constant", "validate_every_n_steps=1", "patience=99")
     code, _, err = dialog_trainer(*tiny_options, *wild, "optim.lr0=1e3", "scheduler.warmup_steps=0", "steps=50")
     assert code == 1
@@ -255,11 +254,11 @@ def test_the_figures_hold_all_validations_of_a_run_that_fails(dialog_trainer, ti
 def test_a_figure_that_cannot_be_drawn_does_not_fail_a_run_that_has_ended(
     dialog_trainer, tiny_options, tmp_path, monkeypatch
 ):
-    def full(folder, metrics, **keys):
+    def full(callbacks):
         if len(rows(tmp_path / "runs/run", "validation")) > 1:
             raise OSError(errno.ENOSPC, "No space left on device", "loss.png")
 
-    monkeypatch.setattr("dialog_trainer.cli.commands.callbacks.draw_curves", full)
+    monkeypatch.setattr("dialog_trainer.cli.commands.callbacks.TrainingCallbacks._draw_curves", full)
     code, out, err = dialog_trainer(*tiny_options, "steps=2", "validate_every_n_steps=1")
     assert code == 0, out + err
     assert "note: the last figures could not be drawn: [Errno 28] No space left on device: 'loss.png'" in out
