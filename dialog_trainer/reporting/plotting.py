@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +180,9 @@ def render_figure(figure: Figure, format: str = "png") -> bytes:
     """The bytes of a file of that format, without the time at which it was made."""
     content = io.BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format)
-    figure.savefig(content, dpi=DPI, format=format, metadata=metadata)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the name of a run may be in a script that the font lacks
+        figure.savefig(content, dpi=DPI, format=format, metadata=metadata)
     return content.getvalue()
 
 
