@@ -15,7 +15,7 @@ from dialog_trainer.errors import CheckpointError
 from dialog_trainer.evaluation.analysis import Statistics
 from dialog_trainer.evaluation.protocols import Metrics
 from dialog_trainer.files import write_atomically
-from dialog_trainer.metrics.registry import SCORES, compute_statistics
+from dialog_trainer.metrics.registry import compute_statistics
 from dialog_trainer.types import Reply
 
 SCORES_FILE, DIALOGUES_FILE = "scores.json", "dialogues.jsonl"
@@ -82,8 +82,8 @@ def archive_scores(folder: Path, scored: Mapping[str, Any]) -> Path | None:
     return archive
 
 
-def read_scores(folder: Path, metrics: Metrics = SCORES) -> tuple[dict[str, Any], Statistics]:
-    """The scores in a folder and their statistics by dialogue. Raises `CheckpointError`."""
+def read_scores(folder: Path, metrics: Metrics) -> tuple[dict[str, Any], Statistics]:
+    """The scores in a folder and the statistics by dialogue of those in `metrics`. Raises `CheckpointError`."""
     try:
         scored = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))
         missing = [key for key, kind in _REQUIRED.items() if not isinstance(scored.get(key), kind)]
@@ -102,7 +102,7 @@ def read_comparable_scores(
     """As `read_scores`, of a run or of a folder of scores, if they are of the same turns of the same dialogues.
 
     `expected` holds `split`, `protocol`, `data`, `dialogues` and `signature` (here that of the protocol) of our scores;
-    `metrics` knows the scores of both. Raises `CheckpointError` where theirs do not fit.
+    Scores that are not in `metrics` (a metric of the other run's own) are left out. Raises `CheckpointError` where theirs do not fit.
     """
     folder = (
         place if (place / SCORES_FILE).is_file() else place / "validation" / expected["split"] / expected["protocol"]
@@ -143,6 +143,8 @@ def _read_statistics(path: Path, metrics: Metrics) -> Statistics:
     with path.open(encoding="utf-8") as file:
         for row in map(json.loads, file):
             for name, numbers in row["statistics"].items():
+                if name not in metrics:
+                    continue
                 ids.setdefault(name, []).append(row["dialogue_id"])
                 sums.setdefault(name, []).append(numbers)
     rows = {name: np.array(numbers, dtype=np.float64) for name, numbers in sums.items()}

@@ -168,7 +168,7 @@ def test_files_reproduce_the_scores_and_baselines_reply_to_the_same_turns(valida
     typed = ["metrics.max_dialogues=null", "metrics.max_new_tokens=6", f"metrics.names=[{','.join(NAMES)}]"]
     validate(f"metrics={protocol}", *typed)
     place = runs / "one/validation/validation" / protocol
-    scored, statistics = read_scores(place)
+    scored, statistics = read_scores(place, SCORES)
     rows = rows_of(place / "replies.jsonl")
     replies = [
         Reply(r["dialogue_id"], r["turn_index"], tuple(r["history"]), r["reference"], r["reply"], r["ended"])
