@@ -49,9 +49,9 @@ def build_optimizer(config: Config, model: PreTrainedModel) -> torch.optim.Optim
 
 
 def plan_training(
-    config: Config, training: TokenDataset, kept: np.ndarray, mask: Mask, device: torch.device
+    config: Config, training: TokenDataset, trained_indices: np.ndarray, mask: Mask, device: torch.device
 ) -> TrainingPlan:
-    """Learning rate, weights and batches of every step, over the sequences at `kept`."""
+    """Learning rate, weights and batches of every step, over the sequences at `trained_indices` `(K,)`."""
     seed, batch_size, schedule_steps = config.seed, config.batch_size, config.planned_steps
     own = {"warmup_steps": config.scheduler.warmup_steps, **config.scheduler.arguments}
     factor = instantiate(config.scheduler.target, own, "scheduler", schedule_steps=schedule_steps)
@@ -60,11 +60,13 @@ def plan_training(
         return weigh_roles_at_step(mask, step, schedule_steps)
 
     def batches(step: int) -> Iterator[Batch]:
-        indices = kept[global_batch_indices(seed, step, len(kept), batch_size)]
+        indices = trained_indices[global_batch_indices(seed, step, len(trained_indices), batch_size)]
         indices = indices[local_shard(training.lengths[indices], collectives.world_size(), collectives.rank())]
         weigh = partial(mask.weigh_tokens, role_weights=role_weights(step))
         for batch in pack_micro_batches(training, indices, weigh, config.forward_tokens):
             yield batch_to_device(batch, device)
 
     lr0 = config.optim.lr0
-    return TrainingPlan(lambda step: lr0 * factor(step), role_weights, batches, steps_per_epoch(len(kept), batch_size))
+    return TrainingPlan(
+        lambda step: lr0 * factor(step), role_weights, batches, steps_per_epoch(len(trained_indices), batch_size)
+    )

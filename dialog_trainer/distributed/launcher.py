@@ -71,8 +71,8 @@ def launch_local(size: int, port: int | None, work: Work, argument: str) -> int:
             print(NOTHING_TO_SAVE, file=sys.stderr)
             return 128 + received[0]
         if first_exit.exit_code < 0:
-            how = _describe_exit(first_exit.exit_code)
-            print(f"rank {first_exit.error_index} of {size} {how}. {RESUME_HINT}", file=sys.stderr)
+            reason = _describe_exit(first_exit.exit_code)
+            print(f"rank {first_exit.error_index} of {size} {reason}. {RESUME_HINT}", file=sys.stderr)
         return max(first_exit.exit_code, 1)
 
 

@@ -91,8 +91,8 @@ def build_timeline(mask: Mask, schedule_steps: int) -> ScheduleTimeline:
         raise ConfigError(errors)
     kinds: dict[tuple[bool, bool, bool], tuple[int, RoleWeights]] = {}
     for step in kind_steps:
-        at = weights(step)
-        kinds.setdefault((at.user > 0, at.assistant > 0, at.random_roles), (step, at))
+        there = weights(step)
+        kinds.setdefault((there.user > 0, there.assistant > 0, there.random_roles), (step, there))
     changes = list(islice(find_changes(weights), MANY_CHANGES))
     last_change = next(find_changes(weights, backwards=True), 0)
     final_from_step = schedule_steps if sampled else last_change

@@ -151,7 +151,7 @@ def _plot_weights(axes: Axes, theme: Theme, points: Sequence[int], role_weights:
         ("assistant", theme.assistant, ASSISTANT_DASHES),
         ("user", theme.user, USER_DASHES),
     ):
-        values = [getattr(at, name) for at in weights]
+        values = [getattr(roles, name) for roles in weights]
         axes.plot(points, values, color=color, ls=dashes, lw=1.8, drawstyle="steps-post", label=f"{name} turns")
     label = "turns drawn at random"
     for random_roles, group in groupby(zip(points, weights, strict=True), key=lambda pair: pair[1].random_roles):

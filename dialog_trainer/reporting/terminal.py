@@ -44,9 +44,10 @@ def print_sequence(
     table.add_column("tokens", overflow="fold")
     for span in sequence["spans"]:
         factors = [
-            span["random_weight"] if at.random_roles and span["random_weight"] else span["weight"] for at in points
+            span["random_weight"] if point.random_roles and span["random_weight"] else span["weight"]
+            for point in points
         ]
-        weights = [a * at.user + b * at.assistant + c for (a, b, c), at in zip(factors, points, strict=True)]
+        weights = [a * point.user + b * point.assistant + c for (a, b, c), point in zip(factors, points, strict=True)]
         style = f"{'dim ' if weights[-1] == 0 else ''}{COLORS[span['role']]}"
         tokens = Text("|").join(Text(printable(text), style=style) for text in span["texts"])
         if span["lost"]:
