@@ -55,7 +55,7 @@ def build_validation_plan(config: Config) -> ValidationPlan:
         protocol=build_protocol(config),
         metrics=select_metrics(config),
         max_dialogues=metrics.max_dialogues,
-        max_seconds=None if config.mode == "validate" else metrics.max_seconds,  # bounds training's alone
+        max_seconds=metrics.max_seconds if config.command.trains else None,  # bounds training's alone
         max_tokens=config.forward_tokens,
     )
 

@@ -68,7 +68,7 @@ def _prepare(model: PreTrainedModel, config: Config, device: torch.device, say: 
         say(
             f"{type(model).__name__} makes more of its logits than a product: the loss is made of all of them, which is slower"
         )
-    if config.activation_checkpointing and config.mode in ("train", "resume"):
+    if config.activation_checkpointing and config.command.trains:
         if not model.supports_gradient_checkpointing:
             raise ConfigError([f"activation_checkpointing=true: {type(model).__name__} cannot; leave it out"])
         # The name of it changes with the versions of transformers.

@@ -29,7 +29,7 @@ from dialog_trainer.cli.overrides import (
 )
 from dialog_trainer.config.default_names import resolve_names
 from dialog_trainer.config.frozen import FrozenMapping, flatten, set_key
-from dialog_trainer.config.schema import MODES_ON_A_RUN, Config
+from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import built_in_targets, settings
 from dialog_trainer.config.validation import validate
 from dialog_trainer.config.versions import rename_old_keys
@@ -162,7 +162,7 @@ def _new_run(overrides: list[str], choices: Choices, config_dir: str | None) -> 
     except ConfigError as error:
         errors += error.errors
     mode = composed.tree.get("mode")
-    if mode in MODES_ON_A_RUN:
+    if config is not None and config.command.works_on_saved_run:
         errors.append(f"mode={mode}: works on one saved run; type it by itself, not in a sweep or a file")
     if errors or config is None:
         raise ConfigError(errors)

@@ -92,22 +92,11 @@ def _run_in_group(store: ControlStore, text: str, arguments: Sequence[str] = ())
 
 def _run(job: Job) -> int:
     console = _set_up_process(job.config)
-    from dialog_trainer.cli.commands import chat, inspect, resume, train, validate
     from dialog_trainer.distributed import collectives
 
     if not collectives.is_rank0():
         console.quiet = True
-    match job.config.mode:
-        case "inspect":
-            return inspect.inspect_mask(job.config, console)
-        case "train":
-            return train.train_new_run(job, console)
-        case "resume":
-            return resume.resume_run(job, console)
-        case "validate":
-            return validate.validate_run(job, console)
-        case _:
-            return chat.chat_with_run(job.config)
+    return job.config.command.load()(job, console)
 
 
 def _set_up_process(config: Config) -> Console:

@@ -25,9 +25,10 @@ from dialog_trainer.cli.overrides import (
     quote_text,
     typed_targets,
 )
+from dialog_trainer.config.commands import BUILT_IN, find_command, is_dotted
 from dialog_trainer.config.frozen import flatten, set_key
 from dialog_trainer.config.job import Job
-from dialog_trainer.config.schema import MODES_ON_A_RUN, SCHEMA_VERSION, Config
+from dialog_trainer.config.schema import SCHEMA_VERSION, Config
 from dialog_trainer.config.table import all_settings, groups, on_resume, read, show
 from dialog_trainer.config.validation import validate
 from dialog_trainer.config.versions import upgrade
@@ -49,7 +50,9 @@ def find_mode(overrides: list[str]) -> str | None:
     """The mode that was typed, if it is one that works on a saved run."""
     good, _ = parse_overrides(overrides, {}, sweep=True)
     typed = [override.value() for override in good if override.key_or_group == "mode"]
-    return str(typed[-1]) if typed and typed[-1] in MODES_ON_A_RUN else None
+    mode = str(typed[-1]) if typed else ""
+    known = mode in BUILT_IN or is_dotted(mode)  # to type a dotted name is permission to import it
+    return mode if known and find_command(mode).works_on_saved_run else None
 
 
 def inexact_changes(changes: Iterable[tuple[str, str, str]]) -> list[str]:
@@ -182,7 +185,7 @@ def _refusals(changes: tuple[tuple[str, str, str], ...], tree: dict[str, Any], r
     found = [
         f"{key}: {before} -> {after} cannot change: {_reason(key)}"
         for key, before, after in changes
-        if on_resume(Config, key) == "refused" and (tree.get("mode") == "resume" or key.startswith("model."))
+        if on_resume(Config, key) == "refused" and (find_command(tree["mode"]).trains or key.startswith("model."))
     ]
     if found:
         weights = quote_text(run / "weights" / "last")

@@ -27,8 +27,9 @@ SWEEPS = Path("multirun")
 
 def run_sweep(runs: list[NewRun], overrides: list[str], config_dir: str | None, run_job: RunJob) -> int:
     """Runs the jobs of a sweep, which were checked, and prints a table of them; returns the worst exit code."""
-    if any(run.config.mode == "inspect" for run in runs):
-        raise ConfigError(["-m: sweeps train; mode=inspect shows one mask at a time"])
+    others = sorted({run.config.mode for run in runs if not run.config.command.trains})
+    if others:
+        raise ConfigError([f"-m: sweeps train; mode={others[0]} works on one configuration at a time"])
     folder = claim_run_directory(SWEEPS, runs[0].config.name)
     print(f"{len(runs)} jobs, in {folder}/<job> (project is not used)", flush=True)
     leading = ["--config-dir", config_dir] if config_dir else []

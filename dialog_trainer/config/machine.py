@@ -13,7 +13,7 @@ from dialog_trainer.config.schema import Config
 
 def count_processes(config: Config) -> int:
     """How many processes a command starts; only training and validating can share their work."""
-    if config.mode in ("inspect", "chat"):
+    if not config.command.shares_work:
         return 1
     return len(config.device) if isinstance(config.device, tuple) else config.processes
 
@@ -21,8 +21,8 @@ def count_processes(config: Config) -> int:
 def find_process_errors(config: Config, size: int, started: bool) -> list[str]:
     """What does not go with `size` processes, which were `started` by torchrun or Slurm, or are still to be started."""
     found: list[str] = []
-    trains = config.mode in ("train", "resume")
-    if started and config.mode in ("inspect", "chat"):
+    trains = config.command.trains
+    if started and not config.command.shares_work:
         found.append(f"mode={config.mode}: works in one process; start it without torchrun or srun")
     if started and config.processes not in (1, size):
         found.append(f"processes={config.processes}: {size} processes were started; leave it at 1")
@@ -61,5 +61,5 @@ def needs_hub(config: Config) -> bool:
         and data.arguments.get("path") is None
         and not os.path.isdir(data.arguments.get("hub_id") or "")
     )
-    model_from_hub = config.mode in ("train", "inspect") and model is not None and not os.path.isdir(model)
-    return model_from_hub or (data_from_hub and config.mode != "chat")
+    model_from_hub = not config.command.works_on_saved_run and model is not None and not os.path.isdir(model)
+    return model_from_hub or (data_from_hub and config.command.needs_data)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dialog_trainer.config.commands import command_of
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import all_settings, show
 
@@ -44,20 +45,29 @@ def check_names(values: Values) -> list[str]:
 
 def check_folders(values: Values) -> list[str]:
     """The errors of folders that are to be written."""
-    keys = ("project", "data.cache_dir") if values.get("mode") in ("train", "inspect") else ("data.cache_dir",)
+    command = command_of(values)
+    writes = command is not None and not command.works_on_saved_run
+    keys = ("project", "data.cache_dir") if writes else ("data.cache_dir",)
     found = (_blocked_folder(key, Path(values[key]).absolute()) for key in keys if values.get(key))
     return [error for error in found if error]
 
 
 def check_data_files(values: Values) -> list[str]:
     """The errors of files of dialogues."""
-    if values.get("mode") == "chat":  # needs no data
+    command = command_of(values)
+    if command is not None and not command.needs_data:
         return []
     found = []
     target = values.get("data._target_", "")
     # A validation on a split of its own needs no training data, and says what it then lacks.
     apart = values.get("split") == "test" or values.get("data.validation_data_path") is not None
-    spared = values.get("mode") == "validate" and values.get("split") != "train" and apart
+    spared = (
+        command is not None
+        and command.works_on_saved_run
+        and not command.trains
+        and values.get("split") != "train"
+        and apart
+    )
     if target.endswith("sources.Jsonl"):
         for split in ("train", "validation", "test"):
             path = values.get(f"data.{split}_data_path")
@@ -80,7 +90,8 @@ def check_model(values: Values) -> list[str]:
     if "model.pretrained_model" not in values:
         return []
     model = values["model.pretrained_model"]
-    if model is None or values.get("mode") not in ("train", "inspect"):  # a saved run has its own weights
+    command = command_of(values)
+    if model is None or command is None or command.works_on_saved_run:  # a saved run has its own weights
         return []
     if _looks_like_path(model) and not os.path.isdir(model):
         return [f"model.pretrained_model={show(model)}: there is no such folder; pass a folder or a hub id as gpt2"]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from annotated_types import Ge, Le
 
+from dialog_trainer.config.commands import Command, Mode, find_command
 from dialog_trainer.config.fields import (
     MAX_COUNT,
     BelowOne,
@@ -45,7 +46,6 @@ from dialog_trainer.errors import ConfigError
 # The version of `args.yaml`. 1 (not written there): the runs before the schema existed.
 SCHEMA_VERSION = 2
 DEFAULT_FORWARD_TOKENS = 4096
-MODES_ON_A_RUN = ("resume", "validate", "chat")
 Curve = Literal[
     "train_loss", "validation_loss", "lr", "grad_norm", "tokens_per_second", "user_weight", "assistant_weight"
 ]
@@ -154,7 +154,7 @@ class FiguresConfig(Record):
 class Config(Record):
     """The validated configuration of one command."""
 
-    mode: Annotated[Literal["train", "resume", "validate", "chat", "inspect"], Later(("report",))] = setting(
+    mode: Mode = setting(
         "What to do: train, resume, validate or chat with a saved run, or inspect (show which tokens carry the loss).",
         per_command=True,
     )
@@ -269,6 +269,11 @@ class Config(Record):
         if reading.errors:
             raise ConfigError(reading.errors)
         return construct(cls, reading.values)
+
+    @property
+    def command(self) -> Command:
+        """The record of `mode`."""
+        return find_command(self.mode)
 
     @property
     def planned_steps(self) -> int:

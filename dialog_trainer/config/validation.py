@@ -11,23 +11,14 @@ from collections.abc import Mapping, Set
 from functools import cache, partial
 from typing import Any
 
+from dialog_trainer.config.commands import BUILT_IN, command_of, is_dotted
 from dialog_trainer.config.groups import OpenGroup
 from dialog_trainer.config.machine import missing_compiler
 from dialog_trainer.config.metric_names import BUILT_IN_METRICS, MetricNames
 from dialog_trainer.config.paths import Values, check_data_files, check_folders, check_model, check_names
-from dialog_trainer.config.schema import MODES_ON_A_RUN, Config
+from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import Setting, all_settings, construct, groups, read
 from dialog_trainer.errors import ConfigError
-
-# The groups whose code a mode runs; it needs no permission for the others.
-_CODE_OF_MODE = {
-    "train": ("data", "optim", "scheduler", "mask_schedule", "logger"),
-    "resume": ("data", "optim", "scheduler", "mask_schedule", "logger"),
-    "inspect": ("data", "mask_schedule"),
-    "validate": ("data",),
-    "chat": (),
-}
-_MODES_WITH_SCORES = ("train", "resume", "validate")
 
 
 def validate(tree: Mapping[str, Any], metrics: MetricNames = BUILT_IN_METRICS) -> Config:
@@ -42,6 +33,10 @@ def validate(tree: Mapping[str, Any], metrics: MetricNames = BUILT_IN_METRICS) -
     unknown = _check_score_names(values, metrics)
     errors += unknown.values()
     values = {key: value for key, value in values.items() if key not in unknown}
+    wrong_command = _check_command(values)
+    if wrong_command:
+        errors += wrong_command
+        values = {key: value for key, value in values.items() if key != "mode"}
     errors += _check_targets(values)
     errors += check_names(values) or check_folders(values)
     errors += _check_saved_run(values)
@@ -80,17 +75,29 @@ def _check_score_names(values: Values, metrics: MetricNames) -> dict[str, str]:
     }
 
 
+def _check_command(values: Values) -> list[str]:
+    """The errors of a command of the user's own, which is imported where it was typed or allowed."""
+    mode = values.get("mode", "")
+    if is_dotted(mode) and mode not in values.get("allow_targets", ()):
+        return [f"mode={mode}: is code of your own; to run it, pass allow_targets=[{mode}]"]
+    try:
+        command_of(values)
+    except ConfigError as error:
+        return error.errors
+    return []
+
+
 def _check_targets(values: Values) -> list[str]:
-    allowed, mode = values.get("allow_targets", ()), values.get("mode", "train")
+    allowed, command = values.get("allow_targets", ()), command_of(values) or BUILT_IN["train"]
     found = []
-    for group in _CODE_OF_MODE[mode]:
+    for group in command.runs_code_of:
         record, target = groups(Config)[group], values.get(f"{group}._target_")
         if target is None or not issubclass(record, OpenGroup) or target in (*record.TARGETS, *allowed):
             continue
         near = difflib.get_close_matches(target, record.TARGETS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"not one of {', '.join(sorted(record.TARGETS))}"
         found.append(f"{group}._target_={target}: {hint}; to run this class as code, pass allow_targets=[{target}]")
-    if mode in _MODES_WITH_SCORES:
+    if command.scores:
         found += [
             f"metrics.extra: {name} is code of your own; to run it, pass allow_targets=[{name}]"
             for name in values.get("metrics.extra", ())
@@ -100,17 +107,21 @@ def _check_targets(values: Values) -> list[str]:
 
 
 def _check_saved_run(values: Values) -> list[str]:
-    mode, folder = values.get("mode"), values.get("resume_model_dir")
-    if mode in ("train", "inspect") and folder is not None:
+    folder, command = values.get("resume_model_dir"), command_of(values)
+    if command is None:
+        return []
+    mode = command.name
+    if not command.works_on_saved_run and folder is not None:
         return [f"resume_model_dir={folder}: goes with mode=resume, validate or chat, not with mode={mode}"]
-    if mode in MODES_ON_A_RUN and folder is None and "resume_model_dir" in values:
+    if command.works_on_saved_run and folder is None and "resume_model_dir" in values:
         return [f"mode={mode} needs a run: pass resume_model_dir=<run folder>"]
     return []
 
 
 def _check_scores(values: Values, metrics: MetricNames) -> list[str]:
     names, best = values.get("metrics.names", metrics.names), values.get("metrics.best", {})
-    trains = values.get("mode") in ("train", "resume")  # only these choose a best checkpoint
+    command = command_of(values)
+    trains = command is not None and command.trains  # only then a best checkpoint is chosen
     found = [
         f"metrics.best={best}: {name} is not computed; add it to metrics.names"
         for name in best
@@ -201,7 +212,8 @@ def _check_generation(values: Values) -> list[str]:
 
 
 def _check_compile(values: Values) -> list[str]:
-    if values.get("compile") is not True or values.get("mode") not in ("train", "resume"):
+    command = command_of(values)
+    if values.get("compile") is not True or command is None or not command.trains:
         return []
     if values.get("activation_checkpointing"):
         return [

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dialog_trainer.metrics.ratios import ratio
+from dialog_trainer.metrics.ratios import divide
 from dialog_trainer.metrics.registry import Score
 from dialog_trainer.types import Reply
 
@@ -14,4 +14,4 @@ def count_questions(replies: Sequence[Reply]) -> np.ndarray:
     return np.array([(reply.text.endswith("?"), 1) for reply in replies], dtype=np.float64).reshape(-1, 2)
 
 
-question_rate = Score("question_rate", "question_rate[last character]", statistics=count_questions, value=ratio)
+question_rate = Score("question_rate", "question_rate[last character]", statistics=count_questions, value=divide)

@@ -39,9 +39,7 @@ class ChatLogs:
 
     def _split_of(self, path: Path) -> str:
         fraction = hash_fraction(path.stem)
-        return (
-            "validation" if fraction < self.held_out else "test" if fraction < 2 * self.held_out else "train"
-        )
+        return "validation" if fraction < self.held_out else "test" if fraction < 2 * self.held_out else "train"
 
     def _turn(self, line: str) -> Turn:
         name, _, text = line.partition(": ")

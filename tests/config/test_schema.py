@@ -125,7 +125,7 @@ def test_a_quoted_number_is_a_number(tree, key, typed, held):
         ({"foo": 1}, "foo=1: there is no such option"),
         ({"chat.bar": 2}, "chat.bar=2: there is no such option"),
         ({"optim.speed": 2}, "optim.speed=2: there is no such option; torch.optim.AdamW takes foreach, "),
-        ({"mode": "report"}, "mode=report: is not in this version; use train or resume"),
+        ({"mode": "report"}, "mode=report: is not in this version; use train, resume"),
         ({"metrics.common": ["lrr"]}, "did you mean lr?"),
         ({"name": 123}, "to pass a number as a text"),
     ],

@@ -5,13 +5,14 @@ import itertools
 import pytest
 
 from dialog_trainer.config import machine, paths
+from dialog_trainer.config.commands import BUILT_IN
 from dialog_trainer.config.default_names import resolve_names
 from dialog_trainer.config.frozen import flatten, nest
 from dialog_trainer.config.groups import OpenGroup
 from dialog_trainer.config.hints import hint_for_choice, hint_for_flag, hint_for_key
 from dialog_trainer.config.machine import count_processes, find_process_errors, needs_hub
 from dialog_trainer.config.metric_names import MetricNames
-from dialog_trainer.config.schema import MODES_ON_A_RUN, Config
+from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import all_settings, groups
 from dialog_trainer.config.validation import collect_notes, validate
 from dialog_trainer.errors import ConfigError
@@ -156,7 +157,7 @@ def test_what_writes_into_the_project_needs_it(mode, tmp_path):
     assert error.endswith("is a file, not a folder; choose another")
 
 
-@pytest.mark.parametrize("mode", MODES_ON_A_RUN)
+@pytest.mark.parametrize("mode", [name for name, command in BUILT_IN.items() if command.works_on_saved_run])
 def test_a_run_that_is_there_needs_no_project(mode, tmp_path):
     (tmp_path / "file").touch()
     assert errors({"mode": mode, "resume_model_dir": "x", "project": str(tmp_path / "file")}) == []
@@ -322,7 +323,11 @@ def test_gradients_of_two_roles_are_not_compared_on_shards_of_a_model(parallel, 
 
 def for_mode(values: dict) -> dict:
     """With the saved run that some modes need."""
-    return values | ({"resume_model_dir": "x"} if values.get("mode") in MODES_ON_A_RUN else {})
+    return values | (
+        {"resume_model_dir": "x"}
+        if values.get("mode") in [name for name, command in BUILT_IN.items() if command.works_on_saved_run]
+        else {}
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.console import Console
+
 from dialog_trainer.build.model import load_saved_model
 from dialog_trainer.build.runtime import select_device
-from dialog_trainer.config.schema import Config
+from dialog_trainer.config.job import Job
 from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.model.generation.conversation import Conversation, LineTooLong
 from dialog_trainer.model.generation.generate import stream_reply
@@ -29,8 +31,9 @@ ReadLine = Callable[[], str | None]
 Reply = Callable[[list[int], Callable[[str], None]], str]
 
 
-def chat_with_run(config: Config) -> int:
-    """Chats until the user ends it; returns the exit code."""
+def chat_with_run(job: Job, console: Console) -> int:
+    """Chats until the user ends it; returns the exit code. The console is not used: replies go to standard output."""
+    config = job.config
     folder = find_checkpoint(Path(config.resume_model_dir or ""), config.load_model_type)
     options, seed, window = config.chat.generation, config.seed, config.model.max_len
     max_new_tokens = options.max_new_tokens or config.metrics.generation.max_new_tokens or 1

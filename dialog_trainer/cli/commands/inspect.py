@@ -16,6 +16,7 @@ from rich.console import Console
 
 from dialog_trainer.build.data import Split, load_dialogues, load_tokenizer, report_contamination, tokenize_split
 from dialog_trainer.build.mask import build_mask, check_split_mask, digest_mask
+from dialog_trainer.config.job import Job
 from dialog_trainer.config.schema import Config
 from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.data.tokenizer import DialogueTokenizer
@@ -60,10 +61,10 @@ class MaskedSplit:
         return {"data": self.split.dialogues.digest, "vocabulary": self.tokenizer.digest()}
 
 
-def inspect_mask(config: Config, console: Console) -> int:
+def inspect_mask(job: Job, console: Console) -> int:
     """Prints a few sequences and the coverage of the mask, and writes the mask page; returns the exit code."""
     say = make_printer(console)
-    config = config.replace({"schedule_steps": config.planned_steps})
+    config = job.config.replace({"schedule_steps": job.config.planned_steps})
     data = _load(config, say)
     progress = _choose_progress(config, data.timeline)
     points = tuple(map(data.mask.weigh_roles, progress))
