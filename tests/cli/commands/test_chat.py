@@ -153,7 +153,7 @@ def test_closed_stream_gives_no_traceback(run_folder, stream):
     with subprocess.Popen(command(run_folder), stdin=ends[0], stdout=ends[1], stderr=subprocess.PIPE) as process:
         os.close(read)
         os.close(write)
-        _, err = process.communicate(b"one\ntwo\nthree\n" if stream == "stdout" else None, timeout=120)
+        _, err = process.communicate(b"one\ntwo\nthree\n" if stream == "stdout" else None, timeout=150)
     assert process.returncode == 1
     *_, last = err.decode().splitlines()
     assert last.startswith("the chat ended: standard input or output is closed (")
