@@ -25,11 +25,11 @@ demo: $(STAMP) ## Train a small chatbot on real dialogues, score it and talk to 
 	$(RUN) mode=validate resume_model_dir=$$run load_model_type=last split=test && \
 	echo && echo "Two lines of a conversation:" && \
 	printf '%s\n' 'Hi , how are you today ?' 'What do you like to do ?' > $$run/lines.txt && \
-	$(RUN) mode=chat resume_model_dir=$$run load_model_type=last chat.temperature=0.5 chat.top_p=0.9 < $$run/lines.txt > $$run/answers.txt && \
+	$(RUN) mode=chat resume_model_dir=$$run load_model_type=last chat.generation.temperature=0.5 chat.generation.top_p=0.9 < $$run/lines.txt > $$run/answers.txt && \
 	paste -d '\n' $$run/lines.txt $$run/answers.txt | sed '1~2s/^/  you  /; 2~2s/^/  bot  /' && \
 	rm $$run/lines.txt $$run/answers.txt && \
 	echo && echo "Pictures: $$run/vis_outputs. Go on with:" && \
-	echo "  $(RUN) mode=chat resume_model_dir=$$run load_model_type=last chat.temperature=0.5 chat.top_p=0.9" && \
+	echo "  $(RUN) mode=chat resume_model_dir=$$run load_model_type=last chat.generation.temperature=0.5 chat.generation.top_p=0.9" && \
 	echo "  $(RUN) mode=resume resume_model_dir=$$run load_model_type=last steps=9000 schedule_steps=9000" && \
 	echo "  $(RUN) -m experiment=demo train_user_turn_mask_step=0,0.5,1 steps=600"
 

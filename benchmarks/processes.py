@@ -44,11 +44,11 @@ from dialog_trainer.cli.compose import compose_runs
 from dialog_trainer.cli.overrides import prepare_overrides
 from dialog_trainer.config.schema import Config
 from dialog_trainer.data.dataset import TokenDataset
-from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives
 from dialog_trainer.distributed.launcher import launch_local
 from dialog_trainer.distributed.store import ControlStore
+from dialog_trainer.seeds import derive_seed
 from dialog_trainer.training.loop import Learner, train_step
 
 THREADS = 2

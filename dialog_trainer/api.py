@@ -17,12 +17,12 @@ from dialog_trainer.cli.overrides import prepare_overrides, quote_text
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.schema import Config
 from dialog_trainer.data.formatting import format_context
-from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.data.sources.row_format import parse_row
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.errors import CheckpointError, TrainingError
 from dialog_trainer.model.generation.generate import stream_reply
 from dialog_trainer.model.generation.sampling import Decoding
+from dialog_trainer.seeds import derive_seed
 from dialog_trainer.tracking.jsonl import read_newest_rows
 from dialog_trainer.tracking.run_directory import claim_run_directory
 from dialog_trainer.training.checkpoint import find_checkpoint

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "dialog_trainer"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Rooms by floor, from the ground up. A room may import rooms on lower floors, and on its own floor only what is listed.
 FLOORS = [
-    {"types", "errors", "__init__"},
+    {"types", "errors", "seeds", "__init__"},
     {"files"},
     {"config", "data", "masking", "metrics", "distributed"},
     {"training", "model", "tracking"},

@@ -18,11 +18,11 @@ from dialog_trainer.config.schema import Config
 from dialog_trainer.data.contamination import GRAM_WORDS, MIN_JACCARD, Contamination, Overlap, find_contamination
 from dialog_trainer.data.dataset import CACHE_FORMAT, DialogueDataset, TokenDataset, open_dialogues, open_tokens
 from dialog_trainer.data.packing import batch_to_device, pack_micro_batches
-from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.errors import DataError
 from dialog_trainer.evaluation.losses import weigh_every_turn
 from dialog_trainer.files import build_directory_once, cache_key
+from dialog_trainer.seeds import derive_seed
 from dialog_trainer.types import Batch, Say
 
 MAX_DEFAULT_WORKERS = 8

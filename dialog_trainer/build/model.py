@@ -10,7 +10,6 @@ import torch
 from transformers import PreTrainedModel
 
 from dialog_trainer.config.schema import Config
-from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives
 from dialog_trainer.errors import ConfigError
@@ -18,6 +17,7 @@ from dialog_trainer.files import sha256_of_texts
 from dialog_trainer.model.kernels.activations import fuse_activations
 from dialog_trainer.model.loading import build_from_scratch, load_pretrained
 from dialog_trainer.model.packed_forward import use_packed_attention
+from dialog_trainer.seeds import derive_seed
 from dialog_trainer.training.memory import check_model_fits
 from dialog_trainer.types import Say
 
@@ -51,7 +51,7 @@ def load_saved_model(
 
 
 def digest_weights(model: PreTrainedModel) -> str:
-    """Nearly always another one for other weights: their sums, layer by layer."""
+    """A digest of the sum of each parameter; different weights almost always give a different one."""
     sums = [float(parameter.detach().double().sum()) for parameter in model.parameters()]
     return sha256_of_texts(json.dumps(sums))[:16]
 
@@ -66,7 +66,7 @@ def _prepare(model: PreTrainedModel, config: Config, device: torch.device, say: 
         say(f"{type(model).__name__} does not take packed attention: batches are padded, which is slower")
     elif not model.has_plain_head:
         say(
-            f"{type(model).__name__} makes more of its logits than a product: the loss is made of all of them, which is slower"
+            f"{type(model).__name__} does not compute its logits as hidden states times output embeddings: the full logits are built, which is slower"
         )
     if config.activation_checkpointing and config.command.trains:
         if not model.supports_gradient_checkpointing:

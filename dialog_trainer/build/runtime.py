@@ -93,9 +93,9 @@ def parallelize_loss(config: Config, model: PreTrainedModel, device: torch.devic
 
 
 def resolve_compile(config: Config, model: PreTrainedModel, device: torch.device, say: Say) -> Config:
-    """The configuration with true, false, or auto for `compile`: auto where it pays, and may yet fail.
+    """The configuration with true, false, or auto for `compile`: `auto` where compilation should help; it may still fail.
 
-    But with false, the blocks of the model compile at their first pass.
+    Unless false, the blocks of the model compile at their first forward pass.
     """
     wanted = config.compile
     lack = next(filter(None, collectives.all_gather_objects(missing_compiler())), None)  # all compile, or none
@@ -123,7 +123,7 @@ def warm_up_compile(
 ) -> Config:
     """Compiles, where that is wanted, on a small batch; returns the configuration with true or false for `compile`.
 
-    With auto, a model that torch could not compile stays as it is; of several processes each would have to know.
+    With auto, a model that torch could not compile stays as it is; with several processes a failure is an error, since all must decide alike.
     """
     if not config.compile:
         return config
@@ -157,7 +157,7 @@ def resolve_micro_batch_tokens(
     device: torch.device,
     say: Say,
 ) -> Config:
-    """The configuration with a number for `micro_batch_tokens` of which a step fits; says what it will take."""
+    """The configuration with `micro_batch_tokens` set to a number whose step fits in memory; says what it will take."""
     release_freed_memory()  # it would be counted twice: as held, and as what the step will ask for
     with run_eagerly():
         memory = measure_memory(loss, optimizer, _sample_batch(training, device), collectives.local_size())

@@ -31,7 +31,7 @@ Examples
   python -m dialog_trainer -m train_user_turn_mask_step=0,0.25,0.5,0.75,1 seed=0,1,2
   python -m dialog_trainer mode=resume resume_model_dir=<run> load_model_type=last steps=40000
   python -m dialog_trainer mode=validate resume_model_dir=<run> split=test
-  python -m dialog_trainer mode=chat resume_model_dir=<run> chat.temperature=0.7 chat.top_p=0.9
+  python -m dialog_trainer mode=chat resume_model_dir=<run> chat.generation.temperature=0.7 chat.generation.top_p=0.9
 """
 SECTIONS = {
     "Run": ("mode", "project", "name", "seed", "deterministic", "allow_targets"),

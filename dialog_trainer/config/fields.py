@@ -20,6 +20,9 @@ from dialog_trainer.config.frozen import FrozenMapping, freeze
 OnResume = Literal["free", "inexact", "refused"]
 # Marks a field without a meaning of its own for runs saved before it existed: there it must be present.
 REQUIRED: Any = object()
+Curve = Literal[
+    "train_loss", "validation_loss", "lr", "grad_norm", "tokens_per_second", "user_weight", "assistant_weight"
+]
 
 
 @dataclass(frozen=True, slots=True)

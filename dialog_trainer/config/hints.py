@@ -57,8 +57,8 @@ HABITS = {
         for split in ("train", "validation", "test")
     },
     "CUSTOM": "data=jsonl data.train_data_path=<file.jsonl>",
-    **dict.fromkeys(("temperature", "top_p"), "chat.{key}=<number> for a chat, metrics.{key}=<number> for validations"),
-    "max_new_tokens": "metrics.max_new_tokens=<tokens>, or chat.max_new_tokens=<tokens>",
+    **dict.fromkeys(("temperature", "top_p"), "chat.generation.{key}=<number> for a chat, metrics.generation.{key}=<number> for validations"),
+    "max_new_tokens": "metrics.generation.max_new_tokens=<tokens>, or chat.generation.max_new_tokens=<tokens>",
     **dict.fromkeys(("wandb", "report_to", "tensorboard"), "logger=tensorboard"),
     "config": "--config-dir <folder> experiment=<file in its folder experiment/>",
 }  # fmt: skip

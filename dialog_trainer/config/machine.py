@@ -29,7 +29,7 @@ def find_process_errors(config: Config, size: int, started: bool) -> list[str]:
     if not started and config.processes > 1 and size > 1 and config.device not in ("auto", "cpu"):
         device = list(config.device) if isinstance(config.device, tuple) else config.device
         found.append(
-            f"processes={config.processes}: are processes of the CPU; of device={device} there is one for each GPU named"
+            f"processes={config.processes}: is for the CPU only; with device={device} one process runs per listed GPU"
         )
     if trains and size > config.batch_size:
         found.append(f"batch_size={config.batch_size}: {size} processes share a batch, so it must be at least {size}")

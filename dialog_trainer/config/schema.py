@@ -18,6 +18,7 @@ from dialog_trainer.config.fields import (
     Compile,
     Count,
     CountOr0,
+    Curve,
     Device,
     Flag,
     Fraction,
@@ -46,9 +47,6 @@ from dialog_trainer.errors import ConfigError
 # The version of `args.yaml`. 1 (not written there): the runs before the schema existed.
 SCHEMA_VERSION = 2
 DEFAULT_FORWARD_TOKENS = 4096
-Curve = Literal[
-    "train_loss", "validation_loss", "lr", "grad_norm", "tokens_per_second", "user_weight", "assistant_weight"
-]
 
 
 class ModelSizes(NamedTuple):

@@ -21,7 +21,7 @@ def pack_micro_batches(
 ) -> Iterator[Batch]:
     """Packs the sequences at `indices`, in order, into as few batches of at most `max_tokens` tokens as possible.
 
-    Their sizes are about equal, because the largest decides the memory of a step. A longer sequence is a batch alone.
+    Their sizes are about equal, because the largest decides the memory of a step. A longer sequence forms a batch of its own.
     """
     indices = np.asarray(indices, dtype=np.int64)
     for part in _divide(dataset.lengths[indices], max_tokens):

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
-
-def derive_seed(*parts: object) -> int:
-    """A 63-bit seed that depends on `str()` of the parts alone, the same in every process and on every machine."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode("utf-8"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+from dialog_trainer.seeds import derive_seed
 
 
 def steps_per_epoch(num_sequences: int, batch_size: int) -> int:

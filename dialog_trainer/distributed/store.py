@@ -41,7 +41,7 @@ class ControlStore:
     def __init__(self, store: Store, rank_info: RankInfo):
         self.store, self.rank_info = store, rank_info
         self._stop_seen, self._last_stop_check = False, 0.0
-        self._turns = 0
+        self._blocks_entered = 0
 
     def put(self, key: str, value: str) -> None:
         self.store.set(key, value)
@@ -101,8 +101,8 @@ class ControlStore:
     @contextmanager
     def local_rank0_first(self) -> Iterator[None]:
         """Runs the block on local rank 0 of each machine first; its other ranks wait and find the files of rank 0."""
-        self._turns += 1
-        key = f"turn/{self._turns}/{self.rank_info.machine}"
+        self._blocks_entered += 1
+        key = f"local_rank0/{self._blocks_entered}/{self.rank_info.machine}"
         if self.rank_info.local_rank:
             self.wait(key)
         yield

@@ -24,9 +24,9 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from dialog_trainer.data.dataset import DialogueDataset
-from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.errors import DataError
 from dialog_trainer.metrics.tokenize import split_words
+from dialog_trainer.seeds import derive_seed
 from dialog_trainer.types import Context, Dialogue, Reply, Role, Say
 
 # Of a larger training split, so many dialogues are sampled by a hash of their ids.

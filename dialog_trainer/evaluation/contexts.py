@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 from dialog_trainer.data.dataset import DialogueDataset
 from dialog_trainer.data.formatting import format_context
-from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.data.tokenizer import DialogueTokenizer
+from dialog_trainer.seeds import derive_seed
 from dialog_trainer.types import Context, Dialogue, Role
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from dialog_trainer.data.dataset import DialogueDataset, TokenDataset
-from dialog_trainer.data.sampler import derive_seed, local_shard
+from dialog_trainer.data.sampler import local_shard
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives
 from dialog_trainer.errors import TrainingError
@@ -25,6 +25,7 @@ from dialog_trainer.evaluation.losses import (
 )
 from dialog_trainer.evaluation.progress import PartProgress, Progress
 from dialog_trainer.evaluation.protocols import Metrics, ReplyProtocol
+from dialog_trainer.seeds import derive_seed
 from dialog_trainer.types import Reply, Role
 
 # Dialogues of each rank between two looks at the clock, where `max_seconds` bounds the time.

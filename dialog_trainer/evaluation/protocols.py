@@ -18,7 +18,6 @@ from typing import Protocol
 
 from transformers import PreTrainedModel
 
-from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.evaluation.contexts import build_contexts
 from dialog_trainer.evaluation.progress import SILENT, PartProgress, Progress
@@ -26,6 +25,7 @@ from dialog_trainer.evaluation.rollout import roll_out
 from dialog_trainer.metrics.registry import SCORES, Score, describe_scores, score_replies
 from dialog_trainer.model.generation.generate import generate
 from dialog_trainer.model.generation.sampling import GREEDY, Decoding
+from dialog_trainer.seeds import derive_seed
 from dialog_trainer.types import Context, Dialogue, Reply, Role
 
 BOTH_ROLES = (Role.USER, Role.ASSISTANT)

@@ -36,6 +36,10 @@ class BestTracker:
             self.bad_validations += 1
         return better_loss, better_score
 
+    def is_exhausted(self, patience: int) -> bool:
+        """Whether to stop early: `patience` validations in a row did not improve."""
+        return self.bad_validations >= patience
+
     def forget_loss(self, step: int) -> None:
         """For a resume at `step` whose losses cannot be compared with the best one: the next validation is the best."""
         self.loss, self.loss_step = None, step

@@ -1,4 +1,4 @@
-"""The training loop: next batch, forward, sum, backward, sum over ranks, finite?, clip, step, track.
+"""The training loop: batch, forward, backward, clip, sum over ranks, check for finite values, optimizer step, track.
 
 What happens every n steps (validate, save, stop) belongs to the `TrainingHooks` of the run. There is no device branch,
 no printing and no config object in here.
@@ -16,9 +16,9 @@ from typing import Protocol
 import torch
 
 from dialog_trainer.data.packing import dummy_batch
-from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.distributed import collectives, parallel
 from dialog_trainer.errors import TrainingError
+from dialog_trainer.seeds import derive_seed
 from dialog_trainer.training.early_stopping import BestTracker
 from dialog_trainer.types import NUM_TURN_BINS, Batch, Role
 
@@ -164,7 +164,7 @@ def _outcome(state: TrainingState, settings: LoopSettings, hooks: TrainingHooks)
         return "interrupted"
     if state.step >= settings.steps:
         return "finished"
-    if state.best.bad_validations >= settings.patience:
+    if state.best.is_exhausted(settings.patience):
         return "stopped early"
     return None
 

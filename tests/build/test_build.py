@@ -11,10 +11,11 @@ from dialog_trainer.build.data import Split, build_probe_batches, load_dialogues
 from dialog_trainer.build.instantiate import instantiate
 from dialog_trainer.build.mask import build_mask, check_split_mask, digest_mask
 from dialog_trainer.build.optimization import build_optimizer, plan_training
-from dialog_trainer.data.sampler import derive_seed, global_batch_indices
+from dialog_trainer.data.sampler import global_batch_indices
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.masking.timeline import build_timeline
+from dialog_trainer.seeds import derive_seed
 from dialog_trainer.types import Role
 from tests.helpers.configs import compose_config
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dialog_trainer.data.sampler import derive_seed, epoch_order, global_batch_indices, local_shard, steps_per_epoch
+from dialog_trainer.data.sampler import epoch_order, global_batch_indices, local_shard, steps_per_epoch
+from dialog_trainer.seeds import derive_seed
 
 
 @pytest.mark.parametrize(("sequences", "batch_size", "steps"), [(10, 3, 4), (9, 3, 3), (1, 5, 1), (100, 100, 1)])

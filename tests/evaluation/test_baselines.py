@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU
 
-from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.errors import DataError
 from dialog_trainer.evaluation import baselines
 from dialog_trainer.evaluation.baselines import BASELINES, drop_human_reference, make_baselines
 from dialog_trainer.metrics.tokenize import split_words
+from dialog_trainer.seeds import derive_seed
 from dialog_trainer.types import Context, Dialogue, Reply, Role, Turn
 
 USER, ASSISTANT, SYSTEM = Role.USER, Role.ASSISTANT, Role.SYSTEM

@@ -8,7 +8,6 @@ import torch
 from helpers.progress import RecordingProgress
 
 from dialog_trainer.data.dataset import open_dialogues, open_tokens
-from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.data.sources.jsonl import Jsonl
 from dialog_trainer.errors import TrainingError
 from dialog_trainer.evaluation import evaluator, protocols
@@ -18,6 +17,7 @@ from dialog_trainer.evaluation.losses import HeldOutLosses, measure_held_out_los
 from dialog_trainer.evaluation.progress import SILENT
 from dialog_trainer.evaluation.protocols import ReplySettings, TurnProtocol, generate_replies
 from dialog_trainer.metrics.registry import SCORES, score_replies
+from dialog_trainer.seeds import derive_seed
 from dialog_trainer.types import NUM_TURN_BINS, Dialogue, Reply, Role, Turn
 
 NAMES = ("nist2", "ppl", "bleu2")

@@ -5,11 +5,11 @@ import torch
 from helpers.progress import RecordingProgress
 
 from dialog_trainer.data.dataset import TokenDataset, open_dialogues, open_tokens
-from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.data.sources.row_format import parse_row
 from dialog_trainer.evaluation import losses as losses_module
 from dialog_trainer.evaluation.losses import measure_held_out_losses, weigh_every_turn
 from dialog_trainer.model.packed_forward import padded_attention
+from dialog_trainer.seeds import derive_seed
 from dialog_trainer.types import NUM_TURN_BINS, Role
 
 MAX_LEN = 48

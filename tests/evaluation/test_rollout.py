@@ -5,9 +5,9 @@ from helpers.progress import RecordingProgress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.evaluation.progress import SILENT
 from dialog_trainer.evaluation.rollout import roll_out
+from dialog_trainer.seeds import derive_seed
 from dialog_trainer.types import Context, Dialogue, Reply, Role, Turn
 
 S, U, A = Role.SYSTEM, Role.USER, Role.ASSISTANT

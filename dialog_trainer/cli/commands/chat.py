@@ -15,10 +15,10 @@ from rich.console import Console
 from dialog_trainer.build.model import load_saved_model
 from dialog_trainer.build.runtime import select_device
 from dialog_trainer.config.job import Job
-from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.model.generation.conversation import Conversation, LineTooLong
 from dialog_trainer.model.generation.generate import stream_reply
 from dialog_trainer.model.generation.sampling import GREEDY, Decoding
+from dialog_trainer.seeds import derive_seed
 from dialog_trainer.training.checkpoint import find_checkpoint, read_state
 
 MAX_LINE_CHARACTERS = 100_000

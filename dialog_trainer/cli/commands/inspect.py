@@ -18,7 +18,6 @@ from dialog_trainer.build.data import Split, load_dialogues, load_tokenizer, rep
 from dialog_trainer.build.mask import build_mask, check_split_mask, digest_mask
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.schema import Config
-from dialog_trainer.data.sampler import derive_seed
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.evaluation.contexts import sample_dialogues
 from dialog_trainer.files import write_atomically
@@ -34,6 +33,7 @@ from dialog_trainer.reporting.mask_page.page import render_mask_page
 from dialog_trainer.reporting.plotting import DARK, FigureStyle, render_figure, save_figures
 from dialog_trainer.reporting.tables import build_mask_tables
 from dialog_trainer.reporting.terminal import print_sequence, print_tables
+from dialog_trainer.seeds import derive_seed
 from dialog_trainer.tracking.run_directory import claim_run_directory
 from dialog_trainer.types import Say
 
