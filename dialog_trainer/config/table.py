@@ -14,19 +14,10 @@ from typing import Annotated, Any, TypeGuard, TypeVar, get_args
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from dialog_trainer.config.fields import (
-    FreeText,
-    Later,
-    Meta,
-    OnResume,
-    Record,
-    ScoreList,
-    describe,
-    find_metadata,
-    literal_names,
-)
+from dialog_trainer.config.fields import FreeText, Later, Meta, OnResume, Record, ScoreList
 from dialog_trainer.config.frozen import FrozenMapping, freeze, thaw
 from dialog_trainer.config.groups import OpenGroup
+from dialog_trainer.config.range_words import describe, find_metadata, literal_names
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 

@@ -51,7 +51,7 @@ def test_all_faults_are_told_together(dialog_trainer, empty_folder):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["mode=report"], "mode=report: is not in this version; use train or resume or validate or chat"),
+        (["mode=report"], "mode=report: is not in this version; use train, resume, validate, chat"),
         (["ui=web"], "ui=web: is not in this version; use terminal"),
         (["processes=0"], "processes=0: must be a whole number from 1 to 1,024"),
         (["compile=yes please"], "must be auto, true or false"),

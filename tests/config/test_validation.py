@@ -357,7 +357,7 @@ def test_default_names_follow_the_model_and_the_data(model, data, values, projec
     [
         ("learning_rate", "optim.lr0="), ("lr", "optim.lr0="), ("epochs", "steps="), ("num_train_epochs", "steps="),
         ("max_steps", "steps="), ("scheduler_type", "scheduler="), ("dailydialog_train", "data=dailydialog"),
-        ("CUSTOM.train_data_path", "data.train_data_path="), ("CUSTOM.other", "data=jsonl"), ("top_p", "chat.top_p="),
+        ("CUSTOM.train_data_path", "data.train_data_path="), ("CUSTOM.other", "data=jsonl"), ("top_p", "chat.generation.top_p="),
         ("stepz", "did you mean steps?"), ("lr0", "did you mean optim.lr0?"), ("xyzxyz", "--help"),
     ],
 )  # fmt: skip

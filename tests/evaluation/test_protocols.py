@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from helpers.progress import RecordingProgress
 
-from dialog_trainer.config.fields import literal_names
+from dialog_trainer.config.range_words import literal_names
 from dialog_trainer.config.schema import MetricsConfig
 from dialog_trainer.data.dataset import open_dialogues
 from dialog_trainer.data.sources.dailydialog import DailyDialog
