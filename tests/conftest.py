@@ -125,13 +125,13 @@ def tiny_model(tokenizer: DialogueTokenizer):
 
 @pytest.fixture
 def tiny_options(jsonl_folder: Path, tmp_path: Path) -> list[str]:
-    """Options of a run of a second or two: 36 dialogues, a one-block model, runs under `tmp_path/runs`."""
+    """Options of a run of a second or two: 36 dialogues, a one-block model, runs under `tmp_path/runs`, no figures."""
     return [
         "model=gpt2_tiny", "model.layers=1", "model.heads=2", "model.width=16", "model.positions=64",
         "model.max_len=48", "model.vocab_size=300", "data=dailydialog", f"data.path='{jsonl_folder}'",
         "batch_size=8", "steps=6", "scheduler.warmup_steps=2", "optim.lr0=1e-2", "prediction_print_n=1",
         "metrics.max_dialogues=2", "metrics.max_new_tokens=6", "micro_batch_tokens=128", f"project='{tmp_path}/runs'",
-        "name=run", "device=cpu",
+        "name=run", "device=cpu", "figures.enabled=false",
     ]  # fmt: skip
 
 

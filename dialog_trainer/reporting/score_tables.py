@@ -1,14 +1,10 @@
-"""Tables and figures of validation scores: for the terminal, for `scores.md`, and by depth of the turn."""
+"""Tables of validation scores: for the terminal and for `scores.md`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from dialog_trainer.metrics.perplexity import PERPLEXITIES
-from dialog_trainer.reporting.plotting import FigureStyle, headroom, make_panels
 from dialog_trainer.reporting.tables import TextTable
 
 INTERVAL = "95 % interval"
@@ -59,22 +55,6 @@ def render_markdown(scored: Scored, notes: Sequence[str], tables: Sequence[TextT
         lines += [f"## {table.title}", "", _row(table.head), _row(["---", *["---:"] * (len(table.head) - 1)])]
         lines += [*(_row(row) for row in table.rows), ""]
     return "\n".join(lines)
-
-
-def plot_by_depth(style: FigureStyle, scored: Scored, names: Sequence[str]) -> Figure:
-    """One panel per score over the depth of the turn."""
-    bins = scored["by_depth"]
-    names = [name for name in names if name not in PERPLEXITIES]
-    xlabel = "depth (turns before the reply), with the number n of replies"
-    figure, panels = make_panels(style, "Scores by depth of the turn", xlabel, [2.0] * max(1, len(names)))
-    labels = [f"{bin_['depth']}\nn = {bin_['replies']:,}" for bin_ in bins]
-    for axes, name in zip(panels, names, strict=False):
-        values = [bin_["scores"][name] for bin_ in bins]
-        axes.plot(range(len(bins)), values, color=style.theme.accent, marker="o", ms=4, lw=1.5)
-        axes.set_ylabel(name)
-        axes.set_ylim(bottom=0, top=headroom(values, 1.3))
-        axes.set_xticks(range(len(bins)), labels)
-    return figure
 
 
 def _row(cells: Sequence[str]) -> str:

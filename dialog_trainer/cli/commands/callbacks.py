@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.figure import Figure
 from rich.console import Console
 from transformers import PreTrainedModel
 
 from dialog_trainer.build.data import Split, build_probe_batches
-from dialog_trainer.build.evaluation import build_signature, run_validation, select_metrics
+from dialog_trainer.build.evaluation import build_signature, run_validation
 from dialog_trainer.build.optimization import TrainingPlan
 from dialog_trainer.build.runtime import build_autocast
 from dialog_trainer.config.schema import Config
@@ -29,9 +27,6 @@ from dialog_trainer.masking.validation import MaskCheckResult
 from dialog_trainer.metrics.registry import weighted_score
 from dialog_trainer.model.compile import run_eagerly
 from dialog_trainer.reporting.console import format_losses, make_printer, sample_lines, score_line
-from dialog_trainer.reporting.curves import ThrottledFigure, plot_curves
-from dialog_trainer.reporting.mask_curves import plot_alignment, plot_loss_by_role, plot_loss_by_turn
-from dialog_trainer.reporting.plotting import FigureStyle, save_figures
 from dialog_trainer.reporting.progress import RunProgress
 from dialog_trainer.tracking.jsonl import JsonlWriter, MetricWriter
 from dialog_trainer.training.checkpoint import collect_tensors, save_checkpoint
@@ -40,6 +35,9 @@ from dialog_trainer.training.mfu import compute_mfu, device_peak_flops
 from dialog_trainer.training.reproducibility import describe_environment
 from dialog_trainer.training.signals import StopSignal
 from dialog_trainer.types import Batch
+
+if TYPE_CHECKING:  # imports matplotlib, which a run without figures does not need
+    from dialog_trainer.cli.commands.figures import TrainingFigures
 
 # Of a run whose interval is not configured.
 MAX_VALIDATIONS = 20
@@ -76,7 +74,10 @@ def validation_interval(config: Config, steps_per_epoch: int) -> int:
 
 
 class TrainingCallbacks:
-    """The `TrainingHooks` of a run: tracks, validates and saves. Only rank 0 writes, and only into `folder`."""
+    """The `TrainingHooks` of a run: tracks, validates and saves. Only rank 0 writes, and only into `folder`.
+
+    `figures` is None on other ranks, and where the run draws none.
+    """
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class TrainingCallbacks:
         console: Console,
         progress: RunProgress,
         stop: StopSignal,
+        figures: TrainingFigures | None,
     ):
         self.folder, self.parts, self.state = folder, parts, state
         self._config, self._plan = parts.config, parts.plan
@@ -95,8 +97,7 @@ class TrainingCallbacks:
         self._parameters = sum(parameter.numel() for parameter in parts.model.parameters())
         self._peak = collectives.world_size() * (device_peak_flops(parts.device, self._config.precision) or 0)
         self._probe: list[Batch] | None = None
-        self._style, self._rows = FigureStyle(folder.name, self._config.figures.format), folder / "metrics.jsonl"
-        self._curves, self._alignment = ThrottledFigure(self._draw_curves), ThrottledFigure(self._draw_alignment)
+        self._figures = figures
         if collectives.is_rank0():
             self._metrics = MetricWriter(folder / "metrics.jsonl", state.attempt)
             self._replies = JsonlWriter(folder / "replies.jsonl")
@@ -138,7 +139,8 @@ class TrainingCallbacks:
         with run_eagerly(), build_autocast(self._config, self.parts.device)():
             values = measure_gradient_alignment(self.parts.model, self._probe)
         self._row("probe", step, values)
-        self._alignment.renew()
+        if self._figures:
+            self._figures.alignment.renew()
 
     def validation_due(self, step: int) -> bool:
         every = validation_interval(self._config, self._plan.steps_per_epoch)
@@ -175,35 +177,16 @@ class TrainingCallbacks:
         self._say(score_line(state.step, result, score, better_loss, better_score, state.best.bad_validations))
         for line in (f"  {format_losses(result.losses)}", *sample_lines(samples)):
             self._say(line)
-        if collectives.is_rank0():
-            self._curves.renew()
+        if self._figures:
+            self._figures.curves.renew()
 
     def finish_figures(self) -> None:
         """Draws what the last validations and probes have added."""
         try:
-            self._curves.finish()
-            self._alignment.finish()
+            if self._figures:
+                self._figures.finish()
         except OSError as error:  # a run that has ended must not fail for it, nor hide why it did
             self._say(f"note: the last figures could not be drawn: {error}")
-
-    def _draw_alignment(self) -> None:
-        if not self._config.figures.enabled:
-            return
-        self._save_figures({"alignment": plot_alignment(self._style, self._rows, switch=self._switch)})
-
-    def _draw_curves(self) -> None:
-        if not self._config.figures.enabled:
-            return
-        style, rows, metrics = self._style, self._rows, self._config.metrics
-        scores = {name: score.better for name, score in select_metrics(self._config).items()}
-        figures = plot_curves(style, rows, common=metrics.common, scores=scores, switch=self._switch)
-        weights = self._plan.role_weights
-        figures["loss_by_role"] = plot_loss_by_role(style, rows, role_weights=weights, switch=self._switch)
-        figures["loss_by_turn"] = plot_loss_by_turn(style, rows)
-        self._save_figures(figures)
-
-    def _save_figures(self, figures: Mapping[str, Figure]) -> None:
-        save_figures(self.folder / "vis_outputs", self._style, figures)
 
     def stop_requested(self) -> bool:
         return collectives.any_rank(self._stop.requested())

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
@@ -37,14 +38,15 @@ from dialog_trainer.errors import TrainingError
 from dialog_trainer.masking.timeline import build_timeline
 from dialog_trainer.model.compile import COMPILE_ERRORS, failure_reason
 from dialog_trainer.reporting.console import closing_lines, make_printer, mask_line
-from dialog_trainer.reporting.mask_curves import plot_schedule
-from dialog_trainer.reporting.plotting import FigureStyle, save_figures
 from dialog_trainer.reporting.progress import RunProgress
 from dialog_trainer.tracking.run_directory import lock_run_directory, open_rank_log
 from dialog_trainer.tracking.tracker import RowFeeder
 from dialog_trainer.training.loop import Learner, LoopSettings, TrainingHooks, TrainingState, train
 from dialog_trainer.training.signals import StopSignal
 from dialog_trainer.types import Batch, Say
+
+if TYPE_CHECKING:
+    from dialog_trainer.cli.commands.figures import TrainingFigures
 
 
 def fix_schedule_steps(config: Config) -> Config:
@@ -108,16 +110,9 @@ def build_parts(
 def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: Console, stop: StopSignal) -> int:
     say, config, plan = make_printer(console), parts.config, parts.plan
     steps = config.steps
-    if collectives.is_rank0() and config.figures.enabled:
-        style = FigureStyle(folder.name, config.figures.format)
-        schedule = plot_schedule(
-            style,
-            steps=steps,
-            learning_rate=plan.learning_rate,
-            role_weights=plan.role_weights,
-            switch=parts.outline.final_from_step,
-        )
-        save_figures(folder / "vis_outputs", style, {"lr_schedule": schedule})
+    figures = _open_figures(folder, parts)
+    if figures:
+        figures.draw_schedule(plan.learning_rate)
     if not collectives.is_rank0():
         console.file, console.quiet = open_rank_log(folder, collectives.rank(), collectives.world_size()), False
     parameters = sum(parameter.numel() for parameter in parts.model.parameters())
@@ -132,7 +127,7 @@ def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: Conso
     with (
         RunProgress(console, start=state.step, steps=steps, stop_requested=stop_requested) as progress,
         feed_tracker(config, folder, say),
-        closing(TrainingCallbacks(folder, parts, state, console, progress, stop)) as run,
+        closing(TrainingCallbacks(folder, parts, state, console, progress, stop, figures)) as run,
         prefetch_batches(plan.batches) as batches,
     ):
         try:
@@ -143,6 +138,14 @@ def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: Conso
     for line in closing_lines(folder, outcome, state.step, state.best, split):
         say(line)
     return int(collectives.all_reduce_max(stop.exit_code)) if outcome == "interrupted" else 0
+
+
+def _open_figures(folder: Path, parts: TrainingParts) -> TrainingFigures | None:
+    if not (collectives.is_rank0() and parts.config.figures.enabled):
+        return None
+    from dialog_trainer.cli.commands.figures import TrainingFigures  # imports matplotlib
+
+    return TrainingFigures(folder, parts.config, parts.plan.role_weights, parts.outline.final_from_step)
 
 
 def _run_loop(

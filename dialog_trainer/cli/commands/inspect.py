@@ -27,10 +27,8 @@ from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.masking.timeline import ScheduleTimeline, build_timeline, describe_timeline
 from dialog_trainer.masking.validation import MaskCheckResult
 from dialog_trainer.reporting.console import make_printer, mask_line
-from dialog_trainer.reporting.mask_curves import plot_lengths, plot_weights
 from dialog_trainer.reporting.mask_page.content import build_page_content, describe_sequence
 from dialog_trainer.reporting.mask_page.page import render_mask_page
-from dialog_trainer.reporting.plotting import DARK, FigureStyle, render_figure, save_figures
 from dialog_trainer.reporting.tables import build_mask_tables
 from dialog_trainer.reporting.terminal import print_sequence, print_tables
 from dialog_trainer.seeds import derive_seed
@@ -81,7 +79,11 @@ def inspect_mask(job: Job, console: Console) -> int:
     folder = _claim_folder(Path(config.project), f"{config.name}-inspect", data.source(), say)
     facts = _facts(config, data, f"{len(sequences):,} sequences of {len(chosen):,} dialogues")
     title = f"Which tokens carry the loss: {config.name}"
-    figures = _draw_figures(folder, FigureStyle(config.name, config.figures.format), data, config.model.max_len)
+    figures = []
+    if config.figures.enabled:
+        from dialog_trainer.cli.commands.figures import draw_mask_figures  # imports matplotlib
+
+        figures = draw_mask_figures(folder, config, mask, timeline, split.tokens.lengths)
     content = build_page_content(title, facts, progress, mask, timeline, sequences, tables, figures)
     write_atomically(folder / "mask.html", render_mask_page(content))
     say(f"written to {folder / 'mask.html'}: open it in a browser; its slider moves through the training")
@@ -177,23 +179,3 @@ def _facts(config: Config, data: MaskedSplit, shown: str) -> list[tuple[str, str
         ("not used", unused),
         ("digest", data.digest),
     ]
-
-
-def _draw_figures(folder: Path, style: FigureStyle, data: MaskedSplit, max_len: int) -> list[tuple[str, bytes, bytes]]:
-    """Saves the figures and returns them for the page: the title, and the PNG for a light and for a dark page."""
-    timeline, mask = data.timeline, data.mask
-    titles = {"mask_weights": "Loss weight of the turns", "lengths": "Lengths of the training sequences"}
-    light, dark = (
-        {
-            "mask_weights": plot_weights(
-                one,
-                schedule_steps=timeline.schedule_steps,
-                role_weights=lambda step: mask.weigh_roles(timeline.progress(step)),
-                switch=timeline.final_from_step,
-            ),
-            "lengths": plot_lengths(one, data.split.tokens.lengths, max_len),
-        }
-        for one in (style, FigureStyle(style.run, theme=DARK))
-    )
-    save_figures(folder, style, light)
-    return [(title, render_figure(light[name]), render_figure(dark[name])) for name, title in titles.items()]

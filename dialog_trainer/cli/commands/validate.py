@@ -38,9 +38,8 @@ from dialog_trainer.evaluation.progress import Progress
 from dialog_trainer.evaluation.protocols import Metrics
 from dialog_trainer.evaluation.results import archive_scores, read_comparable_scores, write_scores
 from dialog_trainer.reporting.console import make_printer, sample_lines
-from dialog_trainer.reporting.plotting import FigureStyle, save_figures
 from dialog_trainer.reporting.progress import RunProgress
-from dialog_trainer.reporting.score_tables import plot_by_depth, render_markdown
+from dialog_trainer.reporting.score_tables import render_markdown
 from dialog_trainer.reporting.terminal import print_tables
 from dialog_trainer.reporting.validation_report import build_notes, build_tables
 from dialog_trainer.training.checkpoint import LINKS, find_checkpoint, read_state
@@ -93,8 +92,9 @@ def validate_run(job: Job, console: Console) -> int:
     folder = run / "validation" / split / scored["protocol"]
     _publish(console, scored, metrics, result, statistics, folder)
     if scored["by_depth"] and config.figures.enabled:
-        style = FigureStyle(run.name, config.figures.format)
-        save_figures(folder, style, {"by_depth": plot_by_depth(style, scored, list(scored["scores"]))})
+        from dialog_trainer.cli.commands.figures import draw_by_depth  # imports matplotlib
+
+        draw_by_depth(folder, run.name, config, scored)
     log(f"written to {folder}")
     return 0
 

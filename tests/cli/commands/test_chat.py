@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_no_figures")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def weight_at(content: dict, span: dict, progress: float) -> float:
 
 def test_it_writes_its_folder_and_builds_no_model(inspect, monkeypatch, tmp_path):
     monkeypatch.setattr(loading, "load_pretrained", None)
-    out, folder = inspect("progress=0.6")
+    out, folder = inspect("progress=0.6", "figures.enabled=true")
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["run-inspect"]
     assert sorted(path.name for path in folder.iterdir()) == [
         "lengths.png",

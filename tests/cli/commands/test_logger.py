@@ -6,7 +6,7 @@ import pytest
 
 from dialog_trainer.tracking.jsonl import read_newest_rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_no_figures")]
+pytestmark = pytest.mark.slow
 
 
 def digests(run):

@@ -12,7 +12,7 @@ import yaml
 
 from dialog_trainer.training.loop import train_step
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_no_figures")]
+pytestmark = pytest.mark.slow
 
 DIGEST = {"data", "vocabulary", "format", "truncation", "schedule", "whole"}
 OWN = """

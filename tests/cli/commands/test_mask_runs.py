@@ -102,7 +102,7 @@ def options(tiny_options, folder):
 
 @pytest.fixture
 def watched(dialog_trainer, monkeypatch):
-    """`watched(trained, *arguments)` runs the command line, without figures, and notes what each step is made with."""
+    """`watched(trained, *arguments)` runs the command line and notes what each step is made with."""
 
     def command(trained: Trained, *arguments: str) -> Trained:
         def noting(learner, batches, **keys):
@@ -352,7 +352,9 @@ def test_a_probe_leaves_training_as_it_is(train, watched, options, tmp_path, own
 
 
 def test_the_figures_of_a_mask_are_drawn(dialog_trainer, options, tmp_path):
-    code, out, err = dialog_trainer(*options, "steps=2", "mask_schedule.alignment_every_n_steps=2")
+    code, out, err = dialog_trainer(
+        *options, "figures.enabled=true", "steps=2", "mask_schedule.alignment_every_n_steps=2"
+    )
     assert code == 0, out + err
     for name in ("loss_by_role", "loss_by_turn", "alignment", "lr_schedule"):
         assert (tmp_path / f"runs/run/vis_outputs/{name}.png").read_bytes().startswith(b"\x89PNG")

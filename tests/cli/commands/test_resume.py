@@ -17,7 +17,7 @@ from dialog_trainer.build.evaluation import run_validation
 from dialog_trainer.cli.commands import fit
 from dialog_trainer.reporting.progress import RunProgress
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_no_figures")]
+pytestmark = pytest.mark.slow
 
 
 def digests(run: Path, link: str = "last") -> list[str]:

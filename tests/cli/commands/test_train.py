@@ -44,7 +44,7 @@ def timeless(rows: list[dict]) -> list[dict]:
 
 
 @pytest.fixture
-def train(dialog_trainer, tiny_options, tmp_path, _no_figures):
+def train(dialog_trainer, tiny_options, tmp_path):
     """`train(*options)` returns the output and the folder of the first run."""
 
     def run(*options):
@@ -59,7 +59,7 @@ def train(dialog_trainer, tiny_options, tmp_path, _no_figures):
     ("options", "figures"), [((), set()), (("mask_schedule.alignment_every_n_steps=3",), {"alignment"})]
 )
 def test_exact_files_of_a_run(dialog_trainer, tiny_options, tmp_path, options, figures):
-    assert dialog_trainer(*tiny_options, "steps=4", *options)[0] == 0
+    assert dialog_trainer(*tiny_options, "figures.enabled=true", "steps=4", *options)[0] == 0
     figures = figures | {"lr_schedule", "loss", "lr", "scores", "loss_by_role", "loss_by_turn"}
     run = tmp_path / "runs/run"
     found = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file() and not path.is_symlink()}
@@ -223,7 +223,6 @@ def test_an_early_stop_waits_for_the_final_mask(train):
     }
 
 
-@pytest.mark.usefixtures("_no_figures")
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_remedy(dialog_trainer, tiny_options, tmp_path):
     wild = ("optim=sgd", "optim.lr0=1e30", "max_grad_norm=null", "scheduler.warmup_steps=1", "save_every_n_steps=1")
     code, out, err = dialog_trainer(*tiny_options, *wild)
@@ -238,12 +237,16 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_remedy(dialog_trainer, ti
 def test_the_figures_hold_all_validations_of_a_run_that_fails(dialog_trainer, tiny_options, tmp_path, monkeypatch):
     """They are drawn once in a while, so the later ones are drawn at the end, however that comes."""
     drawn = []
-    monkeypatch.setattr(
-        "dialog_trainer.cli.commands.callbacks.TrainingCallbacks._draw_curves",
-        lambda callbacks: drawn.append(len(rows(tmp_path / "runs/run", "validation"))),
-    )
+
+    def counted(style, metrics, **keys):
+        drawn.append(len(rows(metrics.parent, "validation")))
+        return {}
+
+    monkeypatch.setattr("dialog_trainer.cli.commands.figures.plot_curves", counted)
     wild = ("optim=sgd", "max_grad_norm=null", "scheduler=constant", "validate_every_n_steps=1", "patience=99")
-    code, _, err = dialog_trainer(*tiny_options, *wild, "optim.lr0=1e3", "scheduler.warmup_steps=0", "steps=50")
+    code, _, err = dialog_trainer(
+        *tiny_options, "figures.enabled=true", *wild, "optim.lr0=1e3", "scheduler.warmup_steps=0", "steps=50"
+    )
     assert code == 1
     assert "not finite" in err
     validations = len(rows(tmp_path / "runs/run", "validation"))
@@ -254,18 +257,18 @@ def test_the_figures_hold_all_validations_of_a_run_that_fails(dialog_trainer, ti
 def test_a_figure_that_cannot_be_drawn_does_not_fail_a_run_that_has_ended(
     dialog_trainer, tiny_options, tmp_path, monkeypatch
 ):
-    def full(callbacks):
+    def full(style, metrics, **keys):
         if len(rows(tmp_path / "runs/run", "validation")) > 1:
             raise OSError(errno.ENOSPC, "No space left on device", "loss.png")
+        return {}
 
-    monkeypatch.setattr("dialog_trainer.cli.commands.callbacks.TrainingCallbacks._draw_curves", full)
-    code, out, err = dialog_trainer(*tiny_options, "steps=2", "validate_every_n_steps=1")
+    monkeypatch.setattr("dialog_trainer.cli.commands.figures.plot_curves", full)
+    code, out, err = dialog_trainer(*tiny_options, "figures.enabled=true", "steps=2", "validate_every_n_steps=1")
     assert code == 0, out + err
     assert "note: the last figures could not be drawn: [Errno 28] No space left on device: 'loss.png'" in out
     assert "finished at step 2" in out
 
 
-@pytest.mark.usefixtures("_no_figures")
 def test_a_full_disk_ends_the_run_with_the_earlier_checkpoint(dialog_trainer, tiny_options, tmp_path, monkeypatch):
     def full(tensors, path):
         if (tmp_path / "runs/run/weights/last").exists():

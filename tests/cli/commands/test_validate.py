@@ -6,7 +6,6 @@ import signal
 
 import pytest
 import torch
-from helpers.figures import skip_figures
 
 from dialog_trainer.build import data as build_data
 from dialog_trainer.build.data import load_dialogues, measure_contamination
@@ -33,15 +32,10 @@ KEYS = [
     "replies", "scores", "baselines", "clean", "by_depth", "mask_digest",
 ]  # fmt: skip
 FROM_CONTEXT, FROM_TRAINING = ["echo", "gold"], ["frequent", "random", "nearest"]
-FILES = {"scores.json", "scores.md", "replies.jsonl", "dialogues.jsonl", "by_depth.png"}
+FILES = {"scores.json", "scores.md", "replies.jsonl", "dialogues.jsonl"}
 # Training dialogues that are also in the validation split (exactly, and in other spelling) and in the test split.
 LEAKED = {2: ("validation", 1), 5: ("validation", 3), 11: ("test", 2)}
 ROLES = ("user", "assistant")
-
-
-@pytest.fixture(autouse=True)
-def _no_training_figures(monkeypatch):
-    skip_figures(monkeypatch)
 
 
 def rows_of(path) -> list[dict]:
@@ -81,7 +75,7 @@ def options(data, runs, name: str) -> list[str]:
         "model.vocab_size=300", "data=jsonl", *(f"data.{s}_data_path='{data}/{s}.jsonl'" for s in ("train", "validation", "test")),
         "batch_size=8", "steps=3", "scheduler.warmup_steps=1", "optim.lr0=1e-2", "prediction_print_n=1",
         f"metrics.names=[{','.join(NAMES)}]", "metrics.max_dialogues=3", "metrics.max_new_tokens=6", "micro_batch_tokens=128",
-        f"project='{runs}'", f"name={name}", "device=cpu",
+        f"project='{runs}'", f"name={name}", "device=cpu", "figures.enabled=false",
     ]  # fmt: skip
 
 
@@ -89,10 +83,8 @@ def options(data, runs, name: str) -> list[str]:
 def trained(data, tmp_path_factory):
     """Two runs of three steps that differ in their mask."""
     runs = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        skip_figures(patch)
-        for name, switch in (("one", 0.0), ("two", 1.0)):
-            assert main([*options(data, runs, name), f"train_user_turn_mask_step={switch}"]) == 0
+    for name, switch in (("one", 0.0), ("two", 1.0)):
+        assert main([*options(data, runs, name), f"train_user_turn_mask_step={switch}"]) == 0
     torch.use_deterministic_algorithms(False)
     return runs
 
@@ -127,11 +119,11 @@ def test_the_files_of_each_protocol(validate, runs, protocol):
         [] if protocol == "response" else [f"metrics={protocol}", "metrics.max_new_tokens=6", "metrics.max_dialogues=3"]
     )
     typed += [] if protocol in ("response", "original") else [f"metrics.names=[{','.join(NAMES)}]"]
-    out = validate(*typed)
+    out = validate(*typed, "figures.enabled=true")
     place = runs / "one/validation/validation" / protocol
     scored = scores_in(place)
     whole = protocol == "original"
-    assert {path.name for path in place.iterdir()} == (FILES - {"by_depth.png"} if whole else FILES)
+    assert {path.name for path in place.iterdir()} == (FILES if whole else FILES | {"by_depth.png"})
     assert list(scored) == KEYS
     assert (scored["protocol"], scored["split"], scored["step"]) == (protocol, "validation", 3)
     assert scored["checkpoint"] == "one/weights/step-00000003"

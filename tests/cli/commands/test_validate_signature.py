@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_no_figures")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
