@@ -67,9 +67,9 @@ class TrainingParts:
 
 
 def validation_interval(config: Config, steps_per_epoch: int) -> int:
-    """Updates between validations: as configured, else whole epochs, so many that a run has about `MAX_VALIDATIONS`."""
+    """Updates between validations: as configured, else whole epochs, at most `MAX_VALIDATIONS` times."""
     if config.validate_every_n_steps is None:
-        return steps_per_epoch * max(1, math.ceil(config.steps / (MAX_VALIDATIONS * steps_per_epoch)))
+        return steps_per_epoch * math.ceil(config.planned_steps / (MAX_VALIDATIONS * steps_per_epoch))
     return steps_per_epoch if config.validate_every_n_steps == "epoch" else config.validate_every_n_steps
 
 

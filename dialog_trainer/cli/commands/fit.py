@@ -27,7 +27,7 @@ from dialog_trainer.build.runtime import (
     warm_up_compile,
 )
 from dialog_trainer.build.tracker import build_tracker
-from dialog_trainer.cli.commands.callbacks import TrainingCallbacks, TrainingParts
+from dialog_trainer.cli.commands.callbacks import TrainingCallbacks, TrainingParts, validation_interval
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.validation import collect_notes
 from dialog_trainer.data.dataset import DialogueDataset
@@ -101,6 +101,8 @@ def build_parts(
     config = warm_up_compile(config, loss, model, train_split.tokens, device, say)
     config = resolve_micro_batch_tokens(config, loss, optimizer, train_split.tokens, device, say)
     plan = plan_training(config, train_split.tokens, kept.indices, mask, device)
+    if config.validate_every_n_steps is None:  # saved as a number, which a resume keeps
+        config = config.replace({"validate_every_n_steps": validation_interval(config, plan.steps_per_epoch)})
     return TrainingParts(
         config, device, tokenizer, model, loss, optimizer, scaler,
         train_split, validation_split, mask, whole, kept, plan, digest,
@@ -120,7 +122,8 @@ def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: Conso
     say(
         f"run folder {folder}: {parameters:,} parameters on {parts.device}{processes}, "
         f"{len(parts.kept.indices):,} sequences of {parts.kept.counts.tokens.sum():,} tokens, "
-        f"{plan.steps_per_epoch:,} steps an epoch, steps {state.step:,} to {steps:,}"
+        f"{plan.steps_per_epoch:,} steps an epoch, steps {state.step:,} to {steps:,}, "
+        f"validated every {validation_interval(config, plan.steps_per_epoch):,}"
     )
     say(mask_line(parts.mask, parts.outline, parts.kept, parts.digest["whole"]))
     stop_requested = lambda: collectives.stop_seen(stop.requested())  # noqa: E731
