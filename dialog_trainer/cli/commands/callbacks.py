@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +36,7 @@ from dialog_trainer.training.loop import StepReport, TrainingState
 from dialog_trainer.training.mfu import compute_mfu, device_peak_flops
 from dialog_trainer.training.reproducibility import describe_environment
 from dialog_trainer.training.signals import StopSignal
-from dialog_trainer.types import Batch
+from dialog_trainer.types import Batch, Reply
 
 if TYPE_CHECKING:  # imports matplotlib, which a run without figures does not need
     from dialog_trainer.cli.commands.figures import TrainingFigures
@@ -175,10 +177,22 @@ class TrainingCallbacks:
             self._replies.append(head | reply_row(reply) for reply in samples)
         self.save("last", *(("best_metric",) if better_score else ()), *(("best_loss",) if better_loss else ()))
         self._say(score_line(state.step, result, score, better_loss, better_score, state.best.bad_validations))
-        for line in (f"  {format_losses(result.losses)}", *sample_lines(samples)):
+        self._say(f"  {format_losses(result.losses)}")
+        for line in self._sample_lines(samples, better_loss or better_score):
             self._say(line)
         if self._figures:
             self._figures.curves.renew()
+
+    def _sample_lines(self, samples: Sequence[Reply], best: bool) -> list[str]:
+        """The samples of a new best (so of the first validation too) and of the last validation; else their place."""
+        state = self.state
+        if (
+            best
+            or state.step >= self._config.steps
+            or state.best.bad_validations >= (self._config.patience or sys.maxsize)
+        ):
+            return sample_lines(samples)
+        return [f"  sample replies: {self.folder / 'replies.jsonl'}"] if samples else []
 
     def finish_figures(self) -> None:
         """Draws what the last validations and probes have added."""

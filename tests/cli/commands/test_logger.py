@@ -67,6 +67,26 @@ def test_failing_logger_changes_nothing(dialog_trainer, tiny_options, tmp_path, 
     assert "ConnectionError: no route to host" in " ".join(outputs["logged"].split())
 
 
+def test_logger_of_ones_own_gets_its_arguments_and_every_row(dialog_trainer, tiny_options, tmp_path, monkeypatch):
+    (tmp_path / "own_logger.py").write_text(
+        "class Logger:\n"
+        "    def __init__(self, run_directory, suffix):\n"
+        "        self.file = (run_directory / f'logged{suffix}').open('a')\n"
+        "    def log(self, row):\n"
+        "        print(row['split'], row['step'], file=self.file)\n"
+        "    def close(self):\n"
+        "        print('closed', file=self.file)\n"
+        "        self.file.close()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    code, out, err = dialog_trainer(
+        *tiny_options, "steps=2", "logger._target_=own_logger.Logger", "+logger.suffix=.txt"
+    )
+    assert code == 0, out + err
+    logged = (tmp_path / "runs/run/logged.txt").read_text().splitlines()
+    assert logged == ["train 0", "train 1", "validation 2", "closed"]
+
+
 def test_logger_that_is_not_there_is_a_config_error(dialog_trainer, tiny_options, tmp_path):
     code, _, err = dialog_trainer(*tiny_options, "logger._target_=no_such_module.Logger")
     assert code == 2

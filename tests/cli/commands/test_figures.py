@@ -1,0 +1,52 @@
+"""The options `figures.enabled` and `figures.format`."""
+
+import json
+import sys
+
+import pytest
+
+from tests.helpers.processes import started
+
+pytestmark = pytest.mark.slow
+
+WITHOUT = """
+import json, sys
+from dialog_trainer.cli.main import main
+for arguments in json.loads(sys.argv[1]):
+    assert main(arguments) == 0
+assert "matplotlib" not in sys.modules
+"""
+
+
+def drawn(folder):
+    return {path.name for path in folder.rglob("*") if path.suffix in (".png", ".svg", ".pdf")}
+
+
+def test_without_figures_nothing_is_drawn_or_imported(tiny_options, tmp_path):
+    """One new process, in which no other test has imported matplotlib."""
+    run = f"resume_model_dir='{tmp_path}/runs/run'"
+    commands = [
+        [*tiny_options, "steps=1", "mask_schedule.alignment_every_n_steps=1"],
+        ["mode=validate", run],
+        ["mode=resume", run, "load_model_type=last", "steps=2"],
+        ["mode=inspect", *tiny_options],
+    ]
+    with started([sys.executable, "-c", WITHOUT, json.dumps(commands)], tmp_path) as process:
+        code, out = process.ended()
+    assert code == 0, out
+    assert drawn(tmp_path / "runs") == set()
+    assert (tmp_path / "runs/run-inspect/mask.html").is_file()
+
+
+def test_figures_have_the_format_asked_for(dialog_trainer, tiny_options, tmp_path):
+    figures = ("figures.enabled=true", "figures.format=svg")
+    for arguments in (
+        [*tiny_options, *figures, "steps=1"],
+        ["mode=validate", f"resume_model_dir='{tmp_path}/runs/run'"],
+        ["mode=inspect", *tiny_options, *figures],
+    ):
+        code, out, err = dialog_trainer(*arguments)
+        assert code == 0, out + err
+    names = drawn(tmp_path / "runs")
+    assert {"loss.svg", "lr_schedule.svg", "by_depth.svg", "mask_weights.svg"} <= names
+    assert all(name.endswith(".svg") for name in names)
