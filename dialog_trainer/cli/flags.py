@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from dialog_trainer.config.hints import hint_for_flag
+from dialog_trainer.config.hints import MODES, hint_for_flag
 from dialog_trainer.errors import ConfigError
 
 # Flag -> (long form, what its value is; None without one, in brackets where it may be left out), and a line of help.
@@ -67,6 +67,7 @@ def parse_flags(arguments: list[str]) -> Flags:
     if "--cfg" not in found.given:
         errors += [f"{name}: goes with --cfg job" for name in ("--resolve", "--package") if name in found.given]
     if errors:
+        errors += [f"{word}: write mode={word} (-m is a sweep here)" for word in found.overrides if word in MODES]
         raise ConfigError(errors)
     return found
 

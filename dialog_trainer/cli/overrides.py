@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 
 from dialog_trainer.config.commands import is_dotted
 from dialog_trainer.config.groups import OpenGroup
-from dialog_trainer.config.hints import hint_for_choice, hint_for_key
+from dialog_trainer.config.hints import MODES, hint_for_choice, hint_for_key
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import all_settings, groups, show
 from dialog_trainer.config.versions import ALIASES
@@ -105,7 +105,7 @@ def _read(text: str) -> Override | None:
 def _unreadable(text: str) -> str:
     if len(text) > 4000:
         return f"cannot be read; a value may have at most 4,000 characters, and this has {len(text):,}"
-    if text in ("train", "resume", "validate", "chat", "inspect"):
+    if text in MODES:
         return f"write mode={text} (-m is a sweep here)"
     return "cannot be read; write key=value, and quote a value with spaces or signs: 'key=\"a value\"'"
 

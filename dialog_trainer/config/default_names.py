@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from dialog_trainer.config.groups import DataConfig
+
 # Folders of a run in which a model lies: the model is then called by its run.
 _INSIDE_A_RUN = ("weights", "best_metric", "best_loss", "last")
 # Stems of files that say nothing about the data in them.
 _PLAIN_STEMS = ("train", "training", "data", "dialogues", "dialogs")
+_BUILT_IN_CHOICES = ("dailydialog", "jsonl", "chitchat")
 _MAX_BYTES = 200
 
 
@@ -42,7 +45,10 @@ def _data_name(data: Any, choices: Mapping[str, str]) -> str:
         file = PurePath(path)
         named = [*file.parent.parts, file.name.split(".")[0]]
         return _path_part([part for part in named if part.lower() not in _PLAIN_STEMS], file.stem)
-    return _path_part([choices.get("data", target.rpartition(".")[2])], "data")
+    choice = choices.get("data", "")
+    # A class that was typed is not that of the default choice.
+    own = target not in DataConfig.TARGETS and choice in _BUILT_IN_CHOICES
+    return _path_part([target.rpartition(".")[2].lower() if own or not choice else choice], "data")
 
 
 def _path_part(candidates: list[str], otherwise: str) -> str:

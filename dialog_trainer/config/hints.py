@@ -62,6 +62,7 @@ HABITS = {
     **dict.fromkeys(("wandb", "report_to", "tensorboard"), "logger=tensorboard"),
     "config": "--config-dir <folder> experiment=<file in its folder experiment/>",
 }  # fmt: skip
+MODES = ("train", "resume", "validate", "chat", "inspect")
 # Words of the original's flags, with what to type here.
 FLAGS = {
     "--mode": "mode={value}",

@@ -342,7 +342,7 @@ def for_mode(values: dict) -> dict:
         ("gpt2", "jsonl", {"data.train_data_path": "../a: b.v2.jsonl"}, "outputs/gpt2", "a_b_chatbot"),
         ("gpt2", "jsonl", {"data.train_data_path": "train.jsonl"}, "outputs/gpt2", "train_chatbot"),
         ("gpt2", "jsonl", {"data.train_data_path": "한국어.jsonl", "name": "typed"}, "outputs/gpt2", "typed"),
-        ("gpt2", "chitchat", {"data._target_": "my_package.Forum"}, "outputs/gpt2", "chitchat_chatbot"),
+        ("gpt2", "chitchat", {"data._target_": "my_package.Forum"}, "outputs/gpt2", "forum_chatbot"),
         ("gpt2", "jsonl", {"model": 3, "data": None}, "outputs/gpt2", "data_chatbot"),
     ],
 )  # fmt: skip
