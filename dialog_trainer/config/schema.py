@@ -1,7 +1,6 @@
 """Every option: its type, range, one-line description with unit, and what changing it means for a resumed run.
 
-There are no defaults here: `conf/` holds them all. Code reads `config.optim.lr0`; `Config.replace` changes fields and
-validates them again.
+There are no defaults here: `conf/` holds them. Code reads `config.optim.lr0`; `Config.replace` validates a change.
 """
 
 from __future__ import annotations
@@ -88,10 +87,10 @@ class ModelConfig(Record):
     @property
     def sizes(self) -> ModelSizes:
         """The sizes of a model from scratch. Raises `ValueError` for a pretrained model."""
-        sizes = (self.vocab_size, self.layers, self.heads, self.width, self.positions)
-        if any(size is None for size in sizes):
+        sizes = [size for size in (self.vocab_size, self.layers, self.heads, self.width, self.positions) if size]
+        if len(sizes) < len(ModelSizes._fields):
             raise ValueError("a pretrained model has no sizes here")
-        return ModelSizes(*(size or 0 for size in sizes))
+        return ModelSizes(*sizes)
 
 
 class GenerationConfig(Record):
@@ -215,8 +214,7 @@ class Config(Record):
         "0: never stop early."
     )
     validate_every_n_steps: Interval | None = setting(
-        "Updates between validations; the last update is always validated. epoch: once an epoch. null: the same, but at "
-        "most about 20 times a run."
+        "Updates between validations, the last included. epoch: once an epoch. null: so, at most about 20 times a run."
     )
     save_every_n_steps: Count | None = setting("Updates between saves besides those at validations. null: none.")
     log_every_n_steps: Count = setting("Updates between training rows of metrics.jsonl.")
@@ -281,8 +279,8 @@ class Config(Record):
     @property
     def forward_tokens(self) -> int:
         """Most tokens in one forward pass; `auto`, where nothing was measured, is the default of conf/."""
-        tokens = self.micro_batch_tokens
-        return max(DEFAULT_FORWARD_TOKENS, self.model.max_len) if tokens == "auto" else tokens
+        default = max(DEFAULT_FORWARD_TOKENS, self.model.max_len)
+        return default if self.micro_batch_tokens == "auto" else self.micro_batch_tokens
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and texts, as `args.yaml` holds them; `schema_version` comes first."""
