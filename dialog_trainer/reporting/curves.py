@@ -78,6 +78,8 @@ def _plot_scores(style: FigureStyle, scores: Mapping[str, str], rows: Sequence[R
     figure, panels = make_panels(style, "Scores on the validation split", "step", [2.2] * len(scores))
     for axes, (name, better) in zip(panels, scores.items(), strict=True):
         plot_rows(axes, rows, name, color=theme.accent)
+        if not any(row.get(name) for row in rows):
+            axes.set_ylim(0, 1)  # matplotlib would invent negative scores around a line of zeros
         _shade_interval(axes, theme, rows, name)
         _mark_best(axes, theme, rows, name, better)
         axes.set_ylabel(name if better == "neither" else f"{name}\n({better} is better)")

@@ -56,11 +56,11 @@ def build_notes(scored: Mapping[str, Any], split_size: int) -> list[str]:
 def _rough_notes(scored: Mapping[str, Any]) -> list[str]:
     """Warns about intervals from few dialogues."""
     counts = [scored["dialogues"], *([scored["clean"]["dialogues"]] if scored["clean"] else [])]
-    few = [f"{count:,}" for count in counts if 0 < count < MIN_DIALOGUES]
+    few = dict.fromkeys(f"{count:,}" for count in counts if 0 < count < MIN_DIALOGUES)
     if not few:
         return []
     return [
-        f"Warning: scores from {' and '.join(few)} dialogues; intervals and p values are rough below about {MIN_DIALOGUES}."
+        f"Warning: scores from {' or '.join(few)} dialogues; intervals and p values are rough below about {MIN_DIALOGUES}."
     ]
 
 
