@@ -60,7 +60,7 @@ def _rough_notes(scored: Mapping[str, Any]) -> list[str]:
     if not few:
         return []
     return [
-        f"Warning: scores from {' or '.join(few)} dialogues; intervals and p values are rough below about {MIN_DIALOGUES}."
+        f"Warning: scores from {' and '.join(few)} dialogues; intervals and p values are rough below about {MIN_DIALOGUES}."
     ]
 
 
