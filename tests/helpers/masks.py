@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 
 from dialog_trainer.data.formatting import make_spans
 from dialog_trainer.data.truncation import TRUNCATIONS
-from dialog_trainer.types import Role, SpecialTokens, TurnSpans
-
-U, A, S = Role.USER, Role.ASSISTANT, Role.SYSTEM
-MARKS = SpecialTokens(start=1, separator=2, end=3, pad=0)
+from dialog_trainer.types import Role, TurnSpans
+from helpers.dialogues import SPECIAL, A, S, U
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,8 @@ def cut(turns, weights, special_tokens, truncation, max_len):
 def lay_out(talks, truncation, max_len):
     layout = Layout(list(talks), [], [], [])
     for number, talk in enumerate(talks):
-        turns = make_spans([range(10, 10 + length) for length in talk.lengths], talk.roles, MARKS.separator)
-        sequences, pieces = cut(turns, talk.weights, MARKS, truncation, max_len)
+        turns = make_spans([range(10, 10 + length) for length in talk.lengths], talk.roles, SPECIAL.separator)
+        sequences, pieces = cut(turns, talk.weights, SPECIAL, truncation, max_len)
         layout.tokens.extend(sequences)
         layout.pieces.extend(pieces)
         layout.dialogues.extend([number] * len(sequences))

@@ -2,7 +2,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from helpers.masks import MARKS, A, Piece, S, U, arrays, layouts, slow_trainable, slow_weights
+from helpers.masks import SPECIAL, A, Piece, S, U, arrays, layouts, slow_trainable, slow_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -74,7 +74,7 @@ def check(sequences, mask=STEP, *, dialogues=None, size=100, points=None, drop=T
         chunks,
         mask,
         (mask.weigh_roles(1.0), mask.weigh_roles(0.0)) if points is None else points,
-        special_tokens=MARKS,
+        special_tokens=SPECIAL,
         max_len=max_len,
         drop_untrained=drop,
         dialogue_id=lambda index: f"d{index}",
