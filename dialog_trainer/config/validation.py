@@ -14,23 +14,24 @@ from typing import Any
 from dialog_trainer.config.commands import BUILT_IN, command_of, is_dotted
 from dialog_trainer.config.groups import OpenGroup
 from dialog_trainer.config.machine import missing_compiler
-from dialog_trainer.config.metric_names import BUILT_IN_METRICS, MetricNames
 from dialog_trainer.config.paths import Values, check_data_files, check_folders, check_model, check_names
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import Setting, all_settings, construct, groups, read
 from dialog_trainer.errors import ConfigError
+from dialog_trainer.metrics.registry import LOWER_IS_BETTER, ORIGINAL_SCORE_NAMES, SCORE_NAMES, WITHOUT_DIRECTION
 
 
-def validate(tree: Mapping[str, Any], metrics: MetricNames = BUILT_IN_METRICS) -> Config:
+def validate(tree: Mapping[str, Any]) -> Config:
     """The configuration of a whole tree of plain values. Raises `ConfigError` with all errors."""
     reading = read(Config, tree)
     for key, setting in _score_lists():
         if key in reading.wrong:
-            reading.invalid[key] = setting.error(reading.wrong[key], metrics.names)
+            reading.invalid[key] = setting.error(reading.wrong[key], SCORE_NAMES)
     errors = reading.errors
     values = {key: value for key, value in reading.values.items() if key not in reading.invalid}
-    metrics = metrics.with_extra(values.get("metrics.extra", ()))
-    unknown = _check_score_names(values, metrics)
+    # A metric of the user's own has the last part of its dotted name.
+    score_names = (*SCORE_NAMES, *(name.rpartition(".")[2] for name in values.get("metrics.extra", ())))
+    unknown = _check_score_names(values, score_names)
     errors += unknown.values()
     values = {key: value for key, value in values.items() if key not in unknown}
     wrong_command = _check_command(values)
@@ -40,7 +41,7 @@ def validate(tree: Mapping[str, Any], metrics: MetricNames = BUILT_IN_METRICS) -
     errors += _check_targets(values)
     errors += check_names(values) or check_folders(values)
     errors += _check_saved_run(values)
-    errors += _check_scores(values, metrics)
+    errors += _check_scores(values, score_names)
     errors += _check_schedule(values)
     errors += _check_sizes(values)
     errors += _check_generation(values)
@@ -66,12 +67,12 @@ def collect_notes(config: Config) -> list[str]:
     return found
 
 
-def _check_score_names(values: Values, metrics: MetricNames) -> dict[str, str]:
+def _check_score_names(values: Values, score_names: tuple[str, ...]) -> dict[str, str]:
     """The errors of fields that name a score which does not exist."""
     return {
-        key: setting.error(values[key], metrics.names)
+        key: setting.error(values[key], score_names)
         for key, setting in _score_lists()
-        if key in values and any(name not in metrics.names for name in values[key])
+        if key in values and any(name not in score_names for name in values[key])
     }
 
 
@@ -118,8 +119,8 @@ def _check_saved_run(values: Values) -> list[str]:
     return []
 
 
-def _check_scores(values: Values, metrics: MetricNames) -> list[str]:
-    names, best = values.get("metrics.names", metrics.names), values.get("metrics.best", {})
+def _check_scores(values: Values, score_names: tuple[str, ...]) -> list[str]:
+    names, best = values.get("metrics.names", score_names), values.get("metrics.best", {})
     command = command_of(values)
     trains = command is not None and command.trains  # only then a best checkpoint is chosen
     found = [
@@ -128,15 +129,15 @@ def _check_scores(values: Values, metrics: MetricNames) -> list[str]:
         if trains and name not in names
     ]
     for name, weight in best.items():
-        if name in metrics.without_direction:
+        if name in WITHOUT_DIRECTION:
             found.append(f"metrics.best={best}: no value of {name} is better than another; leave it out")
-        elif name in metrics.lower_is_better and weight > 0:
+        elif name in LOWER_IS_BETTER and weight > 0:
             found.append(f"metrics.best={best}: a lower {name} is better; give it a weight below 0")
     if values.get("metrics.protocol") == "original":
         found += [
-            f"metrics.names: {name} is no score of metrics=original; it has {', '.join(metrics.of_original)}"
+            f"metrics.names: {name} is no score of metrics=original; it has {', '.join(ORIGINAL_SCORE_NAMES)}"
             for name in values.get("metrics.names", ())
-            if name not in metrics.of_original
+            if name not in ORIGINAL_SCORE_NAMES
         ]
     place = values.get("compare_with")
     if place is not None and values.get("mode", "validate") != "validate":

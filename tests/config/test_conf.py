@@ -14,10 +14,10 @@ from dialog_trainer.build.model import build_model
 from dialog_trainer.build.optimization import build_optimizer, plan_training
 from dialog_trainer.cli.compose import compose_runs
 from dialog_trainer.cli.conf import GLOBAL_GROUPS, list_choices
-from dialog_trainer.config.metric_names import BUILT_IN_METRICS
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import all_settings
 from dialog_trainer.config.versions import ALIASES
+from dialog_trainer.metrics.registry import SCORE_NAMES
 from dialog_trainer.model.loading import build_from_scratch
 from dialog_trainer.types import Role
 from tests.helpers.configs import compose_config
@@ -116,7 +116,7 @@ def test_protocols_are_built(name):
     assert (config.metrics.protocol, reply_settings.window, reply_settings.role) == (name, 128, Role.ASSISTANT)
     simulator = compose_config(f"metrics={name}", "mask_schedule.trained_role=user")
     assert build_protocol(simulator).settings.role == Role.USER
-    assert set(config.metrics.names) <= set(BUILT_IN_METRICS.names)
+    assert set(config.metrics.names) <= set(SCORE_NAMES)
 
 
 def test_models_are_built(tokenizer, tmp_path):

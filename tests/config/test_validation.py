@@ -11,20 +11,14 @@ from dialog_trainer.config.frozen import flatten, nest
 from dialog_trainer.config.groups import OpenGroup
 from dialog_trainer.config.hints import hint_for_choice, hint_for_flag, hint_for_key
 from dialog_trainer.config.machine import count_processes, find_process_errors, needs_hub
-from dialog_trainer.config.metric_names import MetricNames
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import all_settings, groups
 from dialog_trainer.config.validation import collect_notes, validate
 from dialog_trainer.errors import ConfigError
+from dialog_trainer.metrics.registry import SCORE_NAMES
 from tests.config.test_schema import RANGES
 from tests.helpers.configs import conf_tree
 
-METRICS = MetricNames(
-    names=("ppl", "bleu2", "bleu4", "nist2", "nist4", "nist5", "length"),
-    lower_is_better=("ppl",),
-    without_direction=("length",),
-    of_original=("ppl", "bleu2", "bleu4", "nist2", "nist4"),
-)
 OPEN_GROUPS = [key for key, record in groups(Config).items() if issubclass(record, OpenGroup)]
 TREE = conf_tree()
 
@@ -35,14 +29,14 @@ def changed(values: dict, tree: dict = TREE) -> dict:
 
 def errors(values: dict, tree: dict = TREE) -> list[str]:
     try:
-        validate(changed(values, tree), METRICS)
+        validate(changed(values, tree))
     except ConfigError as error:
         return error.errors
     return []
 
 
 def config(**values) -> Config:
-    return validate(changed({key.replace("__", "."): value for key, value in values.items()}), METRICS)
+    return validate(changed({key.replace("__", "."): value for key, value in values.items()}))
 
 
 @pytest.mark.parametrize(("key", "value"), [(key, bad) for key, (_, bads) in RANGES.items() for bad in bads[:2]])
@@ -90,9 +84,9 @@ def test_a_value_invalid_causes_no_other_error(key, value):
         ({"model.pretrained_model": "owner/name"}, []),
         ({"chat.generation.decoding": "beam"}, ["chat.generation.decoding=beam: not in a chat, which writes as it generates; use greedy or sample"]),
         ({"metrics.generation.max_new_tokens": None}, ["metrics.generation.max_new_tokens=null: must be a whole number of at least 1; null is for a chat alone"]),
-        ({"metrics.names": ["ppl", "blue2"], "metrics.best": {"ppl": -1}}, ["metrics.names=['ppl', 'blue2']: must be a list of ppl, bleu2, bleu4, nist2, nist4, nist5, length; did you mean bleu2?"]),
-        ({"metrics.best": {"blue4": 1}}, ["metrics.best={'blue4': 1.0}: must be a dict of scores and weights, as {bleu2: 1}; scores: ppl, bleu2, bleu4, nist2, nist4, nist5, length; did you mean bleu4?"]),
-        ({"metrics.protocol": "original", "metrics.names": ["bleu2", "nist5"]}, ["metrics.names: nist5 is no score of metrics=original; it has ppl, bleu2, bleu4, nist2, nist4"]),
+        ({"metrics.names": ["ppl", "blue2"], "metrics.best": {"ppl": -1}}, ["metrics.names=['ppl', 'blue2']: must be a list of " + ", ".join(SCORE_NAMES) + "; did you mean bleu2?"]),
+        ({"metrics.best": {"blue4": 1}}, ["metrics.best={'blue4': 1.0}: must be a dict of scores and weights, as {bleu2: 1}; scores: " + ", ".join(SCORE_NAMES) + "; did you mean bleu4?"]),
+        ({"metrics.protocol": "original", "metrics.names": ["bleu2", "nist5"]}, ["metrics.names: nist5 is no score of metrics=original; it has ppl, ppl_word, ppl_byte, bleu2, bleu4, nist2, nist4"]),
         ({"compile": True, "activation_checkpointing": True}, ["compile=true: not with activation_checkpointing=true, within which torch compiles nothing; use compile=false"]),
         ({"data.cache_dir": "~/x"}, ["data.cache_dir=~/x: '~' is not your home here; type $HOME"]),
         ({"compare_with": "x"}, ["compare_with=x: goes with mode=validate"]),
