@@ -44,7 +44,7 @@ def check_split_mask(
     tokenizer: DialogueTokenizer,
     mask: Mask,
     timeline: ScheduleTimeline,
-    dropped: Collection[int] = (),
+    excluded_dialogues: Collection[int] = (),
 ) -> MaskCheckResult:
     """Checks the mask over the whole split, and counts: at its final weights, then at each kind that it will have."""
     tokens = split.tokens
@@ -56,22 +56,24 @@ def check_split_mask(
         max_len=config.model.max_len,
         drop_untrained=config.mask_schedule.untrained == "drop",
         dialogue_id=lambda index: split.dialogues.rows[index]["id"],
-        excluded_dialogues=dropped,
+        excluded_dialogues=excluded_dialogues,
     )
 
 
 def digest_mask(
-    config: Config, split: Split, tokenizer: DialogueTokenizer, dropped: Collection[int] = ()
+    config: Config, split: Split, tokenizer: DialogueTokenizer, excluded_dialogues: Collection[int] = ()
 ) -> dict[str, str]:
-    """What decides which token is trained when, part by part, and `whole` of them all; `dropped` are the training
-    dialogues that `data.drop_leaks` takes."""
+    """A digest of each part that decides which token is trained when, and `whole` of them all.
+
+    `excluded_dialogues`: indices of the training dialogues that `data.drop_leaks` excludes.
+    """
     group = nest(config.flat())["mask_schedule"]
     del group["alignment_every_n_steps"]
     # 0 and 1 as people type them: runs saved before the schema have them so in their digest.
     switch = config.train_user_turn_mask_step
     schedule = [group, int(switch) if switch.is_integer() else switch, config.schedule_steps]
     parts = {
-        "data": f"{split.dialogues.digest} {config.data.drop_leaks} {sorted(dropped)}",
+        "data": f"{split.dialogues.digest} {config.data.drop_leaks} {sorted(excluded_dialogues)}",
         "vocabulary": tokenizer.digest(),
         "format": str(CACHE_FORMAT),
         "truncation": f"{config.data.truncation} {config.model.max_len}",

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from dialog_trainer.cli.exit_codes import raise_on_interrupt
+from dialog_trainer.cli.guard import raise_on_interrupt
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.machine import count_processes, find_process_errors, needs_hub
 from dialog_trainer.config.schema import Config

@@ -12,14 +12,14 @@ import sys
 from collections.abc import Callable
 
 from dialog_trainer import __version__
-from dialog_trainer.cli.exit_codes import (
+from dialog_trainer.cli.flags import Flags, parse_flags
+from dialog_trainer.cli.guard import (
     discard_output,
     end_at_once_on_interrupt,
     guard,
     open_closed_streams,
     raise_on_interrupt,
 )
-from dialog_trainer.cli.flags import Flags, parse_flags
 from dialog_trainer.distributed.environment import RankInfo, detect_rank
 from dialog_trainer.errors import ConfigError
 

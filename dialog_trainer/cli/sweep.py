@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dialog_trainer.cli.compose import Composed, NewRun, add_dict_prefixes, check, tree_of
 from dialog_trainer.cli.conf import CONF
-from dialog_trainer.cli.exit_codes import guard
+from dialog_trainer.cli.guard import guard
 from dialog_trainer.cli.overrides import parse_overrides, quote_text, typed_targets
 from dialog_trainer.config.frozen import FrozenMapping
 from dialog_trainer.config.job import Job

@@ -1,1 +1,1 @@
-"""From files of dialogues to packed batches: dialogues -> sequences -> tokens -> batches, in a fixed order."""
+"""From files of dialogues to packed batches: dialogues -> tokens -> sequences -> batches, in a fixed order."""

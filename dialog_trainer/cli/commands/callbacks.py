@@ -1,4 +1,4 @@
-"""A run in training: its folder, its parts, and what happens at each step, validation and save."""
+"""What a run does around each step: tracks, validates, draws figures and saves."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MAX_VALIDATIONS = 20
 
 @dataclass(frozen=True, slots=True)
 class TrainingParts:
-    """What a run is made of, built. `loss` is that of `model`, spread over the processes of the group."""
+    """Everything that training needs, built. `loss` is that of `model`, parallelized over the ranks."""
 
     config: Config
     device: torch.device
@@ -59,12 +59,12 @@ class TrainingParts:
     training: Split
     validation: Split
     mask: Mask
-    outline: ScheduleTimeline
-    kept: MaskCheckResult
+    timeline: ScheduleTimeline
+    mask_check: MaskCheckResult
     plan: TrainingPlan
     digest: dict[str, str]
 
-    def surroundings(self) -> dict[str, Any]:
+    def environment(self) -> dict[str, Any]:
         return describe_environment(self.digest, self.device, self.config.compile is True)
 
 
@@ -94,8 +94,8 @@ class TrainingCallbacks:
         self.folder, self.parts, self.state = folder, parts, state
         self._config, self._plan = parts.config, parts.plan
         self._say, self._progress, self._stop = make_printer(console), progress, stop
-        self._switch = parts.outline.final_from_step
-        self._surroundings = parts.surroundings()
+        self._switch = parts.timeline.final_from_step
+        self._environment = parts.environment()
         self._parameters = sum(parameter.numel() for parameter in parts.model.parameters())
         self._peak = collectives.world_size() * (device_peak_flops(parts.device, self._config.precision) or 0)
         self._probe: list[Batch] | None = None
@@ -220,7 +220,7 @@ class TrainingCallbacks:
             "kept": {"last": self.state.step, "best_metric": best.score_step, "best_loss": best.loss_step},
             "loss_scale": self.parts.scaler.state_dict(),
             "held_out": self.parts.validation.dialogues.digest,
-            **self._surroundings,
+            **self._environment,
         }
         tensors = collect_tensors(self.parts.model, self.parts.optimizer)
         collectives.broadcast_from_rank0(

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 
 def fix_schedule_steps(config: Config) -> Config:
+    """The configuration with a number for `schedule_steps`: a resume with more `steps` keeps the planned schedules."""
     return config.replace({"schedule_steps": config.planned_steps})
 
 
@@ -67,6 +68,7 @@ def feed_tracker(config: Config, folder: Path, say: Say) -> AbstractContextManag
 
 
 def begin_training(config: Config, say: Say) -> torch.device:
+    """The device, after the checks that need torch; sets up torch and prints notes. Raises `ConfigError`."""
     device = select_device(config)
     feed_tracker(config, Path(), say)  # its errors, before anything is read
     build_timeline(build_mask(config), config.planned_steps)  # its errors, before anything is read
@@ -85,31 +87,33 @@ def build_parts(
     validation: DialogueDataset,
     say: Say,
 ) -> TrainingParts:
+    """Tokenizes, checks the mask, and builds loss, optimizer and plan; every `auto` of the configuration is resolved."""
     with collectives.local_rank0_first():
         train_split = tokenize_split(config, training, tokenizer, say, config.data.truncation)
         validation_split = tokenize_split(config, validation, tokenizer, say)
-        left_out = report_contamination(config, training, validation, say)
+        excluded_dialogues = report_contamination(config, training, validation, say)
     mask = build_mask(config)
-    whole = build_timeline(mask, config.planned_steps)
-    kept = check_split_mask(config, train_split, tokenizer, mask, whole, left_out)
-    digest = digest_mask(config, train_split, tokenizer, left_out)
-    of_all = {"training data and mask": digest["whole"], "validation data": validation.digest}
-    collectives.assert_same_on_all_ranks(of_all | {"weights": digest_weights(model)}, "give all the same files")
+    timeline = build_timeline(mask, config.planned_steps)
+    mask_check = check_split_mask(config, train_split, tokenizer, mask, timeline, excluded_dialogues)
+    digest = digest_mask(config, train_split, tokenizer, excluded_dialogues)
+    shared = {"training data and mask": digest["whole"], "validation data": validation.digest}
+    collectives.assert_same_on_all_ranks(shared | {"weights": digest_weights(model)}, "give all the same files")
     config = resolve_compile(config, model, device, say)
     loss = parallelize_loss(config, model, device)
     optimizer, scaler = build_optimizer(config, model), build_grad_scaler(config, device)
     config = warm_up_compile(config, loss, model, train_split.tokens, device, say)
     config = resolve_micro_batch_tokens(config, loss, optimizer, train_split.tokens, device, say)
-    plan = plan_training(config, train_split.tokens, kept.indices, mask, device)
+    plan = plan_training(config, train_split.tokens, mask_check.indices, mask, device)
     if config.validate_every_n_steps is None:  # saved as a number, which a resume keeps
         config = config.replace({"validate_every_n_steps": validation_interval(config, plan.steps_per_epoch)})
     return TrainingParts(
         config, device, tokenizer, model, loss, optimizer, scaler,
-        train_split, validation_split, mask, whole, kept, plan, digest,
+        train_split, validation_split, mask, timeline, mask_check, plan, digest,
     )  # fmt: skip
 
 
 def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: Console, stop: StopSignal) -> int:
+    """Trains in the run folder until the end, an early stop or a stop request; returns the exit code."""
     say, config, plan = make_printer(console), parts.config, parts.plan
     steps = config.steps
     figures = _open_figures(folder, parts)
@@ -121,11 +125,11 @@ def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: Conso
     processes = f" ({collectives.world_size()} processes, {config.parallel})" if collectives.world_size() > 1 else ""
     say(
         f"run folder {folder}: {parameters:,} parameters on {parts.device}{processes}, "
-        f"{len(parts.kept.indices):,} sequences of {parts.kept.counts.tokens.sum():,} tokens, "
+        f"{len(parts.mask_check.indices):,} sequences of {parts.mask_check.counts.tokens.sum():,} tokens, "
         f"{plan.steps_per_epoch:,} steps an epoch, steps {state.step:,} to {steps:,}, "
         f"validated every {validation_interval(config, plan.steps_per_epoch):,}"
     )
-    say(mask_line(parts.mask, parts.outline, parts.kept, parts.digest["whole"]))
+    say(mask_line(parts.mask, parts.timeline, parts.mask_check, parts.digest["whole"]))
     stop_requested = lambda: collectives.stop_seen(stop.requested())  # noqa: E731
     with (
         RunProgress(console, start=state.step, steps=steps, stop_requested=stop_requested) as progress,
@@ -148,7 +152,7 @@ def _open_figures(folder: Path, parts: TrainingParts) -> TrainingFigures | None:
         return None
     from dialog_trainer.cli.commands.figures import TrainingFigures  # imports matplotlib
 
-    return TrainingFigures(folder, parts.config, parts.plan.role_weights, parts.outline.final_from_step)
+    return TrainingFigures(folder, parts.config, parts.plan.role_weights, parts.timeline.final_from_step)
 
 
 def _run_loop(

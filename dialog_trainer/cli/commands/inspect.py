@@ -96,13 +96,13 @@ def _load(config: Config, say: Say) -> MaskedSplit:
     dialogues = load_dialogues(config, "train", say)
     tokenizer = load_tokenizer(config, dialogues, say)
     split = tokenize_split(config, dialogues, tokenizer, say, config.data.truncation)
-    left_out: set[int] = set()
+    excluded_dialogues: set[int] = set()
     if config.data.drop_leaks:
-        left_out = report_contamination(config, dialogues, load_dialogues(config, "validation", say), say)
-    check = check_split_mask(config, split, tokenizer, mask, timeline, left_out)
+        excluded_dialogues = report_contamination(config, dialogues, load_dialogues(config, "validation", say), say)
+    check = check_split_mask(config, split, tokenizer, mask, timeline, excluded_dialogues)
     used = np.zeros(len(split.tokens), dtype=bool)
     used[check.indices] = True
-    digest = digest_mask(config, split, tokenizer, left_out)["whole"]
+    digest = digest_mask(config, split, tokenizer, excluded_dialogues)["whole"]
     return MaskedSplit(split, tokenizer, mask, timeline, check, used, digest)
 
 

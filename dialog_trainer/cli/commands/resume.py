@@ -74,7 +74,7 @@ def _resume_locked(folder: Path, job: Job, console: Console) -> int:
     parts = build_parts(config, device, tokenizer, model, training, validation, say)
     load_optimizer(weights, model, parts.optimizer)
     parts.scaler.load_state_dict(saved.get("loss_scale") or parts.scaler.state_dict())
-    for line in describe_differences(saved, parts.surroundings()):
+    for line in describe_differences(saved, parts.environment()):
         say(line)
     kept = parts.config.replace({"mode": "train", "resume_model_dir": None, "load_model_type": "metric"})
     with StopSignal() as stop:
@@ -92,7 +92,7 @@ def _resume_locked(folder: Path, job: Job, console: Console) -> int:
 def _take_over(
     folder: Path, weights: Path, config: Config, parts: TrainingParts, state: TrainingState
 ) -> dict[str, int]:
-    """Makes the run's folder that of this attempt; returns the best links that a later step held, with that step."""
+    """Takes over the run folder for this attempt; returns each best link that pointed to a later step, and that step."""
     replace_config(folder, config.to_dict() | {"digest": parts.digest}, state.attempt)
     return drop_later_best(folder / "weights", weights, state.step)
 
