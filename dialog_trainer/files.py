@@ -1,4 +1,11 @@
-"""Hashes, cache keys, atomic writes (temporary file, fsync, rename) and directories built once."""
+"""Hashes, cache keys, and every write into a run or a cache: atomic, and through no link.
+
+The functions take `(root, name)`. `root` is a directory that the user chose, and the path to it may pass links. `name` is a
+path below it, which may have come from somebody else: no link in it is followed, and only regular files are opened. What is
+new is made under a random temporary name that did not exist (O_EXCL), then renamed.
+
+Each raises `OSError` that names the file.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +13,20 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import time
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path, PurePath
+from typing import BinaryIO
 
 from dialog_trainer.errors import DataError
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# O_NONBLOCK: to open a named pipe must not wait for somebody to write to it.
+_NO_LINK = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
 def sha256_of_texts(*texts: str) -> str:
@@ -42,62 +54,176 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def make_directory(root: Path, name: str) -> Path:
+    """Makes the directory and those above it, up to `root`, where they are missing; returns its path."""
+    with _open_parent(root, f"{name}/x", make=True):
+        return root / name
+
+
+def open_to_read(root: Path, name: str) -> BinaryIO:
+    """Opens a regular file."""
+    with _open_parent(root, name) as parent:
+        return os.fdopen(_open_file(root, name, parent, os.O_RDONLY), "rb")
+
+
+def read_bounded(root: Path, name: str, max_bytes: int) -> bytes:
+    """The content of a regular file; `OSError` where it is larger than `max_bytes`."""
+    with open_to_read(root, name) as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"is larger than {max_bytes:,} bytes", str(root / name))
+    return content
+
+
+def open_to_append(root: Path, name: str) -> BinaryIO:
+    """Opens a regular file for reading and appending, and makes it, and the directories above it, where it is missing.
+
+    A file that has other names too (hard links) is first replaced by a copy: the others stay as they are.
+    """
+    with _open_parent(root, name, make=True) as parent:
+        descriptor = _open_file(root, name, parent, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        if os.fstat(descriptor).st_nlink > 1:
+            with os.fdopen(descriptor, "rb") as file:
+                write_atomically(root, name, file.read())
+            descriptor = _open_file(root, name, parent, os.O_RDWR | os.O_APPEND)
+        return os.fdopen(descriptor, "ab+")
+
+
+def write_atomically(root: Path, name: str, content: str | bytes) -> None:
     """Writes a file (text as UTF-8) so that readers, even after a crash, see the old content or the new, never a part.
 
-    Raises `OSError`; the old file is then untouched.
+    Makes missing directories. After an `OSError` the old file is untouched.
     """
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        sync_path(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_path(path.parent)
+    last = PurePath(name).name
+    with _open_parent(root, name, make=True) as parent:
+        temporary = f".{last}-{secrets.token_hex(8)}"
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666, dir_fd=parent)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content.encode("utf-8") if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(descriptor)
+            os.replace(temporary, last, src_dir_fd=parent, dst_dir_fd=parent)
+            os.fsync(parent)
+        except BaseException as error:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=parent)
+            raise _name_file(error, root / name) from None
+
+
+def rename(root: Path, old: str, new: str) -> None:
+    """Renames a file or directory, atomically; a link is renamed itself."""
+    with _open_parent(root, old) as source, _open_parent(root, new) as target:
+        try:
+            os.rename(PurePath(old).name, PurePath(new).name, src_dir_fd=source, dst_dir_fd=target)
+            os.fsync(target)
+        except OSError as error:
+            raise _name_file(error, root / old) from None
+
+
+def remove_directory(root: Path, name: str) -> None:
+    """Removes a directory with all in it, as far as that is possible; a link in it is removed, not followed."""
+    with suppress(OSError), _open_parent(root, name) as parent:
+        shutil.rmtree(PurePath(name).name, ignore_errors=True, dir_fd=parent)
 
 
 @contextmanager
-def atomic_directory(directory: Path) -> Iterator[Path]:
-    """Yields an empty temporary directory; at the end of the block syncs all in it and renames it to `directory`.
+def atomic_directory(root: Path, name: str, prefix: str = ".aside-") -> Iterator[Path]:
+    """Yields a new empty directory beside; at the end of the block syncs all in it and renames it to `name`.
 
-    After an exception the temporary directory is removed. A killed process may leave `.aside-*` behind.
+    After an exception the new directory is removed. A killed process may leave `<prefix>*` behind.
     """
-    temporary = directory.parent / f".aside-{os.getpid()}-{time.monotonic_ns()}"
-    temporary.mkdir()  # not by tempfile: other users could not read it
+    temporary = PurePath(name).with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(8)}").as_posix()
+    with _open_parent(root, name) as parent:
+        os.mkdir(PurePath(temporary).name, dir_fd=parent)  # not by tempfile: other users could not read it
     try:
-        yield temporary
-        for path in (*temporary.rglob("*"), temporary):
+        yield root / temporary
+        mode = (root / temporary).stat().st_mode & 0o666  # as the umask says; some libraries write 0600
+        for path in (root / temporary).rglob("*"):
+            if path.is_file():
+                path.chmod(mode)
             sync_path(path)
-        temporary.rename(directory)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    sync_path(directory.parent)
+        sync_path(root / temporary)
+        rename(root, temporary, name)
+    except BaseException as error:
+        remove_directory(root, temporary)
+        raise (_name_file(error, root / name) if getattr(error, "filename", None) is None else error) from None
 
 
-def build_directory_once(directory: Path, write: Callable[[Path], object]) -> Path:
+def build_directory_once(cache: Path, name: str, write: Callable[[Path], object]) -> Path:
     """Returns a directory of the cache; where it is missing, `write` first fills a temporary one that takes its place.
 
     Of two processes that build it at once, the first to finish publishes its own.
     Raises `DataError` if the cache cannot be written or the disk is full.
     """
+    directory, remedy = cache / name, "pass data.cache_dir=<folder>"
     if directory.exists():
         return directory
-    cache, remedy = directory.parent, "pass data.cache_dir=<folder>"
     try:
         with ExitStack() as stack:
             try:
                 cache.mkdir(parents=True, exist_ok=True)
-                temporary = stack.enter_context(atomic_directory(directory))
+                temporary = stack.enter_context(atomic_directory(cache, name))
             except OSError as error:
                 raise DataError(f"{cache} cannot be written ({error.strerror}): {remedy}") from None
             write(temporary)
     except OSError as error:
         if directory.exists():  # ENOTEMPTY: another process has published the same content
             return directory
-        if error.errno not in _DISK_FULL:
+        if error.errno not in DISK_FULL:
             raise
         raise DataError(f"{cache} is full ({error.strerror}): make room, or {remedy}") from None
     return directory
+
+
+@contextmanager
+def _open_parent(root: Path, name: str, *, make: bool = False) -> Iterator[int]:
+    """A descriptor of the directory that holds `name`, reached without a link below `root`."""
+    parts = PurePath(name).parts
+    if not parts or any(part in ("..", "/") for part in parts):
+        raise OSError(errno.EINVAL, "is no path below its folder", f"{root}/{name}")
+    descriptor = os.open(root, _DIRECTORY | os.O_CLOEXEC)
+    try:
+        for index, part in enumerate(parts[:-1], start=1):
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=descriptor)
+            child = _open(root, PurePath(*parts[:index]).as_posix(), descriptor, _DIRECTORY)
+            os.close(descriptor)
+            descriptor = child
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _open_file(root: Path, name: str, parent: int, flags: int) -> int:
+    descriptor = _open(root, name, parent, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is no regular file", str(root / name))
+    return descriptor
+
+
+def _open(root: Path, name: str, parent: int, flags: int) -> int:
+    last = PurePath(name).name
+    try:
+        return os.open(last, flags | _NO_LINK, 0o666, dir_fd=parent)
+    except OSError as error:
+        if _is_link(last, parent):
+            raise OSError(
+                errno.ELOOP, "is a link, and inside a run or cache none is followed", str(root / name)
+            ) from None
+        raise _name_file(error, root / name) from None
+
+
+def _is_link(last: str, parent: int) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
+
+
+def _name_file(error: BaseException, path: Path) -> BaseException:
+    if isinstance(error, OSError) and error.errno:
+        return OSError(error.errno, error.strerror, str(path))
+    return error

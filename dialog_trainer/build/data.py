@@ -91,7 +91,7 @@ def load_tokenizer(config: Config, training: DialogueDataset, say: Say) -> Dialo
         DialogueTokenizer.train(training.texts(), size).save(aside)
 
     folder = resolve_cache_dir(config) / f"vocabulary-{cache_key(CACHE_FORMAT, training.digest, size)}"
-    return DialogueTokenizer.pretrained(str(build_directory_once(folder, learn)))
+    return DialogueTokenizer.pretrained(str(build_directory_once(folder.parent, folder.name, learn)))
 
 
 def build_probe_batches(config: Config, held_out: TokenDataset, device: torch.device) -> list[Batch]:
@@ -137,7 +137,7 @@ def measure_contamination(
             say(f"looking for {len(held_out):,} held-out dialogues among {len(training):,} training dialogues")
         (aside / "leaks.json").write_text(json.dumps(asdict(find_contamination(training, held_out))), encoding="utf-8")
 
-    folder = build_directory_once(resolve_cache_dir(config) / f"leaks-{key}", look)
+    folder = build_directory_once(resolve_cache_dir(config), f"leaks-{key}", look)
     found = json.loads((folder / "leaks.json").read_text(encoding="utf-8"))
     kinds = {
         name: found[name] and Overlap(*map(tuple, found[name].values())) for name in ("exact", "normalised", "near")

@@ -19,6 +19,7 @@ from dialog_trainer.cli.overrides import parse_overrides, quote_text, typed_targ
 from dialog_trainer.config.frozen import FrozenMapping
 from dialog_trainer.config.job import Job
 from dialog_trainer.errors import ConfigError
+from dialog_trainer.files import open_to_append
 from dialog_trainer.tracking.run_directory import claim_run_directory
 
 RunJob = Callable[[Job], int]
@@ -63,8 +64,8 @@ def _run_one(config: DictConfig, run_job: RunJob) -> int:
         code = guard(lambda: run_job(_job_of(config, context, overrides, folder)))
     finally:
         row = {"job": context.job.num, "overrides": overrides, "exit_code": code}
-        with (folder.parent / "jobs.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        with open_to_append(folder.parent, "jobs.jsonl") as file:
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
     if code in (75, 130):
         raise SystemExit(code)
     return int(code != 0)

@@ -124,7 +124,7 @@ def _to_arrays(table: pa.Table) -> tuple[np.ndarray, TurnSpans]:
 def open_dialogues(source: DialogueSource, split: str, cache_dir: Path, say: Say) -> DialogueDataset:
     """The cleaned dialogues of `split`, read from `source` the first time. Raises `DataError` if none is left."""
     folder = cache_dir / f"dialogues-{cache_key(CACHE_FORMAT, source.digest(split), split)}"
-    build_directory_once(folder, lambda temporary: _write_dialogues(source, split, temporary, say))
+    build_directory_once(folder.parent, folder.name, lambda temporary: _write_dialogues(source, split, temporary, say))
     dataset = DialogueDataset(folder)
     say(f"{split}: {dataset.counts} from {source.describe(split)}")
     if not len(dataset):
@@ -184,7 +184,7 @@ def open_tokens(
         _join(sorted((temporary / "parts").glob("*.arrow")), temporary / "tokens.arrow")
         shutil.rmtree(temporary / "parts")
 
-    return TokenDataset(build_directory_once(cache_dir / f"tokens-{key}", write))
+    return TokenDataset(build_directory_once(cache_dir, f"tokens-{key}", write))
 
 
 def _append_row(columns: _Columns, dialogue: int, sequence: TokenSequence, weights: Sequence[float]) -> None:

@@ -14,11 +14,12 @@ import numpy as np
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.evaluation.analysis import Statistics
 from dialog_trainer.evaluation.protocols import Metrics
-from dialog_trainer.files import write_atomically
+from dialog_trainer.files import read_bounded, rename, write_atomically
 from dialog_trainer.metrics.registry import compute_statistics
 from dialog_trainer.types import Reply
 
 SCORES_FILE, DIALOGUES_FILE = "scores.json", "dialogues.jsonl"
+MAX_SCORES_BYTES = 2**26
 # The keys of scores.json that a comparison reads, with their types.
 _REQUIRED = {"checkpoint": str, "split": str, "protocol": str, "data": str, "dialogues": int, "signature": str}
 
@@ -36,14 +37,15 @@ def reply_row(reply: Reply) -> dict[str, Any]:
 
 
 def write_scores(
-    folder: Path,
+    run: Path,
+    folder: str,
     scored: Mapping[str, Any],
     metrics: Metrics,
     replies: Sequence[Reply],
     statistics: Statistics,
     page: str,
 ) -> None:
-    """Writes the four files, each atomically and scores.json last; `page` is the content of scores.md."""
+    """Writes the four files into the `folder` of a run, each atomically and scores.json last; `page`: that of scores.md."""
     names = list(statistics.rows)
     by_dialogue: dict[str, dict[str, list[float]]] = {}
     # Perplexities first: they have all dialogues, in the order in which each score has its own.
@@ -52,34 +54,35 @@ def write_scores(
             by_dialogue.setdefault(identifier, {})[name] = row
     reply_rows = compute_statistics(names, replies, metrics)
     write_atomically(
-        folder / "replies.jsonl",
+        run,
+        f"{folder}/replies.jsonl",
         _json_lines(
             reply_row(reply) | {"statistics": {name: rows[index].tolist() for name, rows in reply_rows.items()}}
             for index, reply in enumerate(replies)
         ),
     )
     write_atomically(
-        folder / DIALOGUES_FILE,
+        run,
+        f"{folder}/{DIALOGUES_FILE}",
         _json_lines({"dialogue_id": identifier, "statistics": rows} for identifier, rows in by_dialogue.items()),
     )
-    write_atomically(folder / "scores.md", page)
-    write_atomically(folder / SCORES_FILE, json.dumps(scored, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(run, f"{folder}/scores.md", page)
+    write_atomically(run, f"{folder}/{SCORES_FILE}", json.dumps(scored, indent=2, ensure_ascii=False) + "\n")
 
 
-def archive_scores(folder: Path, scored: Mapping[str, Any]) -> Path | None:
+def archive_scores(run: Path, folder: str, scored: Mapping[str, Any]) -> Path | None:
     """Renames `folder` to `<name>-1`, `<name>-2` ... if its scores are of another checkpoint, other data or another
     signature than `scored`; returns the new path."""
     try:
-        existing = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))
+        existing = json.loads(read_bounded(run, f"{folder}/{SCORES_FILE}", MAX_SCORES_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
     same = ("checkpoint", "signature", "data")
     if isinstance(existing, dict) and all(existing.get(key) == scored[key] for key in same):
         return None
-    candidates = (folder.with_name(f"{folder.name}-{number}") for number in count(1))
-    archive = next(path for path in candidates if not path.exists())
-    os.replace(folder, archive)
-    return archive
+    archive = next(name for name in (f"{folder}-{number}" for number in count(1)) if not os.path.lexists(run / name))
+    rename(run, folder, archive)
+    return run / archive
 
 
 def read_scores(folder: Path, metrics: Metrics) -> tuple[dict[str, Any], Statistics]:

@@ -169,11 +169,10 @@ def _count_columns(labels: Sequence[str]) -> int:
     return 1
 
 
-def save_figures(folder: Path, style: FigureStyle, figures: Mapping[str, Figure]) -> None:
-    """Writes each figure as `<name>.<format>`, atomically: a reader never sees half a file."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save_figures(run: Path, folder: str, style: FigureStyle, figures: Mapping[str, Figure]) -> None:
+    """Writes each figure to `<run>/<folder>/<name>.<format>`, atomically: a reader never sees half a file."""
     for name, figure in figures.items():
-        write_atomically(folder / f"{name}.{style.format}", render_figure(figure, style.format))
+        write_atomically(run, f"{folder}/{name}.{style.format}", render_figure(figure, style.format))
 
 
 def render_figure(figure: Figure, format: str = "png") -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dialog_trainer.errors import TrainingError
+from dialog_trainer.files import open_to_append
 
 Row = dict[str, Any]
 
@@ -16,8 +17,9 @@ Row = dict[str, Any]
 class JsonlWriter:
     """Appends one JSON object a line. Each call writes complete lines and flushes them."""
 
-    def __init__(self, path: Path):
-        self._file = path.open("ab+")
+    def __init__(self, run: Path, name: str):
+        self._file = open_to_append(run, name)
+        self._path = run / name
         # A killed process may have left half a line: end it, so that the next row starts a line of its own.
         if self._file.tell():
             self._file.seek(-1, 2)
@@ -33,7 +35,7 @@ class JsonlWriter:
             self._file.flush()
         except OSError as error:
             raise TrainingError(
-                f"{self._file.name} cannot be written: {error.strerror}. The checkpoints are untouched: make room, then "
+                f"{self._path} cannot be written: {error.strerror}. The checkpoints are untouched: make room, then "
                 "mode=resume load_model_type=last"
             ) from None
 
@@ -47,8 +49,8 @@ class MetricWriter(JsonlWriter):
     `time_seconds` counts from the start of the attempt.
     """
 
-    def __init__(self, path: Path, attempt: int):
-        super().__init__(path)
+    def __init__(self, run: Path, name: str, attempt: int):
+        super().__init__(run, name)
         self._attempt, self._start = attempt, time.monotonic()
 
     def add(self, *, step: int, epoch: int, split: str, values: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import itertools
 import os
 import platform
@@ -14,7 +15,9 @@ from typing import TextIO
 import yaml
 
 from dialog_trainer.errors import CheckpointError, ConfigError
-from dialog_trainer.files import write_atomically
+from dialog_trainer.files import open_to_append, read_bounded, write_atomically
+
+MAX_CONFIG_BYTES = 2**20
 
 
 def claim_run_directory(parent: Path, name: str) -> Path:
@@ -56,27 +59,26 @@ def lock_run_directory(run: Path) -> Iterator[None]:
 
 def write_config(run: Path, config: Mapping[str, object], hydra_files: Mapping[str, object]) -> None:
     """Writes `args.yaml` and `.hydra/` of a new run. `config` holds plain values, with every choice resolved."""
-    (run / ".hydra").mkdir()
     for name, content in {"config": config, **hydra_files}.items():
-        write_atomically(run / ".hydra" / f"{name}.yaml", _to_yaml(content))
-    write_atomically(run / "args.yaml", _to_yaml(config))
+        write_atomically(run, f".hydra/{name}.yaml", _to_yaml(content))
+    write_atomically(run, "args.yaml", _to_yaml(config))
 
 
 def replace_config(run: Path, config: Mapping[str, object], attempt: int) -> None:
     """Writes `args.yaml` of a resumed run, and keeps that of the attempt before as `args.<attempt>.yaml`."""
-    path = run / "args.yaml"
-    if _to_yaml(config) == path.read_text(encoding="utf-8"):
+    before = read_bounded(run, "args.yaml", MAX_CONFIG_BYTES)
+    if _to_yaml(config).encode("utf-8") == before:
         return
-    kept = run / f"args.{attempt - 1}.yaml"
-    if not kept.exists():  # the number of an attempt that ended before its first row is used again
-        os.link(path, kept)
-    write_atomically(path, _to_yaml(config))
+    kept = f"args.{attempt - 1}.yaml"
+    if not os.path.lexists(run / kept):  # the number of an attempt that ended before its first row is used again
+        write_atomically(run, kept, before)
+    write_atomically(run, "args.yaml", _to_yaml(config))
 
 
 def open_rank_log(run: Path, rank: int, size: int) -> TextIO:
     """Opens `logs/rank-<rank>.log`, the output of a rank above 0, for appending."""
-    (run / "logs").mkdir(parents=True, exist_ok=True)  # a machine without the shared file system has no run directory
-    file = (run / "logs" / f"rank-{rank}.log").open("a", encoding="utf-8", buffering=1)
+    run.mkdir(parents=True, exist_ok=True)  # a machine without the shared file system has no run directory
+    file = io.TextIOWrapper(open_to_append(run, f"logs/rank-{rank}.log"), encoding="utf-8", line_buffering=True)
     print(f"rank {rank} of {size}, process {os.getpid()} on {platform.node()}", file=file)
     return file
 

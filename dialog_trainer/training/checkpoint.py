@@ -72,7 +72,7 @@ def save_checkpoint(
         weights.mkdir(exist_ok=True)
         _remove_unlinked(weights)
         directory = _unused_directory(weights, state["step"])
-        with atomic_directory(directory) as temporary:
+        with atomic_directory(weights.parent, f"{weights.name}/{directory.name}") as temporary:
             (temporary / "trainer").mkdir()
             model.save_pretrained(temporary, state_dict=tensors[0], safe_serialization=True)
             tokenizer.save(temporary)

@@ -1,6 +1,7 @@
 """Files of a validation: their rows, and reading them for a comparison."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def made(names=SCORE_NAMES) -> Statistics:
 
 def written(place, statistics: Statistics, scored: dict = SCORED):
     place.mkdir(parents=True, exist_ok=True)
-    write_scores(place, scored, SCORES, REPLIES, statistics, "# Scores\n")
+    write_scores(place.parent, place.name, scored, SCORES, REPLIES, statistics, "# Scores\n")
     return place
 
 
@@ -85,13 +86,13 @@ def test_files_are_replaced(tmp_path):
 
 
 def test_scores_of_another_signature_are_archived(tmp_path):
-    place = tmp_path / "validation/test/response"
-    assert archive_scores(place, SCORED) is None
+    folder, place = "validation/test/response", tmp_path / "validation/test/response"
+    assert archive_scores(tmp_path, folder, SCORED) is None
     written(place, made(("bleu2",)))
-    assert archive_scores(place, SCORED) is None
+    assert archive_scores(tmp_path, folder, SCORED) is None
     for number, key in enumerate(("signature", "checkpoint", "data"), start=1):
         there = rows_of(place / "dialogues.jsonl")
-        aside = archive_scores(place, SCORED | {key: "another"})
+        aside = archive_scores(tmp_path, folder, SCORED | {key: "another"})
         assert aside == place.with_name(f"response-{number}")
         assert rows_of(aside / "dialogues.jsonl") == there
         assert not place.exists()
@@ -103,7 +104,9 @@ def test_scores_are_written_last(tmp_path, monkeypatch):
     place.mkdir()
     order = []
     write = results.write_atomically
-    monkeypatch.setattr(results, "write_atomically", lambda path, text: (order.append(path.name), write(path, text)))
+    monkeypatch.setattr(
+        results, "write_atomically", lambda run, name, text: (order.append(Path(name).name), write(run, name, text))
+    )
     written(place, made())
     assert order[-1] == "scores.json"
     assert len(order) == 4

@@ -30,7 +30,7 @@ USER, ASSISTANT = (LIGHT.user, "--"), (LIGHT.assistant, "-")
 def metrics(tmp_path):
     """Rows of 6 steps with validations after 3 and 6; the fourth step had no token with weight."""
     path = tmp_path / "metrics.jsonl"
-    log = MetricWriter(path, 0)
+    log = MetricWriter(path.parent, path.name, 0)
     for at in range(6):
         values = {"train_loss": None if at == 3 else 6.0 - at, "lr": 0.1 * at}
         log.add(step=at, epoch=0, split="train", values=values)
@@ -149,7 +149,7 @@ def test_the_weights_alone_cover_the_schedule(share, switch):
 def by_role(tmp_path):
     """Rows of 6 steps of which the last three train the assistant alone, validations after 3 and 6, probes at 0 and 4."""
     path = tmp_path / "by_role.jsonl"
-    log = MetricWriter(path, 0)
+    log = MetricWriter(path.parent, path.name, 0)
     for at in range(6):
         if at % 4 == 0:
             values = {
@@ -201,7 +201,7 @@ def test_the_loss_by_turn_ends_with_the_last_turn_that_has_one(by_role):
     [(1, [1]), (2, [1, 2]), (5, [1, 2, 3, 4, 5]), (9, [1, 3, 5, 7, 9]), (100, [1, 26, 51, 75, 100])],
 )
 def test_of_many_validations_five_are_shown_by_turn(tmp_path, count, shown):
-    log = MetricWriter(tmp_path / "metrics.jsonl", 0)
+    log = MetricWriter(tmp_path, "metrics.jsonl", 0)
     for at in range(1, count + 1):
         log.add(step=at, epoch=0, split="validation", values={"nll_turn_00": float(at)})
     log.close()
@@ -247,7 +247,7 @@ def test_curves_are_the_rows_that_have_a_value(metrics):
 
 
 def test_scores_mark_the_best_the_switch_and_the_interval(tmp_path):
-    log = MetricWriter(tmp_path / "metrics.jsonl", 0)
+    log = MetricWriter(tmp_path, "metrics.jsonl", 0)
     for at, bleu, ppl in ((10, 0.1, 30.0), (20, 0.3, 20.0), (30, 0.2, 25.0)):
         values = {"bleu2": bleu, "bleu2_low": bleu - 0.05, "bleu2_high": bleu + 0.05, "ppl": ppl, "length": ppl}
         log.add(step=at, epoch=0, split="validation", values=values)
@@ -309,7 +309,7 @@ def test_legends_and_titles_lie_outside_the_panels(metrics, by_role):
 
 
 def test_one_point_or_none_is_said_instead_of_an_axis(tmp_path):
-    log = MetricWriter(tmp_path / "metrics.jsonl", 0)
+    log = MetricWriter(tmp_path, "metrics.jsonl", 0)
     log.add(step=20, epoch=0, split="validation", values={"bleu2": 0.25})
     log.close()
     figures = plot_curves(STYLE, tmp_path / "metrics.jsonl", common=("lr",), scores=SCORES, switch=10)
@@ -354,7 +354,7 @@ def test_ticks_have_separators_and_no_rounding_noise(value, text):
 def test_figures_are_files_of_the_chosen_format(tmp_path, metrics, by_role, format, start):
     style = FigureStyle("run7", format)
     figures = all_figures(style, metrics, by_role)
-    save_figures(tmp_path / "vis outputs", style, figures)
+    save_figures(tmp_path, "vis outputs", style, figures)
     files = sorted((tmp_path / "vis outputs").iterdir())
     assert [file.name for file in files] == sorted(f"{name}.{format}" for name in figures)
     assert all(file.read_bytes().startswith(start) for file in files)

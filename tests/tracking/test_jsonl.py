@@ -22,7 +22,7 @@ def path(tmp_path):
 
 def write(path, *attempts: str) -> None:
     """Each attempt is `train` and `validation` steps in the order they were written: `"0 1 v2 2 3 v4"`."""
-    log = JsonlWriter(path)
+    log = JsonlWriter(path.parent, path.name)
     for attempt, steps in enumerate(attempts):
         for step in steps.split():
             split = "validation" if step[0] == "v" else "train"
@@ -37,7 +37,7 @@ def found(path, split: str) -> list[tuple[int, int]]:
 def test_older_rows_stay_byte_for_byte(path):
     for number in range(3):
         before = path.read_bytes() if path.exists() else b""
-        log = JsonlWriter(path)
+        log = JsonlWriter(path.parent, path.name)
         log.append([{"number": number}, {"text": "é\n😀 "}])
         # Flushed at once: what was written can be read before the file is closed.
         assert path.read_bytes().startswith(before)
@@ -52,7 +52,7 @@ def test_half_written_line_is_skipped(path, cut):
     line = json.dumps({"step": 0, "text": "é"}, ensure_ascii=False) + "\n"
     path.write_bytes(line.encode() + line.encode()[:cut])
     assert [row["step"] for row in read_rows(path)] == [0]
-    log = JsonlWriter(path)
+    log = JsonlWriter(path.parent, path.name)
     log.append([{"step": 1, "text": ""}])
     log.close()
     assert [row["step"] for row in read_rows(path)] == [0, 1]
@@ -71,7 +71,7 @@ def test_reading_continues_after_the_last_complete_line(path):
 
 
 def test_non_finite_number_is_refused_with_nothing_written(path):
-    log = JsonlWriter(path)
+    log = JsonlWriter(path.parent, path.name)
     with pytest.raises(ValueError, match="not JSON compliant"):
         log.append([{"loss": 1.0}, {"loss": math.nan}])
     log.close()
@@ -79,7 +79,7 @@ def test_non_finite_number_is_refused_with_nothing_written(path):
 
 
 def test_metric_row_has_its_keys_then_its_values(path):
-    log = MetricWriter(path, attempt=2)
+    log = MetricWriter(path.parent, path.name, attempt=2)
     log.add(step=7, epoch=1, split="train", values={"train_loss": 1.5, "grad_norm": None})
     log.close()
     (row,) = read_rows(path)

@@ -23,7 +23,7 @@ def run_attempt(run, attempt, steps, *, shown=True):
     """Writes rows, `v2` for a validation at step 2, and logs them; `shown` False: without the logger."""
     metrics = run / "metrics.jsonl"
     before = len(list(read_rows(metrics)))
-    writer = MetricWriter(metrics, attempt)
+    writer = MetricWriter(metrics.parent, metrics.name, attempt)
     for word in steps.split():
         split = "validation" if word[0] == "v" else "train"
         values = {f"{split}_loss": attempt + int(word.strip("v")) / 8, "ppl": None, "signature": "response"}
@@ -62,7 +62,7 @@ def test_resumed_run_continues_and_shows_each_step_once(tmp_path, monkeypatch, o
 def test_missing_steps_of_an_earlier_attempt_are_filled_in(tmp_path, shown):
     """A killed process may not have flushed its last rows; a logger may be turned on at a resume."""
     run_attempt(tmp_path, 0, "0 1", shown=shown)
-    writer = MetricWriter(tmp_path / "metrics.jsonl", 0)
+    writer = MetricWriter(tmp_path, "metrics.jsonl", 0)
     writer.add(step=2, epoch=0, split="train", values={"train_loss": 0.25})
     writer.close()
     run_attempt(tmp_path, 1, "3")

@@ -17,7 +17,7 @@ def _read_often(monkeypatch):
 
 @pytest.fixture
 def writer(tmp_path):
-    writer = MetricWriter(tmp_path / "metrics.jsonl", attempt=0)
+    writer = MetricWriter(tmp_path, "metrics.jsonl", attempt=0)
     yield writer
     writer.close()
 

@@ -101,8 +101,8 @@ class TrainingCallbacks:
         self._probe: list[Batch] | None = None
         self._figures = figures
         if collectives.is_rank0():
-            self._metrics = MetricWriter(folder / "metrics.jsonl", state.attempt)
-            self._replies = JsonlWriter(folder / "replies.jsonl")
+            self._metrics = MetricWriter(folder, "metrics.jsonl", state.attempt)
+            self._replies = JsonlWriter(folder, "replies.jsonl")
 
     def track(self, report: StepReport) -> None:
         self._progress.step(report)

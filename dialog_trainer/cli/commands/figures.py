@@ -67,13 +67,13 @@ class TrainingFigures:
         self._save({"alignment": plot_alignment(self._style, self._rows, switch=self._switch)})
 
     def _save(self, figures: Mapping[str, Figure]) -> None:
-        save_figures(self._run / "vis_outputs", self._style, figures)
+        save_figures(self._run, "vis_outputs", self._style, figures)
 
 
-def draw_by_depth(folder: Path, run_name: str, config: Config, scored: Mapping[str, Any]) -> None:
-    """Draws the scores of `scores.json` by depth of the turn into `folder`."""
-    style = FigureStyle(run_name, config.figures.format)
-    save_figures(folder, style, {"by_depth": plot_by_depth(style, scored, list(scored["scores"]))})
+def draw_by_depth(run: Path, folder: str, config: Config, scored: Mapping[str, Any]) -> None:
+    """Draws the scores of `scores.json` by depth of the turn into the `folder` of a run."""
+    style = FigureStyle(run.name, config.figures.format)
+    save_figures(run, folder, style, {"by_depth": plot_by_depth(style, scored, list(scored["scores"]))})
 
 
 def draw_mask_figures(
@@ -97,5 +97,5 @@ def draw_mask_figures(
         }
         for one in (style, FigureStyle(style.run, theme=DARK))
     )
-    save_figures(folder, style, light)
+    save_figures(folder, ".", style, light)
     return [(title, render_figure(light[name]), render_figure(dark[name])) for name, title in titles.items()]

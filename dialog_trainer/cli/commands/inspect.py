@@ -20,7 +20,7 @@ from dialog_trainer.config.job import Job
 from dialog_trainer.config.schema import Config
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.evaluation.contexts import sample_dialogues
-from dialog_trainer.files import write_atomically
+from dialog_trainer.files import read_bounded, write_atomically
 from dialog_trainer.masking.coverage import DatasetCoverage, measure_coverage
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights
@@ -85,7 +85,7 @@ def inspect_mask(job: Job, console: Console) -> int:
 
         figures = draw_mask_figures(folder, config, mask, timeline, split.tokens.lengths)
     content = build_page_content(title, facts, progress, mask, timeline, sequences, tables, figures)
-    write_atomically(folder / "mask.html", render_mask_page(content))
+    write_atomically(folder, "mask.html", render_mask_page(content))
     say(f"written to {folder / 'mask.html'}: open it in a browser; its slider moves through the training")
     return 0
 
@@ -152,13 +152,13 @@ def _claim_folder(project: Path, name: str, source: dict[str, str], say: Say) ->
             return folder
         say(f"{folder} is kept: it holds no page of this data and model")
     folder = claim_run_directory(project, name)
-    write_atomically(folder / SOURCE_FILE, json.dumps(source))
+    write_atomically(folder, SOURCE_FILE, json.dumps(source))
     return folder
 
 
 def _read_source(folder: Path) -> object:
     try:
-        return json.loads((folder / SOURCE_FILE).read_text(encoding="utf-8"))
+        return json.loads(read_bounded(folder, SOURCE_FILE, 2**16))
     except (OSError, ValueError):  # no page of this program
         return None
 

@@ -89,13 +89,13 @@ def validate_run(job: Job, console: Console) -> int:
         scored["mask_digest"] = state.get("digest")
         if other:
             scored["compared"] = _compare(metrics, scored["signature"], statistics, other, progress)
-    folder = run / "validation" / split / scored["protocol"]
-    _publish(console, scored, metrics, result, statistics, folder)
+    folder = f"validation/{split}/{scored['protocol']}"
+    _publish(console, scored, metrics, result, statistics, run, folder)
     if scored["by_depth"] and config.figures.enabled:
         from dialog_trainer.cli.commands.figures import draw_by_depth  # imports matplotlib
 
-        draw_by_depth(folder, run.name, config, scored)
-    log(f"written to {folder}")
+        draw_by_depth(run, folder, config, scored)
+    log(f"written to {run / folder}")
     return 0
 
 
@@ -182,7 +182,8 @@ def _publish(
     metrics: Metrics,
     result: ValidationResult,
     statistics: Statistics,
-    folder: Path,
+    run: Path,
+    folder: str,
 ) -> None:
     """Prints the scores and writes them into the run."""
     log = make_printer(console)
@@ -190,8 +191,7 @@ def _publish(
     print_tables(console, tables)
     for note in notes:
         log(note)
-    archive = archive_scores(folder, scored)
+    archive = archive_scores(run, folder, scored)
     if archive:
-        log(f"{folder} held the scores of another checkpoint, or with another signature: moved to {archive}")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_scores(folder, scored, metrics, result.replies, statistics, render_markdown(scored, notes, tables))
+        log(f"{run / folder} held the scores of another checkpoint, or with another signature: moved to {archive}")
+    write_scores(run, folder, scored, metrics, result.replies, statistics, render_markdown(scored, notes, tables))
