@@ -12,7 +12,7 @@ PACKAGE = ROOT / "dialog_trainer"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Rooms by floor, from the ground up. A room may import rooms on lower floors, and on its own floor only what is listed.
 FLOORS = [
-    {"types", "errors", "seeds", "__init__"},
+    {"types", "errors", "screen", "seeds", "__init__"},
     {"files"},
     {"config", "data", "masking", "metrics", "distributed"},
     {"training", "model", "tracking"},
@@ -109,6 +109,22 @@ def test_names_and_sizes(path):
             assert count <= 8 or node.name == "__init__", f"{path}: {node.name} has {count} parameters"
         if isinstance(node, ast.ExceptHandler):
             assert not (len(node.body) == 1 and isinstance(node.body[0], ast.Pass)), f"{path}:{node.lineno} swallows"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_everything_is_printed_through_the_screen(path):
+    """Elsewhere a text of data or settings could send escapes to a terminal, or megabytes."""
+    own = {"screen.py": {"write"}, "terminal.py": {"print"}}.get(path.name, set())
+    found = []
+    for node in (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)):
+        called = ast.unparse(node.func)
+        method = called.rpartition(".")[2]
+        to_screen = (
+            called == "print" or (method == "print" and "." in called) or re.search(r"(std\w+|stream)\.write", called)
+        )
+        if to_screen and method not in own:
+            found.append(f"{path.name}:{node.lineno}: {called}")
+    assert found == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from dialog_trainer.errors import DialogTrainerError
+from dialog_trainer.screen import write_line
 
 
 def guard(action: Callable[[], int]) -> int:
@@ -17,19 +18,19 @@ def guard(action: Callable[[], int]) -> int:
     try:
         return action()
     except DialogTrainerError as error:
-        print(error, file=sys.stderr)
+        write_line(str(error), sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         discard_output()
-        print("standard output was closed by its reader; stopped", file=sys.stderr)
+        write_line("standard output was closed by its reader; stopped", sys.stderr)
         return 1
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"{error.filename}: {error.strerror}; fix it or choose another path", file=sys.stderr)
+        write_line(f"{error.filename}: {error.strerror}; fix it or choose another path", sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted before there was anything to save", file=sys.stderr)
+        write_line("interrupted before there was anything to save", sys.stderr)
         return 130
 
 
@@ -54,7 +55,7 @@ def open_closed_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
             if name == "stdout" and sys.stderr is not None:
-                print("standard output is closed: nothing will be shown", file=sys.stderr)
+                write_line("standard output is closed: nothing will be shown", sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a reply that the terminal cannot show must not end a run

@@ -21,6 +21,7 @@ from dialog_trainer.config.machine import count_processes, find_process_errors, 
 from dialog_trainer.config.schema import Config
 from dialog_trainer.distributed.environment import RankInfo
 from dialog_trainer.errors import ConfigError
+from dialog_trainer.screen import write_line
 
 if TYPE_CHECKING:
     from dialog_trainer.distributed.store import ControlStore
@@ -118,7 +119,7 @@ def _set_up_process(config: Config) -> Console:
 @contextmanager
 def announce_if_slow(text: str) -> Iterator[None]:
     """Prints what is being done, once it takes longer than `SLOW_SECONDS`."""
-    timer = threading.Timer(SLOW_SECONDS, lambda: print(f"{text} ...", file=sys.stderr, flush=True))
+    timer = threading.Timer(SLOW_SECONDS, lambda: write_line(f"{text} ...", sys.stderr))
     timer.daemon = True
     timer.start()
     try:

@@ -22,6 +22,7 @@ from dialog_trainer.cli.guard import (
 )
 from dialog_trainer.distributed.environment import RankInfo, detect_rank
 from dialog_trainer.errors import ConfigError
+from dialog_trainer.screen import write, write_line
 
 # Hydra, and what checks a configuration, are imported in the functions: --help and --version do not wait for them.
 
@@ -55,7 +56,7 @@ def _import_from_current_folder() -> None:
 
 def _run(flags: Flags) -> int:
     if "--version" in flags.given:
-        print(f"dialog_trainer {__version__}")
+        write_line(f"dialog_trainer {__version__}")
         return 0
     if "--help" in flags.given:
         return _print_help(flags)
@@ -112,7 +113,7 @@ def _print_help(flags: Flags) -> int:
     from dialog_trainer.cli.help import format_help
 
     try:
-        print(format_help(CONF, list_choices(flags.config_dir), flags.overrides), flush=True)
+        write(format_help(CONF, list_choices(flags.config_dir), flags.overrides) + "\n")
     except BrokenPipeError:  # as `--help | head`
         discard_output()
     return 0
@@ -138,5 +139,5 @@ def _show(flags: Flags) -> int:
     if flags.given["--shell-completion"].startswith("query"):
         # What the choices of a group share, in its _base.yaml, is no choice.
         script = " ".join(word for word in script.split() if "=_" not in word)
-    print(script)
+    write(f"{script}\n")
     return code

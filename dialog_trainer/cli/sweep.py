@@ -20,6 +20,7 @@ from dialog_trainer.config.frozen import FrozenMapping
 from dialog_trainer.config.job import Job
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.files import open_to_append
+from dialog_trainer.screen import write_line
 from dialog_trainer.tracking.run_directory import claim_run_directory
 
 RunJob = Callable[[Job], int]
@@ -32,7 +33,7 @@ def run_sweep(runs: list[NewRun], overrides: list[str], config_dir: str | None, 
     if others:
         raise ConfigError([f"-m: sweeps train; mode={others[0]} works on one configuration at a time"])
     folder = claim_run_directory(SWEEPS, runs[0].config.name)
-    print(f"{len(runs)} jobs, in {folder}/<job> (project is not used)", flush=True)
+    write_line(f"{len(runs)} jobs, in {folder}/<job> (project is not used)")
     leading = ["--config-dir", config_dir] if config_dir else []
     place = f"hydra.sweep.dir={quote_text(folder)}"
     try:
@@ -58,7 +59,7 @@ def _run_one(config: DictConfig, run_job: RunJob) -> int:
     context = HydraConfig.get()
     overrides = list(context.overrides.task)
     folder = Path(context.runtime.output_dir)
-    print(f"== job {context.job.num}: {' '.join(overrides)}", flush=True)
+    write_line(f"== job {context.job.num}: {' '.join(overrides)}")
     code = 1
     try:
         code = guard(lambda: run_job(_job_of(config, context, overrides, folder)))

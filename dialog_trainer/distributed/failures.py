@@ -17,6 +17,7 @@ import torch.distributed as dist
 from dialog_trainer.distributed import collectives
 from dialog_trainer.distributed.store import ControlStore, Failure, PeerFailed
 from dialog_trainer.errors import DialogTrainerError
+from dialog_trainer.screen import write_line
 
 # A rank that does not answer the roll call within this time counts as gone.
 ROLL_CALL_SECONDS = 1.5
@@ -46,11 +47,11 @@ def run_as_rank(control: ControlStore, work: Callable[[], int], *, prints: bool)
             if failure is None:
                 failure = _describe_failure(error, control)
                 if control.report(failure) and prints:
-                    print(failure.text, file=sys.stderr)
+                    write_line(failure.text, sys.stderr)
         except (dist.DistError, RuntimeError) as lost:  # the store was in a process that is gone: rank 0
             failure = _describe_lost([0], control, lost)
             if prints:
-                print(failure.text, file=sys.stderr)
+                write_line(failure.text, sys.stderr)
         _exit(failure.exit_code)
 
 

@@ -28,6 +28,7 @@ from dialog_trainer.distributed.environment import RankInfo, rendezvous_address
 from dialog_trainer.distributed.failures import GONE, NOTHING_TO_SAVE, RESUME_HINT, run_as_rank
 from dialog_trainer.distributed.store import ControlStore, read_failure
 from dialog_trainer.errors import ConfigError, DistributedError
+from dialog_trainer.screen import write_line
 
 HOST = "127.0.0.1"
 # After a failure the other ranks get this time to end by themselves, then as much to obey SIGTERM.
@@ -65,14 +66,14 @@ def launch_local(size: int, port: int | None, work: Work, argument: str) -> int:
         failure = read_failure(store)
         if failure is not None:
             ends = {_describe_exit(context.processes[rank].exitcode) for rank in failure.gone}
-            print(failure.text.replace(GONE, ends.pop() if len(ends) == 1 else GONE, 1), file=sys.stderr)
+            write_line(failure.text.replace(GONE, ends.pop() if len(ends) == 1 else GONE, 1), sys.stderr)
             return failure.exit_code
         if first_exit.exit_code < 0 and received:
-            print(NOTHING_TO_SAVE, file=sys.stderr)
+            write_line(NOTHING_TO_SAVE, sys.stderr)
             return 128 + received[0]
         if first_exit.exit_code < 0:
             reason = _describe_exit(first_exit.exit_code)
-            print(f"rank {first_exit.error_index} of {size} {reason}. {RESUME_HINT}", file=sys.stderr)
+            write_line(f"rank {first_exit.error_index} of {size} {reason}. {RESUME_HINT}", sys.stderr)
         return max(first_exit.exit_code, 1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +15,7 @@ from dialog_trainer.masking.coverage import compute_trained_fraction
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.timeline import ScheduleTimeline, describe_timeline
 from dialog_trainer.masking.validation import MaskCheckResult
-from dialog_trainer.reporting.terminal import printable
+from dialog_trainer.reporting.terminal import print_line
 from dialog_trainer.training.early_stopping import BestTracker
 from dialog_trainer.types import Reply
 
@@ -22,13 +23,8 @@ MAX_SAMPLE_CHARACTERS = 200
 
 
 def make_printer(console: Console) -> Callable[[str], None]:
-    """A function that prints a line as it is: without markup, unbroken, with control characters written out."""
-
-    def say(line: str) -> None:
-        shown = "\n".join(map(printable, line.split("\n")))
-        console.print(shown, markup=False, highlight=False, soft_wrap=True)
-
-    return say
+    """A function that prints a line, as `print_line` does."""
+    return partial(print_line, console)
 
 
 def format_override(key: str, value: object) -> str:

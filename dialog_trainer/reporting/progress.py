@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.text import Text
 
+from dialog_trainer.reporting.terminal import print_line
 from dialog_trainer.training.loop import StepReport
 
 PLAIN_EVERY_SECONDS = 10.0
@@ -66,9 +67,9 @@ class RunProgress:
         first_or_last = done in (self._first_step + 1, self._steps)
         if not self._live and (first_or_last or now - self._last_line >= PLAIN_EVERY_SECONDS):
             self._last_line = now
-            self._print(GAP.join((counted, loss, rate, speed, remaining)))
+            print_line(self._console, GAP.join((counted, loss, rate, speed, remaining)))
         if done - self._first_step == MEASURED_STEPS and (line := describe_time_left(left, per_step)):
-            self._print(line)
+            print_line(self._console, line)
 
     def start(self, name: str, total: int) -> None:
         """Opens a stage of a validation; `advance` counts within it."""
@@ -88,16 +89,13 @@ class RunProgress:
         self._bars.update(self._stage, completed=done, parts=parts)
         if not self._live and now >= self._stage_next_line:
             self._stage_next_line = now + PLAIN_EVERY_SECONDS
-            self._print(GAP + GAP.join(parts))
+            print_line(self._console, GAP + GAP.join(parts))
 
     def stop_requested(self) -> bool:
         return self._stop_requested()
 
     def close_stages(self) -> None:
         self._bars.update(self._stage, visible=False)
-
-    def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def describe_time_left(steps: int, seconds_per_step: float) -> str | None:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.reporting.tables import TextTable
+from dialog_trainer.screen import printable, printable_lines, shorten
 
 COLORS = {
     "system": "magenta",
@@ -23,6 +24,11 @@ COLORS = {
 GAP = "  "
 # A first column narrower than this is not worth reading: columns move below instead.
 MIN_FIRST_COLUMN = 16
+
+
+def print_line(console: Console, line: str, style: str = "") -> None:
+    """Prints a line as it is: without markup, unbroken, bounded, with control characters written out."""
+    console.print(Text(printable_lines(shorten(line)), style=style), soft_wrap=True)
 
 
 def print_sequence(
@@ -60,9 +66,9 @@ def print_sequence(
 def print_tables(console: Console, tables: Sequence[TextTable]) -> None:
     """Prints tables as wide as a terminal is; into a file or a pipe each row is one line."""
     for table in tables:
-        console.print(Text(printable(table.title), style="bold"), soft_wrap=True)
+        print_line(console, table.title, style="bold")
         for line in layout_table(table, console.width if console.is_terminal else None):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            print_line(console, line)
         console.print()
 
 
@@ -109,8 +115,3 @@ def _layout_block(columns: Sequence[Sequence[str]], num_rows: int, widths: Seque
             right = [text.rjust(width) for text, width in zip(texts[1:], widths[1:], strict=True)]
             lines.append(GAP.join([texts[0].ljust(widths[0]), *right]).rstrip())
     return lines
-
-
-def printable(text: str) -> str:
-    """`text` with control characters and terminal escapes written out, so that no data can drive a terminal."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

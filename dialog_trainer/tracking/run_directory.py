@@ -16,6 +16,7 @@ import yaml
 
 from dialog_trainer.errors import CheckpointError, ConfigError
 from dialog_trainer.files import open_to_append, read_bounded, write_atomically
+from dialog_trainer.screen import write_line
 
 MAX_CONFIG_BYTES = 2**20
 
@@ -79,7 +80,7 @@ def open_rank_log(run: Path, rank: int, size: int) -> TextIO:
     """Opens `logs/rank-<rank>.log`, the output of a rank above 0, for appending."""
     run.mkdir(parents=True, exist_ok=True)  # a machine without the shared file system has no run directory
     file = io.TextIOWrapper(open_to_append(run, f"logs/rank-{rank}.log"), encoding="utf-8", line_buffering=True)
-    print(f"rank {rank} of {size}, process {os.getpid()} on {platform.node()}", file=file)
+    write_line(f"rank {rank} of {size}, process {os.getpid()} on {platform.node()}", file)
     return file
 
 

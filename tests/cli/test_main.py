@@ -90,6 +90,7 @@ def test_all_faults_are_told_together(dialog_trainer, empty_folder):
         (["figures=false"], "write figures.enabled=false"),
         (["steps=1,2"], "several values need -m"),
         (["--colour"], "--colour: there is no such flag"),
+        (["\x1b]0;x\x07\x9b2J\u202e=3"], "- \\x1b]0;x\\x07\\x9b2J\\u202e=3: cannot be read"),
         (["--config-dir", "nowhere"], "--config-dir nowhere: there is no such folder"),
         (["-m", "mode=resume", "resume_model_dir=x"], "-m: sweeps start new runs"),
         (["-m", "seed=0,-1"], "seed=-1: must be a whole number"),

@@ -10,7 +10,7 @@ from dialog_trainer.masking.coverage import measure_coverage
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.reporting.tables import TextTable, build_mask_tables
-from dialog_trainer.reporting.terminal import layout_table, print_sequence, print_tables, printable
+from dialog_trainer.reporting.terminal import layout_table, print_sequence, print_tables
 from dialog_trainer.types import Role, TurnSpans
 
 START, SYSTEM, USER, ASSISTANT, END = Role.START, Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.END
@@ -146,11 +146,6 @@ def test_weight_0_at_the_last_point_is_dim():
 def test_tables_are_text_not_markup(tables):
     tables["Truncation"].rows[0][0] = "[bold]x\x1b[31m"
     assert "[bold]x\\x1b[31m" in printed(lambda console: print_tables(console, list(tables.values())))
-
-
-@pytest.mark.parametrize(("text", "shown"), [("a b", "a b"), ("\n\t", "\\n\\t"), ("\x9b", "\\x9b"), ("é…ü", "é…ü")])
-def test_no_control_character_reaches_the_terminal(text, shown):
-    assert printable(text) == shown
 
 
 SWEEP = TextTable(

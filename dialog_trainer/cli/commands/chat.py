@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dialog_trainer import screen
 from dialog_trainer.build.model import load_saved_model
 from dialog_trainer.build.runtime import select_device
 from dialog_trainer.config.job import Job
@@ -77,7 +78,7 @@ def run_session(conversation: Conversation, reply: Reply) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
     try:
-        chat_loop(conversation, reply, _read_terminal if live else _read_pipe, _write, live=live)
+        chat_loop(conversation, reply, _read_terminal if live else _read_pipe, screen.write, live=live)
     except KeyboardInterrupt:
         _print_note("")
         return 130
@@ -147,7 +148,7 @@ def _read_terminal() -> str | None:
     try:
         return input(PROMPT)
     except EOFError:
-        _write("\n")
+        screen.write("\n")
         return None
 
 
@@ -160,10 +161,5 @@ def _read_pipe() -> str | None:
     return line or None
 
 
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
 def _print_note(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    screen.write_line(line, sys.stderr)
