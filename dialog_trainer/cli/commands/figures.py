@@ -10,10 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dialog_trainer.build.evaluation import select_metrics
+from dialog_trainer.build.mask import build_mask
 from dialog_trainer.config.schema import Config
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights
-from dialog_trainer.masking.timeline import ScheduleTimeline
+from dialog_trainer.masking.timeline import ScheduleTimeline, build_timeline
 from dialog_trainer.reporting.curves import ThrottledFigure, plot_curves
 from dialog_trainer.reporting.depth_curves import plot_by_depth
 from dialog_trainer.reporting.mask_curves import (
@@ -68,6 +69,19 @@ class TrainingFigures:
 
     def _save(self, figures: Mapping[str, Figure]) -> None:
         save_figures(self._run, "vis_outputs", self._style, figures)
+
+
+def draw_finished_run(run: Path, config: Config) -> None:
+    """Draws the curves of a run from its rows, as training does at its end. Raises `OSError`."""
+    mask = build_mask(config)
+    timeline = build_timeline(mask, config.planned_steps)
+    figures = TrainingFigures(
+        run, config, lambda step: mask.weigh_roles(timeline.progress(step)), timeline.final_from_step
+    )
+    figures.curves.renew()
+    if config.mask_schedule.alignment_every_n_steps is not None:
+        figures.alignment.renew()
+    figures.finish()
 
 
 def draw_by_depth(run: Path, folder: str, config: Config, scored: Mapping[str, Any]) -> None:

@@ -141,10 +141,14 @@ def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: Conso
             outcome = _run_loop(parts, state, run, batches)
         finally:
             run.finish_figures()
-    split = "validation" if config.data.arguments.get("test_data_path", "-") is None else "test"
-    for line in closing_lines(folder, outcome, state.step, state.best, split):
+    for line in closing_lines(folder, outcome, state.step, state.best, final_split(config)):
         say(line)
     return int(collectives.all_reduce_max(stop.exit_code)) if outcome == "interrupted" else 0
+
+
+def final_split(config: Config) -> str:
+    """The split to score a finished run on."""
+    return "validation" if config.data.arguments.get("test_data_path", "-") is None else "test"
 
 
 def _open_figures(folder: Path, parts: TrainingParts) -> TrainingFigures | None:

@@ -24,13 +24,20 @@ from rich.console import Console
 from dialog_trainer.build.data import load_dialogues
 from dialog_trainer.build.model import load_saved_model
 from dialog_trainer.cli.commands.callbacks import TrainingParts
-from dialog_trainer.cli.commands.fit import begin_training, build_parts, fit, fix_schedule_steps, lock_for_all_ranks
+from dialog_trainer.cli.commands.fit import (
+    begin_training,
+    build_parts,
+    final_split,
+    fit,
+    fix_schedule_steps,
+    lock_for_all_ranks,
+)
 from dialog_trainer.cli.saved_config import inexact_changes
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.schema import Config
 from dialog_trainer.distributed import collectives
 from dialog_trainer.errors import CheckpointError, ConfigError
-from dialog_trainer.reporting.console import make_printer
+from dialog_trainer.reporting.console import closing_lines, make_printer
 from dialog_trainer.tracking.jsonl import read_next_attempt
 from dialog_trainer.tracking.run_directory import replace_config
 from dialog_trainer.training.checkpoint import LINKS, drop_later_best, find_checkpoint, load_optimizer, read_state
@@ -38,6 +45,7 @@ from dialog_trainer.training.early_stopping import BestTracker
 from dialog_trainer.training.loop import TrainingState
 from dialog_trainer.training.reproducibility import describe_differences
 from dialog_trainer.training.signals import StopSignal
+from dialog_trainer.types import Say
 
 # The options outside the group mask_schedule that decide the mask of a step.
 _MASK_OPTIONS = ("train_user_turn_mask_step", "schedule_steps")
@@ -60,7 +68,9 @@ def _resume_locked(folder: Path, job: Job, console: Console) -> int:
     state = _state_of(saved, weights, read_next_attempt(folder / "metrics.jsonl"))
     if any(key in _MASK_OPTIONS or key.startswith("mask_schedule.") for key, _, _ in job.changes):
         state.best.bad_validations = 0  # counted under another mask
-    _check_steps_left(config, state)
+    outcome = _describe_end(job, state)
+    if outcome:
+        return _close_again(folder, job, state, outcome, say)
     for line in _resume_lines(folder, weights, job, state):
         say(line)
     device = begin_training(config, say)
@@ -122,20 +132,45 @@ def _reset_best(best: BestTracker, step: int, changed: Sequence[str], other_data
     return lines
 
 
-def _check_steps_left(config: Config, state: TrainingState) -> None:
-    unvalidated = state.step == config.steps and state.validated_step != state.step
-    if state.step >= config.steps and not unvalidated:
+def _describe_end(job: Job, state: TrainingState) -> str | None:
+    """How the run ended, where its checkpoint has nothing left to do; None where training goes on.
+
+    Raises `ConfigError` where the typed options ask for more, but not for enough.
+    """
+    config, typed = job.config, {key for key, _, _ in job.changes}
+    if state.step > config.steps:
         raise ConfigError(
             [f"steps={config.steps}: this checkpoint has {state.step:,} updates already; pass a larger steps"]
         )
+    if state.step == config.steps and state.validated_step == state.step:
+        return "finished"
     bad = state.best.bad_validations
-    if config.patience and bad >= config.patience:
+    if not config.patience or bad < config.patience:
+        return None
+    if typed & {"steps", "patience"}:
         raise ConfigError(
             [
                 f"patience={config.patience}: this checkpoint stopped early, after {bad} validations without a "
                 "better one; pass a larger patience, or patience=0"
             ]
         )
+    return "stopped early"
+
+
+def _close_again(folder: Path, job: Job, state: TrainingState, outcome: str, say: Say) -> int:
+    """Draws the figures and prints the summary of a run that was stopped or killed after its last save; returns 0, so
+    that a script that resumes until the exit code is 0 ends."""
+    say(f"{folder} has {outcome} already, at step {state.step:,}: nothing to do; a larger steps or patience goes on")
+    if collectives.is_rank0() and job.config.figures.enabled:
+        from dialog_trainer.cli.commands.figures import draw_finished_run  # imports matplotlib
+
+        try:
+            draw_finished_run(folder, job.config)
+        except OSError as error:
+            say(f"note: the figures could not be drawn: {error}")
+    for line in closing_lines(folder, outcome, state.step, state.best, final_split(job.config)):
+        say(line)
+    return 0
 
 
 def _resume_lines(folder: Path, weights: Path, job: Job, state: TrainingState) -> list[str]:

@@ -248,18 +248,29 @@ def test_the_group_of_a_run_need_not_be_todays_default(train, resume):
     assert yaml.safe_load((run / "args.yaml").read_text())["optim"]["momentum"] == 0.5
 
 
-def test_a_finished_run_says_what_to_pass(train, resume):
+def test_a_finished_run_is_finished_already(train, resume):
     run = train("run", "steps=2")
-    code, _, err = resume(run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    code, out, err = resume(run, "figures.enabled=true")
+    assert (code, err) == (0, "")
+    assert "has finished already, at step 2: nothing to do" in out
+    assert f"chat:     python -m dialog_trainer mode=chat resume_model_dir={run}" in out
+    drawn = {path.name for path in run.rglob("*.png")}
+    assert {"loss.png", "scores.png"} <= drawn
+    assert {path: path.read_bytes() for path in before} == before
+    code, _, err = resume(run, "steps=1")
     assert code == 2
-    assert "steps=2: this checkpoint has 2 updates already; pass a larger steps" in err
+    assert "steps=1: this checkpoint has 2 updates already; pass a larger steps" in err
 
 
 def test_a_run_that_stopped_early_says_what_to_pass(train, resume):
     options = ("optim.lr0=1e-12", "patience=1", "validate_every_n_steps=1", "train_user_turn_mask_step=0", "steps=9")
     run = train("run", *options)
     assert state(run)["step"] < 9
-    code, _, err = resume(run)
+    code, out, err = resume(run)
+    assert (code, err) == (0, "")
+    assert "has stopped early already" in out
+    code, _, err = resume(run, "steps=20")
     assert code == 2
     assert "patience=1: this checkpoint stopped early, after 1 validations without a better one" in err
     assert resume(run, "patience=9")[0] == 0
@@ -337,9 +348,9 @@ def test_a_stop_in_the_last_validation_leaves_it_to_the_resume(dialog_trainer, t
     straight = train("straight", "steps=3")
     for link in ("last", "best_metric", "best_loss"):
         assert digests(stopped, link) == digests(straight, link)
-    code, _, err = resume(stopped)
-    assert code == 2
-    assert "steps=3: this checkpoint has 3 updates already" in err
+    code, out, err = resume(stopped)
+    assert code == 0, err
+    assert "has finished already" in out
 
 
 def test_a_run_that_is_in_training_is_left_alone(train, resume):
