@@ -26,7 +26,7 @@ class Table(SimpleNamespace):
 
 
 def config_of(*overrides: str, mode: str = "validate") -> Config:
-    return compose_config("model.max_len=64", *overrides, changes={"mode": mode})
+    return compose_config("model.max_len=64", *overrides).replace({"mode": mode})
 
 
 def split(digest: str = "0123456789abcdef", size: int = 9):

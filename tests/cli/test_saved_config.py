@@ -15,7 +15,6 @@ from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import settings as settings_of
 from dialog_trainer.config.versions import absent_values
 from dialog_trainer.errors import CheckpointError, ConfigError
-from tests.helpers.configs import compose_config
 
 SETTINGS = settings_of(Config)
 
@@ -91,7 +90,7 @@ def test_nothing_of_the_defaults_of_today_comes_in(run, kept, monkeypatch, tmp_p
         copied.parent.mkdir(parents=True, exist_ok=True)
         copied.write_text(text, encoding="utf-8")
     monkeypatch.setattr(compose, "CONF", conf)
-    assert compose_config().batch_size == 3
+    assert compose.compose_tree([], None).tree["batch_size"] == 3
     assert resume(run, "seed=1").changes == (("seed", "0", "1"),)
     changed = resume(run, "scheduler=linear", "steps=60")
     assert changed.config.to_dict()["scheduler"] == {

@@ -1,5 +1,6 @@
 """`conf/`: every choice composes, keeps the schema and builds; the comments are held by test_schema."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -25,11 +26,17 @@ from tests.helpers.configs import compose_config
 CHOICES = list_choices(None)
 
 
-@pytest.mark.parametrize(
-    ("group", "name"), [(group, name) for group, names in CHOICES.items() for name in names if name != "jsonl"]
+# Choices of different groups do not meet and share a composition; whole configurations are composed alone.
+ROWS = itertools.zip_longest(
+    *([f"{group}={name}" for name in names] for group, names in CHOICES.items() if group not in ("experiment", "debug"))
 )
-def test_each_choice_passes_every_check(group, name):
-    [run] = compose_runs([f"{group}={name}"], None, sweep=False)
+ALONE = [[f"{group}={name}"] for group in ("experiment", "debug") for name in CHOICES[group]]
+
+
+@pytest.mark.parametrize("choices", [*([choice for choice in row if choice] for row in ROWS), *ALONE])
+def test_each_choice_passes_every_check(choices, jsonl_folder):
+    paths = [f"data.train_data_path='{jsonl_folder}/train.jsonl'"] if "data=jsonl" in choices else []
+    [run] = compose_runs([*choices, *paths], None, sweep=False)
     assert run.config.mode == "train"
 
 
@@ -82,10 +89,10 @@ USER_WEIGHTS = {
 @pytest.mark.parametrize("name", CHOICES["mask_schedule"])
 @pytest.mark.parametrize("trained_role", ["assistant", "user"])
 def test_masks_are_built(name, trained_role):
-    config = compose_config(
-        f"mask_schedule={name}", f"mask_schedule.trained_role={trained_role}", "mask_schedule.normalize=turn",
-        "mask_schedule.last_turn_only=false", "schedule_steps=1000",
-    )  # fmt: skip
+    composed = compose_config(f"mask_schedule={name}")
+    config = composed.replace(
+        {"mask_schedule.trained_role": trained_role, "mask_schedule.normalize": "turn", "schedule_steps": 1000}
+    )
     mask = build_mask(config)
     assert (mask.trained_role.name.lower(), mask.last_turn_only, mask.normalize) == (trained_role, False, "turn")
     weights = [built_plan(config, mask=mask).role_weights(step) for step in (0, 499, 500, 1000, 2000)]
@@ -94,7 +101,7 @@ def test_masks_are_built(name, trained_role):
     assert [getattr(at, other) for at in weights] == pytest.approx(expected, abs=5e-4)
     assert [getattr(at, own) for at in weights] == [1.0] * 5
     assert {at.random_roles for at in weights} == {name == "random_turns"}
-    last = build_mask(compose_config(f"mask_schedule={name}", "mask_schedule.last_turn_only=true"))
+    last = build_mask(composed.replace({"mask_schedule.last_turn_only": True}))
     assert (last.last_turn_only, last.normalize, last.weigh_roles(0.0).user) == (True, "token", 0.0)
 
 
@@ -105,7 +112,7 @@ def test_sources_are_built_and_read(name, jsonl_folder, tmp_path):
         "jsonl": [f"data.train_data_path={jsonl_folder}/train.jsonl"],
         "chitchat": [],
     }[name]
-    config = compose_config(f"data={name}", *paths, f"data.cache_dir={tmp_path}")
+    config = compose_config(f"data={name}", *paths).replace({"data.cache_dir": str(tmp_path)})
     assert len(load_dialogues(config, "train", lambda line: None)) >= 30
 
 
@@ -114,7 +121,7 @@ def test_protocols_are_built(name):
     config = compose_config(f"metrics={name}")
     reply_settings = build_protocol(config).settings
     assert (config.metrics.protocol, reply_settings.window, reply_settings.role) == (name, 128, Role.ASSISTANT)
-    simulator = compose_config(f"metrics={name}", "mask_schedule.trained_role=user")
+    simulator = config.replace({"mask_schedule.trained_role": "user"})
     assert build_protocol(simulator).settings.role == Role.USER
     assert set(config.metrics.names) <= set(SCORE_NAMES)
 

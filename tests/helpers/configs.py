@@ -1,5 +1,6 @@
 """Configurations for tests: composed by Hydra, or read from conf/ without it."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from dialog_trainer.config.schema import Config
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
-def compose_config(*overrides: str, changes: dict[str, Any] | None = None) -> Config:
-    """What these overrides compose, with `changes` at dotted keys; each value is checked by itself."""
+@functools.cache
+def compose_config(*overrides: str) -> Config:
+    """What these overrides compose; each value is checked by itself. Composed once: it takes a tenth of a second."""
     composed = compose_tree(prepare_overrides(list(overrides)), None)
-    return Config.read(resolve_names(composed.tree, composed.choices)).replace(changes or {})
+    return Config.read(resolve_names(composed.tree, composed.choices))
 
 
 def read_conf(path: str) -> dict[str, Any]:
