@@ -9,7 +9,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from dialog_trainer import __version__
 from dialog_trainer.cli.flags import Flags, parse_flags
@@ -100,12 +100,19 @@ def _start(flags: Flags, run_job: Callable[..., int]) -> int:
     if mode and sweeps:
         raise ConfigError([f"-m: sweeps start new runs; mode={mode} works on one run at a time"])
     if mode:
-        return run_job(saved_config.load_changed_job(overrides, flags.config_dir))
+        job = saved_config.load_changed_job(overrides, flags.config_dir)
+        _print_notes(job.notes)
+        return run_job(job)
     runs = compose.compose_runs(overrides, flags.config_dir, sweeps)
     if sweeps:
         return sweep.run_sweep(runs, overrides, flags.config_dir, run_job)
     [run] = runs
     return run_job(Job(run.config, parent=run.config.project, name=run.config.name, hydra_files=run.hydra_files))
+
+
+def _print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        write_line(f"note: {note}", sys.stderr)
 
 
 def _print_help(flags: Flags) -> int:

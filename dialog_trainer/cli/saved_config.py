@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -25,25 +24,19 @@ from dialog_trainer.cli.overrides import (
     quote_text,
     typed_targets,
 )
+from dialog_trainer.cli.plain_yaml import MAX_BYTES, load_plain
 from dialog_trainer.config.commands import BUILT_IN, find_command, is_dotted
 from dialog_trainer.config.frozen import flatten, set_key
 from dialog_trainer.config.job import Job
+from dialog_trainer.config.machine import PER_MACHINE
 from dialog_trainer.config.schema import SCHEMA_VERSION, Config
 from dialog_trainer.config.table import all_settings, groups, on_resume, read, show
 from dialog_trainer.config.validation import validate
 from dialog_trainer.config.versions import upgrade
 from dialog_trainer.errors import CheckpointError, ConfigError
+from dialog_trainer.files import read_bounded
 
 _SETTINGS = all_settings(Config)
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Without aliases, which can make a small file endless."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it holds an alias (*name)")
-        return super().compose_node(parent, index)
 
 
 def find_mode(overrides: list[str]) -> str | None:
@@ -81,7 +74,8 @@ def load_changed_job(overrides: list[str], config_dir: str | None) -> Job:
     if not isinstance(folder, str):
         raise ConfigError([*errors, _SETTINGS["resume_model_dir"].error(folder)])
     saved = read_saved(Path(folder))
-    tree, more = _lay_on(saved, typed, choices, config_dir)
+    base, not_taken = _for_this_machine(saved, typed)
+    tree, more = _lay_on(base, typed, choices, config_dir)
     errors += more
     config = None
     try:
@@ -92,7 +86,7 @@ def load_changed_job(overrides: list[str], config_dir: str | None) -> Job:
     errors += _refusals(changes, tree, Path(folder))
     if errors or config is None:
         raise ConfigError(errors)
-    return Job(config, changes)
+    return Job(config, changes, notes=_machine_notes(config, not_taken))
 
 
 def read_saved(run: Path) -> dict[str, Any]:
@@ -106,9 +100,11 @@ def read_saved(run: Path) -> dict[str, Any]:
             f"resume_model_dir={run}: holds no run (no args.yaml); pass the folder that training printed"
         )
     try:
-        saved = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as plain YAML: {compose.first_line(error)}") from None
+        saved = load_plain(read_bounded(run, "args.yaml", MAX_BYTES))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be read as plain YAML: {error}") from None
     if not isinstance(saved, dict) or not all(isinstance(key, str) for key in saved):
         raise CheckpointError(f"{path} does not hold the configuration of a run")
     saved.pop("digest", None)  # kept for people; what a checkpoint was trained with is in its own state
@@ -130,6 +126,28 @@ def read_saved(run: Path) -> dict[str, Any]:
             )
         )
     return tree | {"allow_targets": []}  # only the command line may allow a class
+
+
+def _for_this_machine(saved: dict[str, Any], typed: list[Override]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The saved tree with the defaults of today for what is of a machine, and the saved values that were left out so: the
+    run of a stranger starts no processes and writes nowhere else. Typed keys are not among them."""
+    today, before = _flat(compose.compose_tree([], None).tree), _flat(saved)
+    keys = (*PER_MACHINE, *(["device"] if isinstance(saved["device"], list) else []))
+    tree, not_taken = copy.deepcopy(saved), {}
+    for key in (key for key in keys if key in before):
+        set_key(tree, key, today[key])
+        if before[key] != today[key] and all(override.key_or_group != key for override in typed):
+            not_taken[key] = before[key]
+    return tree, not_taken
+
+
+def _machine_notes(config: Config, not_taken: dict[str, Any]) -> tuple[str, ...]:
+    command = config.command
+    matter = {"data.cache_dir": command.needs_data, "data.workers": command.needs_data}
+    named = [f"{key}={show(value)}" for key, value in not_taken.items() if matter.get(key, command.shares_work)]
+    return (
+        (f"of the machine of the run, and not taken from it: {', '.join(named)}; to use it, type it",) if named else ()
+    )
 
 
 def _lay_on(

@@ -15,7 +15,8 @@ class Job:
     """The command `config.mode` with this configuration. `changes` are those of a saved run, `(key, before, after)`.
 
     For a new run, `parent` and `name` say where its folder is made; with `name` None, `parent` is that folder and
-    exists. `hydra_files` (name to content) are written to `.hydra/` of the run.
+    exists. `hydra_files` (name to content) are written to `.hydra/` of the run. `notes` say what was understood; whoever
+    composed the job has them, not its other ranks.
     """
 
     config: Config
@@ -23,6 +24,7 @@ class Job:
     parent: str = ""
     name: str | None = None
     hydra_files: FrozenMapping = field(default_factory=FrozenMapping)
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The job as text for the other ranks."""

@@ -10,6 +10,16 @@ from pathlib import Path
 
 from dialog_trainer.config.schema import Config
 
+# What of a configuration is of the machine, not of the run: a saved run does not bring it along. Nor a list of devices.
+PER_MACHINE = ("processes", "port", "data.workers", "data.cache_dir")
+
+
+def launch_options(config: Config) -> list[str]:
+    """What to type once more on a resume, so that it starts as many processes."""
+    if isinstance(config.device, tuple):
+        return [f'"device=[{",".join(map(str, config.device))}]"']
+    return [f"processes={config.processes}"] if config.processes > 1 else []
+
 
 def count_processes(config: Config) -> int:
     """How many processes a command starts; only training and validating can share their work."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -84,8 +84,11 @@ def mask_line(mask: Mask, timeline: ScheduleTimeline, check: MaskCheckResult, di
     return f"mask: {'; '.join(parts)} (digest {digest})"
 
 
-def closing_lines(folder: Path, outcome: str, step: int, best: BestTracker, split: str) -> list[str]:
-    """How a run ended, and the commands to type next; `split` is the one to score at the end."""
+def closing_lines(
+    folder: Path, outcome: str, step: int, best: BestTracker, split: str, launch: Sequence[str] = ()
+) -> list[str]:
+    """How a run ended, and the commands to type next; `split` is the one to score at the end, `launch` the options that a
+    resume needs to start as many processes."""
     lines = [f"{outcome} at step {step:,}; checkpoints in {folder / 'weights'}: last (step {step:,})"]
     if best.score is not None and best.loss is not None:
         lines.append(
@@ -94,7 +97,10 @@ def closing_lines(folder: Path, outcome: str, step: int, best: BestTracker, spli
         )
     run = format_override("resume_model_dir", folder)
     if outcome == "interrupted":
-        return [*lines, f"resume:   python -m dialog_trainer mode=resume {run} load_model_type=last"]
+        return [
+            *lines,
+            " ".join(["resume:   python -m dialog_trainer mode=resume", run, "load_model_type=last", *launch]),
+        ]
     return [
         *lines,
         f"validate: python -m dialog_trainer mode=validate {run} split={split}",

@@ -128,6 +128,7 @@ SCHEDULER = "scheduler._target_", "dialog_trainer.training.learning_rate.cosine"
         # What says what to do with the run is no part of it.
         (["load_model_type=last", "split=test", "chat.temperature=1", "port=10001"], []),
         (["data.cache_dir=elsewhere"], [("data.cache_dir", "null", "elsewhere")]),
+        (["processes=2"], [("processes", "1", "2")]),
     ],
 )  # fmt: skip
 def test_what_is_typed_is_laid_on_the_saved_settings(run, kept, typed, changes):
@@ -228,7 +229,16 @@ def test_without_a_folder_the_mode_and_every_other_fault_are_named():
         (b"- 1\n- 2\n", "does not hold the configuration of a run"),
         (b"a: [1", "cannot be read as plain YAML: "),
         (b"\xff\xfe", "cannot be read as plain YAML: "),
-        (b"a: !!python/object/apply:os.system ['true']\n", "cannot be read as plain YAML: could not determine a constructor"),
+        (b"a: !!python/object/apply:os.system ['true']\n", "line 1: the tag !!python/object/apply:os.system is refused here"),
+        (b"a: 1\nb: !!timestamp text\n", "cannot be read as plain YAML: line 2: the tag !!timestamp is refused here"),
+        (b"a: !!binary x\n", "line 1: the tag !!binary is refused here"),
+        (b"a: !!int x\n", "line 1: the tag !!int is refused here"),
+        (b"a: &a [1]\nb: *a\n", "line 2: an alias (*name) is refused here"),
+        (b"a: 1\na: 2\n", "line 2: the key a stands twice in its dict"),
+        (b"a: " + b"[" * 100_000, "line 1: is nested deeper than 30 levels"),
+        (b"a: " + b"9" * 5000, "line 1: a number has more than 400 digits"),
+        (b"a: [" + b"1," * 20_000 + b"]", "line 1: holds more than 10,000 values"),
+        (b"a: " + b"x" * 300_000, "is larger than 262,144 bytes"),
         (b"a: 1\n", "  - a: there is no such option\n"),
         (b"a: 1\n", "  - seed: is missing\n"),
         (b"a: 1\n", "  - optim: is missing\n"),
@@ -272,6 +282,28 @@ def test_settings_of_a_stranger_are_checked(run, kept, key, value, message):
     with pytest.raises(CheckpointError) as caught:
         read_saved(run)
     assert f"  - {message}" in str(caught.value)
+
+
+STRANGE = {"processes": 64, "port": 2222, "data.workers": 64, "data.cache_dir": "/elsewhere", "device": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [("resume", "device processes port data.workers data.cache_dir"), ("validate", "device processes port data.workers data.cache_dir"), ("chat", "")],
+)  # fmt: skip
+def test_a_saved_run_starts_no_processes_and_writes_nowhere_else(run, kept, mode, told):
+    settings = copy.deepcopy(kept)
+    for key, value in STRANGE.items():
+        set_key(settings, key, value)
+    write(run, settings)
+    changed = resume(run, mode=mode)
+    today = flatten(kept)
+    assert {key: changed.config.flat()[key] for key in STRANGE} == {key: today[key] for key in STRANGE}
+    assert {key for key in STRANGE if f"{key}=" in " ".join(changed.notes)} == set(told.split())
+    typed = [f"{key}={value}" for key, value in STRANGE.items()]
+    asked = resume(run, *typed, mode=mode)
+    assert {key: asked.config.flat()[key] for key in STRANGE} == STRANGE
+    assert asked.notes == ()
 
 
 @pytest.mark.parametrize("key", [key for key in SETTINGS if "." not in key])

@@ -56,12 +56,12 @@ def test_the_shell_reads_an_override_as_one_word(value):
     ("outcome", "commands"),
     [
         ("finished", ["mode=validate resume_model_dir=/runs/r split=test", "mode=chat resume_model_dir=/runs/r"]),
-        ("interrupted", ["mode=resume resume_model_dir=/runs/r load_model_type=last"]),
+        ("interrupted", ["mode=resume resume_model_dir=/runs/r load_model_type=last processes=2"]),
     ],
 )
 def test_the_end_of_a_run_names_the_commands_to_type_next(outcome, commands):
     best = BestTracker(loss=1.5, loss_step=20, score=0.25, score_step=10)
-    first, second, *rest = closing_lines(Path("/runs/r"), outcome, 1200, best, "test")
+    first, second, *rest = closing_lines(Path("/runs/r"), outcome, 1200, best, "test", ["processes=2"])
     assert first == f"{outcome} at step 1,200; checkpoints in /runs/r/weights: last (step 1,200)"
     assert second == "  best_metric (step 10, score 0.2500), best_loss (step 20, loss 1.5000)"
     assert [line.partition("python -m dialog_trainer ")[2] for line in rest] == commands

@@ -28,6 +28,7 @@ from dialog_trainer.build.runtime import (
 )
 from dialog_trainer.build.tracker import build_tracker
 from dialog_trainer.cli.commands.callbacks import TrainingCallbacks, TrainingParts, validation_interval
+from dialog_trainer.config.machine import launch_options
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.validation import collect_notes
 from dialog_trainer.data.dataset import DialogueDataset
@@ -141,7 +142,7 @@ def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: Conso
             outcome = _run_loop(parts, state, run, batches)
         finally:
             run.finish_figures()
-    for line in closing_lines(folder, outcome, state.step, state.best, final_split(config)):
+    for line in closing_lines(folder, outcome, state.step, state.best, final_split(config), launch_options(config)):
         say(line)
     return int(collectives.all_reduce_max(stop.exit_code)) if outcome == "interrupted" else 0
 
