@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
@@ -26,6 +25,7 @@ from dialog_trainer.cli.overrides import (
     no_option,
     parse_overrides,
     quote_text,
+    read_override,
     typed_targets,
 )
 from dialog_trainer.config.default_names import resolve_names
@@ -90,7 +90,7 @@ def tree_of(config: Any, overrides: list[str]) -> dict[str, Any]:
     """The plain tree of what Hydra composed. A typed dict is meant whole, where Hydra merges it into the default one;
     a typed target of the user's own takes no keys of the default choice."""
     tree: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    typed = OverridesParser.create().parse_overrides(overrides)
+    typed = [read_override(text) for text in overrides]
     for override in typed:
         if override.key_or_group in DICTS and isinstance(override.value(), dict):
             set_key(tree, override.key_or_group, override.value())
@@ -119,7 +119,7 @@ def check(composed: Composed, allowed: set[str]) -> Config:
 
 def add_dict_prefixes(overrides: list[str]) -> list[str]:
     """Keys that the defaults lack, with the sign that Hydra asks for: those of a typed dict and of a typed target."""
-    parsed = [OverridesParser.create().parse_override(text) for text in overrides]
+    parsed = [read_override(text) for text in overrides]
     targets = {
         o.key_or_group.removesuffix("._target_"): o.value() for o in parsed if o.key_or_group.endswith("._target_")
     }
@@ -172,7 +172,7 @@ def _new_run(overrides: list[str], choices: Choices, config_dir: str | None) -> 
 
 def _compose_each(overrides: list[str], choices: Choices, config_dir: str | None) -> tuple[Composed, list[str]]:
     """What the valid overrides compose, and the errors of the others."""
-    pairs = [(OverridesParser.create().parse_override(text), text) for text in overrides]
+    pairs = [(read_override(text), text) for text in overrides]
     kept = [text for override, text in pairs if override.key_or_group in choices or _is_target(override)]
     try:
         composed = compose_tree(kept, config_dir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -94,9 +95,16 @@ def in_open_group(key: str) -> bool:
     return key.startswith(tuple(f"{group}." for group in OPEN_GROUPS))
 
 
+@functools.lru_cache(maxsize=MAX_JOBS)
+def read_override(text: str) -> Override:
+    """The override that Hydra's grammar reads; raises Hydra's exceptions. Kept: a command asks for each several times,
+    and the parser is slow."""
+    return OverridesParser.create().parse_override(text)
+
+
 def _read(text: str) -> Override | None:
     try:
-        override = OverridesParser.create().parse_override(text)
+        override = read_override(text)
     except (HydraException, ValueError):  # ValueError: a number of thousands of digits
         return None
     return override if override.key_or_group else None

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 from helpers.processes import dialog_trainer as command
-from helpers.processes import free_port, path_with, started, state
+from helpers.processes import forked, free_port, started, state
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def failing_schedule(tmp_path):
 
 @pytest.mark.parametrize(("size", "victim"), [(2, 0), (3, 1)])
 def test_killed_rank_ends_all_with_one_message(tiny_options, tmp_path, dialog_trainer, size, victim):
-    with started(command(*tiny_options, *LONG, f"processes={size}"), tmp_path) as job:
+    with forked([*tiny_options, *LONG, f"processes={size}"], tmp_path) as job:
         run = tmp_path / "runs/run"
         pids = job.workers(size)
         job.row(run / "metrics.jsonl", 5)
@@ -58,7 +58,7 @@ def test_killed_rank_ends_all_with_one_message(tiny_options, tmp_path, dialog_tr
 
 def test_hanging_rank_ends_all(tiny_options, tmp_path):
     options = [*LONG, "distributed_timeout_seconds=4"]
-    with started(command(*tiny_options, *options), tmp_path) as job:
+    with forked([*tiny_options, *options], tmp_path) as job:
         pids = job.workers(2)
         job.row(tmp_path / "runs/run/metrics.jsonl", 3)
         os.kill(pids[1], signal.SIGSTOP)
@@ -71,7 +71,7 @@ def test_hanging_rank_ends_all(tiny_options, tmp_path):
 
 
 def test_error_of_a_rank_is_printed_once(tiny_options, tmp_path, failing_schedule, dialog_trainer, monkeypatch):
-    with started(command(*tiny_options, *LONG, *failing_schedule), tmp_path, PYTHONPATH=path_with(tmp_path)) as job:
+    with forked([*tiny_options, *LONG, *failing_schedule], tmp_path) as job:
         job.workers(2)
         code, output = job.ended()
         assert code == 1
@@ -87,7 +87,9 @@ def test_error_of_a_rank_is_printed_once(tiny_options, tmp_path, failing_schedul
 
 @pytest.mark.parametrize("early", [True, False], ids=["at the start", "in training"])
 def test_children_end_with_their_parent(tiny_options, tmp_path, dialog_trainer, early):
-    with started(command(*tiny_options, *LONG), tmp_path) as job:
+    # At the start the ranks are importing.
+    job = started(command(*tiny_options, *LONG), tmp_path) if early else forked([*tiny_options, *LONG], tmp_path)
+    with job as job:
         job.workers(2)
         run = tmp_path / "runs/run"
         if not early:
@@ -126,7 +128,7 @@ def test_data_error_is_printed_once(tiny_options, tmp_path, jsonl_folder):
     for split in ("train", "validation", "test"):
         (tmp_path / f"bad/{split}.jsonl").write_text('{"turns": ["a", "b"]}\n{"turns": 3}\n')
     options = [*tiny_options, "processes=2", f"port={free_port()}", f"data.path='{tmp_path}/bad'"]
-    with started(command(*options), tmp_path) as job:
+    with forked(options, tmp_path) as job:
         job.workers(2)
         code, output = job.ended()
         assert code == 2

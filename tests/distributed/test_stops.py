@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from helpers.processes import dialog_trainer as command
-from helpers.processes import lines, path_with, started, state
+from helpers.processes import forked, lines, started, state
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +17,7 @@ LONG = ("processes=2", "steps=100000", "validate_every_n_steps=99999", "model.dr
     ("number", "receiver", "code"), [(signal.SIGINT, "parent", 130), (signal.SIGTERM, "rank 1", 75)]
 )
 def test_all_ranks_stop_after_the_same_step(tiny_options, tmp_path, dialog_trainer, number, receiver, code):
-    with started(command(*tiny_options, *LONG), tmp_path) as job:
+    with forked([*tiny_options, *LONG], tmp_path) as job:
         run = tmp_path / "runs/run"
         pids = job.workers(2)
         job.row(run / "metrics.jsonl", 5)
@@ -56,7 +56,7 @@ def many_replies(tmp_path, dialogue_turns):
 
 def test_stop_during_a_validation(tiny_options, tmp_path, many_replies):
     options = [*LONG, "validate_every_n_steps=2", *many_replies]
-    with started(command(*tiny_options, *options), tmp_path, PYTHONPATH=path_with(tmp_path)) as job:
+    with forked([*tiny_options, *options], tmp_path) as job:
         job.workers(2)
         run = tmp_path / "runs/run"
         job.until(lambda: "dialogues replied to" in job.output(), "replies")

@@ -1,6 +1,9 @@
-"""Runs in several processes: commands that share one start of a group, and commands started as a user does."""
+"""Runs in several processes: commands that share one start of a group, and commands in a process of their own, started
+as a user does or forked from one that has imported everything."""
 
+import functools
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -15,18 +18,22 @@ from pathlib import Path
 
 import pytest
 
-from dialog_trainer.cli.main import main
+from dialog_trainer.cli.main import entry, main
 from dialog_trainer.distributed import collectives, launcher
 from dialog_trainer.distributed.launcher import launch_local
 from dialog_trainer.distributed.store import ControlStore
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRON = {
-    **os.environ,
-    "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
-    "PYTHONUNBUFFERED": "1",
-    "OMP_NUM_THREADS": "1",
-}
+PYTHONPATH = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+# What takes four seconds to import, once in a session.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    [
+        *(f"dialog_trainer.cli.commands.{name}" for name in ("train", "resume", "validate", "chat", "inspect")),
+        "dialog_trainer.distributed.launcher",
+        "transformers.models.gpt2.modeling_gpt2",
+    ]
+)
 WAIT_SECONDS = 90.0
 # A run to copy first, where to, and the command line.
 Command = tuple[str | None, str | None, list[str]]
@@ -55,16 +62,36 @@ def run_in_group(control: ControlStore | None, argument: str) -> int:
     return 0
 
 
+def run_forked(entry: Callable[..., None], arguments: tuple, folder: Path, file: Path, environ: dict[str, str]) -> None:
+    """The process of `forked`."""
+    os.setsid()
+    os.chdir(folder)
+    with file.open("wb") as out:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(write_through=True)
+    os.environ.update(environ)
+    sys.path[:0] = [str(folder), *environ.get("PYTHONPATH", "").split(os.pathsep)]
+    # The ranks of a group are forked too.
+    launcher.start_processes = functools.partial(launcher.start_processes, start_method="fork")
+    entry(*arguments)
+
+
+def run_command(*options: str) -> None:
+    """`python -m dialog_trainer`, in a process that has imported it."""
+    sys.argv[1:] = options
+    entry()
+
+
 class Started:
     """A command in a process of its own, whose output goes into a file; all that it started is killed at the end."""
 
-    def __init__(self, command: list[str], folder: Path, name: str = "output", **environ: str):
-        self.file = folder / f"{name}.txt"
-        with self.file.open("w") as out:
-            self.process = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, cwd=folder, env=ENVIRON | environ, start_new_session=True
-            )
-        self.pid = self.process.pid
+    def __init__(self, process: subprocess.Popen | multiprocessing.Process, file: Path):
+        self.process = process
+        self.file = file
+        self.pid = process.pid
         self.seen: set[int] = set()
 
     def output(self) -> str:
@@ -77,7 +104,7 @@ class Started:
             found = holds()
             if found:
                 return found
-            assert self.process.poll() is None, f"ended before {what}: {self.output()}"
+            assert self._exit_code() is None, f"ended before {what}: {self.output()}"
             time.sleep(0.02)
         raise AssertionError(f"no {what} within {WAIT_SECONDS} s: {self.output()}")
 
@@ -85,7 +112,7 @@ class Started:
         """The spawned ranks, in order."""
 
         def found():
-            pids = sorted(pid for pid in descendants(self.pid) if b"spawn_main" in command_of(pid))
+            pids = sorted(pid for pid in descendants(self.pid) if b"resource_tracker" not in command_of(pid))
             self.seen |= set(pids)
             return pids if len(pids) == count else None
 
@@ -97,10 +124,10 @@ class Started:
 
     def ended(self, seconds: float = WAIT_SECONDS) -> tuple[int, str]:
         """Exit code and output."""
-        try:
-            code = self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"still there after {seconds} s: {self.output()}") from None
+        end = time.monotonic() + seconds
+        while (code := self._exit_code()) is None:
+            assert time.monotonic() < end, f"still there after {seconds} s: {self.output()}"
+            time.sleep(0.02)
         return code, self.output()
 
     def left(self, seconds: float) -> set[int]:
@@ -113,12 +140,36 @@ class Started:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        self.process.wait()
+        self.ended()
+
+    def _exit_code(self) -> int | None:
+        return self.process.poll() if isinstance(self.process, subprocess.Popen) else self.process.exitcode
 
 
 @contextmanager
 def started(command: list[str], folder: Path, name: str = "output", **environ: str):
-    run = Started(command, folder, name, **environ)
+    """Starts a command as a user does."""
+    file = folder / f"{name}.txt"
+    environ = {**os.environ, "PYTHONPATH": PYTHONPATH, "PYTHONUNBUFFERED": "1", **environ}
+    with file.open("w") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, cwd=folder, env=environ, start_new_session=True
+        )
+    run = Started(process, file)
+    try:
+        yield run
+    finally:
+        run.clear()
+
+
+@contextmanager
+def forked(options: list[str], folder: Path, entry=run_command, **environ: str):
+    """Runs `entry(*options)`, the command line where nothing else is said, in a fork of a process that has imported
+    everything: a start takes no time."""
+    file = folder / "output.txt"
+    process = SERVER.Process(target=run_forked, args=(entry, tuple(options), folder, file, environ))
+    process.start()
+    run = Started(process, file)
     try:
         yield run
     finally:
@@ -135,11 +186,6 @@ def torchrun(*arguments: str) -> list[str]:
     return [
         sys.executable, "-m", "torch.distributed.run", *arguments[:split], "-m", "dialog_trainer", *arguments[split + 1 :]
     ]  # fmt: skip
-
-
-def path_with(folder: Path) -> str:
-    """PYTHONPATH with the modules of a test."""
-    return os.pathsep.join([ENVIRON["PYTHONPATH"], str(folder)])
 
 
 def free_port() -> int:

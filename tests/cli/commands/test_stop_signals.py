@@ -4,28 +4,12 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers.processes import forked, state
 
 pytestmark = pytest.mark.slow
-
-
-def started(options: list[str], folder: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "dialog_trainer", *options],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3]), "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
-
-
-def wait_for_row(metrics: Path, step: int, process: subprocess.Popen) -> None:
-    while process.poll() is None:
-        if metrics.exists() and f'"step": {step},' in metrics.read_text():
-            return
-    raise AssertionError(process.stdout.read())
 
 
 def digests(run: Path) -> list[str]:
@@ -36,19 +20,18 @@ def digests(run: Path) -> list[str]:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_stopped_run_goes_on_exactly(tiny_options, tmp_path, dialog_trainer, number, code):
     options = [*tiny_options, "model.dropout=0.2", "steps=400", "schedule_steps=400", "metrics.max_dialogues=1"]
-    process = started([*options, "name=stopped", "validate_every_n_steps=1000"], tmp_path)
     run = tmp_path / "runs/stopped"
-    wait_for_row(run / "metrics.jsonl", 5, process)
-    process.send_signal(number)
-    output, _ = process.communicate()
-    assert process.returncode == code, output
+    with forked([*options, "name=stopped", "validate_every_n_steps=1000"], tmp_path) as job:
+        job.row(run / "metrics.jsonl", 5)
+        os.kill(job.pid, number)
+        found, output = job.ended()
+    assert found == code, output
     assert "load_model_type=last" in output
     assert "Traceback" not in output
-    state = json.loads((run / "weights/last/trainer/state.json").read_text())
-    assert 5 < state["step"] < 400
-    last_row = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-    assert last_row["step"] == state["step"] - 1
-    steps = state["step"] + 3
+    step = state(run)["step"]
+    assert 5 < step < 400
+    assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"] == step - 1
+    steps = step + 3
     code, out, err = dialog_trainer(
         "mode=resume", f"resume_model_dir='{run}'", "load_model_type=last", f"steps={steps}"
     )
@@ -67,13 +50,12 @@ def test_a_killed_run_leaves_a_whole_checkpoint(tiny_options, tmp_path, dialog_t
         "save_every_n_steps=1",
         "validate_every_n_steps=99999",
     ]
-    process = started(options, tmp_path)
     run = tmp_path / "runs/killed"
-    wait_for_row(run / "metrics.jsonl", 8, process)
-    process.kill()
-    process.communicate()
-    state = json.loads((run / "weights/last/trainer/state.json").read_text())
-    steps = state["step"] + 2
+    with forked(options, tmp_path) as job:
+        job.row(run / "metrics.jsonl", 8)
+        os.kill(job.pid, signal.SIGKILL)
+        job.ended()
+    steps = state(run)["step"] + 2
     resumed = ("mode=resume", f"resume_model_dir='{run}'", "load_model_type=last", f"steps={steps}")
     code, out, err = dialog_trainer(*resumed)
     assert code == 0, out + err
