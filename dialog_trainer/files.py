@@ -40,6 +40,21 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def why_unreadable(path: Path) -> str | None:
+    """What keeps `path` from being read as a regular file, links followed, as the end of a message; None if nothing."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "is a link to a file that does not exist" if os.path.islink(path) else "does not exist"
+    except (OSError, ValueError) as error:  # ValueError: a NUL or half of a character in the path
+        return f"cannot be read ({getattr(error, 'strerror', error)})"
+    if stat.S_ISDIR(mode):
+        return "is a folder, not a file"
+    if not stat.S_ISREG(mode):
+        return "is no regular file but a pipe or a device: save what it gives to a file"
+    return None if os.access(path, os.R_OK) else "cannot be read (permission denied)"
+
+
 def cache_key(*parts: object) -> str:
     """24 hex digits that depend on `str()` of each part, in order."""
     return sha256_of_texts(json.dumps(list(map(str, parts))))[:24]
@@ -129,7 +144,7 @@ def remove_directory(root: Path, name: str) -> None:
 
 @contextmanager
 def atomic_directory(root: Path, name: str, prefix: str = ".aside-") -> Iterator[Path]:
-    """Yields a new empty directory beside; at the end of the block syncs all in it and renames it to `name`.
+    """Yields a new empty directory next to `name`; at the end of the block syncs all in it and renames it.
 
     After an exception the new directory is removed. A killed process may leave `<prefix>*` behind.
     """

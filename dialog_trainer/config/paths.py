@@ -12,6 +12,7 @@ from typing import Any
 from dialog_trainer.config.commands import command_of
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import all_settings, show
+from dialog_trainer.files import why_unreadable
 
 Values = Mapping[str, Any]
 
@@ -71,9 +72,9 @@ def check_data_files(values: Values) -> list[str]:
     if target.endswith("sources.Jsonl"):
         for split in ("train", "validation", "test"):
             path = values.get(f"data.{split}_data_path")
-            if path is not None and not os.path.isfile(path) and not (spared and split == "train"):
-                kind = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
-                found.append(f"data.{split}_data_path={path}: {kind}; pass the path of a JSONL file")
+            problem = None if path is None or (spared and split == "train") else why_unreadable(Path(path))
+            if problem:
+                found.append(f"data.{split}_data_path={path}: {problem}; pass the path of a JSONL file")
         if values.get("data.train_data_path", "-") is None and not spared:
             found.append("data=jsonl needs data.train_data_path=<file.jsonl>")
     path = values.get("data.path")

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
-import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 
 from dialog_trainer.data.sources.jsonl import read_jsonl
 from dialog_trainer.data.sources.pickles import read_pickle
 from dialog_trainer.data.sources.protocol import RawDialogue
+from dialog_trainer.data.sources.reading import decode_line, digest_of_data_file, open_data_file, read_lines
 from dialog_trainer.data.sources.row_format import RowError, alternate_roles, parse_row
 from dialog_trainer.errors import DataError
-from dialog_trainer.files import sha256_of_file, sha256_of_texts
+from dialog_trainer.files import sha256_of_texts
+
+# The official zip of the training split has 2 MB, and 6 MB of text.
+MAX_ZIP_BYTES = 16 * 2**20
+MAX_ZIP_RATIO = 20
+MIN_UNZIPPED_BYTES = 16 * 2**20
 
 
 class DailyDialog:
@@ -40,9 +47,9 @@ class DailyDialog:
     def digest(self, split: str) -> str:
         if self.path is None:
             files = sorted(Path(self.hub_id).rglob("*.parquet")) if Path(self.hub_id).is_dir() else []
-            digests = [sha256_of_file(file) for file in files]
+            digests = [digest_of_data_file(file) for file in files]
             return sha256_of_texts("hub", self.hub_id, str(self.hub_revision), self.hub_column, split, *digests)
-        return sha256_of_file(find_dailydialog_file(self.path, split))
+        return digest_of_data_file(find_dailydialog_file(self.path, split))
 
     def describe(self, split: str) -> str:
         if self.path is None:
@@ -61,30 +68,46 @@ def find_dailydialog_file(folder: Path, split: str) -> Path:
         f"dailydialog.{short}",
     )
     for name in names:
-        if (folder / name).is_file():
+        if os.path.lexists(folder / name):
             return folder / name
+    if folder.is_dir() and not os.access(folder, os.X_OK):
+        raise DataError(f"{folder} cannot be read (permission denied); pass another data.path")
     raise DataError(f"{folder} has no {split} split: none of {', '.join(names)} exists; pass another data.path")
 
 
 def _read_official_text(path: Path) -> Iterator[RawDialogue]:
     """The official distribution: one dialogue per line, `__eou__` ends a turn; plain or in a zip."""
-    if path.suffix == ".zip":
-        member = f"{path.stem}/dialogues_{path.stem}.txt"
-        try:
-            with zipfile.ZipFile(path) as archive:
-                content = archive.read(member)
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:  # damaged, or encrypted
-            raise DataError(f"{path} does not hold {member}: {error}; download it again") from None
-    else:
-        content = path.read_bytes()
+    with open_data_file(path) as file:
+        lines = read_lines(file) if path.suffix != ".zip" else _read_zipped_lines(path, file)
+        for number, raw in lines:
+            try:
+                line = decode_line(raw, number).strip()
+                # Nothing follows the last `__eou__`: without `removesuffix` an empty turn would.
+                turns = alternate_roles(line.removesuffix("__eou__").split("__eou__")) if line else []
+            except RowError as error:
+                raise DataError(f"{path}:{number}: {error}; or download it again") from None
+            if turns:
+                yield str(number), turns
+
+
+def _read_zipped_lines(path: Path, file: BufferedReader) -> Iterator[tuple[int, bytes]]:
+    """The lines of the one text in an official zip."""
+    member = f"{path.stem}/dialogues_{path.stem}.txt"
+    size = os.fstat(file.fileno()).st_size
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start + 1} is not UTF-8; download it again") from None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            # Nothing follows the last `__eou__`: without `removesuffix` an empty turn would.
-            yield str(number), alternate_roles(line.strip().removesuffix("__eou__").split("__eou__"))
+        if size > MAX_ZIP_BYTES:
+            raise ValueError(f"it is larger than {MAX_ZIP_BYTES // 2**20} MiB")
+        with zipfile.ZipFile(file) as archive:
+            info = archive.getinfo(member)
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others cannot be read in parts
+                raise ValueError("it is not compressed by deflate")
+            if info.file_size > max(MAX_ZIP_RATIO * size, MIN_UNZIPPED_BYTES):  # no more than that is read
+                raise ValueError(f"the text, of {info.file_size:,} bytes, is too large for a zip of {size:,}")
+            with archive.open(info) as content:
+                yield from read_lines(content)
+    except Exception as error:  # a damaged zip raises errors of many classes
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{path} does not hold {member}: {reason}; download it again") from None
 
 
 READERS = {".jsonl": read_jsonl, ".txt": _read_official_text, ".zip": _read_official_text}

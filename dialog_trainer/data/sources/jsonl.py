@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dialog_trainer.data.sources.protocol import RawDialogue, hash_fraction
-from dialog_trainer.data.sources.row_format import RowError, parse_row
+from dialog_trainer.data.sources.reading import decode_line, digest_of_data_file, open_data_file, read_lines
+from dialog_trainer.data.sources.row_format import parse_row
 from dialog_trainer.errors import DataError
-from dialog_trainer.files import sha256_of_file, sha256_of_texts
+from dialog_trainer.files import sha256_of_texts
 
-MAX_LINE_BYTES = 64 * 2**20
 MAX_ERRORS = 10
 
 
@@ -51,8 +51,8 @@ class Jsonl:
 
     def digest(self, split: str) -> str:
         if split == "test" or "validation" in self.paths:
-            return sha256_of_file(self._path(split))
-        return sha256_of_texts(sha256_of_file(self._path("train")), split, str(self.validation_share))
+            return digest_of_data_file(self._path(split))
+        return sha256_of_texts(digest_of_data_file(self._path("train")), split, str(self.validation_share))
 
     def describe(self, split: str) -> str:
         if split == "test" or "validation" in self.paths:
@@ -74,43 +74,26 @@ def read_jsonl(path: Path) -> Iterator[RawDialogue]:
     """
     errors: list[str] = []
     rows = 0
-    for number, line in _read_lines(path, errors):
-        if not line.strip():
-            continue
-        rows += 1
-        try:
-            yield str(number), parse_row(json.loads(line))
-        except RecursionError:
-            errors.append(f"{path}:{number}: nested too deeply")
-        except json.JSONDecodeError as error:
-            errors.append(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}")
-        except (RowError, ValueError) as error:
-            errors.append(f"{path}:{number}: {error}")
+    with open_data_file(path) as file:
+        for number, raw in read_lines(file):
+            if len(errors) >= MAX_ERRORS:
+                errors.append("(the rest of the file was not read)")
+                break
+            try:
+                line = decode_line(raw, number)
+                if not line.strip():
+                    continue
+                rows += 1
+                turns = parse_row(json.loads(line))
+            except RecursionError:
+                errors.append(f"{path}:{number}: nested too deeply")
+            except json.JSONDecodeError as error:
+                errors.append(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}")
+            except ValueError as error:  # RowError, and a number of too many digits
+                errors.append(f"{path}:{number}: {error}")
+            else:
+                yield str(number), turns
     if errors:
         raise DataError("\n".join(["these lines are not dialogues; fix or remove them:", *errors]))
     if not rows:
         raise DataError(f'{path} is empty: expected a JSON object per line, e.g. {{"turns": ["Hi .", "Hello !"]}}')
-
-
-def _read_lines(path: Path, errors: list[str]) -> Iterator[tuple[int, str]]:
-    """Numbered lines, decoded one by one, until there are `MAX_ERRORS` errors; the caller adds its own to the list.
-
-    Only `\\n` ends a line: a text may hold U+2028 and other line separators.
-    """
-    with path.open("rb") as file:
-        number = 0
-        while raw := file.readline(MAX_LINE_BYTES + 1):
-            if len(errors) >= MAX_ERRORS:
-                errors.append("(the rest of the file was not read)")
-                return
-            number += 1
-            if len(raw) > MAX_LINE_BYTES:
-                errors.append(f"{path}:{number}: longer than {MAX_LINE_BYTES // 2**20} MiB; a line holds one dialogue")
-                return
-            try:
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                errors.append(
-                    f"{path}:{number}: byte {error.start + 1} of the line (0x{raw[error.start]:02x}) is not UTF-8; "
-                    "save the file as UTF-8"
-                )

@@ -29,6 +29,8 @@ ROLE_NAMES = {
 ROW_FORMATS = {"turns": (None, "text"), "messages": ("role", "content"), "conversations": ("from", "value")}
 # Far above any use, and far below the limits of single precision.
 MAX_WEIGHT = 1_000
+# Far above any dialogue, and few enough for the memory that they take.
+MAX_TURNS = 100_000
 
 
 class RowError(ValueError):
@@ -36,7 +38,9 @@ class RowError(ValueError):
 
 
 def alternate_roles(texts: Iterable[str]) -> list[Turn]:
-    """Turns of alternating roles: 0, 2, 4 ... are the user's."""
+    """Turns of alternating roles: 0, 2, 4 ... are the user's. Raises `RowError` for too many."""
+    texts = list(texts)
+    _check_number(len(texts))
     return [Turn(Role.ASSISTANT if index % 2 else Role.USER, text) for index, text in enumerate(texts)]
 
 
@@ -52,8 +56,14 @@ def parse_row(row: object) -> list[Turn]:
     items = row[form]
     if not isinstance(items, list):
         raise RowError(f"{form!r} should be a list; found {_kind(items)}")
+    _check_number(len(items))
     turns = [_turn(item, f"{form}[{index}]", index, *ROW_FORMATS[form]) for index, item in enumerate(items)]
     return turns if "references" not in row else _with_references(turns, row["references"])
+
+
+def _check_number(turns: int) -> None:
+    if turns > MAX_TURNS:
+        raise RowError(f"has {turns:,} turns, more than {MAX_TURNS:,}; divide it into shorter dialogues")
 
 
 def _with_references(turns: list[Turn], references: object) -> list[Turn]:
@@ -102,9 +112,9 @@ def _role(value: object, place: str) -> Role:
 
 def _check_spelling(item: dict[str, Any], place: str) -> None:
     """Refuses misspelt mask keys (case, plural, order of letters), which would otherwise be ignored silently."""
-    for key in item:
+    for key in map(str, item):
         for name in ("train", "weight"):
-            if key != name and sorted(key.lower().removesuffix("s")) == sorted(name):
+            if key != name and len(key) <= len(name) + 1 and sorted(key.lower().removesuffix("s")) == sorted(name):
                 raise RowError(f"{place} has the key {key!r}; did you mean {name!r}? Rename it")
 
 
