@@ -1,8 +1,9 @@
 """The command `dialog-trainer`, and `python -m dialog_trainer`."""
 
 import os
-import signal
 import sys
+
+from dialog_trainer.signals import block_stops
 
 
 def entry() -> None:
@@ -10,7 +11,7 @@ def entry() -> None:
     on them, and so would the last bits of a run that is resumed."""
     if os.environ.get("PYTHONHASHSEED", "") in ("", "random") and os.name == "posix":
         os.environ["PYTHONHASHSEED"] = "0"
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the new interpreter has a handler
+        block_stops(True)  # until the new interpreter has a handler
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     from dialog_trainer.cli import main
 

@@ -52,3 +52,12 @@ class DistributedError(DialogTrainerError):
 
 class TrainingError(DialogTrainerError):
     """Training that cannot continue."""
+
+
+def describe_error(error: Exception) -> str | None:
+    """An error in a line or two; None where nothing but its traceback helps."""
+    if isinstance(error, OSError) and error.strerror:
+        place = "" if error.filename is None else f"{error.filename}: "
+        return f"{place}{error.strerror}; fix it or choose another path"
+    notes = getattr(error, "__notes__", None)
+    return f"{type(error).__name__}: {error}\n" + "\n".join(notes) if notes else None

@@ -13,18 +13,17 @@ from functools import cache
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
-from rich.console import Console
-
-from dialog_trainer.cli.guard import raise_on_interrupt
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.machine import count_processes, find_process_errors, needs_hub
 from dialog_trainer.config.schema import Config
 from dialog_trainer.distributed.environment import RankInfo
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.screen import write_line
+from dialog_trainer.signals import raise_on_stop
 
 if TYPE_CHECKING:
     from dialog_trainer.distributed.store import ControlStore
+    from dialog_trainer.reporting.terminal import RunConsole
 
 # Set before torch makes its first tensor. Deterministic CUDA kernels need the first; with the second, large CPU tensors
 # start at multiples of 2 MiB, in pages of that size: 0.1 to 0.3 of 4.7 GB less is lost between them at 124 M.
@@ -59,7 +58,7 @@ def run_job(job: Job, store: ControlStore | None = None, arguments: Sequence[str
         run_as_rank(store, lambda: _run_in_group(store, job.to_json(), arguments), prints=True)
     if world_size == 1:
         return _run(job)
-    raise_on_interrupt()
+    raise_on_stop()
     from dialog_trainer.distributed.launcher import launch_local
 
     return launch_local(world_size, job.config.port, _run_in_group, job.to_json())
@@ -100,7 +99,7 @@ def _run(job: Job) -> int:
     return job.config.command.load()(job, console)
 
 
-def _set_up_process(config: Config) -> Console:
+def _set_up_process(config: Config) -> RunConsole:
     if needs_hub(config):
         with announce_if_slow("looking for the hub, as the model or the data are not on this machine"):
             go_offline_if_unreachable()
@@ -109,11 +108,12 @@ def _set_up_process(config: Config) -> Console:
     with announce_if_slow("importing torch and transformers"):
         _import_commands()
     from dialog_trainer.model.kernels.malloc import keep_freed_memory
+    from dialog_trainer.reporting.terminal import open_console
 
     _silence_libraries()
     keep_freed_memory()
-    raise_on_interrupt()
-    return Console(file=sys.stdout)
+    raise_on_stop()
+    return open_console()
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The command line: check everything, then start a new run, a sweep, or a command on a saved run.
 
-Exit codes: 0 done, 1 failed, 2 wrong options or files, 75 stopped by SIGTERM and saved, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 failed, 2 wrong options or files, 75 stopped by SIGTERM or the like, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -13,30 +13,28 @@ from collections.abc import Callable, Iterable
 
 from dialog_trainer import __version__
 from dialog_trainer.cli.flags import Flags, parse_flags
-from dialog_trainer.cli.guard import (
-    discard_output,
-    end_at_once_on_interrupt,
-    guard,
-    open_closed_streams,
-    raise_on_interrupt,
-)
+from dialog_trainer.cli.guard import guard
+from dialog_trainer.cli.places import check_places
 from dialog_trainer.distributed.environment import RankInfo, detect_rank
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.screen import write, write_line
+from dialog_trainer.signals import block_stops, end_at_once_on_stop, raise_on_stop
+from dialog_trainer.streams import OUTPUT, losses, protect_standard_streams
 
 # Hydra, and what checks a configuration, are imported in the functions: --help and --version do not wait for them.
 
 
 def entry() -> None:
     """Runs the command line of this process, and ends it."""
-    end_at_once_on_interrupt()
-    open_closed_streams()
-    _import_from_current_folder()
-    code = main(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        discard_output()
+    end_at_once_on_stop()
+    block_stops(False)  # held while the interpreter started
+    protect_standard_streams()
+    code = guard(_run_in_place)
+    sys.stdout.flush()
+    for name, error in losses:
+        if name == OUTPUT and not isinstance(error, BrokenPipeError):  # as in `--help | head`
+            write_line(f"{name}: {error.strerror}", sys.stderr)
+            code = code or 1
     sys.exit(code)
 
 
@@ -46,6 +44,12 @@ def main(arguments: list[str]) -> int:
     if rank_info is None:
         return guard(lambda: _run(parse_flags(arguments)))
     return guard(lambda: _run_as_rank(rank_info, arguments))
+
+
+def _run_in_place() -> int:
+    check_places()
+    _import_from_current_folder()
+    return main(sys.argv[1:])
 
 
 def _import_from_current_folder() -> None:
@@ -72,7 +76,7 @@ def _run_as_rank(rank_info: RankInfo, arguments: list[str]) -> int:
     ends the job before an error is printed."""
     from dialog_trainer.cli.launch import follow_rank0, rendezvous, report_failure, run_job
 
-    raise_on_interrupt()  # it concerns the other ranks too
+    raise_on_stop()  # it concerns the other ranks too
     store = rendezvous(rank_info)
     if rank_info.rank:
         follow_rank0(store, arguments)
@@ -119,10 +123,7 @@ def _print_help(flags: Flags) -> int:
     from dialog_trainer.cli.conf import CONF, list_choices
     from dialog_trainer.cli.help import format_help
 
-    try:
-        write(format_help(CONF, list_choices(flags.config_dir), flags.overrides) + "\n")
-    except BrokenPipeError:  # as `--help | head`
-        discard_output()
+    write(format_help(CONF, list_choices(flags.config_dir), flags.overrides) + "\n")
     return 0
 
 

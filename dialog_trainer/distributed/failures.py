@@ -16,13 +16,13 @@ import torch.distributed as dist
 
 from dialog_trainer.distributed import collectives
 from dialog_trainer.distributed.store import ControlStore, Failure, PeerFailed
-from dialog_trainer.errors import DialogTrainerError
+from dialog_trainer.errors import DialogTrainerError, describe_error
 from dialog_trainer.screen import write_line
+from dialog_trainer.signals import EXIT_CODES, NOTHING_TO_SAVE, StopRequest
 
 # A rank that does not answer the roll call within this time counts as gone.
 ROLL_CALL_SECONDS = 1.5
 GONE = "is gone"
-NOTHING_TO_SAVE = "interrupted before there was anything to save"
 RESUME_HINT = "The saved checkpoints are complete: continue with mode=resume load_model_type=last"
 
 
@@ -40,7 +40,7 @@ def run_as_rank(control: ControlStore, work: Callable[[], int], *, prints: bool)
     except PeerFailed as peer:
         _exit(peer.failure.exit_code)
     except BaseException as error:
-        for number in (signal.SIGTERM, signal.SIGINT):  # the process ends anyway; it must report first
+        for number in EXIT_CODES:  # the process ends anyway; it must report first
             signal.signal(number, signal.SIG_IGN)
         try:
             failure = control.first_failure()
@@ -58,18 +58,17 @@ def run_as_rank(control: ControlStore, work: Callable[[], int], *, prints: bool)
 def _describe_failure(error: BaseException, control: ControlStore) -> Failure:
     rank = control.rank_info.rank
     where = f"rank {rank} of {control.rank_info.size}, {collectives.current_stage()}"
-    if isinstance(error, KeyboardInterrupt):
-        return Failure(rank, NOTHING_TO_SAVE, 130)
+    if isinstance(error, KeyboardInterrupt | StopRequest):
+        return Failure(rank, NOTHING_TO_SAVE, 130 if isinstance(error, KeyboardInterrupt) else int(error.code or 0))
     if isinstance(error, SystemExit):
         return Failure(rank, f"{where}: ended at the third signal", int(error.code or 0))
     if isinstance(error, DialogTrainerError):
         # Errors of configuration and files (exit code 2) are the same on all ranks: no rank is named.
         return Failure(rank, f"{where}: {error}" if error.exit_code == 1 else str(error), error.exit_code)
-    if isinstance(error, OSError) and error.filename is not None:
-        return Failure(rank, f"{where}: {error.filename}: {error.strerror}", 1)
     if _is_collective_error(error):
         return _describe_lost(control.find_missing(ROLL_CALL_SECONDS), control, error)
-    return Failure(rank, f"{where}: {''.join(traceback.format_exception(error))}", 1)
+    message = describe_error(error) if isinstance(error, Exception) else None
+    return Failure(rank, f"{where}: {message or ''.join(traceback.format_exception(error))}", 1)
 
 
 def _is_collective_error(error: BaseException) -> bool:

@@ -25,17 +25,24 @@ from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from dialog_trainer.distributed.environment import RankInfo, rendezvous_address
-from dialog_trainer.distributed.failures import GONE, NOTHING_TO_SAVE, RESUME_HINT, run_as_rank
+from dialog_trainer.distributed.failures import GONE, RESUME_HINT, run_as_rank
 from dialog_trainer.distributed.store import ControlStore, read_failure
 from dialog_trainer.errors import ConfigError, DistributedError
 from dialog_trainer.screen import write_line
+from dialog_trainer.signals import (
+    EXIT_CODES,
+    NOTHING_TO_SAVE,
+    block_stops,
+    end_at_once_on_stop,
+    handled,
+    raise_on_stop,
+)
 
 HOST = "127.0.0.1"
 # After a failure the other ranks get this time to end by themselves, then as much to obey SIGTERM.
 GRACE_SECONDS = 2.5
 # Some ranks may load for minutes before they come to the rendezvous.
 RENDEZVOUS_SECONDS = 600.0
-_STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 # The work of one rank: from its control store, and the argument that all ranks get, to an exit code.
 Work = Callable[[ControlStore, str], int]
@@ -70,7 +77,7 @@ def launch_local(size: int, port: int | None, work: Work, argument: str) -> int:
             return failure.exit_code
         if first_exit.exit_code < 0 and received:
             write_line(NOTHING_TO_SAVE, sys.stderr)
-            return 128 + received[0]
+            return EXIT_CODES[received[0]]
         if first_exit.exit_code < 0:
             reason = _describe_exit(first_exit.exit_code)
             write_line(f"rank {first_exit.error_index} of {size} {reason}. {RESUME_HINT}", sys.stderr)
@@ -89,7 +96,9 @@ def _run_child(rank: int, parent: int, size: int, directory: str, port: int | No
     control = ControlStore(_open_store(directory, port, hosts=False), RankInfo(rank, size, rank, size, machine=0))
 
     def run_work() -> int:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)  # signals held since the start arrive now
+        end_at_once_on_stop()
+        raise_on_stop()
+        block_stops(False)  # signals held since the start arrive now
         return work(control, argument)
 
     run_as_rank(control, run_work, prints=False)
@@ -130,7 +139,7 @@ def _open_store(directory: str, port: int | None, hosts: bool) -> Store:
 
 @contextmanager
 def _forward_signals(pids: list[int]) -> Iterator[list[signal.Signals]]:
-    """Within the block SIGTERM and Ctrl-C go to the processes `pids`, which stop together. Yields the received ones."""
+    """Within the block stop signals go to the processes `pids`, which stop together. Yields the received ones."""
     received: list[signal.Signals] = []
 
     def forward(number: int, _: object) -> None:
@@ -139,7 +148,7 @@ def _forward_signals(pids: list[int]) -> Iterator[list[signal.Signals]]:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    previous = {number: signal.signal(number, forward) for number in _STOP_SIGNALS}
+    previous = {number: signal.signal(number, forward) for number in handled()}
     try:
         yield received
     finally:
@@ -151,8 +160,8 @@ def _forward_signals(pids: list[int]) -> Iterator[list[signal.Signals]]:
 def _hold_signals() -> Iterator[None]:
     """Blocks stop signals here and in processes started within the block, until each is ready to receive them."""
     resource_tracker.ensure_running()  # started later, it would unblock them
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    block_stops(True)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+        block_stops(False)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.text import Text
 
-from dialog_trainer.reporting.terminal import print_line
+from dialog_trainer.reporting.terminal import RunConsole, print_line
 from dialog_trainer.training.loop import StepReport
 
 PLAIN_EVERY_SECONDS = 10.0
@@ -28,10 +27,12 @@ class RunProgress:
     `stop_requested` is what the method of this name returns.
     """
 
-    def __init__(self, console: Console, *, start: int, steps: int, stop_requested: Callable[[], bool] = lambda: False):
+    def __init__(
+        self, console: RunConsole, *, start: int, steps: int, stop_requested: Callable[[], bool] = lambda: False
+    ):
         self._stop_requested = stop_requested
         self._console = console
-        self._live = console.is_terminal
+        self._live = console.is_terminal and not console.quiet
         self._steps = steps
         self._first_step = start
         self._first_time = self._last_line = time.monotonic()
@@ -65,9 +66,9 @@ class RunProgress:
         remaining = f"{_clock(left * per_step)} left"
         self._bars.update(self._training, completed=done, parts=(counted, remaining, loss, speed, rate))
         first_or_last = done in (self._first_step + 1, self._steps)
-        if not self._live and (first_or_last or now - self._last_line >= PLAIN_EVERY_SECONDS):
+        if first_or_last or now - self._last_line >= PLAIN_EVERY_SECONDS:
             self._last_line = now
-            print_line(self._console, GAP.join((counted, loss, rate, speed, remaining)))
+            self._print_plain(GAP.join((counted, loss, rate, speed, remaining)))
         if done - self._first_step == MEASURED_STEPS and (line := describe_time_left(left, per_step)):
             print_line(self._console, line)
 
@@ -87,15 +88,22 @@ class RunProgress:
         left = (total - done) * (now - self._stage_time) / max(1, done)
         parts = (f"{self._stage_name} {done:,}/{total:,}", f"{_clock(left)} left")
         self._bars.update(self._stage, completed=done, parts=parts)
-        if not self._live and now >= self._stage_next_line:
+        if now >= self._stage_next_line:
             self._stage_next_line = now + PLAIN_EVERY_SECONDS
-            print_line(self._console, GAP + GAP.join(parts))
+            self._print_plain(GAP + GAP.join(parts))
 
     def stop_requested(self) -> bool:
         return self._stop_requested()
 
     def close_stages(self) -> None:
         self._bars.update(self._stage, visible=False)
+
+    def _print_plain(self, line: str) -> None:
+        """What the bars show, for the log, and for a screen without bars."""
+        if self._live:
+            self._console.keep_line(line)
+        else:
+            print_line(self._console, line)
 
 
 def describe_time_left(steps: int, seconds_per_step: float) -> str | None:
@@ -124,7 +132,7 @@ def fit_parts(parts: Sequence[str], width: int) -> str:
 class _FittedText(ProgressColumn):
     """The field `parts` of a task, complete parts only, in what the `taken` columns leave of the terminal."""
 
-    def __init__(self, console: Console, taken: int):
+    def __init__(self, console: RunConsole, taken: int):
         super().__init__()
         self._console, self._taken = console, taken
 

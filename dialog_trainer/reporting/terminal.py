@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 from rich.console import Console
+from rich.control import Control
 from rich.table import Table
 from rich.text import Text
 
+from dialog_trainer.errors import DialogTrainerError
 from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.reporting.tables import TextTable
-from dialog_trainer.screen import printable, printable_lines, shorten
+from dialog_trainer.screen import printable, printable_lines, shorten, write, write_line
+from dialog_trainer.streams import ERRORS, find_output, losses
 
 COLORS = {
     "system": "magenta",
@@ -24,6 +31,72 @@ COLORS = {
 GAP = "  "
 # A first column narrower than this is not worth reading: columns move below instead.
 MIN_FIRST_COLUMN = 16
+
+
+class RunConsole(Console):
+    """A console that keeps all it prints, without bars and colors, for the log of a run.
+
+    `log_to` writes to the log what was printed before it, too.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self._log_file: TextIO = io.StringIO()
+        self._log_console = Console(file=self._log_file, force_terminal=False, color_system=None, _environ={})
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*objects, **options)
+        if not any(isinstance(one, Control) for one in objects):  # how a live bar asks to be drawn
+            self._log_console.print(*objects, **options)
+        self._report_losses()
+
+    def keep_line(self, line: str) -> None:
+        """A line for the log alone."""
+        print_line(self._log_console, line)
+
+    def keep_bytes(self, data: bytes) -> None:
+        """A part of what goes to standard error, for the log."""
+        write(data.decode("utf-8", "replace"), self._log_file)
+
+    def _report_losses(self) -> None:
+        while losses:
+            name, error = losses.pop()
+            line = f"note: {name} is gone ({error.strerror}); the work goes on, and logs of a run hold what it prints"
+            if name == ERRORS:
+                self.keep_line(line)
+            else:
+                write_line(line, sys.stderr)
+
+    @contextmanager
+    def log_to(self, log: TextIO) -> Iterator[None]:
+        """Within the block everything goes to `log` too, and so does what ends the block: an error, with its traceback
+        where it is not one that its message explains; a note at the error then names the log."""
+        write(self._log_file.getvalue() if isinstance(self._log_file, io.StringIO) else "", log)
+        self._switch_to(log)
+        try:
+            yield
+        except DialogTrainerError as error:
+            self.keep_line(str(error))
+            raise
+        except Exception as error:
+            write("".join(traceback.format_exception(error)), log)
+            error.add_note(f"the traceback is in {log.name}")
+            raise
+        finally:
+            self._switch_to(io.StringIO())
+            log.close()
+
+    def _switch_to(self, file: TextIO) -> None:
+        self._log_file = self._log_console.file = file
+
+
+def open_console() -> RunConsole:
+    """The console of a process, on standard output; what goes to standard error is kept for the log too."""
+    console = RunConsole(file=sys.stdout)
+    errors = find_output(sys.stderr)
+    if errors:
+        errors.copy = console.keep_bytes
+    return console
 
 
 def print_line(console: Console, line: str, style: str = "") -> None:

@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import platform
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 from dialog_trainer.errors import CheckpointError, ConfigError
 from dialog_trainer.files import open_to_append, read_bounded, write_atomically
 from dialog_trainer.screen import write_line
+from dialog_trainer.streams import open_text
 
 MAX_CONFIG_BYTES = 2**20
 
@@ -76,12 +78,14 @@ def replace_config(run: Path, config: Mapping[str, object], attempt: int) -> Non
     write_atomically(run, "args.yaml", _to_yaml(config))
 
 
-def open_rank_log(run: Path, rank: int, size: int) -> TextIO:
-    """Opens `logs/rank-<rank>.log`, the output of a rank above 0, for appending."""
+def open_log(run: Path, name: str, rank: int, size: int) -> TextIO:
+    """Opens `logs/<name>.log` for appending. A log that cannot be written any more, as on a full disk, raises nothing."""
     run.mkdir(parents=True, exist_ok=True)  # a machine without the shared file system has no run directory
-    file = io.TextIOWrapper(open_to_append(run, f"logs/rank-{rank}.log"), encoding="utf-8", line_buffering=True)
-    write_line(f"rank {rank} of {size}, process {os.getpid()} on {platform.node()}", file)
-    return file
+    with open_to_append(run, f"logs/{name}.log") as file:
+        log = open_text(io.FileIO(os.dup(file.fileno()), "a"), str(run / "logs" / f"{name}.log"))
+    now = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    write_line(f"== {now}, rank {rank} of {size}, process {os.getpid()} on {platform.node()}", log)
+    return log
 
 
 def _to_yaml(content: object) -> str:

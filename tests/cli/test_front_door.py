@@ -66,6 +66,8 @@ def test_every_option_is_on_the_page_of_help():
         ("dialog-trainer --cfg job | head -1; exit ${PIPESTATUS[0]}", None, None),
         ("dialog-trainer --help >&-", 0, "standard output is closed: nothing will be shown\n"),
         ("dialog-trainer --version <&-", 0, ""),
+        ("dialog-trainer --version > /dev/full", 1, "standard output: No space left on device\n"),
+        ("mkdir gone; cd gone; rmdir ../gone; dialog-trainer --version", 2, None),
         ("dialog-trainer steps=0 2>&-", 2, ""),
     ],
 )
@@ -76,19 +78,21 @@ def test_a_closed_stream_is_no_traceback(line, code, errors, tmp_path):
     assert "Traceback" not in found.stderr
 
 
-@pytest.mark.parametrize("seconds", [0.15, 0.4, 1.0])
-def test_ctrl_c_during_the_start_is_one_line(seconds, tmp_path):
+@pytest.mark.parametrize(
+    ("seconds", "number", "code"), [(0.15, signal.SIGINT, 130), (0.4, signal.SIGTERM, 75), (1.0, signal.SIGHUP, 75)]
+)
+def test_a_stop_during_the_start_is_one_line(seconds, number, code, tmp_path):
     started = subprocess.Popen(
         [*MODULE, "model=gpt2_tiny", "data=chitchat", "steps=1000000", f"project={tmp_path}/runs"],
         cwd=tmp_path, env=ENVIRON, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     time.sleep(seconds)
-    started.send_signal(signal.SIGINT)
+    started.send_signal(number)
     _, errors = started.communicate(timeout=120)
     if "runpy" in errors or "<frozen" in errors:  # before the first line of the package
         assert seconds < 0.2
         return
-    assert started.returncode == 130
+    assert started.returncode == code
     assert errors == "interrupted before there was anything to save\n"
 
 

@@ -4,10 +4,10 @@ import io
 import re
 
 import pytest
-from rich.console import Console
 
 from dialog_trainer.reporting import progress
 from dialog_trainer.reporting.progress import RunProgress, _clock, describe_time_left, fit_parts
+from dialog_trainer.reporting.terminal import RunConsole
 from dialog_trainer.training.loop import StepReport
 
 
@@ -31,7 +31,7 @@ def report(step: int, **changes) -> StepReport:
 
 def plain(*, start: int, steps: int) -> tuple[RunProgress, io.StringIO]:
     out = io.StringIO()
-    return RunProgress(Console(file=out), start=start, steps=steps), out
+    return RunProgress(RunConsole(file=out), start=start, steps=steps), out
 
 
 def test_a_plain_line_says_step_loss_rate_speed_and_time_left(clock):
@@ -85,7 +85,7 @@ def test_a_stage_says_how_far_it_is_after_two_seconds_and_every_ten(clock):
 
 def test_a_stop_request_is_passed_on():
     assert plain(start=0, steps=3)[0].stop_requested() is False
-    assert RunProgress(Console(), start=0, steps=3, stop_requested=lambda: True).stop_requested() is True
+    assert RunProgress(RunConsole(), start=0, steps=3, stop_requested=lambda: True).stop_requested() is True
 
 
 def test_a_step_without_loss_shows_none(clock):
@@ -121,8 +121,10 @@ def test_time_is_shown_as_on_a_clock(seconds, shown):
 )  # fmt: skip
 def test_bars_are_complete_at_any_width(clock, width, training, stage):
     out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=width, color_system=None, _environ={})
-    with RunProgress(console, start=29_997, steps=30_000) as shown:
+    console = RunConsole(file=out, force_terminal=True, width=width, color_system=None, _environ={})
+    log = io.StringIO()
+    log.close = lambda: None
+    with console.log_to(log), RunProgress(console, start=29_997, steps=30_000) as shown:
         for step in (29_997, 29_998):
             clock.now += 2
             shown.step(report(step))
@@ -136,6 +138,10 @@ def test_bars_are_complete_at_any_width(clock, width, training, stage):
     assert [line for line in lines if line.endswith(training)]
     assert [line for line in lines if line.endswith(stage)]
     assert not [line for line in lines if "…" in line or line.startswith("step")]
+    # The log has plain lines, at their intervals.
+    assert log.getvalue().rstrip("\n") == (
+        "step 29,998/30,000  loss 3.2500  lr 1.00e-04  250 tokens/s  0:04 left\n  dialogues replied to 3/7  0:27 left"
+    )
 
 
 @pytest.mark.parametrize(

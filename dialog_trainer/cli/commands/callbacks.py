@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
 from transformers import PreTrainedModel
 
 from dialog_trainer.build.data import Split, build_probe_batches
@@ -30,12 +29,13 @@ from dialog_trainer.metrics.registry import weighted_score
 from dialog_trainer.model.compile import run_eagerly
 from dialog_trainer.reporting.console import format_losses, make_printer, sample_lines, score_line
 from dialog_trainer.reporting.progress import RunProgress
+from dialog_trainer.reporting.terminal import RunConsole
+from dialog_trainer.signals import StopSignal
 from dialog_trainer.tracking.jsonl import JsonlWriter, MetricWriter
 from dialog_trainer.training.checkpoint import collect_tensors, save_checkpoint
 from dialog_trainer.training.loop import StepReport, TrainingState
 from dialog_trainer.training.mfu import compute_mfu, device_peak_flops
 from dialog_trainer.training.reproducibility import describe_environment
-from dialog_trainer.training.signals import StopSignal
 from dialog_trainer.types import Batch, Reply
 
 if TYPE_CHECKING:  # imports matplotlib, which a run without figures does not need
@@ -86,7 +86,7 @@ class TrainingCallbacks:
         folder: Path,
         parts: TrainingParts,
         state: TrainingState,
-        console: Console,
+        console: RunConsole,
         progress: RunProgress,
         stop: StopSignal,
         figures: TrainingFigures | None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from dialog_trainer.model.generation.conversation import Conversation, LineTooLo
 from dialog_trainer.model.generation.generate import stream_reply
 from dialog_trainer.model.generation.sampling import GREEDY, Decoding
 from dialog_trainer.seeds import derive_seed
+from dialog_trainer.streams import OUTPUT, losses
 from dialog_trainer.training.checkpoint import find_checkpoint, read_state
 
 MAX_LINE_CHARACTERS = 100_000
@@ -78,13 +78,14 @@ def run_session(conversation: Conversation, reply: Reply) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
     try:
-        chat_loop(conversation, reply, _read_terminal if live else _read_pipe, screen.write, live=live)
+        chat_loop(conversation, reply, _read_terminal if live else _read_pipe, _write, live=live)
     except KeyboardInterrupt:
         _print_note("")
         return 130
-    except OSError as error:  # the reader of a pipe has gone, or the terminal
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes standard output once more
-        _print_note(f"the chat ended: standard input or output is closed ({error.strerror})")
+    except BrokenPipeError:  # the reader has what it wanted, as in `... | head -1`
+        return 0
+    except OSError as error:  # a full disk, or the terminal has gone
+        _print_note(f"the chat ended: standard input or output cannot be used ({error.strerror})")
         return 1
     return 0
 
@@ -148,7 +149,7 @@ def _read_terminal() -> str | None:
     try:
         return input(PROMPT)
     except EOFError:
-        screen.write("\n")
+        _write("\n")
         return None
 
 
@@ -159,6 +160,15 @@ def _read_pipe() -> str | None:
     while len(rest) > MAX_LINE_CHARACTERS and not rest.endswith("\n"):
         rest = sys.stdin.readline(MAX_LINE_CHARACTERS + 1)
     return line or None
+
+
+def _write(text: str) -> None:
+    """Raises `OSError` once standard output is lost: nobody reads the replies."""
+    screen.write(text)
+    for name, error in losses:
+        if name == OUTPUT:
+            losses.clear()
+            raise error
 
 
 def _print_note(line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from rich.console import Console
 from transformers import PreTrainedModel
 
 from dialog_trainer.build.data import report_contamination, tokenize_split
@@ -35,15 +35,17 @@ from dialog_trainer.data.dataset import DialogueDataset
 from dialog_trainer.data.prefetch import prefetch_batches
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives
+from dialog_trainer.distributed.failures import RESUME_HINT
 from dialog_trainer.errors import TrainingError
 from dialog_trainer.masking.timeline import build_timeline
 from dialog_trainer.model.compile import COMPILE_ERRORS, failure_reason
 from dialog_trainer.reporting.console import closing_lines, make_printer, mask_line
 from dialog_trainer.reporting.progress import RunProgress
-from dialog_trainer.tracking.run_directory import lock_run_directory, open_rank_log
+from dialog_trainer.reporting.terminal import RunConsole
+from dialog_trainer.signals import StopSignal
+from dialog_trainer.tracking.run_directory import lock_run_directory, open_log
 from dialog_trainer.tracking.tracker import RowFeeder
 from dialog_trainer.training.loop import Learner, LoopSettings, TrainingHooks, TrainingState, train
-from dialog_trainer.training.signals import StopSignal
 from dialog_trainer.types import Batch, Say
 
 if TYPE_CHECKING:
@@ -113,15 +115,24 @@ def build_parts(
     )  # fmt: skip
 
 
-def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: Console, stop: StopSignal) -> int:
+def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: RunConsole, stop: StopSignal) -> int:
     """Trains in the run folder until the end, an early stop or a stop request; returns the exit code."""
+    rank, size = collectives.rank(), collectives.world_size()
+    with console.log_to(open_log(folder, f"rank-{rank}", rank, size)):
+        try:
+            return _fit(folder, parts, state, console, stop)
+        except Exception as error:
+            saved = os.path.lexists(folder / "weights" / "last")
+            error.add_note(RESUME_HINT if saved else "no checkpoint was saved yet")
+            raise
+
+
+def _fit(folder: Path, parts: TrainingParts, state: TrainingState, console: RunConsole, stop: StopSignal) -> int:
     say, config, plan = make_printer(console), parts.config, parts.plan
     steps = config.steps
     figures = _open_figures(folder, parts)
     if figures:
         figures.draw_schedule(plan.learning_rate)
-    if not collectives.is_rank0():
-        console.file, console.quiet = open_rank_log(folder, collectives.rank(), collectives.world_size()), False
     parameters = sum(parameter.numel() for parameter in parts.model.parameters())
     processes = f" ({collectives.world_size()} processes, {config.parallel})" if collectives.world_size() > 1 else ""
     say(

@@ -19,8 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from dialog_trainer.build.data import load_dialogues
 from dialog_trainer.build.model import load_saved_model
 from dialog_trainer.cli.commands.callbacks import TrainingParts
@@ -38,13 +36,14 @@ from dialog_trainer.config.schema import Config
 from dialog_trainer.distributed import collectives
 from dialog_trainer.errors import CheckpointError, ConfigError
 from dialog_trainer.reporting.console import closing_lines, make_printer
+from dialog_trainer.reporting.terminal import RunConsole
+from dialog_trainer.signals import StopSignal
 from dialog_trainer.tracking.jsonl import read_next_attempt
 from dialog_trainer.tracking.run_directory import replace_config
 from dialog_trainer.training.checkpoint import LINKS, drop_later_best, find_checkpoint, load_optimizer, read_state
 from dialog_trainer.training.early_stopping import BestTracker
 from dialog_trainer.training.loop import TrainingState
 from dialog_trainer.training.reproducibility import describe_differences
-from dialog_trainer.training.signals import StopSignal
 from dialog_trainer.types import Say
 
 # The options outside the group mask_schedule that decide the mask of a step.
@@ -54,14 +53,14 @@ _SCORE_OPTIONS = {"mask_schedule.trained_role", "metrics.best", "metrics.protoco
                   *(f"metrics.generation.{name}" for name in ("max_new_tokens", "decoding", "temperature", "top_p", "beams"))}  # fmt: skip
 
 
-def resume_run(job: Job, console: Console) -> int:
+def resume_run(job: Job, console: RunConsole) -> int:
     """mode=resume: goes on exactly from a checkpoint of the run, in its folder; returns the exit code."""
     folder = Path(job.config.resume_model_dir or "")
     with lock_for_all_ranks(folder):
         return _resume_locked(folder, replace(job, config=fix_schedule_steps(job.config)), console)
 
 
-def _resume_locked(folder: Path, job: Job, console: Console) -> int:
+def _resume_locked(folder: Path, job: Job, console: RunConsole) -> int:
     say, config = make_printer(console), job.config
     weights = find_checkpoint(folder, config.load_model_type)
     saved = read_state(weights)

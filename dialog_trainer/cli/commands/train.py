@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from dialog_trainer.build.data import load_dialogues, load_tokenizer
 from dialog_trainer.build.model import build_model
 from dialog_trainer.cli.commands.fit import begin_training, build_parts, fit, fix_schedule_steps, lock_for_all_ranks
@@ -13,12 +11,13 @@ from dialog_trainer.config.frozen import thaw
 from dialog_trainer.config.job import Job
 from dialog_trainer.distributed import collectives
 from dialog_trainer.reporting.console import make_printer
+from dialog_trainer.reporting.terminal import RunConsole
+from dialog_trainer.signals import StopSignal
 from dialog_trainer.tracking.run_directory import claim_run_directory, write_config
 from dialog_trainer.training.loop import TrainingState
-from dialog_trainer.training.signals import StopSignal
 
 
-def train_new_run(job: Job, console: Console) -> int:
+def train_new_run(job: Job, console: RunConsole) -> int:
     """mode=train. The run folder is made once everything is built; returns the exit code."""
     say = make_printer(console)
     config = fix_schedule_steps(job.config)

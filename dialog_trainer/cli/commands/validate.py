@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from dialog_trainer import __version__
 from dialog_trainer.build.data import Split, load_dialogues, measure_contamination, tokenize_split
 from dialog_trainer.build.evaluation import (
@@ -40,16 +38,17 @@ from dialog_trainer.evaluation.results import archive_scores, read_comparable_sc
 from dialog_trainer.reporting.console import make_printer, sample_lines
 from dialog_trainer.reporting.progress import RunProgress
 from dialog_trainer.reporting.score_tables import render_markdown
-from dialog_trainer.reporting.terminal import print_tables
+from dialog_trainer.reporting.terminal import RunConsole, print_tables
 from dialog_trainer.reporting.validation_report import build_notes, build_tables
+from dialog_trainer.signals import StopSignal
+from dialog_trainer.tracking.run_directory import open_log
 from dialog_trainer.training.checkpoint import LINKS, find_checkpoint, read_state
-from dialog_trainer.training.signals import StopSignal
 from dialog_trainer.types import Say
 
 OtherScores = tuple[dict[str, Any], Statistics]
 
 
-def validate_run(job: Job, console: Console) -> int:
+def validate_run(job: Job, console: RunConsole) -> int:
     log, config = make_printer(console), job.config
     run, split = Path(config.resume_model_dir or ""), config.split
     checkpoint = find_checkpoint(run, config.load_model_type)
@@ -78,24 +77,25 @@ def validate_run(job: Job, console: Console) -> int:
         return int(collectives.all_reduce_max(stop.exit_code))
     if not collectives.is_rank0():
         return 0
-    for line in sample_lines(result.samples(config.prediction_print_n)):
-        log(line)
-    metrics = select_metrics(config)
-    summed = build_protocol(config).summed_metrics(metrics)
-    statistics = collect_statistics(summed, result.replies, dialogues.rows["id"], result.loss_sums)
-    scored = {"checkpoint": f"{run.name}/weights/{checkpoint.name}", "step": state["step"], "split": split}
-    with RunProgress(console, start=0, steps=0) as progress:
-        scored |= _analyze(config, data, training, result, statistics, progress, log)
-        scored["mask_digest"] = state.get("digest")
-        if other:
-            scored["compared"] = _compare(metrics, scored["signature"], statistics, other, progress)
-    folder = f"validation/{split}/{scored['protocol']}"
-    _publish(console, scored, metrics, result, statistics, run, folder)
-    if scored["by_depth"] and config.figures.enabled:
-        from dialog_trainer.cli.commands.figures import draw_by_depth  # imports matplotlib
+    with console.log_to(open_log(run, "validate", 0, collectives.world_size())):
+        for line in sample_lines(result.samples(config.prediction_print_n)):
+            log(line)
+        metrics = select_metrics(config)
+        summed = build_protocol(config).summed_metrics(metrics)
+        statistics = collect_statistics(summed, result.replies, dialogues.rows["id"], result.loss_sums)
+        scored = {"checkpoint": f"{run.name}/weights/{checkpoint.name}", "step": state["step"], "split": split}
+        with RunProgress(console, start=0, steps=0) as progress:
+            scored |= _analyze(config, data, training, result, statistics, progress, log)
+            scored["mask_digest"] = state.get("digest")
+            if other:
+                scored["compared"] = _compare(metrics, scored["signature"], statistics, other, progress)
+        folder = f"validation/{split}/{scored['protocol']}"
+        _publish(console, scored, metrics, result, statistics, run, folder)
+        if scored["by_depth"] and config.figures.enabled:
+            from dialog_trainer.cli.commands.figures import draw_by_depth  # imports matplotlib
 
-        draw_by_depth(run, folder, config, scored)
-    log(f"written to {run / folder}")
+            draw_by_depth(run, folder, config, scored)
+        log(f"written to {run / folder}")
     return 0
 
 
@@ -177,7 +177,7 @@ def _compare(
 
 
 def _publish(
-    console: Console,
+    console: RunConsole,
     scored: Mapping[str, Any],
     metrics: Metrics,
     result: ValidationResult,
