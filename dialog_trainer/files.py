@@ -16,12 +16,11 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path, PurePath
 from typing import BinaryIO
-
-from dialog_trainer.errors import DataError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # O_NONBLOCK: to open a named pipe must not wait for somebody to write to it.
@@ -75,7 +74,7 @@ def make_directory(root: Path, name: str) -> Path:
         return root / name
 
 
-def open_to_read(root: Path, name: str) -> BinaryIO:
+def open_to_read(root: Path, name: str) -> BufferedReader:
     """Opens a regular file."""
     with _open_parent(root, name) as parent:
         return os.fdopen(_open_file(root, name, parent, os.O_RDONLY), "rb")
@@ -163,32 +162,6 @@ def atomic_directory(root: Path, name: str, prefix: str = ".aside-") -> Iterator
     except BaseException as error:
         remove_directory(root, temporary)
         raise (_name_file(error, root / name) if getattr(error, "filename", None) is None else error) from None
-
-
-def build_directory_once(cache: Path, name: str, write: Callable[[Path], object]) -> Path:
-    """Returns a directory of the cache; where it is missing, `write` first fills a temporary one that takes its place.
-
-    Of two processes that build it at once, the first to finish publishes its own.
-    Raises `DataError` if the cache cannot be written or the disk is full.
-    """
-    directory, remedy = cache / name, "pass data.cache_dir=<folder>"
-    if directory.exists():
-        return directory
-    try:
-        with ExitStack() as stack:
-            try:
-                cache.mkdir(parents=True, exist_ok=True)
-                temporary = stack.enter_context(atomic_directory(cache, name))
-            except OSError as error:
-                raise DataError(f"{cache} cannot be written ({error.strerror}): {remedy}") from None
-            write(temporary)
-    except OSError as error:
-        if directory.exists():  # ENOTEMPTY: another process has published the same content
-            return directory
-        if error.errno not in DISK_FULL:
-            raise
-        raise DataError(f"{cache} is full ({error.strerror}): make room, or {remedy}") from None
-    return directory
 
 
 @contextmanager

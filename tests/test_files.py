@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dialog_trainer.errors import DataError
 from dialog_trainer.files import (
     atomic_directory,
-    build_directory_once,
     make_directory,
     open_to_append,
     open_to_read,
@@ -157,33 +155,3 @@ def test_a_read_is_bounded(root):
     assert read_bounded(root, "file", 5) == b"12345"
     with pytest.raises(OSError, match="is larger than 4 bytes"):
         read_bounded(root, "file", 4)
-
-
-def test_first_of_two_builders_wins(tmp_path):
-    cache = tmp_path / "cache"
-
-    def second(temporary):
-        (temporary / "file").write_text("second")
-        build_directory_once(cache, "one", lambda earlier: (earlier / "file").write_text("first"))
-
-    assert build_directory_once(cache, "one", second) == cache / "one"
-    assert build_directory_once(cache, "one", fail) == cache / "one"
-    assert (cache / "one" / "file").read_text() == "first"
-    assert os.listdir(cache) == ["one"]
-
-
-@pytest.mark.parametrize(("write", "reason"), [(fail, "cache is full"), (None, "cannot be written")])
-def test_cache_that_cannot_be_built_names_the_option(tmp_path, write, reason):
-    cache = tmp_path / "cache"
-    if write is None:
-        cache.write_text("a file in the way")
-    with pytest.raises(DataError, match=reason) as caught:
-        build_directory_once(cache, "one", write)
-    assert "data.cache_dir" in str(caught.value)
-    assert cache.is_file() or not os.listdir(cache)
-
-
-def test_errors_of_the_reader_of_a_cache_keep_their_file(tmp_path):
-    with pytest.raises(FileNotFoundError) as caught:
-        build_directory_once(tmp_path, "one", lambda temporary: (tmp_path / "data.jsonl").read_text())
-    assert caught.value.filename == str(tmp_path / "data.jsonl")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,13 +16,15 @@ import torch
 
 from dialog_trainer.build.instantiate import instantiate
 from dialog_trainer.config.schema import Config
+from dialog_trainer.data.cache import LAZY_BYTES, open_entry
 from dialog_trainer.data.contamination import GRAM_WORDS, MIN_JACCARD, Contamination, Overlap, find_contamination
 from dialog_trainer.data.dataset import CACHE_FORMAT, DialogueDataset, TokenDataset, open_dialogues, open_tokens
 from dialog_trainer.data.packing import batch_to_device, pack_micro_batches
 from dialog_trainer.data.tokenizer import DialogueTokenizer
+from dialog_trainer.distributed import collectives
 from dialog_trainer.errors import DataError
 from dialog_trainer.evaluation.losses import weigh_every_turn
-from dialog_trainer.files import build_directory_once, cache_key
+from dialog_trainer.files import cache_key
 from dialog_trainer.seeds import derive_seed
 from dialog_trainer.types import Batch, Say
 
@@ -61,7 +64,7 @@ def load_dialogues(config: Config, split: str, say: Say) -> DialogueDataset:
     source = instantiate(config.data.target, config.data.arguments, "data", given=0)()
     if split == "train" and config.data.max_train_dialogues:
         source = FirstDialogues(source, config.data.max_train_dialogues)
-    return open_dialogues(source, split, resolve_cache_dir(config), say)
+    return open_dialogues(source, split, resolve_cache_dir(config), say, check_up_to=_check_up_to(LAZY_BYTES))
 
 
 def tokenize_split(
@@ -76,6 +79,7 @@ def tokenize_split(
         workers=min(MAX_DEFAULT_WORKERS, os.cpu_count() or 1) if config.data.workers is None else config.data.workers,
         cache_dir=resolve_cache_dir(config),
         say=say,
+        check_up_to=_check_up_to(),
     )
     return Split(dialogues, tokens)
 
@@ -90,8 +94,9 @@ def load_tokenizer(config: Config, training: DialogueDataset, say: Say) -> Dialo
         say(f"learning a vocabulary of {size:,} entries from the training dialogues")
         DialogueTokenizer.train(training.texts(), size).save(aside)
 
-    folder = resolve_cache_dir(config) / f"vocabulary-{cache_key(CACHE_FORMAT, training.digest, size)}"
-    return DialogueTokenizer.pretrained(str(build_directory_once(folder.parent, folder.name, learn)))
+    name = f"vocabulary-{cache_key(CACHE_FORMAT, training.digest, size)}"
+    folder = open_entry(resolve_cache_dir(config), name, learn, say, check_up_to=_check_up_to())
+    return DialogueTokenizer.pretrained(str(folder))
 
 
 def build_probe_batches(config: Config, held_out: TokenDataset, device: torch.device) -> list[Batch]:
@@ -107,6 +112,11 @@ def resolve_cache_dir(config: Config) -> Path:
     return (
         Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dialog_trainer"
     )
+
+
+def _check_up_to(max_bytes: int = sys.maxsize) -> int:
+    """The largest file of the cache that this rank checks: one rank of a machine does it, before the others."""
+    return max_bytes if collectives.local_rank() == 0 else 0
 
 
 def report_contamination(config: Config, training: DialogueDataset, validation: DialogueDataset, say: Say) -> set[int]:
@@ -137,7 +147,7 @@ def measure_contamination(
             say(f"looking for {len(held_out):,} held-out dialogues among {len(training):,} training dialogues")
         (aside / "leaks.json").write_text(json.dumps(asdict(find_contamination(training, held_out))), encoding="utf-8")
 
-    folder = build_directory_once(resolve_cache_dir(config), f"leaks-{key}", look)
+    folder = open_entry(resolve_cache_dir(config), f"leaks-{key}", look, say, check_up_to=_check_up_to())
     found = json.loads((folder / "leaks.json").read_text(encoding="utf-8"))
     kinds = {
         name: found[name] and Overlap(*map(tuple, found[name].values())) for name in ("exact", "normalised", "near")

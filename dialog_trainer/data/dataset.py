@@ -4,7 +4,7 @@
     <cache>/vocabulary-<key>/  a tokenizer       key: the dialogues it was learned from, its size
     <cache>/tokens-<key>/      ids and spans     key: the dialogues, the tokenizer, max_len, the truncation policy
 
-A directory is written to a temporary name and renamed, so that readers never see an incomplete one.
+`cache.py` builds and checks the directories.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,14 @@ import pyarrow as pa
 import pyarrow.compute
 from datasets.arrow_writer import ArrowWriter
 
+from dialog_trainer.data.cache import LAZY_BYTES, open_entry
 from dialog_trainer.data.formatting import make_spans
 from dialog_trainer.data.sources.protocol import DialogueSource
 from dialog_trainer.data.sources.row_format import ReadCounts, clean_dialogues
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.data.truncation import TRUNCATIONS
 from dialog_trainer.errors import DataError
-from dialog_trainer.files import build_directory_once, cache_key
+from dialog_trainer.files import cache_key
 from dialog_trainer.types import Dialogue, Role, Say, TokenSequence, Turn, TurnSpans
 
 # Raise it when the layout of the rows or the meaning of a truncation policy changes: older caches are then not used.
@@ -41,6 +44,8 @@ MIN_DIALOGUES_PER_WORKER = 5_000
 MAX_VOCABULARY_DIALOGUES = 100_000
 # Sequences read at a time: a pass over all of them takes no more memory than a training step.
 CHUNK = 5_000
+# Characters that are read before they are written.
+MAX_UNWRITTEN = 2**25
 # Reading that takes longer is announced.
 SLOW_SECONDS = 2.0
 
@@ -61,13 +66,20 @@ _TOKEN_FEATURES = datasets.Features(
 class DialogueDataset:
     """The dialogues of one split, memory-mapped. `dataset[i]` is a `Dialogue`."""
 
-    def __init__(self, folder: Path):
-        self.rows = datasets.Dataset.from_file(str(folder / "dialogues.arrow"))
+    def __init__(self, folder: Path, check: Callable[[], object]):
+        """`check` is called before the texts of a dataset above `LAZY_BYTES` are read for the first time."""
+        self._path, self._check = folder / "dialogues.arrow", check
         self.counts = ReadCounts(**json.loads((folder / "tally.json").read_text(encoding="utf-8")))
         self.digest = folder.name.removeprefix("dialogues-")
 
+    @cached_property
+    def rows(self) -> datasets.Dataset:
+        if self._path.stat().st_size > LAZY_BYTES:
+            self._check()
+        return datasets.Dataset.from_file(str(self._path))
+
     def __len__(self) -> int:
-        return len(self.rows)
+        return self.counts.dialogues
 
     def __getitem__(self, index: int) -> Dialogue:
         row = self.rows[int(index)]
@@ -121,11 +133,22 @@ def _to_arrays(table: pa.Table) -> tuple[np.ndarray, TurnSpans]:
     )
 
 
-def open_dialogues(source: DialogueSource, split: str, cache_dir: Path, say: Say) -> DialogueDataset:
-    """The cleaned dialogues of `split`, read from `source` the first time. Raises `DataError` if none is left."""
-    folder = cache_dir / f"dialogues-{cache_key(CACHE_FORMAT, source.digest(split), split)}"
-    build_directory_once(folder.parent, folder.name, lambda temporary: _write_dialogues(source, split, temporary, say))
-    dataset = DialogueDataset(folder)
+def open_dialogues(
+    source: DialogueSource, split: str, cache_dir: Path, say: Say, *, check_up_to: int = LAZY_BYTES
+) -> DialogueDataset:
+    """The cleaned dialogues of `split`, read from `source` the first time. Raises `DataError` if none is left.
+
+    `check_up_to` as in `open_entry`.
+    """
+    digest = source.digest(split)
+
+    def write(temporary: Path) -> None:
+        _write_dialogues(source, split, temporary, say)
+        if source.digest(split) != digest:
+            raise DataError(f"{source.describe(split)} changed while it was read: start again once it is complete")
+
+    open_it = partial(open_entry, cache_dir, f"dialogues-{cache_key(CACHE_FORMAT, digest, split)}", write, say)
+    dataset = DialogueDataset(open_it(check_up_to=check_up_to), open_it)
     say(f"{split}: {dataset.counts} from {source.describe(split)}")
     if not len(dataset):
         raise DataError(f"no dialogue is left in {source.describe(split)}: each needs at least two turns with text")
@@ -133,7 +156,7 @@ def open_dialogues(source: DialogueSource, split: str, cache_dir: Path, say: Say
 
 
 def _write_dialogues(source: DialogueSource, split: str, folder: Path, say: Say) -> None:
-    counts, slow_at = ReadCounts(), time.monotonic() + SLOW_SECONDS
+    counts, slow_at, unwritten = ReadCounts(), time.monotonic() + SLOW_SECONDS, 0
     with ArrowWriter(path=str(folder / "dialogues.arrow"), features=_DIALOGUE_FEATURES) as writer:
         for dialogue in clean_dialogues(source.dialogues(split), counts):
             if time.monotonic() > slow_at:
@@ -148,6 +171,10 @@ def _write_dialogues(source: DialogueSource, split: str, folder: Path, say: Say)
                     "references": [list(turn.references) for turn in dialogue.turns],
                 }
             )
+            unwritten += sum(len(turn.text) for turn in dialogue.turns)
+            if unwritten > MAX_UNWRITTEN:  # very long dialogues
+                writer.write_examples_on_file()
+                unwritten = 0
         writer.finalize()
     (folder / "tally.json").write_text(json.dumps(asdict(counts)), encoding="utf-8")
 
@@ -161,8 +188,12 @@ def open_tokens(
     workers: int,
     cache_dir: Path,
     say: Say = lambda line: None,
+    check_up_to: int = sys.maxsize,
 ) -> TokenDataset:
-    """The token sequences of `dialogues`, tokenized the first time by up to `workers` processes."""
+    """The token sequences of `dialogues`, tokenized the first time by up to `workers` processes.
+
+    `check_up_to` as in `open_entry`. A start reads all of them, to check their mask: none is too large to be hashed.
+    """
     key = cache_key(CACHE_FORMAT, dialogues.digest, tokenizer.digest(), max_len, truncation)
     policy = TRUNCATIONS[truncation]
     processes = max(1, min(workers, len(dialogues) // MIN_DIALOGUES_PER_WORKER))
@@ -184,7 +215,7 @@ def open_tokens(
         _join(sorted((temporary / "parts").glob("*.arrow")), temporary / "tokens.arrow")
         shutil.rmtree(temporary / "parts")
 
-    return TokenDataset(build_directory_once(cache_dir, f"tokens-{key}", write))
+    return TokenDataset(open_entry(cache_dir, f"tokens-{key}", write, say, check_up_to=check_up_to))
 
 
 def _append_row(columns: _Columns, dialogue: int, sequence: TokenSequence, weights: Sequence[float]) -> None:

@@ -245,7 +245,9 @@ def test_a_full_disk_names_the_option_and_leaves_nothing(source, tmp_path, monke
 
     monkeypatch.setattr(dataset.ArrowWriter, "finalize", full)
     cache = tmp_path / "cache"
-    with pytest.raises(DataError, match=r"cache is full \(No space left on device\): .*pass data.cache_dir=<folder>"):
+    with pytest.raises(
+        DataError, match=r"cache is full: .*\(No space left on device\): .*pass data.cache_dir=<folder>"
+    ):
         open_dialogues(source, cache)
     assert list(cache.iterdir()) == []
 
