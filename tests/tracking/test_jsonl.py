@@ -2,10 +2,15 @@
 
 import json
 import math
+import os
+import re
 
 import pytest
 
+from dialog_trainer.errors import CheckpointError
 from dialog_trainer.tracking.jsonl import (
+    CHUNK_BYTES,
+    MAX_LINE_BYTES,
     JsonlWriter,
     MetricWriter,
     read_newest_rows,
@@ -48,15 +53,74 @@ def test_older_rows_stay_byte_for_byte(path):
 
 
 @pytest.mark.parametrize("cut", [1, 5, 12, 21])
-def test_half_written_line_is_skipped(path, cut):
+def test_half_written_line_is_skipped_and_removed(path, cut):
     line = json.dumps({"step": 0, "text": "é"}, ensure_ascii=False) + "\n"
     path.write_bytes(line.encode() + line.encode()[:cut])
     assert [row["step"] for row in read_rows(path)] == [0]
     log = JsonlWriter(path.parent, path.name)
     log.append([{"step": 1, "text": ""}])
     log.close()
+    assert log.removed_bytes == cut
     assert [row["step"] for row in read_rows(path)] == [0, 1]
-    assert path.read_bytes().startswith(line.encode() + line.encode()[:cut] + b"\n")
+    assert path.read_bytes().startswith(line.encode() + b'{"step": 1')
+
+
+@pytest.mark.parametrize("size", [1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * MAX_LINE_BYTES])
+def test_an_unfinished_line_of_any_size_is_removed(path, size):
+    path.write_bytes(b'{"step": 0}\n' + b"x" * size)
+    JsonlWriter(path.parent, path.name).close()
+    assert path.read_bytes() == b'{"step": 0}\n'
+    path.write_bytes(b"x" * size)
+    JsonlWriter(path.parent, path.name).close()
+    assert path.read_bytes() == b""
+
+
+def test_a_last_row_without_a_line_end_stays(path):
+    path.write_bytes(b'{"step": 0}')
+    JsonlWriter(path.parent, path.name).close()
+    assert path.read_bytes() == b'{"step": 0}\n'
+
+
+GOOD = {"step": 3, "attempt": 1, "split": "train", "train_loss": 2.5, "signature": "x"}
+NO_ROWS = {
+    "half": '{"step": 4, "att', "rubbish": "\x00\ufffd\u2028", "a list": "[1]", "a number": "7", "empty": "",
+    "deep": "[" * 100_000, "deep in a row": '{"step": 4, "attempt": 1, "split": "train", "x": ' + "[" * 100_000,
+    "many digits": json.dumps({**GOOD, "x": 0}).replace(' 0}', f' {"1" * 5_000}}}'),
+    "large number": json.dumps({**GOOD, "x": 10**200}), "huge line": json.dumps({**GOOD, "x": " " * MAX_LINE_BYTES}),
+    "NaN": json.dumps({**GOOD, "x": math.nan}), "infinite": json.dumps(GOOD).replace("2.5", "1e999"),
+    **{f"{key}={value!r}": json.dumps({**GOOD, key: value}) for key, value in (
+        ("attempt", None), ("attempt", "1"), ("attempt", True), ("attempt", 1.0), ("attempt", -1), ("attempt", 2**70),
+        ("step", None), ("step", []), ("step", 2**60), ("split", 1), ("split", None), ("signature", {}),
+        ("train_loss", "2.5"), ("train_loss", [2.5]), ("train_loss", {"a": 1}),
+    )},
+    "without attempt": '{"step": 4, "split": "train"}', "without split": '{"step": 4, "attempt": 1}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NO_ROWS)
+def test_what_is_no_row_is_passed_over(path, name):
+    row = json.dumps(GOOD)
+    path.write_text(f"{row}\n{NO_ROWS[name]}\n{row}\n", encoding="utf-8", errors="surrogatepass")
+    assert read_newest_rows(path, "train") == [GOOD]
+    assert read_next_attempt(path) == 2
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "link"])
+def test_what_is_no_file_of_the_run_is_named(path, kind):
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to(path.parent / "other")
+        (path.parent / "other").write_text(json.dumps(GOOD))
+    for reader in (
+        read_next_attempt,
+        lambda path: read_newest_rows(path, "train"),
+        lambda path: read_rows_after(path, 0),
+    ):
+        with pytest.raises(CheckpointError, match=rf"{re.escape(str(path))} is .*: replace it"):
+            reader(path)
 
 
 def test_reading_continues_after_the_last_complete_line(path):

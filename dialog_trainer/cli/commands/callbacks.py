@@ -103,6 +103,9 @@ class TrainingCallbacks:
         if collectives.is_rank0():
             self._metrics = MetricWriter(folder, "metrics.jsonl", state.attempt)
             self._replies = JsonlWriter(folder, "replies.jsonl")
+            for name, removed in (("metrics", self._metrics.removed_bytes), ("replies", self._replies.removed_bytes)):
+                if removed:
+                    self._say(f"note: {name}.jsonl ended in {removed:,} bytes of an unfinished line, which are removed")
 
     def track(self, report: StepReport) -> None:
         self._progress.step(report)
