@@ -20,7 +20,13 @@ from dialog_trainer.model.generation.kv_cache import (
     group_by_prefix,
     supports_kv_cache,
 )
-from dialog_trainer.model.generation.sampling import Decoding, choose_next_tokens, draw_uniforms
+from dialog_trainer.model.generation.sampling import (
+    NOT_FINITE,
+    Decoding,
+    choose_next_tokens,
+    draw_uniforms,
+    read_tokens,
+)
 from dialog_trainer.model.packed_forward import padded_attention
 
 
@@ -167,6 +173,7 @@ def _generate_by_transformers(
     prompts = [torch.as_tensor(context, dtype=torch.int64, device=model.device) for context in contexts]
     inputs = padded(prompts)
     generator: Any = model  # transformers adds `generate` in a mixin that the base class does not name
+    watch = _FiniteWatch()
     output = generator.generate(
         input_ids=inputs,
         attention_mask=padded([torch.ones_like(prompt) for prompt in prompts]),
@@ -176,14 +183,31 @@ def _generate_by_transformers(
         eos_token_id=list(rules.ends) or None,
         pad_token_id=0,  # masked, as the padding of the inputs
         suppress_tokens=list(rules.suppressed) or None,
-        logits_processor=[] if beams > 1 else [_ForcedChoice(choose, inputs.shape[1], rules.ends, on_token)],
+        logits_processor=[watch] if beams > 1 else [_ForcedChoice(choose, inputs.shape[1], rules.ends, on_token)],
     )
+    watch.check()
     for row, ids in enumerate(output[:, inputs.shape[1] :].tolist()):
         length = next((index for index, token in enumerate(ids) if token in rules.ends), len(ids))
         if beams > 1:
             for token in ids[:length]:
                 on_token(row, token)
         yield row, ids[:length], length < len(ids)
+
+
+class _FiniteWatch(LogitsProcessor):
+    """Notes on the device whether all scores of a beam search were finite."""
+
+    def __init__(self) -> None:
+        self._tokens = torch.zeros(1, dtype=torch.int64)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        finite = scores.amax(dim=-1).isfinite().all()
+        self._tokens = self._tokens.to(scores.device).where(finite, NOT_FINITE)
+        return scores
+
+    def check(self) -> None:
+        """Raises `ModelError`."""
+        read_tokens(self._tokens)
 
 
 class _ForcedChoice(LogitsProcessor):
@@ -195,7 +219,7 @@ class _ForcedChoice(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         tokens = self._choose(scores, list(range(len(scores))), input_ids.shape[1] - self._prompt_tokens)
-        for row, token in enumerate(tokens.tolist()):
+        for row, token in enumerate(read_tokens(tokens)):
             if token in self._ends:
                 self._ended.add(row)
             elif row not in self._ended:

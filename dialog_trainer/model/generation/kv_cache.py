@@ -11,6 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from dialog_trainer.model.generation.sampling import read_tokens
+
 # Tokens of one prefill pass: a few hundred already make the matrix products efficient, more only enlarge activations.
 PREFILL_TOKENS = 1024
 # Rows are removed once so many of the batch have ended: each removal copies the cache.
@@ -76,7 +78,7 @@ def generate_with_cache(
             use_cache=True,
         ).logits[:, -1]
         tokens = choose(logits, rows, step)
-        for row, token in zip(rows, tokens.tolist(), strict=True):
+        for row, token in zip(rows, read_tokens(tokens), strict=True):
             if row in ended:
                 continue
             if token not in ends:

@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 import torch
 
+from dialog_trainer.errors import ModelError
+
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
@@ -33,6 +35,19 @@ class Decoding:
 
 
 GREEDY = Decoding()
+# In place of a token id: to ask the device for more than the ids would cost a wait for each token.
+NOT_FINITE = -1
+
+
+def read_tokens(tokens: torch.Tensor) -> list[int]:
+    """The ids of `choose_next_tokens`, on the host. Raises `ModelError` if a row had no finite logits."""
+    ids: list[int] = tokens.tolist()
+    if NOT_FINITE in ids:
+        raise ModelError(
+            "the model's output is not finite: its weights are damaged, or its training diverged; take another checkpoint "
+            "(load_model_type=loss, or last), or train again with a smaller optim.lr0"
+        )
+    return ids
 
 
 def draw_uniforms(seeds: Sequence[int], count: int) -> torch.Tensor:
@@ -41,14 +56,15 @@ def draw_uniforms(seeds: Sequence[int], count: int) -> torch.Tensor:
 
 
 def choose_next_tokens(logits: torch.Tensor, decoding: Decoding, uniforms: torch.Tensor | None) -> torch.Tensor:
-    """`(B,)` token ids from `logits` `(B, V)`; a sample inverts the cumulative distribution at `uniforms` `(B,)`.
+    """`(B,)` token ids from `logits` `(B, V)`, `NOT_FINITE` for a row without finite ones; a sample inverts the cumulative distribution at `uniforms` `(B,)`.
 
     Probabilities 0.2, 0.5, 0.3 have the cumulative sums 0.2, 0.7, 1.0: the uniform 0.65 chooses token 1, 0.75 token 2.
     The sums run in the order of the ids, not of the probabilities: rounding may swap two nearly equal probabilities, and
     would change the sample with them. Raises `ValueError` where a sample has no `uniforms`.
     """
     if decoding.kind != "sample":
-        return logits.argmax(dim=-1)
+        tokens = logits.argmax(dim=-1)  # where there is a NaN, its index
+        return tokens.where(logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).isfinite(), NOT_FINITE)
     if uniforms is None:
         raise ValueError("sampling needs a uniform number for each row")
     # On the CPU: the order of a GPU's sums can differ from call to call, and Apple's GPUs have no float64.
@@ -59,7 +75,8 @@ def choose_next_tokens(logits: torch.Tensor, decoding: Decoding, uniforms: torch
     total = sums[:, -1]
     # Below the total, even where the product rounds up to it: no token lies beyond.
     target = torch.minimum(uniforms.cpu() * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(sums, target.unsqueeze(-1), right=True).squeeze(-1).to(logits.device)
+    tokens = torch.searchsorted(sums, target.unsqueeze(-1), right=True).squeeze(-1)
+    return tokens.where(total.isfinite(), NOT_FINITE).to(logits.device)
 
 
 def _restrict_to_nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:

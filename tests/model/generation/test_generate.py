@@ -9,6 +9,7 @@ from helpers.models import always_say, build, random_contexts, wide_gpt2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dialog_trainer.errors import ModelError
 from dialog_trainer.model.generation import kv_cache
 from dialog_trainer.model.generation.generate import generate
 from dialog_trainer.model.generation.kv_cache import generate_with_cache, group_by_prefix, supports_kv_cache
@@ -161,6 +162,17 @@ def test_both_engines_agree(model, tokenizer, decoding, monkeypatch):
     monkeypatch.setattr("dialog_trainer.model.generation.generate.supports_kv_cache", lambda model: calls.append(0))
     assert replies_of(model, tokenizer, contexts, 1000, decoding) == expected
     assert calls
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("decoding", [GREEDY, SAMPLE, BEAM], ids=lambda decoding: decoding.kind)
+def test_weights_that_are_not_finite_are_an_error(tiny_model, tokenizer, decoding, cached, value, monkeypatch):
+    monkeypatch.setattr("dialog_trainer.model.generation.generate.supports_kv_cache", lambda model: cached)
+    with torch.no_grad():
+        tiny_model.transformer.ln_f.weight[3] = value
+    with pytest.raises(ModelError, match="not finite: its weights are damaged"):
+        replies_of(tiny_model, tokenizer, random_contexts([5, 9], tokenizer.cls_id, 300), 1000, decoding)
 
 
 def test_beams_count_as_rows(model, tokenizer, monkeypatch):
