@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dialog_trainer import __version__
 from dialog_trainer.cli.flags import Flags, parse_flags
 from dialog_trainer.cli.guard import guard
-from dialog_trainer.cli.places import check_places
+from dialog_trainer.cli.places import check_places, check_system
 from dialog_trainer.distributed.environment import RankInfo, detect_rank
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.screen import write, write_line
@@ -95,6 +95,7 @@ def _run_as_rank(rank_info: RankInfo, arguments: list[str]) -> int:
 
 def _start(flags: Flags, run_job: Callable[..., int]) -> int:
     """Composes and checks everything, then runs it."""
+    check_system()
     from dialog_trainer.cli import compose, saved_config, sweep
     from dialog_trainer.cli.overrides import prepare_overrides
     from dialog_trainer.config.job import Job

@@ -1,4 +1,4 @@
-"""The folders that a process needs before anything else: the current one, and a home for caches."""
+"""What a process needs before anything else: a system that can write runs, a current folder, and a home for caches."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ from pathlib import Path
 
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.screen import write_line
+
+
+def check_system() -> None:
+    """Raises `ConfigError` on native Windows, where a run could be written through somebody's link."""
+    if os.open not in os.supports_dir_fd or not hasattr(os, "O_NOFOLLOW"):
+        raise ConfigError(
+            [
+                "this system cannot write a run: it lacks directory descriptors (native Windows does); "
+                "use Linux, macOS or WSL"
+            ]
+        )
 
 
 def check_places() -> None:

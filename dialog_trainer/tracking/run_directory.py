@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import itertools
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -46,8 +46,14 @@ def claim_run_directory(parent: Path, name: str) -> Path:
 def lock_run_directory(run: Path) -> Iterator[None]:
     """Locks the directory for this process; the lock ends with the process at the latest.
 
-    Raises `CheckpointError` if another process holds it.
+    Raises `CheckpointError` if another process holds it. Where the system has no locks, says so.
     """
+    try:
+        import fcntl
+    except ImportError:
+        write_line(f"note: this system has no file locks: train {run} in one process at a time", sys.stderr)
+        yield
+        return
     descriptor = os.open(run, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

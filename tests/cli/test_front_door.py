@@ -67,7 +67,12 @@ def test_every_option_is_on_the_page_of_help():
         ("dialog-trainer --help >&-", 0, "standard output is closed: nothing will be shown\n"),
         ("dialog-trainer --version <&-", 0, ""),
         ("dialog-trainer --version > /dev/full", 1, "standard output: No space left on device\n"),
-        ("mkdir gone; cd gone; rmdir ../gone; dialog-trainer --version", 2, None),
+        (
+            "mkdir gone; cd gone; rmdir ../gone; dialog-trainer --version",
+            2,
+            "1 error in the configuration:\n  - the current folder cannot be used (No such file or directory): cd to one that "
+            "exists\n",
+        ),
         ("dialog-trainer steps=0 2>&-", 2, ""),
     ],
 )
