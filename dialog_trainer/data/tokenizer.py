@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
@@ -11,10 +15,22 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from dialog_trainer.data.formatting import make_spans
 from dialog_trainer.errors import ModelError
-from dialog_trainer.files import sha256_of_texts
+from dialog_trainer.files import sha256_of_texts, why_unreadable
 from dialog_trainer.types import Span, SpecialTokens
 
 END_TOKEN = "<|endoftext|>"
+# Longer words (runs without a space, or of spaces) are cut to learn a vocabulary, which takes the square of their length.
+MAX_WORD = 1_000
+# Files of a tokenizer; the largest known one has 40 MB.
+FILE_KINDS = {".json", ".jinja", ".model", ".tiktoken", ".txt"}
+MAX_FILE_BYTES = 128 * 2**20
+# The largest known vocabularies have 260,000 entries; ids may have gaps.
+MAX_ID = 10_000_000
+# A tokenizer takes about a second for a million characters. The regular expressions of its file can take for ever.
+SECONDS = 10
+CHARACTERS_PER_SECOND = 20_000
+
+T = TypeVar("T")
 # The chat template renders messages exactly as training lays out a dialogue; a generation prompt ends where the reply
 # starts.
 CHAT_TEMPLATE = (
@@ -36,6 +52,12 @@ class DialogueTokenizer:
     def __init__(self, hf_tokenizer: PreTrainedTokenizerFast):
         if hf_tokenizer.eos_token_id is None:
             raise ModelError("this tokenizer has no end-of-text token: choose another model.pretrained_model")
+        if '"Regex"' in json.dumps(json.loads(hf_tokenizer.backend_tokenizer.to_str())["decoder"]):
+            # To decode cannot be given up, unlike to encode.
+            raise ModelError("this tokenizer decodes by a regular expression: choose another model.pretrained_model")
+        largest = max(hf_tokenizer.get_vocab().values())
+        if largest > MAX_ID:
+            raise ModelError(f"this tokenizer has the token id {largest:,}: choose another model.pretrained_model")
         size = len(hf_tokenizer)
         hf_tokenizer.add_special_tokens({"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"})
         hf_tokenizer.chat_template = CHAT_TEMPLATE
@@ -55,10 +77,13 @@ class DialogueTokenizer:
     @classmethod
     def pretrained(cls, name_or_folder: str) -> DialogueTokenizer:
         """The tokenizer of a hub id or folder. Raises `ModelError`."""
+        _check_files(Path(name_or_folder))
         try:
-            hf_tokenizer = AutoTokenizer.from_pretrained(name_or_folder)
-        except Exception as error:  # the hub's client raises many classes; all mean that it is not available
-            raise loading_error(name_or_folder, error) from None
+            hf_tokenizer = AutoTokenizer.from_pretrained(name_or_folder, trust_remote_code=False)
+        except BaseException as error:  # the hub's client raises many classes; all mean that it is not available
+            if isinstance(error, Exception) or _is_panic(error):
+                raise loading_error(name_or_folder, error) from None
+            raise
         if not isinstance(hf_tokenizer, PreTrainedTokenizerFast):
             raise ModelError(f"{name_or_folder}: its tokenizer has no fast (tokenizers) form; choose another model")
         return cls(hf_tokenizer)
@@ -75,7 +100,7 @@ class DialogueTokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        tokenizer.train_from_iterator(texts, trainer)
+        tokenizer.train_from_iterator((part for text in texts for part in cut_long_words(text)), trainer)
         hf_tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers does not annotate it
             tokenizer_object=tokenizer, eos_token=END_TOKEN, clean_up_tokenization_spaces=False
         )
@@ -85,8 +110,11 @@ class DialogueTokenizer:
         return len(self.hf_tokenizer)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, without special tokens."""
-        return [encoding.ids for encoding in self._text_encoder.encode_batch_fast(texts, add_special_tokens=False)]
+        """Ids of each text, without special tokens. Raises `ModelError` where the tokenizer of a stranger takes too long."""
+        encodings = _run_in_time(
+            lambda: self._text_encoder.encode_batch_fast(texts, add_special_tokens=False), sum(map(len, texts))
+        )
+        return [encoding.ids for encoding in encodings]
 
     def encode_turns(self, texts: Sequence[str], roles: Sequence[int], first_turn: int = 0) -> list[Span]:
         """The spans of consecutive turns of a dialogue, from turn `first_turn` on, each ended by `[SEP]`."""
@@ -114,7 +142,64 @@ class DialogueTokenizer:
         self.hf_tokenizer.save_pretrained(folder)
 
 
-def loading_error(name_or_folder: str, error: Exception) -> ModelError:
+def cut_long_words(text: str) -> Iterator[str]:
+    """The text; or, if it has words of more than `MAX_WORD` characters, its parts, cut in those words."""
+    start = 0
+    for word in re.finditer(r"\S+|\s+", text) if len(text) > MAX_WORD else ():
+        for cut in range(word.start() + MAX_WORD, word.end(), MAX_WORD):
+            yield text[start:cut]
+            start = cut
+    yield text[start:]
+
+
+def _check_files(folder: Path) -> None:
+    """Raises `ModelError` for files of a tokenizer that are huge, or no files."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.suffix in FILE_KINDS:
+            problem = why_unreadable(path)
+            if problem is None and path.stat().st_size > MAX_FILE_BYTES:
+                problem = f"is larger than {MAX_FILE_BYTES // 2**20} MiB"
+            if problem:
+                raise ModelError(f"{path} {problem}: it is no tokenizer or model; choose another folder")
+
+
+def _run_in_time(work: Callable[[], T], characters: int) -> T:
+    """`work()`, given up where it takes far longer than so many characters need. It must release the GIL."""
+    outcome: list[T | BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(work())
+        except BaseException as error:  # raised again below
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, name="tokenizer", daemon=True)
+    thread.start()
+    for _ in range(SECONDS + characters // CHARACTERS_PER_SECOND):  # not one wait: a process that sleeps is not slow
+        thread.join(1)
+        if not thread.is_alive():
+            break
+    else:
+        raise ModelError(
+            f"the tokenizer has not finished {characters:,} characters in time: a regular expression of its tokenizer.json "
+            "does not end on them; choose another model.pretrained_model"
+        )
+    if isinstance(outcome[0], BaseException):
+        if _is_panic(outcome[0]):
+            raise ModelError(
+                f"the tokenizer failed ({outcome[0]}): its tokenizer.json is damaged, or has a regular expression that "
+                "does not end; choose another model.pretrained_model"
+            )
+        raise outcome[0]
+    return outcome[0]
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether it is an error of the Rust code of tokenizers, which is no `Exception`."""
+    return type(error).__name__ == "PanicException"
+
+
+def loading_error(name_or_folder: str, error: BaseException) -> ModelError:
     """The error for a model or tokenizer that cannot be loaded, with a remedy."""
     reason = str(error).strip().split("\n")[0]
     if Path(name_or_folder).is_dir():

@@ -111,6 +111,9 @@ def _fit_to_tokenizer(model: PreTrainedModel, tokenizer: DialogueTokenizer) -> N
     embeddings: Any = model.get_input_embeddings()
     if len(tokenizer) > embeddings.num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    largest = max(tokenizer.hf_tokenizer.get_vocab().values())
+    if largest >= max(len(tokenizer), embeddings.num_embeddings):
+        raise ModelError(f"the tokenizer has the token id {largest:,}, but the model has no embedding for it")
     if tokenizer.added_tokens:
         _set_to_mean(model, len(tokenizer) - tokenizer.added_tokens)
     model.config.bos_token_id = tokenizer.cls_id

@@ -1,12 +1,16 @@
 """The tokenizer: dialogue tokens cannot come from a text, and the chat template is the training format."""
 
+import json
+import os
+import time
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from dialog_trainer.data.formatting import end_span, start_sequence
-from dialog_trainer.data.tokenizer import DialogueTokenizer
+from dialog_trainer.data.tokenizer import DialogueTokenizer, cut_long_words
 from dialog_trainer.errors import ModelError
 from dialog_trainer.types import Role, SpecialTokens
 
@@ -106,3 +110,91 @@ def test_a_missing_tokenizer_names_the_option(tmp_path):
         DialogueTokenizer.pretrained("nobody/nothing")
     with pytest.raises(ModelError, match=r"could not be loaded .*the folder should hold what `save_pretrained`"):
         DialogueTokenizer.pretrained(str(tmp_path))
+
+
+def saved_with(tokenizer, folder, **parts):
+    """The folder of a tokenizer with other parts in its tokenizer.json."""
+    tokenizer.save(folder)
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | parts))
+    return str(folder)
+
+
+def split_by(pattern):
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def test_a_regular_expression_that_does_not_end_is_given_up(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("dialog_trainer.data.tokenizer.SECONDS", 1)
+    hostile = DialogueTokenizer.pretrained(saved_with(tokenizer, tmp_path, pre_tokenizer=split_by("a*a*[bc]")))
+    assert hostile.encode_batch(["aab"])
+    with pytest.raises(ModelError, match=r"has not finished 10,002 characters in time: a regular expression"):
+        hostile.encode_batch(["a" * 10_000 + "!b"])
+
+
+@pytest.mark.parametrize("part", ["pre_tokenizer", "normalizer"])
+def test_a_failure_of_the_tokenizer_is_a_message(tokenizer, tmp_path, capfd, part):
+    replace = {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "b"}
+    parts = {part: split_by("(a+)+$") if part == "pre_tokenizer" else replace}
+    hostile = DialogueTokenizer.pretrained(saved_with(tokenizer, tmp_path, **parts))
+    with pytest.raises(ModelError, match=r"the tokenizer failed .*retry-limit.* choose another model"):
+        hostile.encode_batch(["a" * 100 + "!"])
+    capfd.readouterr()  # Rust prints its panic
+
+
+def test_a_decoder_by_a_regular_expression_is_refused(tokenizer, tmp_path):
+    decoder = {"type": "Replace", "pattern": {"Regex": "a*a*b"}, "content": "b"}
+    with pytest.raises(ModelError, match="decodes by a regular expression"):
+        DialogueTokenizer.pretrained(saved_with(tokenizer, tmp_path, decoder=decoder))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (os.mkfifo, "is no regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is no regular file"),
+        (lambda path: os.truncate(path, 2**40), "is larger than 128 MiB"),
+        (lambda path: path.write_text("[" * 10**6), "could not be loaded"),
+        (lambda path: path.write_text('{"model": {"type": "BPE", "vocab": {"a": 1e999}}}'), "could not be loaded"),
+    ],
+)
+def test_a_hostile_file_of_a_tokenizer_is_named(tokenizer, tmp_path, make, reason):
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    if "regular" in reason:
+        path.unlink()
+    make(path)
+    with pytest.raises(ModelError, match=reason):
+        DialogueTokenizer.pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "lengths"),
+    [
+        ("word " * 1_000, [5_000]),
+        ("a" * 1_000 + " " + "b" * 1_000, [2_001]),
+        ("a" * 2_500, [1_000, 1_000, 500]),
+        ("x " + "a" * 1_001 + " y" + " " * 1_001, [1_002, 1_003, 1]),
+        ("", [0]),
+    ],
+)
+def test_only_very_long_words_are_cut(text, lengths):
+    parts = list(cut_long_words(text))
+    assert "".join(parts) == text
+    assert list(map(len, parts)) == lengths
+
+
+@pytest.mark.parametrize("character", ["a", " ", "!", "🙂"])
+def test_a_turn_without_a_space_takes_linear_time(character):
+    text = character * (200_000 // len(character.encode()))
+    start = time.monotonic()
+    tokenizer = DialogueTokenizer.train([text, "the cat sat"], 300)
+    assert tokenizer.decode(tokenizer.encode_batch([text])[0]) == text
+    assert time.monotonic() - start < 15  # tens of seconds if it were quadratic
+
+
+def test_an_absurd_token_id_is_refused(tokenizer, tmp_path):
+    model = json.loads(tokenizer.hf_tokenizer.backend_tokenizer.to_str())["model"]
+    model["vocab"]["weird"] = 2**32 - 1
+    with pytest.raises(ModelError, match=r"has the token id 4,294,967,295"):
+        DialogueTokenizer.pretrained(saved_with(tokenizer, tmp_path, model=model))

@@ -1,5 +1,6 @@
 """Loading a model, fitting it to the vocabulary, and building one from scratch."""
 
+import json
 import re
 
 import pytest
@@ -76,6 +77,17 @@ def test_spare_embeddings_are_used_first(saved, tokenizer):
     before = old.get_input_embeddings().weight[:OLD_ROWS]
     assert torch.equal(new[:OLD_ROWS], before)
     torch.testing.assert_close(new[OLD_ROWS : OLD_ROWS + 3], before.mean(dim=0).expand(3, 16))
+
+
+def test_a_token_id_without_an_embedding_is_refused(saved, tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    backend = json.loads((tmp_path / "tokenizer.json").read_text())
+    backend["model"]["vocab"]["far"] = 5_000
+    (tmp_path / "tokenizer.json").write_text(json.dumps(backend))
+    far = DialogueTokenizer.pretrained(str(tmp_path))
+    with pytest.raises(ModelError, match="has the token id 5,000, but the model has no embedding for it"):
+        load_pretrained(saved("gpt2")[0], far, None)
+    load_pretrained(saved("gpt2", rows=5_001)[0], far, None)
 
 
 def test_trained_model_loads_unchanged(saved, tokenizer, tmp_path):
