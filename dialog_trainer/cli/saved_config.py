@@ -29,6 +29,7 @@ from dialog_trainer.config.commands import BUILT_IN, find_command, is_dotted
 from dialog_trainer.config.frozen import flatten, set_key
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.machine import PER_MACHINE
+from dialog_trainer.config.paths import with_absolute_data_paths
 from dialog_trainer.config.schema import SCHEMA_VERSION, Config
 from dialog_trainer.config.table import all_settings, groups, on_resume, read, show
 from dialog_trainer.config.validation import validate
@@ -76,6 +77,7 @@ def load_changed_job(overrides: list[str], config_dir: str | None) -> Job:
     saved = read_saved(Path(folder))
     base, not_taken = _for_this_machine(saved, typed)
     tree, more = _lay_on(base, typed, choices, config_dir)
+    saved, tree = with_absolute_data_paths(saved), with_absolute_data_paths(tree)
     errors += more
     config = None
     try:

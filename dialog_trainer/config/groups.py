@@ -49,9 +49,9 @@ class NoKeys(Record):
 
 
 class DailyDialogKeys(Record):
+    # "free": the digests of the data say whether a resume is exact, wherever the files are by now.
     path: Name | None = setting(
-        "Folder with <split>.jsonl, the official text files or the original program's pickles. null: data.hub_id.",
-        "inexact",
+        "Folder with <split>.jsonl, the official text files or the original program's pickles. null: data.hub_id."
     )
     hub_id: Name = setting(
         "Parquet data set on the hub (or a folder of parquet files), used without a path.", "inexact"
@@ -63,14 +63,12 @@ class DailyDialogKeys(Record):
 class JsonlKeys(Record):
     train_data_path: Name | None = setting(
         'File with a JSON object a line: {"turns": [...]}, {"messages": [{"role", "content"}]} or '
-        '{"conversations": [{"from", "value"}]}.',
-        "inexact",
+        '{"conversations": [{"from", "value"}]}.'
     )
     validation_data_path: Name | None = setting(
-        "The same for validation. null: a part of the training dialogues is held out, chosen by a hash of their text.",
-        "inexact",
+        "The same for validation. null: a part of the training dialogues is held out, chosen by a hash of their text."
     )
-    test_data_path: Name | None = setting("The same for split=test. null: there is no test split.", "inexact")
+    test_data_path: Name | None = setting("The same for split=test. null: there is no test split.")
     validation_share: HeldOut = setting(
         "Proportion of the training dialogues held out without a validation file.", "inexact"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,9 @@ from dialog_trainer.config.table import all_settings, show
 from dialog_trainer.files import why_unreadable
 
 Values = Mapping[str, Any]
+
+# Keys of `data` that hold paths, of built-in sources and of the user's own.
+_PATH_KEY = re.compile(r"(path|file|folder|directory|dir)s?$|^hub_id$")
 
 
 def check_names(values: Values) -> list[str]:
@@ -84,6 +88,25 @@ def check_data_files(values: Values) -> list[str]:
     if target.endswith("sources.ChitChat") and importlib.util.find_spec("chitchat_dataset") is None:
         found.append("data=chitchat needs a package: pip install chitchat-dataset")
     return found
+
+
+def with_absolute_data_paths(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree of a configuration with the paths of its data made absolute, so that they hold in any working folder.
+
+    A path is a value of `data` whose key says so (`data.train_data_path`, `data.files` of a source of the user's own) and
+    where something is.
+    """
+    data = {
+        key: _absolute(value) if _PATH_KEY.search(key) and key != "cache_dir" else value
+        for key, value in tree["data"].items()
+    }
+    return {**tree, "data": data}
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_absolute(item) for item in value]
+    return os.path.abspath(value) if isinstance(value, str) and value and os.path.exists(value) else value
 
 
 def check_model(values: Values) -> list[str]:

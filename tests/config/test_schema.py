@@ -194,7 +194,7 @@ def test_a_configuration_survives_yaml_and_the_way_to_the_other_ranks(model, dat
     ("key", "kind"),
     [
         ("steps", "free"), ("batch_size", "inexact"), ("model.layers", "refused"), ("model.max_len", "inexact"),
-        ("optim._target_", "refused"), ("optim.lr0", "free"), ("optim.speed", "refused"), ("data.path", "inexact"),
+        ("optim._target_", "refused"), ("optim.lr0", "free"), ("optim.speed", "refused"), ("data.path", "free"), ("data.hub_id", "inexact"),
         ("data.colour", "inexact"), ("data.workers", "free"), ("scheduler.lrf", "free"), ("mask_schedule.x", "free"),
         ("optim.amsgrad", "refused"), ("optim.momentum", "free"), ("model.pretrained_model", "refused"),
     ],

@@ -9,6 +9,7 @@ from dialog_trainer.build.model import build_model
 from dialog_trainer.cli.commands.fit import begin_training, build_parts, fit, fix_schedule_steps, lock_for_all_ranks
 from dialog_trainer.config.frozen import thaw
 from dialog_trainer.config.job import Job
+from dialog_trainer.config.paths import with_absolute_data_paths
 from dialog_trainer.distributed import collectives
 from dialog_trainer.reporting.console import make_printer
 from dialog_trainer.reporting.terminal import RunConsole
@@ -32,7 +33,8 @@ def train_new_run(job: Job, console: RunConsole) -> int:
         folder = Path(collectives.broadcast_from_rank0(lambda: str(_claim(job))))
         with lock_for_all_ranks(folder):
             if collectives.is_rank0():
-                write_config(folder, parts.config.to_dict() | {"digest": parts.digest}, thaw(job.hydra_files))
+                saved = with_absolute_data_paths(parts.config.to_dict()) | {"digest": parts.digest}
+                write_config(folder, saved, thaw(job.hydra_files))
             return fit(folder, parts, TrainingState(), console, stop)
 
 

@@ -45,7 +45,8 @@ class DialogueSource(Protocol):
             def describe(self, split):
                 return str(self.folder / f"{split}.txt")
 
-    used with `data._target_=my_data.Lines data.folder=lines data.separator=;`. Texts need not be stripped; empty turns
+    used with `data._target_=my_data.Lines data.folder=lines data.separator=;`. A parameter whose name ends in path, file,
+    folder or dir is saved as an absolute path, so that the run can be validated from any folder. Texts need not be stripped; empty turns
     and dialogues of fewer than two turns are dropped later, and counted.
     """
 
