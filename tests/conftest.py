@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import random
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -123,16 +124,33 @@ def tiny_model(tokenizer: DialogueTokenizer):
     return model
 
 
-@pytest.fixture
-def tiny_options(jsonl_folder: Path, tmp_path: Path) -> list[str]:
-    """Options of a run of a second or two: 36 dialogues, a one-block model, runs under `tmp_path/runs`, no figures."""
+def options_of_a_tiny_run(dialogues: Path, folder: Path) -> list[str]:
     return [
         "model=gpt2_tiny", "model.layers=1", "model.heads=2", "model.width=16", "model.positions=64",
-        "model.max_len=48", "model.vocab_size=300", "data=dailydialog", f"data.path='{jsonl_folder}'",
+        "model.max_len=48", "model.vocab_size=300", "data=dailydialog", f"data.path='{dialogues}'",
         "batch_size=8", "steps=6", "scheduler.warmup_steps=2", "optim.lr0=1e-2", "prediction_print_n=1",
-        "metrics.max_dialogues=2", "metrics.max_new_tokens=6", "micro_batch_tokens=128", f"project='{tmp_path}/runs'",
+        "metrics.max_dialogues=2", "metrics.max_new_tokens=6", "micro_batch_tokens=128", f"project='{folder}/runs'",
         "name=run", "device=cpu", "figures.enabled=false",
     ]  # fmt: skip
+
+
+@pytest.fixture
+def tiny_options(jsonl_folder: Path, tmp_path: Path) -> list[str]:
+    """Options of a run of half a second: 36 dialogues, a one-block model, runs under `tmp_path/runs`, no figures."""
+    return options_of_a_tiny_run(jsonl_folder, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def _trained_once(jsonl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    assert main([*options_of_a_tiny_run(jsonl_folder, folder), "steps=4"]) == 0
+    return folder / "runs/run"
+
+
+@pytest.fixture
+def trained_run(_trained_once: Path, tmp_path: Path) -> Path:
+    """A copy of a run of `tiny_options` and four steps, in `tmp_path/runs/run`."""
+    return shutil.copytree(_trained_once, tmp_path / "runs/run", symlinks=True)
 
 
 @pytest.fixture

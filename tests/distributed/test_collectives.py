@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import multiprocessing
 import signal
 import threading
 import time
@@ -12,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from helpers.processes import forked, launch
 
 from dialog_trainer.data.packing import dummy_batch, pack_sequences
 from dialog_trainer.distributed import collectives, parallel
 from dialog_trainer.distributed.environment import RankInfo
 from dialog_trainer.distributed.failures import run_as_rank
-from dialog_trainer.distributed.launcher import launch_local
 from dialog_trainer.distributed.store import STOP_CHECK_SECONDS, ControlStore, Failure, PeerFailed
 from dialog_trainer.errors import ConfigError, DistributedError, TrainingError
 from dialog_trainer.model.loss import PackedLoss
@@ -191,7 +190,8 @@ def not_finite() -> list:
 def folder(tmp_path_factory):
     """What the ranks of one start of three processes wrote down."""
     folder = tmp_path_factory.mktemp("ranks")
-    assert launch_local(SIZE, None, work, str(folder)) == 9  # that of rank 0
+    with forked((SIZE, work, str(folder)), folder, entry=launch) as job:
+        assert job.ended()[0] == 9, job.output()  # that of rank 0
     return folder
 
 
@@ -282,12 +282,14 @@ def test_non_finite_loss_of_one_rank_stops_all_before_the_update(found):
 
 
 @pytest.mark.slow
-def test_failure_of_a_rank_is_printed_once(capfd):
-    assert launch_local(2, None, fail_on_rank1, "") == 1
-    err = capfd.readouterr().err
-    assert err.startswith("rank 1 of 2, step 7: Traceback")
-    assert err.count("rank 1 of 2") == 1
-    assert multiprocessing.active_children() == []
+def test_failure_of_a_rank_is_printed_once(tmp_path):
+    with forked((2, fail_on_rank1, ""), tmp_path, entry=launch) as job:
+        job.workers(2)
+        code, output = job.ended()
+        assert job.left(1) == set()
+    assert code == 1
+    assert output.startswith("rank 1 of 2, step 7: Traceback")
+    assert output.count("rank 1 of 2") == 1
 
 
 class _Ended(BaseException):

@@ -95,10 +95,10 @@ def runs(jsonl_folder, tmp_path_factory) -> Path:
                 copied = (str(folder / "one"), str(folder / "validated" / name))
                 yield (*copied, [*run, "split=validation", *own, f"processes={size}"])
 
-    run_together(1, trained(1))
+    run_together(folder, 1, trained(1))
     for size in (2, 3):
-        run_together(size, [*trained(size), *continued(size)])
-    run_together(1, [*continued(1)])
+        run_together(folder, size, [*trained(size), *continued(size)])
+    run_together(folder, 1, [*continued(1)])
     return folder
 
 
@@ -226,7 +226,8 @@ def test_resume_as_a_user_starts_it(runs, tmp_path, jsonl_folder):
     """In processes of its own, through a port."""
     run = tmp_path / "run"
     shutil.copytree(runs / "left-by-two", run, symlinks=True)
-    options = ("mode=resume", f"resume_model_dir='{run}'", "load_model_type=last", "steps=12", f"port={free_port()}")
+    options = ("mode=resume", f"resume_model_dir='{run}'", "load_model_type=last", "steps=12", "processes=2")
+    options += (f"port={free_port()}",)
     with started(command(*options), tmp_path) as job:
         job.workers(2)
         code, output = job.ended()

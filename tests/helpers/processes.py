@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
@@ -20,7 +20,6 @@ import pytest
 
 from dialog_trainer.cli.main import entry, main
 from dialog_trainer.distributed import collectives, launcher
-from dialog_trainer.distributed.launcher import launch_local
 from dialog_trainer.distributed.store import ControlStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,12 +38,19 @@ WAIT_SECONDS = 90.0
 Command = tuple[str | None, str | None, list[str]]
 
 
-def run_together(size: int, commands: list[Command]) -> None:
-    """Runs commands one after the other as one group of `size` processes, which start once: a start takes seconds."""
+def run_together(folder: Path, size: int, commands: list[Command]) -> None:
+    """Runs commands one after the other as one group of `size` processes, which start once."""
     if size == 1:
         run_in_group(None, json.dumps(commands))
-    else:
-        assert launch_local(size, None, run_in_group, json.dumps(commands)) == 0
+        return
+    with forked((size, run_in_group, json.dumps(commands)), folder, entry=launch) as job:
+        code, output = job.ended(300)
+        assert code == 0, output
+
+
+def launch(size: int, work: Callable[[ControlStore, str], int], argument: str) -> None:
+    """`launch_local` as the entry of a forked process."""
+    sys.exit(launcher.launch_local(size, None, work, argument))
 
 
 def run_in_group(control: ControlStore | None, argument: str) -> int:
@@ -163,7 +169,7 @@ def started(command: list[str], folder: Path, name: str = "output", **environ: s
 
 
 @contextmanager
-def forked(options: list[str], folder: Path, entry=run_command, **environ: str):
+def forked(options: Sequence[object], folder: Path, entry=run_command, **environ: str):
     """Runs `entry(*options)`, the command line where nothing else is said, in a fork of a process that has imported
     everything: a start takes no time."""
     file = folder / "output.txt"

@@ -15,30 +15,22 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def run_folder(dialog_trainer, tiny_options, tmp_path):
-    """A run of a few steps."""
-    code, out, err = dialog_trainer(*tiny_options, "steps=4")
-    assert code == 0, out + err
-    return tmp_path / "runs/run"
-
-
-@pytest.fixture
-def chat(dialog_trainer, run_folder, monkeypatch):
+def chat(dialog_trainer, trained_run, monkeypatch):
     """`chat(lines, *options)` pipes bytes into a chat with the run."""
 
     def run(lines: bytes, *options: str):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines)))
-        return dialog_trainer("mode=chat", f"resume_model_dir='{run_folder}'", *options)
+        return dialog_trainer("mode=chat", f"resume_model_dir='{trained_run}'", *options)
 
     return run
 
 
-def test_piped_lines_give_a_line_each_and_write_no_file(chat, run_folder):
-    before = sorted(run_folder.rglob("*"))
+def test_piped_lines_give_a_line_each_and_write_no_file(chat, trained_run):
+    before = sorted(trained_run.rglob("*"))
     code, out, _ = chat(b"I heard that the cat likes green tea .\nYes ?\n")
     assert code == 0
     assert len(out.splitlines()) == 2
-    assert sorted(run_folder.rglob("*")) == before
+    assert sorted(trained_run.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
@@ -52,10 +44,10 @@ def test_piped_lines_give_a_line_each_and_write_no_file(chat, run_folder):
         ),
     ],
 )
-def test_notes_name_checkpoint_and_decoding(chat, run_folder, options, checkpoint, decoding):
+def test_notes_name_checkpoint_and_decoding(chat, trained_run, options, checkpoint, decoding):
     _, _, err = chat(b"", *options)
     first, second = err.splitlines()
-    assert re.fullmatch(rf"checkpoint: {re.escape(str(run_folder))}/weights/\S+ \({checkpoint}\)", first)
+    assert re.fullmatch(rf"checkpoint: {re.escape(str(trained_run))}/weights/\S+ \({checkpoint}\)", first)
     assert second == f"decoding: {decoding}"
 
 
@@ -83,16 +75,16 @@ def test_decoding_options_may_be_integers(chat):
     assert (code, len(out.splitlines())) == (0, 1)
 
 
-def test_broken_checkpoint_is_refused(chat, run_folder):
-    (run_folder / "weights/last/config.json").write_text("{}")
+def test_broken_checkpoint_is_refused(chat, trained_run):
+    (trained_run / "weights/last/config.json").write_text("{}")
     code, out, err = chat(b"I heard .\n")
     assert (code, out) == (2, "")
     assert "config.json has 2 bytes instead of" in err
     assert "no intact checkpoint is left" in err
 
 
-def test_needs_neither_data_nor_pretrained_weights(chat, run_folder):
-    saved = run_folder / "args.yaml"
+def test_needs_neither_data_nor_pretrained_weights(chat, trained_run):
+    saved = trained_run / "args.yaml"
     text = saved.read_text()
     assert "pretrained_model: null" in text
     moved = re.sub(r"(\n  path: ).*", r"\1/nowhere/data", text)
@@ -101,17 +93,17 @@ def test_needs_neither_data_nor_pretrained_weights(chat, run_folder):
     assert (code, len(out.splitlines())) == (0, 1)
 
 
-def command(run_folder) -> list[str]:
-    return [sys.executable, "-m", "dialog_trainer", "mode=chat", f"resume_model_dir='{run_folder}'"]
+def command(trained_run) -> list[str]:
+    return [sys.executable, "-m", "dialog_trainer", "mode=chat", f"resume_model_dir='{trained_run}'"]
 
 
 class TerminalSession:
     """The chat in a pseudo-terminal: types keys, and reads what the terminal shows."""
 
-    def __init__(self, run_folder):
+    def __init__(self, trained_run):
         self._screen, other = pty.openpty()
         self.process = subprocess.Popen(
-            command(run_folder), stdin=other, stdout=other, stderr=other, env={**os.environ, "TERM": "xterm"},
+            command(trained_run), stdin=other, stdout=other, stderr=other, env={**os.environ, "TERM": "xterm"},
             start_new_session=True, preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),
         )  # fmt: skip
         os.close(other)
@@ -138,9 +130,9 @@ class TerminalSession:
         raise AssertionError(self.shown)
 
 
-def test_terminal_session(run_folder):
+def test_terminal_session(trained_run):
     """Line editing, history, and Ctrl-C at the prompt."""
-    session = TerminalSession(run_folder)
+    session = TerminalSession(trained_run)
     session.read_until(1, "you: ")
     session.type("/hep\x1b[Dl\r")  # the left arrow moves back before the p
     session.read_until(2, "you: ")
@@ -156,11 +148,11 @@ def test_terminal_session(run_folder):
 
 
 @pytest.mark.parametrize("stream", ["stdin", "stdout"])
-def test_closed_stream_gives_no_traceback(run_folder, stream):
+def test_closed_stream_gives_no_traceback(trained_run, stream):
     """Standard input that cannot be read, or a reader of standard output that has gone."""
     read, write = os.pipe()
     ends = {"stdin": (write, subprocess.PIPE), "stdout": (subprocess.PIPE, write)}[stream]
-    with subprocess.Popen(command(run_folder), stdin=ends[0], stdout=ends[1], stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(command(trained_run), stdin=ends[0], stdout=ends[1], stderr=subprocess.PIPE) as process:
         os.close(read)
         os.close(write)
         _, err = process.communicate(b"one\ntwo\nthree\n" if stream == "stdout" else None, timeout=150)

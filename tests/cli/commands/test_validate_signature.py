@@ -8,17 +8,10 @@ import yaml
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def run(dialog_trainer, tiny_options, tmp_path):
-    code, out, err = dialog_trainer(*tiny_options, "steps=4")
-    assert code == 0, out + err
-    return tmp_path / "runs/run"
-
-
-def test_scores_are_written_into_the_run(dialog_trainer, run):
-    code, out, err = dialog_trainer("mode=validate", f"resume_model_dir='{run}'", "split=test")
+def test_scores_are_written_into_the_run(dialog_trainer, trained_run):
+    code, out, err = dialog_trainer("mode=validate", f"resume_model_dir='{trained_run}'", "split=test")
     assert code == 0, err
-    place = run / "validation/test/response"
+    place = trained_run / "validation/test/response"
     scores = json.loads((place / "scores.json").read_text())
     replies = [json.loads(line) for line in (place / "replies.jsonl").read_text().splitlines()]
     assert set(scores["scores"]) == {"ppl", "bleu2", "bleu4", "nist2", "nist4"}
@@ -29,7 +22,7 @@ def test_scores_are_written_into_the_run(dialog_trainer, run):
     assert scores["signature"] in out
     assert f"{len(replies)} replies in 2 dialogues (metrics.max_dialogues=null: in all 4)." in out
     assert f"{scores['scores']['ppl']['value']:.1f}" in out
-    kept = yaml.safe_load((run / "args.yaml").read_text())["digest"]
+    kept = yaml.safe_load((trained_run / "args.yaml").read_text())["digest"]
     assert scores["mask_digest"] == kept
     assert set(kept) == {"data", "vocabulary", "format", "truncation", "schedule", "whole"}
     losses = scores["losses"]
@@ -37,11 +30,11 @@ def test_scores_are_written_into_the_run(dialog_trainer, run):
     assert f"user_nll {losses['user_nll']:.4f} ({losses['user_tokens']:,} tokens)" in out
 
 
-def test_validate_equals_the_validation_in_training(dialog_trainer, run):
-    row = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
+def test_validate_equals_the_validation_in_training(dialog_trainer, trained_run):
+    row = [json.loads(line) for line in (trained_run / "metrics.jsonl").read_text().splitlines()][-1]
     assert row["split"] == "validation"
-    assert dialog_trainer("mode=validate", f"resume_model_dir='{run}'", "load_model_type=last")[0] == 0
-    scores = json.loads((run / "validation/validation/response/scores.json").read_text())
+    assert dialog_trainer("mode=validate", f"resume_model_dir='{trained_run}'", "load_model_type=last")[0] == 0
+    scores = json.loads((trained_run / "validation/validation/response/scores.json").read_text())
     assert scores["validation_loss"] == row["validation_loss"]
     assert {name: found["value"] for name, found in scores["scores"].items()} == {
         name: row[name] for name in ("ppl", "bleu2", "bleu4", "nist2", "nist4")
@@ -52,20 +45,23 @@ def test_validate_equals_the_validation_in_training(dialog_trainer, run):
     assert {"assistant_nll", "user_nll", "end_nll", "user_tokens", "nll_turn_00", "nll_turn_10"} < set(scores["losses"])
 
 
-def test_typed_options_apply(dialog_trainer, run):
+def test_typed_options_apply(dialog_trainer, trained_run):
     code, out, _ = dialog_trainer(
-        "mode=validate", f"resume_model_dir='{run}'", "metrics.max_dialogues=null", "metrics.names=[bleu1,bleu2]"
+        "mode=validate",
+        f"resume_model_dir='{trained_run}'",
+        "metrics.max_dialogues=null",
+        "metrics.names=[bleu1,bleu2]",
     )
     assert code == 0
     assert "replies in 8 dialogues." in out
     assert "metrics.max_dialogues: 2 -> null" in out
-    scores = json.loads((run / "validation/validation/response/scores.json").read_text())["scores"]
+    scores = json.loads((trained_run / "validation/validation/response/scores.json").read_text())["scores"]
     assert set(scores) == {"bleu1", "bleu2"}
 
 
-def test_nothing_else_of_the_run_changes(dialog_trainer, run):
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    assert dialog_trainer("mode=validate", f"resume_model_dir='{run}'")[0] == 0
+def test_nothing_else_of_the_run_changes(dialog_trainer, trained_run):
+    before = {path: path.read_bytes() for path in trained_run.rglob("*") if path.is_file()}
+    assert dialog_trainer("mode=validate", f"resume_model_dir='{trained_run}'")[0] == 0
     assert {path: path.read_bytes() for path in before} == before
 
 
