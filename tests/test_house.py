@@ -155,7 +155,7 @@ def test_skips_are_few_and_known():
 def test_tests_mirror_the_package():
     rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders - rooms <= {"helpers", "benchmarks", "saved_runs", "docs"}
+    assert folders - rooms <= {"helpers", "benchmarks", "saved_runs", "docs", "torture"}
 
 
 def test_no_tracked_file_names_a_place_of_one_machine():

@@ -80,13 +80,15 @@ class DialogueTokenizer:
         _check_files(Path(name_or_folder))
         try:
             hf_tokenizer = AutoTokenizer.from_pretrained(name_or_folder, trust_remote_code=False)
+            if isinstance(hf_tokenizer, PreTrainedTokenizerFast):
+                return cls(hf_tokenizer)
+        except ModelError as error:
+            raise ModelError(f"{name_or_folder}: {error}") from None
         except BaseException as error:  # the hub's client raises many classes; all mean that it is not available
             if isinstance(error, Exception) or _is_panic(error):
                 raise loading_error(name_or_folder, error) from None
             raise
-        if not isinstance(hf_tokenizer, PreTrainedTokenizerFast):
-            raise ModelError(f"{name_or_folder}: its tokenizer has no fast (tokenizers) form; choose another model")
-        return cls(hf_tokenizer)
+        raise ModelError(f"{name_or_folder}: its tokenizer has no fast (tokenizers) form; choose another model")
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int) -> DialogueTokenizer:
