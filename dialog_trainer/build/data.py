@@ -62,8 +62,9 @@ class FirstDialogues:
 
 def load_dialogues(config: Config, split: str, say: Say) -> DialogueDataset:
     source = instantiate(config.data.target, config.data.arguments, "data", given=0)()
-    if split == "train" and config.data.max_train_dialogues:
-        source = FirstDialogues(source, config.data.max_train_dialogues)
+    limit = {"train": config.data.max_train_dialogues, "validation": config.data.max_validation_dialogues}.get(split)
+    if limit:
+        source = FirstDialogues(source, limit)
     return open_dialogues(source, split, resolve_cache_dir(config), say, check_up_to=_check_up_to(LAZY_BYTES))
 
 

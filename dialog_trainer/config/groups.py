@@ -77,7 +77,7 @@ class JsonlKeys(Record):
 class DataConfig(OpenGroup):
     target: Text = setting("Class that reads the dialogues.", "inexact", alias="_target_")
     drop_leaks: Flag = setting(
-        "Drop training dialogues that also occur, exactly, normalised or nearly, in a held-out split (contamination).",
+        "Drop training dialogues that also occur, exactly, normalized or nearly, in a held-out split (contamination).",
         "inexact",
     )
     truncation: Literal["split", "keep_start", "keep_end"] = setting(
@@ -87,11 +87,14 @@ class DataConfig(OpenGroup):
     max_train_dialogues: Count | None = setting(
         "Training dialogues that are used, the first of the data. null: all.", "inexact", when_absent=None
     )
+    max_validation_dialogues: Count | None = setting(
+        "The same for the validation split: its loss covers them all.", "inexact", when_absent=None
+    )
     workers: CountOr0 | None = setting(
-        "Processes that tokenise. 0: this process alone. null: chosen from the machine, at most 8."
+        "Processes that tokenize. 0: this process alone. null: chosen from the machine, at most 8."
     )
     cache_dir: Name | None = setting(
-        "Folder of the tokenised data, shared by all runs. null: dialog_trainer in $XDG_CACHE_HOME or ~/.cache."
+        "Folder of the tokenized data, shared by all runs. null: dialog_trainer in $XDG_CACHE_HOME or ~/.cache."
     )
 
     TARGETS: ClassVar = {

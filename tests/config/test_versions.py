@@ -14,6 +14,7 @@ def as_saved_before_the_schema() -> dict:
     metrics, chat = tree["metrics"], tree["chat"]
     metrics |= metrics.pop("generation")
     del metrics["extra"], tree["figures"], tree["logger"], tree["data"]["max_train_dialogues"]
+    del tree["data"]["max_validation_dialogues"]
     generation = chat.pop("generation")
     return tree | {"chat": {name: generation[name] for name in ("temperature", "top_p", "max_new_tokens")}}
 
@@ -25,7 +26,7 @@ def test_a_run_of_the_first_edition_is_read_with_the_old_meaning():
     assert (config.metrics.generation.max_new_tokens, config.chat.generation.temperature) == (17, 0.5)
     assert (config.chat.generation.decoding, config.metrics.generation.decoding) == ("sample", "greedy")
     assert (config.metrics.extra, config.figures.enabled, config.logger.target) == ((), True, None)
-    assert config.data.max_train_dialogues is None
+    assert config.data.max_train_dialogues is config.data.max_validation_dialogues is None
     assert config.validate_every_n_steps == "epoch"
     assert Config.from_dict(tree | {"validate_every_n_steps": 3}).validate_every_n_steps == 3
 
