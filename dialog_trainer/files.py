@@ -135,10 +135,45 @@ def rename(root: Path, old: str, new: str) -> None:
             raise _name_file(error, root / old) from None
 
 
+def list_directory(root: Path, name: str) -> dict[str, str]:
+    """What lies in a directory: name to `directory`, `file`, `link` or `other`; nothing where it is missing."""
+    kinds = {stat.S_IFDIR: "directory", stat.S_IFREG: "file", stat.S_IFLNK: "link"}
+    try:
+        with _open_parent(root, f"{name}/x") as descriptor:
+            modes = {
+                entry: os.stat(entry, dir_fd=descriptor, follow_symlinks=False) for entry in os.listdir(descriptor)
+            }
+    except FileNotFoundError:
+        return {}
+    return {entry: kinds.get(stat.S_IFMT(found.st_mode), "other") for entry, found in sorted(modes.items())}
+
+
+def copy_directory(source: Path, root: Path, name: str) -> None:
+    """Makes `name` a copy of a directory, in which each file is a hard link where the file system has them.
+
+    A directory, or a link, of that name is replaced; a reader in between finds none.
+    """
+    with atomic_directory(root, name) as copy:
+        for folder, _, names, descriptor in os.fwalk(source):
+            inner = copy / Path(folder).relative_to(source)
+            inner.mkdir(exist_ok=True)
+            for file in names:
+                try:
+                    os.link(file, inner / file, src_dir_fd=descriptor, follow_symlinks=False)
+                except OSError:
+                    shutil.copyfile(Path(folder, file), inner / file, follow_symlinks=False)
+        if PurePath(name).name in list_directory(root, PurePath(name).parent.as_posix()):
+            rename(root, name, PurePath(name).with_name(f".gone-{secrets.token_hex(8)}").as_posix())
+
+
 def remove_directory(root: Path, name: str) -> None:
-    """Removes a directory with all in it, as far as that is possible; a link in it is removed, not followed."""
+    """Removes a directory with all in it, as far as that is possible; a link is removed itself."""
+    last = PurePath(name).name
     with suppress(OSError), _open_parent(root, name) as parent:
-        shutil.rmtree(PurePath(name).name, ignore_errors=True, dir_fd=parent)
+        if _is_link(last, parent):
+            os.unlink(last, dir_fd=parent)
+        else:
+            shutil.rmtree(last, ignore_errors=True, dir_fd=parent)
 
 
 @contextmanager

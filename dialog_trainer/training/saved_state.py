@@ -1,0 +1,68 @@
+"""`trainer/state.json` of a checkpoint: its typed record, and reading it as a stranger's file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dialog_trainer.errors import CheckpointError
+from dialog_trainer.files import read_bounded
+
+STATE_FILE = "trainer/state.json"
+MAX_STATE_BYTES = 2**20
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+
+class SavedBest(_Plain):
+    """The fields of `BestTracker`."""
+
+    loss: float | None
+    loss_step: _Count | None
+    score: float | None
+    score_step: _Count | None
+    bad_validations: _Count
+
+
+class SavedState(_Plain):
+    """What a checkpoint keeps besides tensors: the position of the run, and what an exact resume depends on.
+
+    `kept` names the step of the best checkpoints at the time of the save. `config` holds the settings (`Config.to_dict`),
+    `run_id` names the run; versions before 0.3 wrote neither.
+    """
+
+    step: _Count
+    validated_step: _Count
+    tokens_seen: _Count
+    user_tokens_seen: _Count
+    assistant_tokens_seen: _Count
+    best: SavedBest
+    kept: dict[str, _Count | None] = {}
+    loss_scale: dict[str, float] = {}
+    held_out: str
+    digest: dict[str, str]
+    threads: _Count
+    device: str
+    processes: _Count
+    PYTHONHASHSEED: str | None = None
+    versions: dict[str, str]
+    config: dict[str, Any] | None = None
+    run_id: str | None = None
+
+
+def read_state(run: Path, checkpoint: str) -> SavedState:
+    """The state of a checkpoint, a directory below the run. Raises `CheckpointError` with file and field."""
+    path = run / checkpoint / STATE_FILE
+    try:
+        return SavedState.model_validate_json(read_bounded(run, f"{checkpoint}/{STATE_FILE}", MAX_STATE_BYTES))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise CheckpointError(f"{path} is no state of a checkpoint: {place}: {first['msg']}") from None
