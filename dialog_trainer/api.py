@@ -25,7 +25,7 @@ from dialog_trainer.model.generation.sampling import Decoding
 from dialog_trainer.seeds import derive_seed
 from dialog_trainer.tracking.jsonl import read_newest_rows
 from dialog_trainer.tracking.run_directory import claim_run_directory
-from dialog_trainer.training.checkpoint import find_checkpoint
+from dialog_trainer.training.checkpoint_directory import hold_checkpoint
 from dialog_trainer.types import Role
 
 
@@ -60,8 +60,8 @@ class SavedRun:
     def load_chatbot(self, checkpoint: str = "metric", device: str = "auto") -> Chatbot:
         """The model of a checkpoint: `metric` (best score), `loss` (best loss) or `last`. Raises `CheckpointError`."""
         config = self.config.replace({"mode": "chat", "resume_model_dir": str(self.folder), "device": device})
-        folder = find_checkpoint(self.folder, checkpoint)
-        model, tokenizer = load_saved_model(folder, config, select_device(config), lambda line: None)
+        with hold_checkpoint(self.folder, checkpoint) as folder:
+            model, tokenizer = load_saved_model(folder, config, select_device(config), lambda line: None)
         return Chatbot(model, tokenizer, config)
 
 

@@ -18,9 +18,8 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from io import BufferedReader
+from io import BufferedRandom, BufferedReader
 from pathlib import Path, PurePath
-from typing import BinaryIO
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # O_NONBLOCK: to open a named pipe must not wait for somebody to write to it.
@@ -89,7 +88,7 @@ def read_bounded(root: Path, name: str, max_bytes: int) -> bytes:
     return content
 
 
-def open_to_append(root: Path, name: str) -> BinaryIO:
+def open_to_append(root: Path, name: str) -> BufferedRandom:
     """Opens a regular file for reading and appending, and makes it, and the directories above it, where it is missing.
 
     A file that has other names too (hard links) is first replaced by a copy: the others stay as they are.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from dialog_trainer.config.validation import validate
 from dialog_trainer.config.versions import upgrade
 from dialog_trainer.errors import CheckpointError, ConfigError
 from dialog_trainer.files import read_bounded
+from dialog_trainer.tracking.run_directory import IDENTITY
 
 _SETTINGS = all_settings(Config)
 
@@ -109,7 +110,8 @@ def read_saved(run: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read as plain YAML: {error}") from None
     if not isinstance(saved, dict) or not all(isinstance(key, str) for key in saved):
         raise CheckpointError(f"{path} does not hold the configuration of a run")
-    saved.pop("digest", None)  # kept for people; what a checkpoint was trained with is in its own state
+    for key in ("digest", *IDENTITY):  # not of the configuration
+        saved.pop(key, None)
     errors = [f"{key}: '${{' is refused here" for key, value in _flat(saved).items() if "${" in f"{key}{value}"]
     try:
         tree = upgrade(Config, saved, SCHEMA_VERSION)
@@ -189,8 +191,16 @@ def _lay_on(
     return tree, errors
 
 
+def list_changes(saved: Config, other: Config) -> tuple[tuple[str, str, str], ...]:
+    """The settings of a run that differ, `(key, before, after)`, without those that say what to do with it."""
+    return _differences(saved.flat(), other.flat())
+
+
 def _list_changes(saved: dict[str, Any], tree: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
-    before, after = read(Config, saved).values, read(Config, tree).values
+    return _differences(read(Config, saved).values, read(Config, tree).values)
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
     keys = [key for key in {**before, **after} if not _is_per_command(key) and before.get(key) != after.get(key)]
     return tuple((key, _show(before, key), _show(after, key)) for key in keys)
 
@@ -226,5 +236,5 @@ def _flat(tree: dict[str, Any]) -> dict[str, Any]:
     return flatten(tree, frozenset(DICTS))
 
 
-def _show(values: dict[str, Any], key: str) -> str:
+def _show(values: Mapping[str, Any], key: str) -> str:
     return "(none)" if key not in values else show(values[key])

@@ -148,6 +148,13 @@ class FiguresConfig(Record):
     format: Literal["png", "svg", "pdf"] = setting("File format of the figures.", when_absent="png")
 
 
+class ResumeConfig(Record):
+    in_place: Flag = setting(
+        "From an older checkpoint, as the best one: go on in the folder of the run and remove what came after. false: in a "
+        "new folder <name>-from-<step>."
+    )
+
+
 class Config(Record):
     """The validated configuration of one command."""
 
@@ -217,6 +224,21 @@ class Config(Record):
         "Updates between validations, the last included. epoch: once an epoch. null: so, at most about 20 times a run."
     )
     save_every_n_steps: Count | None = setting("Updates between saves besides those at validations. null: none.")
+    save_every_minutes: Positive | None = setting(
+        "Minutes after which a step is followed by a save, counted from the last one. null: no limit.", when_absent=None
+    )
+    keep_checkpoints: Count = setting(
+        "Newest checkpoints that are kept, besides the best ones: a damaged one is replaced by the one before it.",
+        when_absent=2,
+    )
+    nan_policy: Literal["stop", "skip"] = setting(
+        "What to do where the loss or its gradient is not finite: stop the run, or skip the update.",
+        "inexact",
+        when_absent="stop",
+    )
+    max_skipped_updates: Count = setting(
+        "With nan_policy=skip: updates skipped in a row after which the run stops.", when_absent=10
+    )
     log_every_n_steps: Count = setting("Updates between training rows of metrics.jsonl.")
     prediction_print_n: CountOr0 = setting("Sample replies printed and kept at each validation.")
     resume_model_dir: Name | None = setting(
@@ -243,6 +265,7 @@ class Config(Record):
         "Dotted names of your own code that a config file may use, as [my_package.MyOptimizer]. They run as code.",
         per_command=True,
     )
+    resume: ResumeConfig = setting("How mode=resume goes on.", per_command=True, when_absent={"in_place": False})
     model: ModelConfig = setting("The model.")
     data: DataConfig = setting("The dialogues.")
     optim: OptimConfig = setting("The optimizer.")

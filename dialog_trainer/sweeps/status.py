@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from dialog_trainer.errors import CheckpointError
 from dialog_trainer.reporting.tables import TextTable
+from dialog_trainer.training.checkpoint_directory import locate
+from dialog_trainer.training.early_stopping import BestTracker
+from dialog_trainer.training.saved_state import read_state
 
 
 def build_sweep_table(folder: Path) -> TextTable:
@@ -28,12 +32,12 @@ def build_sweep_table(folder: Path) -> TextTable:
 
 def _best_validations(run: Path) -> list[str]:
     try:
-        state = json.loads((run / "weights" / "last" / "trainer" / "state.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:  # ended before its first checkpoint
-        return ["-"] * 4
-    best = state["best"]
+        last = locate(run, "last")
+        best = read_state(run, last).best if last else BestTracker()  # without: ended before its first checkpoint
+    except CheckpointError:  # damaged
+        return ["?"] * 4
     return [
         text
-        for value, step in ((best["loss"], best["loss_step"]), (best["score"], best["score_step"]))
+        for value, step in ((best.loss, best.loss_step), (best.score, best.score_step))
         for text in (("-", "-") if value is None else (f"{value:.4f}", f"{step:,}"))
     ]

@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -160,6 +161,11 @@ def read_metric_rows(path: Path) -> Iterator[Row]:
 
 def _is_value(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and abs(value) < MAX_VALUE)
+def copy_rows(run: Path, new: Path, name: str, step: int) -> None:
+    """Copies the rows up to a step into another run: the updates before it, and validations up to and at it."""
+    rows = [row for row in read_rows(run / name) if row.get("step", step) < step + (row.get("split") != "train")]
+    with closing(JsonlWriter(new, name)) as copy:
+        copy.append(rows)
 
 
 def read_next_attempt(path: Path) -> int:

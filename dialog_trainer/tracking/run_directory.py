@@ -6,12 +6,13 @@ import io
 import itertools
 import os
 import platform
+import secrets
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import yaml
 
@@ -21,6 +22,8 @@ from dialog_trainer.screen import write_line
 from dialog_trainer.streams import open_text
 
 MAX_CONFIG_BYTES = 2**20
+# Keys of `args.yaml` that say which run it is; the others are its configuration.
+IDENTITY = ("run_id", "origin")
 
 
 def claim_run_directory(parent: Path, name: str) -> Path:
@@ -66,8 +69,17 @@ def lock_run_directory(run: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def write_config(run: Path, config: Mapping[str, object], hydra_files: Mapping[str, object]) -> None:
-    """Writes `args.yaml` and `.hydra/` of a new run. `config` holds plain values, with every choice resolved."""
+def write_config(
+    run: Path,
+    config: Mapping[str, object],
+    hydra_files: Mapping[str, object],
+    origin: Mapping[str, object] | None = None,
+) -> None:
+    """Writes `args.yaml` and `.hydra/` of a new run. `config` holds plain values, with every choice resolved.
+
+    The run gets an id; `origin` names the run and step from which it goes on.
+    """
+    config = {**config, "run_id": secrets.token_hex(8)} | ({"origin": origin} if origin else {})
     for name, content in {"config": config, **hydra_files}.items():
         write_atomically(run, f".hydra/{name}.yaml", _to_yaml(content))
     write_atomically(run, "args.yaml", _to_yaml(config))
@@ -76,12 +88,23 @@ def write_config(run: Path, config: Mapping[str, object], hydra_files: Mapping[s
 def replace_config(run: Path, config: Mapping[str, object], attempt: int) -> None:
     """Writes `args.yaml` of a resumed run, and keeps that of the attempt before as `args.<attempt>.yaml`."""
     before = read_bounded(run, "args.yaml", MAX_CONFIG_BYTES)
+    config = {**config, **_read_identity(before)}
     if _to_yaml(config).encode("utf-8") == before:
         return
     kept = f"args.{attempt - 1}.yaml"
     if not os.path.lexists(run / kept):  # the number of an attempt that ended before its first row is used again
         write_atomically(run, kept, before)
     write_atomically(run, "args.yaml", _to_yaml(config))
+
+
+def read_run_id(run: Path) -> str | None:
+    """The id that the run got at its first start; None for a run of version 0.2 or before."""
+    return _read_identity(read_bounded(run, "args.yaml", MAX_CONFIG_BYTES)).get("run_id")
+
+
+def _read_identity(content: bytes) -> dict[str, Any]:
+    saved = yaml.safe_load(content)
+    return {key: saved[key] for key in IDENTITY if key in saved}
 
 
 def open_log(run: Path, name: str, rank: int, size: int) -> TextIO:

@@ -10,6 +10,7 @@ Where checkpoints lie, and how one takes the place of another, is in `checkpoint
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Mapping
@@ -136,6 +137,8 @@ def load_optimizer(directory: Path, model: PreTrainedModel, optimizer: torch.opt
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+# How an update is computed, and what it is computed for.
+_HOW = ("params", "fused", "foreach")
 Slots = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 
@@ -148,7 +151,7 @@ def _expected_slots(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parame
     if not kind.__module__.startswith("torch.optim."):
         return None
     [group] = [group for group in optimizer.param_groups if any(parameter is other for other in group["params"])]
-    options = {key: group[key] for key in optimizer.defaults if key not in ("fused", "foreach")}
+    options = {key: group[key] for key in inspect.signature(kind).parameters if key in group and key not in _HOW}
     stand_in = torch.nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype, device="meta"))
     stand_in.grad = torch.empty_like(stand_in)
     probe = kind([stand_in], **options)

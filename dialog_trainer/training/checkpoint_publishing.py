@@ -28,7 +28,6 @@ from dialog_trainer.training.checkpoint_directory import (
     find_step,
     list_newest_first,
     list_steps,
-    locate,
     locate_view,
     lock_directory,
     step_name,
@@ -63,29 +62,30 @@ def save_checkpoint(run: Path, *, state: Mapping[str, Any], keep: int, **content
         ) from None
 
 
-def recover_checkpoint(run: Path) -> tuple[Path, list[str]]:
-    """The newest whole checkpoint for a resume from `last`, and lines about damaged ones, which are put aside.
+def repair(run: Path) -> tuple[str, list[str]]:
+    """Puts the checkpoints in order, for the process that holds the lock of the run; returns the newest whole one.
 
-    Raises `CheckpointError` where there is none.
-    """
-    lines = []
-    for found in list_newest_first(run):
-        damage = find_damage(run, found)
-        if not damage:
-            return run / found, lines
-        make_directory(run, "weights/damaged")
-        aside = f"weights/damaged/{Path(found).name}-{secrets.token_hex(4)}"
-        rename(run, found, aside)
-        lines.append(f"  {run / found} is damaged ({damage}): moved to {run / aside}")
-    raise CheckpointError("\n".join([*lines, f"{run} has no whole checkpoint left: start the run again"]))
-
-
-def repair(run: Path) -> None:
-    """Finishes what a killed process left of a save, and makes directories of the links of earlier versions.
-
-    For the process that holds the lock of the run.
+    Finishes what a killed process left of a save, and makes directories of the links of earlier versions. Damaged
+    checkpoints that are newer than the one returned are put aside: the lines say so. Raises `CheckpointError` where none
+    is whole.
     """
     _sweep(run)
+    _replace_links(run)
+    lines: list[str] = []
+    for found in list_newest_first(run):
+        damage = find_damage(run, found)
+        if damage:
+            lines.append(f"  {run / found} is damaged ({damage}): moved to {_put_aside(run, found)}")
+            continue
+        state = read_state(run, found)
+        if not any(one.step == state.step for one in list_steps(run)):  # the copy of a run, or a best one
+            copy_directory(run / found, run, f"weights/{step_name(state.step)}")
+        _renew(run, state)
+        return found, lines
+    raise CheckpointError("\n".join([*lines, f"{run} has no whole checkpoint: start the run again"]))
+
+
+def _replace_links(run: Path) -> None:
     kinds = list_directory(run, "weights")
     linked = {name: locate_view(run, name) for name in KINDS.values() if kinds.get(name) == "link"}
     for one in list_steps(run) if linked.get("last") else ():
@@ -94,19 +94,19 @@ def repair(run: Path) -> None:
     for name, target in linked.items():
         if target:
             copy_directory(run / target, run, f"weights/{name}")
-    newest = locate(run, "last")
-    if newest is not None and not find_damage(run, newest):
-        state = read_state(run, newest)
-        if not list_steps(run):  # a copy that has no step-*
-            copy_directory(run / newest, run, f"weights/{step_name(state.step)}")
-        _renew(run, state)
-    _sweep(run)
 
 
-def forget_later(run: Path, state: SavedState) -> dict[str, int]:
-    """Removes the checkpoints after the one of `state`; returns best ones of later steps, by name, with their step.
+def _put_aside(run: Path, checkpoint: str) -> Path:
+    aside = f"weights/damaged/{Path(checkpoint).name}-{secrets.token_hex(4)}"
+    make_directory(run, "weights/damaged")
+    rename(run, checkpoint, aside)
+    return run / aside
 
-    In their place the checkpoint of `state` is kept, as the next validation sets them again.
+
+def forget_later(run: Path, state: SavedState) -> list[str]:
+    """Removes the checkpoints after the one of `state`; returns the best ones that are lost with them.
+
+    In their place the checkpoint of `state` is kept, until the next validation sets them again.
     """
     source = find_step(run, state.step)
     if source is None:
@@ -116,16 +116,16 @@ def forget_later(run: Path, state: SavedState) -> dict[str, int]:
     for one in list_steps(run):
         if one.step > state.step:
             _remove(run, one.path)
-    replaced = {}
+    lost = []
     for name in BEST:
         step = step_of_view(run, name)
         if step is not None and step > state.step:
             kept = find_step(run, state.kept.get(name))
             copy_directory(run / (kept or source), run, f"weights/{name}")
             if kept is None:
-                replaced[name] = step
+                lost.append(name)
     _renew(run, state)
-    return replaced
+    return lost
 
 
 def fork_checkpoints(run: Path, checkpoint: Path, new: Path) -> list[str]:
@@ -157,6 +157,7 @@ def _renew(run: Path, state: SavedState) -> None:
             with lock_directory(run / "weights" / name, fcntl.LOCK_EX) as held:
                 if held:
                     copy_directory(run / source, run, f"weights/{name}")
+    _sweep(run)
 
 
 def _remove_old(run: Path, keep: int) -> None:

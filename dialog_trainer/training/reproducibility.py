@@ -11,6 +11,7 @@ import transformers
 
 from dialog_trainer import __version__
 from dialog_trainer.distributed import collectives
+from dialog_trainer.training.saved_state import SavedState
 
 # Parts of the digest, as a message names them, and the effect of a difference.
 _PARTS = {
@@ -46,17 +47,17 @@ def describe_environment(digest: dict[str, str], device: torch.device, compiled:
     }
 
 
-def describe_differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+def describe_differences(saved: SavedState, current: dict[str, Any]) -> list[str]:
     """One line for each difference that keeps a resume from being exact."""
-    old_digest, new_digest = saved["digest"], current["digest"]
+    old_digest, new_digest = saved.digest, current["digest"]
     lines = [
         f"{part} differs from the checkpoint's (digest {new_digest[key]} instead of {old_digest.get(key)}): {_EFFECTS[key]}"
         for key, part in _PARTS.items()
         if old_digest.get(key) != new_digest[key]
     ]
-    pairs = [(key, saved.get(key), current[key]) for key in ("threads", "device", "processes")]
-    pairs += [(name, saved["versions"].get(name), version) for name, version in current["versions"].items()]
-    seeds = saved.get("PYTHONHASHSEED"), current["PYTHONHASHSEED"]
+    pairs = [(key, getattr(saved, key), current[key]) for key in ("threads", "device", "processes")]
+    pairs += [(name, saved.versions.get(name), version) for name, version in current["versions"].items()]
+    seeds = saved.PYTHONHASHSEED, current["PYTHONHASHSEED"]
     if all(seeds):
         pairs.append(("PYTHONHASHSEED", *seeds))
     return lines + [

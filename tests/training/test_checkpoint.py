@@ -1,19 +1,19 @@
-"""Checkpoints: what they hold, how they are published, and how damage is found."""
+"""The content of a checkpoint: what it holds, and how damage and what does not fit are found."""
 
-import errno
 import json
 import os
-import signal
 import zipfile
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.checkpoints import make_saver, state_of
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dialog_trainer.errors import CheckpointError, TrainingError
+from dialog_trainer.errors import CheckpointError
 from dialog_trainer.model.packed_forward import padded_attention
-from dialog_trainer.training.checkpoint import collect_tensors, find_checkpoint, load_optimizer, save_checkpoint
+from dialog_trainer.training.checkpoint import collect_tensors, find_damage, load_optimizer, write_checkpoint
+from dialog_trainer.training.saved_state import read_state
 
 FILES = {
     "config.json",
@@ -26,90 +26,33 @@ FILES = {
     "trainer/state.json",
     "trainer/optimizer.safetensors",
 }
+PATH = "weights/step-00000001"
 
 
 @pytest.fixture
-def saver(tiny_model, tokenizer, tmp_path):
-    """`save(step, *links)` into `tmp_path/weights`, with an optimizer that has made one update."""
-    optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=0.1)
-    with padded_attention(tiny_model):
-        tiny_model(input_ids=torch.arange(5)[None]).logits.sum().backward()
-    optimizer.step()
-
-    def save(step, *links):
-        save_checkpoint(
-            tmp_path / "weights",
-            links or ("last",),
-            model=tiny_model,
-            tokenizer=tokenizer,
-            tensors=collect_tensors(tiny_model, optimizer),
-            state={"step": step},
-        )
-
-    return save
+def checkpoint(tiny_model, tokenizer, tmp_path):
+    """A checkpoint of step 1, in `tmp_path/PATH`."""
+    make_saver(tiny_model, tokenizer, tmp_path)(1)
+    return tmp_path / PATH
 
 
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+def test_checkpoint_is_a_hugging_face_directory(checkpoint, tiny_model, tokenizer):
+    loaded = AutoModelForCausalLM.from_pretrained(checkpoint)
+    for (name, found), (_, expected) in zip(loaded.named_parameters(), tiny_model.named_parameters(), strict=True):
+        assert torch.equal(found, expected), name
+    assert loaded.config._attn_implementation == "sdpa"
+    assert len(AutoTokenizer.from_pretrained(checkpoint)) == len(tokenizer)
+    assert {path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()} == FILES
 
 
-def test_checkpoint_is_a_hugging_face_directory(saver, tiny_model, tokenizer, tmp_path):
-    saver(7, "last", "best_loss")
-    for link in ("last", "best_loss"):
-        place = tmp_path / "weights" / link
-        assert os.readlink(place) == "step-00000007"
-        loaded = AutoModelForCausalLM.from_pretrained(place)
-        for (name, found), (_, expected) in zip(loaded.named_parameters(), tiny_model.named_parameters(), strict=True):
-            assert torch.equal(found, expected), name
-        assert loaded.config._attn_implementation == "sdpa"
-        assert len(AutoTokenizer.from_pretrained(place)) == len(tokenizer)
-    found = {
-        path.relative_to(tmp_path / "weights/step-00000007").as_posix()
-        for path in (tmp_path / "weights/step-00000007").rglob("*")
-        if path.is_file()
-    }
-    assert found == FILES
-
-
-def test_manifest_names_every_other_file(saver, tmp_path):
-    saver(1)
-    folder = tmp_path / "weights/step-00000001"
-    files = json.loads((folder / "manifest.json").read_text())["files"]
+def test_manifest_names_every_other_file(checkpoint):
+    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
     assert set(files) == FILES - {"manifest.json"}
-    assert all((folder / name).stat().st_size == size for name, (size, _) in files.items())
+    assert all((checkpoint / name).stat().st_size == size for name, (size, _) in files.items())
 
 
-def test_unlinked_directories_are_removed(saver, tmp_path):
-    saver(1, "last", "best_metric", "best_loss")
-    saver(2, "last", "best_loss")
-    assert names(tmp_path / "weights") == ["best_loss", "best_metric", "last", "step-00000001", "step-00000002"]
-    saver(3, "last", "best_metric")
-    saver(4, "last", "best_loss")
-    assert names(tmp_path / "weights") == ["best_loss", "best_metric", "last", "step-00000003", "step-00000004"]
-
-
-def test_step_saved_twice_gets_another_name(saver, tmp_path):
-    saver(1, "last", "best_loss")
-    saver(1, "last")
-    assert os.readlink(tmp_path / "weights/last") == "step-00000001-2"
-    assert os.readlink(tmp_path / "weights/best_loss") == "step-00000001"
-
-
-def test_leftovers_go_and_files_of_the_user_stay(saver, tmp_path):
-    weights = tmp_path / "weights"
-    saver(1)
-    (weights / "mine").symlink_to("step-00000001")
-    for name in (".aside-1", ".gone-step-00000001", "step-00000009", "step-00000009-2", "my copy"):
-        (weights / name / "trainer").mkdir(parents=True)
-    (weights / ".last-1").symlink_to("step-00000009")
-    (weights / "notes.txt").write_text("good")
-    saver(2)
-    assert names(weights) == ["last", "mine", "my copy", "notes.txt", "step-00000001", "step-00000002"]
-
-
-def test_no_file_is_a_pickle(saver, tmp_path):
-    saver(1)
-    for path in (path for path in (tmp_path / "weights/last").rglob("*") if path.is_file()):
+def test_no_file_is_a_pickle(checkpoint):
+    for path in (path for path in checkpoint.rglob("*") if path.is_file()):
         content = path.read_bytes()
         assert not zipfile.is_zipfile(path), path
         # Pickle protocols 2 to 5 start with their number, older ones end with a full stop.
@@ -117,157 +60,129 @@ def test_no_file_is_a_pickle(saver, tmp_path):
         assert not content.endswith(b"."), path
 
 
-def test_directory_is_renamed_after_every_file_is_synced(saver, monkeypatch):
-    synced, named = set(), []
-    fsync, rename = os.fsync, Path.rename
-
-    def recording_fsync(descriptor):
-        fsync(descriptor)
-        synced.add(os.fstat(descriptor).st_ino)
-
-    def recording_rename(source, target):
-        inodes = {path.relative_to(source).as_posix(): path.stat().st_ino for path in source.rglob("*")}
-        assert set(inodes) == FILES | {"trainer"}
-        assert {name for name, inode in inodes.items() if inode not in synced} == set()
-        named.append(target.name)
-        return rename(source, target)
-
-    monkeypatch.setattr(os, "fsync", recording_fsync)
-    monkeypatch.setattr(Path, "rename", recording_rename)
-    saver(1)
-    assert named == ["step-00000001"]
-
-
-def test_last_is_relinked_last_and_old_directories_go_after_it(saver, tmp_path, monkeypatch):
-    weights = tmp_path / "weights"
-    saver(1, "last", "best_metric", "best_loss")
-    swapped, replace = [], os.replace
-
-    def recording(source, target):
-        assert (weights / "step-00000001/manifest.json").exists()
-        replace(source, target)
-        swapped.append(target.name)
-
-    monkeypatch.setattr(os, "replace", recording)
-    saver(2, "last", "best_metric", "best_loss")
-    # A process killed in between finds `last` as it was, and makes the validation and its links again.
-    assert swapped == ["best_metric", "best_loss", "last"]
-    assert names(weights) == ["best_loss", "best_metric", "last", "step-00000002"]
-
-
-def damage_byte(folder):
-    content = bytearray((folder / "model.safetensors").read_bytes())
+def flip(path):
+    content = bytearray(path.read_bytes())
     content[-1] ^= 1
-    (folder / "model.safetensors").write_bytes(content)
+    path.write_bytes(content)
 
 
-def damage_length(folder):
-    (folder / "trainer/optimizer.safetensors").write_bytes(b"")
+def manifest(files):
+    return lambda folder: (folder / "manifest.json").write_text(json.dumps({"format": 1, "files": files}))
 
 
-def damage_missing(folder):
-    (folder / "trainer/state.json").unlink()
+def name_also(name):
+    def damage(folder):
+        files = json.loads((folder / "manifest.json").read_text())["files"]
+        manifest(files | {name: [1, "0" * 64]})(folder)
+
+    return damage
 
 
-def damage_manifest(folder):
-    (folder / "manifest.json").write_text("[1, 2]")
+def link_away(name):
+    def damage(folder):
+        (folder / name).rename(folder.parent / "elsewhere")
+        (folder / name).symlink_to(folder.parent / "elsewhere")
+
+    return damage
 
 
-def damage_manifest_names_nothing(folder):
-    (folder / "manifest.json").write_text('{"format": 1, "files": {}}')
+DAMAGE = {
+    "one bit": (
+        lambda folder: flip(folder / "model.safetensors"),
+        "model.safetensors has changed since it was written",
+    ),
+    "cut": (
+        lambda folder: (folder / "trainer/optimizer.safetensors").write_bytes(b""),
+        "optimizer.safetensors has 0 bytes instead of",
+    ),
+    "missing": (lambda folder: (folder / "trainer/state.json").unlink(), "state.json: No such file or directory"),
+    "a list": (lambda folder: (folder / "manifest.json").write_text("[1, 2]"), "manifest.json is no manifest"),
+    "deep": (lambda folder: (folder / "manifest.json").write_text("[" * 100_000), "manifest.json is no manifest"),
+    "a size of text": (manifest({"config.json": ["1", "0" * 64]}), "manifest.json is no manifest: files.config.json"),
+    "names nothing": (manifest({}), "does not name config.json"),
+    "huge": (lambda folder: os.truncate(folder / "manifest.json", 2**30), "manifest.json: is larger than"),
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "manifest.json: No such file or directory"),
+    "above": (name_also("../../secret"), "is no path below its folder"),
+    "absolute": (name_also("/etc/hostname"), "/etc: No such file or directory"),
+    "a NUL": (name_also("a\0b"), "embedded null"),
+    "a link": (link_away("config.json"), "config.json: is a link, and inside a run or cache none is followed"),
+    "a folder of links": (link_away("trainer"), "trainer: is a link, and inside a run or cache none is followed"),
+    "an adapter": (lambda folder: (folder / "adapter_config.json").write_text("{}"), "names another model"),
+}
 
 
-def damage_no_manifest(folder):
-    (folder / "manifest.json").unlink()
+@pytest.mark.parametrize(("damage", "reason"), DAMAGE.values(), ids=DAMAGE)
+def test_damage_is_found_and_named(checkpoint, tmp_path, damage, reason):
+    assert find_damage(tmp_path, PATH) is None
+    damage(checkpoint)
+    assert reason in find_damage(tmp_path, PATH)
 
 
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [
-        (damage_byte, r"model.safetensors has changed since it was written"),
-        (damage_length, r"optimizer.safetensors has 0 bytes instead of"),
-        (damage_missing, r"state.json"),
-        (damage_manifest, r"list indices"),
-        (damage_manifest_names_nothing, r"does not name config.json"),
-        (damage_no_manifest, r"No such file or directory: .*manifest.json"),
-    ],
-)
-def test_damaged_checkpoint_is_named_and_an_intact_one_offered(saver, tmp_path, damage, reason):
-    saver(1, "best_metric", "best_loss")
-    saver(2, "last")
-    assert find_checkpoint(tmp_path, "last").name == "step-00000002"
-    damage(tmp_path / "weights/step-00000002")
-    with pytest.raises(
-        CheckpointError, match=rf"weights/last is damaged and cannot be used: .*{reason}.*load_model_type=metric"
-    ):
-        find_checkpoint(tmp_path, "last")
-    damage(tmp_path / "weights/step-00000001")
-    with pytest.raises(CheckpointError, match="no intact checkpoint is left"):
-        find_checkpoint(tmp_path, "last")
+STATES = {
+    "no JSON": "{",
+    "a list": "[]",
+    "deep": "[" * 100_000,
+    "no text": b"\xff\xfe",
+    "a text for a step": json.dumps(state_of(1) | {"step": "1"}),
+    "a float for a step": json.dumps(state_of(1) | {"step": 1.5}),
+    "below 0": json.dumps(state_of(1) | {"tokens_seen": -1}),
+    "5,000 digits": json.dumps(state_of(1)).replace('"step": 1', '"step": ' + "9" * 5000, 1),
+    "no best": json.dumps(state_of(1) | {"best": None}),
+    "a best of lists": json.dumps(state_of(1) | {"best": {"loss": []}}),
+    "no digest": json.dumps({key: value for key, value in state_of(1).items() if key != "digest"}),
+    "versions of numbers": json.dumps(state_of(1) | {"versions": {"torch": 2}}),
+    "a scale of texts": json.dumps(state_of(1) | {"loss_scale": {"scale": "x"}}),
+}
 
 
-def test_missing_checkpoint_names_another(saver, tmp_path):
-    with pytest.raises(CheckpointError, match="start it again"):
-        find_checkpoint(tmp_path, "metric")
-    saver(1, "last")
-    with pytest.raises(CheckpointError, match="no checkpoint 'best_metric'; pass load_model_type=last"):
-        find_checkpoint(tmp_path, "metric")
+@pytest.mark.parametrize("content", STATES.values(), ids=STATES)
+def test_a_state_of_other_types_is_named(checkpoint, tmp_path, content):
+    assert read_state(tmp_path, PATH).tokens_seen == 10
+    path = checkpoint / "trainer/state.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(CheckpointError, match=r"trainer/state.json is no state of a checkpoint: \S+"):
+        read_state(tmp_path, PATH)
 
 
-STAGES = (
-    "pathlib.Path.mkdir",
-    "dialog_trainer.training.checkpoint.save_file",
-    "pathlib.Path.write_text",
-    "os.fsync",
-    "pathlib.Path.rename",
-    "pathlib.Path.symlink_to",
-    "os.replace",
-)
+def scalar(tensors):
+    return {key: torch.zeros(1) if key.startswith("exp_avg/") else value for key, value in tensors.items()}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_full_disk_leaves_the_earlier_checkpoint(saver, tmp_path, monkeypatch, stage):
-    saver(1, "last", "best_loss")
-
-    def full(*arguments, **keys):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stage, full)
-        with pytest.raises(TrainingError, match=r"step 2 .*No space left.*MiB free.*mode=resume load_model_type=last"):
-            saver(2, "last")
-    assert find_checkpoint(tmp_path, "last").name == "step-00000001"
-    assert names(tmp_path / "weights") == ["best_loss", "last", "step-00000001"]
-    saver(3, "last")
-    assert find_checkpoint(tmp_path, "last").name == "step-00000003"
-    assert names(tmp_path / "weights") == ["best_loss", "last", "step-00000001", "step-00000003"]
+def renamed(tensors):
+    return {key.replace("/transformer.", "/other."): value for key, value in tensors.items()}
 
 
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-@pytest.mark.parametrize("stage", [*STAGES, "shutil.rmtree"])
-def test_kill_during_a_save_leaves_complete_checkpoints(saver, tmp_path, monkeypatch, stage):
-    saver(1, "last", "best_loss")
-    child = os.fork()
-    if child == 0:
-        try:
-            monkeypatch.setattr(stage, lambda *arguments, **keys: os.kill(os.getpid(), signal.SIGKILL))
-            saver(2, "last", "best_metric", "best_loss")
-        finally:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL
-    last = {"shutil.rmtree": "step-00000002"}.get(stage, "step-00000001")
-    assert find_checkpoint(tmp_path, "last").name == last
-    saver(3, "last", "best_metric", "best_loss")
-    assert names(tmp_path / "weights") == ["best_loss", "best_metric", "last", "step-00000003"]
+def double(tensors):
+    return {key: value.double() for key, value in tensors.items()}
 
 
-def test_full_disk_before_the_first_checkpoint(saver, monkeypatch):
-    def full(*arguments, **keys):
-        raise OSError(errno.ENOSPC, "No space left on device")
+def incomplete(tensors):
+    return {key: value for key, value in tensors.items() if not key.startswith("exp_avg_sq")}
 
-    monkeypatch.setattr("pathlib.Path.mkdir", full)
-    with pytest.raises(TrainingError, match=r"step 1 .*No space left"):
-        saver(1)
+
+def without_slot(tensors):
+    return {key.replace("/", "."): value for key, value in tensors.items()}
+
+
+def larger(tensors):
+    return {key: torch.zeros(*value.shape, 2) for key, value in tensors.items()}
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("change", [scalar, renamed, double, incomplete, without_slot, larger])
+def test_optimizer_state_that_does_not_fit_never_reaches_a_kernel(checkpoint, tiny_model, change, fused):
+    path = checkpoint / "trainer/optimizer.safetensors"
+    save_file(change(load_file(path)), path)
+    optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=0.1, fused=fused)
+    with pytest.raises(CheckpointError, match=r"optimizer.safetensors (does not fit|holds state of)"):
+        load_optimizer(checkpoint, tiny_model, optimizer)
+    assert not optimizer.state
+
+
+def test_a_file_that_is_no_safetensors_is_named(checkpoint, tiny_model):
+    (checkpoint / "trainer/optimizer.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(CheckpointError, match=r"optimizer.safetensors cannot be read"):
+        load_optimizer(checkpoint, tiny_model, torch.optim.AdamW(tiny_model.parameters()))
 
 
 @pytest.mark.parametrize(
@@ -281,16 +196,12 @@ def test_optimizer_state_is_restored_bit_for_bit(tiny_model, tokenizer, tmp_path
         with padded_attention(tiny_model):
             tiny_model(input_ids=torch.arange(9)[None]).logits.pow(2).sum().backward()
         optimizer.step()
-    save_checkpoint(
-        tmp_path / "w",
-        ("last",),
-        model=tiny_model,
-        tokenizer=tokenizer,
-        tensors=collect_tensors(tiny_model, optimizer),
-        state={"step": 2},
-    )
+    directory = tmp_path / "checkpoint"
+    directory.mkdir()
+    tensors = collect_tensors(tiny_model, optimizer)
+    write_checkpoint(directory, model=tiny_model, tokenizer=tokenizer, tensors=tensors, state=state_of(2))
     again = kind(tiny_model.parameters(), lr=0.5, **settings)
-    load_optimizer(tmp_path / "w/last", tiny_model, again)
+    load_optimizer(directory, tiny_model, again)
     before, after = optimizer.state_dict()["state"], again.state_dict()["state"]
     kept = {
         index: {slot: value for slot, value in slots.items() if value is not None} for index, slots in before.items()

@@ -32,7 +32,9 @@ from dialog_trainer.reporting.progress import RunProgress
 from dialog_trainer.reporting.terminal import RunConsole
 from dialog_trainer.signals import StopSignal
 from dialog_trainer.tracking.jsonl import JsonlWriter, MetricWriter
-from dialog_trainer.training.checkpoint import collect_tensors, save_checkpoint
+from dialog_trainer.tracking.run_directory import read_run_id
+from dialog_trainer.training.checkpoint import collect_tensors
+from dialog_trainer.training.checkpoint_publishing import save_checkpoint
 from dialog_trainer.training.loop import StepReport, TrainingState
 from dialog_trainer.training.mfu import compute_mfu, device_peak_flops
 from dialog_trainer.training.reproducibility import describe_environment
@@ -99,6 +101,7 @@ class TrainingCallbacks:
         self._parameters = sum(parameter.numel() for parameter in parts.model.parameters())
         self._peak = collectives.world_size() * (device_peak_flops(parts.device, self._config.precision) or 0)
         self._probe: list[Batch] | None = None
+        self._run_id: str | None = None
         self._figures = figures
         if collectives.is_rank0():
             self._metrics = MetricWriter(folder, "metrics.jsonl", state.attempt)
@@ -106,6 +109,7 @@ class TrainingCallbacks:
             for name, removed in (("metrics", self._metrics.removed_bytes), ("replies", self._replies.removed_bytes)):
                 if removed:
                     self._say(f"note: {name}.jsonl ended in {removed:,} bytes of an unfinished line, which are removed")
+            self._run_id = read_run_id(folder)
 
     def track(self, report: StepReport) -> None:
         self._progress.step(report)
@@ -178,7 +182,7 @@ class TrainingCallbacks:
         head = {"step": state.step, "attempt": state.attempt, "split": "validation"}
         if collectives.is_rank0():
             self._replies.append(head | reply_row(reply) for reply in samples)
-        self.save("last", *(("best_metric",) if better_score else ()), *(("best_loss",) if better_loss else ()))
+        self.save()
         self._say(score_line(state.step, result, score, better_loss, better_score, state.best.bad_validations))
         self._say(f"  {format_losses(result.losses)}")
         for line in self._sample_lines(samples, better_loss or better_score):
@@ -212,8 +216,8 @@ class TrainingCallbacks:
         every = self._config.save_every_n_steps
         return every is not None and step > 0 and step % every == 0
 
-    def save(self, *links: str) -> None:
-        """Publishes the present state under `links`, `last` if none is named."""
+    def save(self) -> None:
+        """Publishes the present state as the last checkpoint, and as the best one of a validation at this step."""
         best = self.state.best
         state = {
             **asdict(self.state),
@@ -224,12 +228,14 @@ class TrainingCallbacks:
             "loss_scale": self.parts.scaler.state_dict(),
             "held_out": self.parts.validation.dialogues.digest,
             **self._environment,
+            "config": self._config.to_dict(),
+            "run_id": self._run_id,
         }
         tensors = collect_tensors(self.parts.model, self.parts.optimizer)
         collectives.broadcast_from_rank0(
             lambda: save_checkpoint(
-                self.folder / "weights",
-                links or ("last",),
+                self.folder,
+                keep=self._config.keep_checkpoints,
                 model=self.parts.model,
                 tokenizer=self.parts.tokenizer,
                 tensors=tensors,

@@ -20,7 +20,8 @@ from dialog_trainer.model.generation.generate import stream_reply
 from dialog_trainer.model.generation.sampling import GREEDY, Decoding
 from dialog_trainer.seeds import derive_seed
 from dialog_trainer.streams import OUTPUT, losses
-from dialog_trainer.training.checkpoint import find_checkpoint, read_state
+from dialog_trainer.training.checkpoint_directory import hold_checkpoint
+from dialog_trainer.training.saved_state import SavedState, read_state
 
 MAX_LINE_CHARACTERS = 100_000
 HELP = "Type a line and press Enter. /reset forgets the conversation, /help shows this line, /quit, quit or exit ends the chat."
@@ -35,13 +36,15 @@ Reply = Callable[[list[int], Callable[[str], None]], str]
 def chat_with_run(job: Job, console: Console) -> int:
     """Chats until the user ends it; returns the exit code. The console is not used: replies go to standard output."""
     config = job.config
-    folder = find_checkpoint(Path(config.resume_model_dir or ""), config.load_model_type)
     options, seed, window = config.chat.generation, config.seed, config.model.max_len
     max_new_tokens = options.max_new_tokens or config.metrics.generation.max_new_tokens or 1
     sampled = options.decoding == "sample" and options.temperature
     decoding = Decoding("sample", options.temperature, options.top_p) if sampled else GREEDY
-    _print_note(describe_checkpoint(folder, config.load_model_type))
-    model, tokenizer = load_saved_model(folder, config, select_device(config), _print_note)
+    run = Path(config.resume_model_dir or "")
+    with hold_checkpoint(run, config.load_model_type) as folder:
+        state = read_state(run, folder.relative_to(run).as_posix())
+        _print_note(describe_checkpoint(folder, config.load_model_type, state))
+        model, tokenizer = load_saved_model(folder, config, select_device(config), _print_note)
     _print_note(
         f"decoding: {decoding.text()}, at most {max_new_tokens} tokens a reply"
         + (f", seed {seed}" if decoding.kind == "sample" else "")
@@ -57,13 +60,12 @@ def chat_with_run(job: Job, console: Console) -> int:
     return run_session(Conversation(tokenizer, window=window, max_new_tokens=max_new_tokens), reply)
 
 
-def describe_checkpoint(folder: Path, kind: str) -> str:
+def describe_checkpoint(folder: Path, kind: str, state: SavedState) -> str:
     """One line: folder, kind (`metric`, `loss` or `last`), step, and what its validation gave where it was the best."""
-    state = read_state(folder)
-    step, best = state["step"], state.get("best", {})
+    step, best = state.step, state.best
     parts = [f"{kind}, step {step:,}"]
-    parts += [f"validation loss {best['loss']:.4f}"] if best.get("loss") and best["loss_step"] == step else []
-    parts += [f"best score {best['score']:.4f}"] if best.get("score") and best["score_step"] == step else []
+    parts += [f"validation loss {best.loss:.4f}"] if best.loss is not None and best.loss_step == step else []
+    parts += [f"best score {best.score:.4f}"] if best.score is not None and best.score_step == step else []
     return f"checkpoint: {folder} ({', '.join(parts)})"
 
 

@@ -1,23 +1,26 @@
-"""mode=resume: continues a run from one of its checkpoints, in its own directory, bit for bit as if it had never stopped.
+"""mode=resume: continues a run from one of its checkpoints, bit for bit as if it had never stopped.
 
-For example, a run of 1,000 steps was killed at step 340, and `weights/last` holds step 300:
+For example, a run of 1,000 steps was killed at step 340, and its last checkpoint holds step 300:
 
-    1. lock the run directory; verify every file of the checkpoint against its manifest
+    1. lock the run directory; finish what the killed process left of a save; verify every file of the checkpoint against
+       its manifest; a damaged one is put aside, and the newest that is whole taken
     2. read the state: 300 updates done, best results, tokens seen; this is attempt 1
-    3. compare digests (data, vocabulary, truncation, mask), device, versions; print what keeps the resume from being exact
-    4. save `args.yaml` (the old one stays as `args.0.yaml`); a best link to a step after 300 points to step 300 from now on
+    3. compare digests (data, vocabulary, truncation, mask), settings, device, versions; print what keeps it from being exact
+    4. save `args.yaml` (the old one stays as `args.0.yaml`)
     5. train from step 300: batch, mask, learning rate and dropout are functions of (seed, step, rank), so the updates 300
        to 339 are repeated bit for bit
 
 `metrics.jsonl` then holds the rows 300 to 339 twice; readers take those of the newest attempt.
+
+A resume from an older checkpoint, as the best one, does 4 and 5 in a new folder beside: see `resume_start.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from dialog_trainer.build.data import load_dialogues
 from dialog_trainer.build.model import load_saved_model
@@ -30,17 +33,18 @@ from dialog_trainer.cli.commands.fit import (
     fix_schedule_steps,
     lock_for_all_ranks,
 )
-from dialog_trainer.cli.saved_config import inexact_changes
+from dialog_trainer.cli.commands.resume_start import ResumeStart, choose_start, take_over
+from dialog_trainer.cli.saved_config import inexact_changes, list_changes
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.schema import Config
 from dialog_trainer.distributed import collectives
-from dialog_trainer.errors import CheckpointError, ConfigError
+from dialog_trainer.errors import ConfigError
 from dialog_trainer.reporting.console import closing_lines, make_printer
 from dialog_trainer.reporting.terminal import RunConsole
 from dialog_trainer.signals import StopSignal
 from dialog_trainer.tracking.jsonl import read_next_attempt
-from dialog_trainer.tracking.run_directory import replace_config
-from dialog_trainer.training.checkpoint import LINKS, drop_later_best, find_checkpoint, load_optimizer, read_state
+from dialog_trainer.tracking.run_directory import read_run_id
+from dialog_trainer.training.checkpoint import load_optimizer
 from dialog_trainer.training.early_stopping import BestTracker
 from dialog_trainer.training.loop import TrainingState
 from dialog_trainer.training.reproducibility import describe_differences
@@ -54,67 +58,67 @@ _SCORE_OPTIONS = {"mask_schedule.trained_role", "metrics.best", "metrics.protoco
 
 
 def resume_run(job: Job, console: RunConsole) -> int:
-    """mode=resume: goes on exactly from a checkpoint of the run, in its folder; returns the exit code."""
-    folder = Path(job.config.resume_model_dir or "")
-    with lock_for_all_ranks(folder):
-        return _resume_locked(folder, replace(job, config=fix_schedule_steps(job.config)), console)
+    """mode=resume: goes on exactly from a checkpoint of the run; returns the exit code."""
+    run, job = Path(job.config.resume_model_dir or ""), replace(job, config=fix_schedule_steps(job.config))
+    say = make_printer(console)
+    with ExitStack() as locks:
+        locks.enter_context(lock_for_all_ranks(run))
+        start = choose_start(run, job.config, say)
+        state = _state_of(start, job, read_next_attempt(run / "metrics.jsonl"))
+        outcome = _describe_end(job, state)
+        if outcome:
+            return _close_again(run, job, state, outcome, say)
+        for line in _resume_lines(start, job, state):
+            say(line)
+        parts = _build_parts(start, job, state, say)
+        kept = parts.config.replace({"mode": "train", "resume_model_dir": None, "load_model_type": "metric"})
+        with StopSignal() as stop:
+            folder, missing = collectives.broadcast_from_rank0(
+                lambda: take_over(start, kept, state.attempt, parts.digest)
+            )
+            if start.forks:
+                locks.enter_context(lock_for_all_ranks(folder))
+            for name in missing:
+                say(f"  weights/{name} is left behind: the next validation sets it again")
+                forget = state.best.forget_score if name == "best_metric" else state.best.forget_loss
+                forget(state.step)
+            return fit(folder, parts, state, console, stop)
 
 
-def _resume_locked(folder: Path, job: Job, console: RunConsole) -> int:
-    say, config = make_printer(console), job.config
-    weights = find_checkpoint(folder, config.load_model_type)
-    saved = read_state(weights)
-    state = _state_of(saved, weights, read_next_attempt(folder / "metrics.jsonl"))
+def _state_of(start: ResumeStart, job: Job, attempt: int) -> TrainingState:
+    saved = start.state
+    state = TrainingState(
+        step=saved.step,
+        attempt=attempt,
+        validated_step=saved.validated_step,
+        tokens_seen=saved.tokens_seen,
+        user_tokens_seen=saved.user_tokens_seen,
+        assistant_tokens_seen=saved.assistant_tokens_seen,
+        best=BestTracker(**saved.best.model_dump()),
+    )
     if any(key in _MASK_OPTIONS or key.startswith("mask_schedule.") for key, _, _ in job.changes):
         state.best.bad_validations = 0  # counted under another mask
-    outcome = _describe_end(job, state)
-    if outcome:
-        return _close_again(folder, job, state, outcome, say)
-    for line in _resume_lines(folder, weights, job, state):
-        say(line)
+    return state
+
+
+def _build_parts(start: ResumeStart, job: Job, state: TrainingState, say: Say) -> TrainingParts:
+    """Everything that training needs, with the weights and the optimizer of the checkpoint."""
+    config, saved = job.config, start.state
     device = begin_training(config, say)
-    model, tokenizer = load_saved_model(weights, config, device, say)
+    model, tokenizer = load_saved_model(start.checkpoint, config, device, say)
     with collectives.local_rank0_first():
         training = load_dialogues(config, "train", say)
         validation = load_dialogues(config, "validation", say)
-    other_data = saved["held_out"] != validation.digest
+    other_data = saved.held_out != validation.digest
     for line in _reset_best(state.best, state.step, [key for key, _, _ in job.changes], other_data):
         say(line)
     parts = build_parts(config, device, tokenizer, model, training, validation, say)
-    load_optimizer(weights, model, parts.optimizer)
-    parts.scaler.load_state_dict(saved.get("loss_scale") or parts.scaler.state_dict())
+    load_optimizer(start.checkpoint, model, parts.optimizer)
+    if saved.loss_scale:
+        parts.scaler.load_state_dict(saved.loss_scale)
     for line in describe_differences(saved, parts.environment()):
         say(line)
-    kept = parts.config.replace({"mode": "train", "resume_model_dir": None, "load_model_type": "metric"})
-    with StopSignal() as stop:
-        for link, step in collectives.broadcast_from_rank0(
-            lambda: _take_over(folder, weights, kept, parts, state)
-        ).items():
-            say(f"  weights/{link} was at step {step:,}, which is left behind: the next validation sets it again")
-            if link == "best_metric":
-                state.best.forget_score(state.step)
-            else:
-                state.best.forget_loss(state.step)
-        return fit(folder, parts, state, console, stop)
-
-
-def _take_over(
-    folder: Path, weights: Path, config: Config, parts: TrainingParts, state: TrainingState
-) -> dict[str, int]:
-    """Takes over the run folder for this attempt; returns each best link that pointed to a later step, and that step."""
-    replace_config(folder, config.to_dict() | {"digest": parts.digest}, state.attempt)
-    return drop_later_best(folder / "weights", weights, state.step)
-
-
-def _state_of(saved: dict[str, Any], weights: Path, attempt: int) -> TrainingState:
-    keys = ("step", "validated_step", "tokens_seen", "user_tokens_seen", "assistant_tokens_seen")
-    missing = [key for key in (*keys, "best", "digest", "held_out") if key not in saved]
-    if missing:
-        raise CheckpointError(
-            f"{weights / 'trainer' / 'state.json'} has no {', '.join(missing)}: another version wrote it; to start a new run "
-            f"from its weights, pass mode=train, the options of that run, and model.pretrained_model={weights}"
-        )
-    return TrainingState(**{key: saved[key] for key in keys}, attempt=attempt, best=BestTracker(**saved["best"]))
+    return parts
 
 
 def _reset_best(best: BestTracker, step: int, changed: Sequence[str], other_data: bool) -> list[str]:
@@ -172,18 +176,15 @@ def _close_again(folder: Path, job: Job, state: TrainingState, outcome: str, say
     return 0
 
 
-def _resume_lines(folder: Path, weights: Path, job: Job, state: TrainingState) -> list[str]:
+def _resume_lines(start: ResumeStart, job: Job, state: TrainingState) -> list[str]:
     config = job.config
-    link = LINKS[config.load_model_type]
-    lines = [f"resuming {folder} from weights/{link} (step {state.step:,}) as attempt {state.attempt}"]
-    last = folder / "weights" / "last"
-    if last.exists() and last.resolve() != weights:
-        lines.append(f"  weights/last is at step {_step_of(last)}: load_model_type=last goes on from there")
+    lines = [f"resuming {start.checkpoint} (step {state.step:,}) as attempt {state.attempt}"]
     lines += [f"  {key}: {before} -> {after}" for key, before, after in job.changes]
     if inexact_changes(job.changes):
         lines.append(
             f"  with other values of {', '.join(inexact_changes(job.changes))} training goes on, but not exactly"
         )
+    lines += _describe_edits(start, job)
     planned = config.planned_steps
     if config.steps > planned:
         lines.append(
@@ -193,8 +194,24 @@ def _resume_lines(folder: Path, weights: Path, job: Job, state: TrainingState) -
     return lines
 
 
-def _step_of(folder: Path) -> str:
+def _describe_edits(start: ResumeStart, job: Job) -> list[str]:
+    """Lines about what `args.yaml` says otherwise than the checkpoint, and nobody typed now: it was edited, or damaged."""
+    saved = start.state
+    run_id = read_run_id(start.run)
+    lines = []
+    if saved.run_id != run_id:
+        lines.append(f"  note: this checkpoint is of another run (id {saved.run_id}, args.yaml has {run_id})")
+    if saved.config is None:  # of version 0.2 or before
+        return lines
     try:
-        return f"{read_state(folder)['step']:,}"
-    except (OSError, ValueError, KeyError, TypeError):  # it is not the checkpoint that was asked for, nor verified
-        return "(unreadable)"
+        trained = Config.from_dict(saved.config)
+    except ConfigError as error:
+        return [*lines, f"  note: the settings in the checkpoint cannot be compared: {error.errors[0]}"]
+    typed = {key for key, _, _ in job.changes}
+    edits = [edit for edit in list_changes(trained, job.config) if edit[0] not in typed | {"project", "name"}]
+    lines += [f"  {key}: {before} at the checkpoint -> {after} in args.yaml" for key, before, after in edits]
+    if inexact_changes(edits):
+        lines.append(
+            f"  args.yaml has other values of {', '.join(inexact_changes(edits))}: training goes on, not exactly"
+        )
+    return lines

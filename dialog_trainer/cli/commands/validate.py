@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ from dialog_trainer.reporting.terminal import RunConsole, print_tables
 from dialog_trainer.reporting.validation_report import build_notes, build_tables
 from dialog_trainer.signals import StopSignal
 from dialog_trainer.tracking.run_directory import open_log
-from dialog_trainer.training.checkpoint import LINKS, find_checkpoint, read_state
+from dialog_trainer.training.checkpoint_directory import KINDS, hold_checkpoint
+from dialog_trainer.training.saved_state import read_state
 from dialog_trainer.types import Say
 
 OtherScores = tuple[dict[str, Any], Statistics]
@@ -51,23 +53,26 @@ OtherScores = tuple[dict[str, Any], Statistics]
 def validate_run(job: Job, console: RunConsole) -> int:
     log, config = make_printer(console), job.config
     run, split = Path(config.resume_model_dir or ""), config.split
-    checkpoint = find_checkpoint(run, config.load_model_type)
-    state = read_state(checkpoint)
-    log(f"validating {run}/weights/{LINKS[config.load_model_type]} (step {state['step']:,}) on split {split}")
-    for key, before, after in job.changes:
-        log(f"  {key}: {before} -> {after}")
-    with collectives.local_rank0_first():
-        dialogues = load_dialogues(config, split, log)
-        training = _load_training(config, log)
-    other = _read_other_scores(config, dialogues)
-    device = select_device(config)
-    configure_torch(config.deterministic)
-    model, tokenizer = load_saved_model(checkpoint, config, device, log)
-    with collectives.local_rank0_first():
-        data = tokenize_split(config, dialogues, tokenizer, log)
-    collectives.assert_same_on_all_ranks(
-        {"data": dialogues.digest, "weights": digest_weights(model)}, "give all the same files"
-    )
+    with ExitStack() as hold:
+        checkpoint = collectives.broadcast_from_rank0(
+            lambda: hold.enter_context(hold_checkpoint(run, config.load_model_type))
+        )
+        state = read_state(run, checkpoint.relative_to(run).as_posix())
+        log(f"validating {run}/weights/{KINDS[config.load_model_type]} (step {state.step:,}) on split {split}")
+        for key, before, after in job.changes:
+            log(f"  {key}: {before} -> {after}")
+        with collectives.local_rank0_first():
+            dialogues = load_dialogues(config, split, log)
+            training = _load_training(config, log)
+        other = _read_other_scores(config, dialogues)
+        device = select_device(config)
+        configure_torch(config.deterministic)
+        model, tokenizer = load_saved_model(checkpoint, config, device, log)
+        with collectives.local_rank0_first():
+            data = tokenize_split(config, dialogues, tokenizer, log)
+        collectives.assert_same_on_all_ranks(
+            {"data": dialogues.digest, "weights": digest_weights(model)}, "give all the same files"
+        )
     with StopSignal() as stop:
         stop_requested = lambda: collectives.stop_seen(stop.requested())  # noqa: E731
         with RunProgress(console, start=0, steps=0, stop_requested=stop_requested) as progress:
@@ -83,10 +88,14 @@ def validate_run(job: Job, console: RunConsole) -> int:
         metrics = select_metrics(config)
         summed = build_protocol(config).summed_metrics(metrics)
         statistics = collect_statistics(summed, result.replies, dialogues.rows["id"], result.loss_sums)
-        scored = {"checkpoint": f"{run.name}/weights/{checkpoint.name}", "step": state["step"], "split": split}
+        scored: dict[str, Any] = {
+            "checkpoint": f"{run.name}/weights/step-{state.step:08d}",
+            "step": state.step,
+            "split": split,
+        }
         with RunProgress(console, start=0, steps=0) as progress:
             scored |= _analyze(config, data, training, result, statistics, progress, log)
-            scored["mask_digest"] = state.get("digest")
+            scored["mask_digest"] = state.digest
             if other:
                 scored["compared"] = _compare(metrics, scored["signature"], statistics, other, progress)
         folder = f"validation/{split}/{scored['protocol']}"
