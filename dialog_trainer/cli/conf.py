@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # In a checkout conf/ lies next to the package, in a wheel inside it.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf" / "config.yaml").is_file() else _PACKAGE.parent / "conf"
 # Groups whose files set options of any group, and which are no part of the configuration.
 GLOBAL_GROUPS = ("experiment", "debug", "runtime")
+
+
+def read_choice(group: str, name: str, config_dir: str | None) -> dict[str, Any]:
+    """What the file of a choice, or `_base`, sets itself, without defaults; that of `config_dir` first."""
+    paths = (Path(root) / group / f"{name}.yaml" for root in (config_dir or CONF, CONF))
+    found = next((path for path in paths if path.is_file()), None)
+    tree: dict[str, Any] = (yaml.safe_load(found.read_text("utf-8")) or {}) if found else {}
+    return {key: value for key, value in tree.items() if key != "defaults"}
 
 
 def list_choices(config_dir: str | None) -> dict[str, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from dialog_trainer.cli import compose
-from dialog_trainer.cli.conf import GLOBAL_GROUPS, list_choices
+from dialog_trainer.cli.conf import GLOBAL_GROUPS, list_choices, read_choice
 from dialog_trainer.cli.overrides import (
     DICTS,
     Choices,
@@ -58,8 +58,8 @@ def inexact_changes(changes: Iterable[tuple[str, str, str]]) -> list[str]:
 def load_changed_job(overrides: list[str], config_dir: str | None) -> Job:
     """The job of a mode that works on a saved run. Raises `ConfigError` with all errors, or `CheckpointError`.
 
-    A typed value sets its key; a typed group replaces its subtree by the newly composed one; nothing else of today's
-    `conf/` comes in.
+    A typed value sets its key; a typed group brings what is its own, and keeps what all its choices share; nothing else of
+    today's `conf/` comes in.
     """
     choices = list_choices(config_dir)
     typed, errors = parse_overrides(overrides, choices, sweep=False)
@@ -77,7 +77,7 @@ def load_changed_job(overrides: list[str], config_dir: str | None) -> Job:
         raise ConfigError([*errors, _SETTINGS["resume_model_dir"].error(folder)])
     saved = read_saved(Path(folder))
     base, not_taken = _for_this_machine(saved, typed)
-    tree, more = _lay_on(base, typed, choices, config_dir)
+    tree, kept, more = _lay_on(base, typed, choices, config_dir)
     saved, tree = with_absolute_data_paths(saved), with_absolute_data_paths(tree)
     errors += more
     config = None
@@ -89,7 +89,7 @@ def load_changed_job(overrides: list[str], config_dir: str | None) -> Job:
     errors += _refusals(changes, tree, Path(folder))
     if errors or config is None:
         raise ConfigError(errors)
-    return Job(config, changes, notes=_machine_notes(config, not_taken))
+    return Job(config, changes, notes=(*_machine_notes(config, not_taken), *kept))
 
 
 def read_saved(run: Path) -> dict[str, Any]:
@@ -156,9 +156,9 @@ def _machine_notes(config: Config, not_taken: dict[str, Any]) -> tuple[str, ...]
 
 def _lay_on(
     saved: dict[str, Any], typed: list[Override], choices: Choices, config_dir: str | None
-) -> tuple[dict[str, Any], list[str]]:
-    """The saved tree with what was typed, and the errors of what cannot be applied to it."""
-    tree, errors = copy.deepcopy(saved), []
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """The saved tree with what was typed, notes on what typed groups kept, and errors of what cannot be applied."""
+    tree, notes, errors = copy.deepcopy(saved), [], []
     for override in typed:
         if override.key_or_group in GLOBAL_GROUPS:
             errors.append(
@@ -171,7 +171,14 @@ def _lay_on(
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError([*errors, compose.first_line(error)]) from None
         for override in chosen:
-            tree[override.key_or_group] = today[override.key_or_group]
+            group, choice = override.key_or_group, str(override.value())
+            kept = _shared_values(group, choice, tree, today, choices[group], config_dir)
+            tree[group] = today[group]
+            for key, value in kept.items():
+                set_key(tree, key, value)
+            if kept:
+                shown = ", ".join(f"{key}={show(value)}" for key, value in kept.items())
+                notes.append(f"{group}={choice}: keeps of the run what all choices of {group} have: {shown}")
     known = _flat(tree)
     changed_targets = [
         o for o in typed if o.key_or_group.endswith("._target_") and known.get(o.key_or_group) != o.value()
@@ -188,7 +195,28 @@ def _lay_on(
             set_key(tree, key, override.value())
         else:
             errors.append(no_option(override, [*known, *choices]))
-    return tree, errors
+    return tree, notes, errors
+
+
+def _shared_values(
+    group: str,
+    choice: str,
+    tree: dict[str, Any],
+    today: dict[str, Any],
+    names: Sequence[str],
+    config_dir: str | None,
+) -> dict[str, Any]:
+    """The values of the run that differ from those of the choice and do not tell one choice of the group from another."""
+    files = {name: _flat({group: read_choice(group, name, config_dir)}) for name in ("_base", *names)}
+    own = {
+        key
+        for key, value in files[choice].items()
+        if key in files["_base"] or any(key in file and file[key] != value for file in files.values())
+    }
+    before, after = _flat({group: tree[group]}), _flat({group: today[group]})
+    return {
+        key: before[key] for key, value in after.items() if key in before and key not in own and before[key] != value
+    }
 
 
 def list_changes(saved: Config, other: Config) -> tuple[tuple[str, str, str], ...]:

@@ -15,6 +15,7 @@ from typing import Any
 from dialog_trainer.config.schema import Config
 from dialog_trainer.distributed import collectives
 from dialog_trainer.errors import CheckpointError
+from dialog_trainer.files import remove_directory
 from dialog_trainer.tracking.jsonl import copy_rows
 from dialog_trainer.tracking.run_directory import claim_run_directory, read_run_id, replace_config, write_config
 from dialog_trainer.training.checkpoint_directory import KINDS, find_checkpoint, locate
@@ -55,11 +56,9 @@ def _find(run: Path, config: Config) -> tuple[str, bool, list[str]]:
         return checkpoint, False, []
     where = f"resuming from {KINDS[kind]}, step {step:,}; weights/last is at step {newest:,}"
     if config.resume.in_place:
-        return checkpoint, False, [*lines, f"{where}, and is removed (resume.in_place=true)"]
-    lines += [
-        f"{where}: this makes a new run beside and leaves {run} as it is; load_model_type=last goes on from there"
-    ]
-    return checkpoint, True, lines
+        return checkpoint, False, [f"{where}, and is removed (resume.in_place=true)"]
+    line = f"{where}: this makes a new run beside and leaves {run} as it is; load_model_type=last goes on from there"
+    return checkpoint, True, [line]
 
 
 def _newest_step(run: Path) -> int | None:
@@ -76,17 +75,21 @@ def take_over(start: ResumeStart, config: Config, attempt: int, digest: Mapping[
     Returns it, and the best checkpoints that the next validation sets again.
     """
     run, state = start.run, start.state
-    if start.forks:
-        folder = claim_run_directory(run.parent, f"{run.name}-from-{state.step}")
-        place = {"project": str(folder.parent), "name": folder.name}
+    if not start.forks:
+        missing = forget_later(run, state)
+        replace_config(run, _settings(config, digest), attempt)
+        return run, missing
+    folder = claim_run_directory(run.parent, f"{run.name}-from-{state.step}")
+    try:
+        config = config.replace({"project": str(folder.parent), "name": folder.name})
         origin = {"run": str(run), "run_id": read_run_id(run), "step": state.step}
-        write_config(folder, _settings(config.replace(place), digest), {}, origin=origin)
+        write_config(folder, _settings(config, digest), {}, origin=origin)
         for rows in ("metrics.jsonl", "replies.jsonl"):
             copy_rows(run, folder, rows, state.step)
         return folder, fork_checkpoints(run, start.checkpoint, folder)
-    missing = forget_later(run, state) if start.checkpoint.parent == run / "weights" else []
-    replace_config(run, _settings(config, digest), attempt)
-    return run, missing
+    except BaseException:
+        remove_directory(run.parent, folder.name)
+        raise
 
 
 def _settings(config: Config, digest: Mapping[str, str]) -> dict[str, Any]:

@@ -184,8 +184,8 @@ def test_runs_that_differ_in_their_mask_have_equal_rows_until_it_does(train):
     ("options", "changed", "lines"),
     [
         (["patience=9"], {"patience": 9}, ["patience: 5 -> 9"]),
-        (["scheduler=linear"], {"scheduler._target_": "dialog_trainer.training.learning_rate.linear", "scheduler.warmup_steps": 200}, ["scheduler.warmup_steps: 2 -> 200"]),
-        (["scheduler.lrf=0.5", "scheduler=linear"], {"scheduler.lrf": 0.5, "scheduler.warmup_steps": 200}, ["scheduler.lrf: 0.1 -> 0.5"]),
+        (["scheduler=linear"], {"scheduler._target_": "dialog_trainer.training.learning_rate.linear", "scheduler.warmup_steps": 2}, ["scheduler=linear: keeps of the run what all choices of scheduler have: scheduler.warmup_steps=2"]),
+        (["scheduler.lrf=0.5", "scheduler=linear"], {"scheduler.lrf": 0.5, "scheduler.warmup_steps": 2}, ["scheduler.lrf: 0.1 -> 0.5"]),
         (["metrics.best={bleu4: 2}"], {"metrics.best": {"bleu4": 2}}, ["metrics.best: {'bleu2': 1.0} -> {'bleu4': 2.0}"]),
         (["batch_size=4"], {"batch_size": 4}, ["with other values of batch_size training goes on, but not exactly"]),
         (["seed=3", "data.truncation=keep_end"], {"seed": 3}, ["with other values of seed, data.truncation training goes on, but not exactly"]),
@@ -202,7 +202,7 @@ def test_what_is_typed_is_laid_on_what_was_saved(train, resume, options, changed
     for key, value in changed.items():
         group, _, name = key.partition(".")
         assert (after[group][name] if name else after[group]) == value
-    assert all(line in out for line in lines), out
+    assert all(line in out + err for line in lines), out
     untouched = (
         set(before)
         - {key.split(".")[0] for key in changed}
@@ -276,38 +276,100 @@ def test_a_run_that_stopped_early_says_what_to_pass(train, resume):
     assert resume(run, "patience=9")[0] == 0
 
 
-def test_resuming_from_an_earlier_checkpoint_says_so(train, dialog_trainer):
-    # A loss that only grows: the first validation stays the best one.
-    run = train("run", "optim=sgd", "optim.lr0=30", "max_grad_norm=null", "validate_every_n_steps=1", "steps=4")
+def tree_of(run: Path) -> dict[str, bytes]:
+    return {path.relative_to(run).as_posix(): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+# A loss that only grows: the first validation stays the best one.
+GROWING = ("optim=sgd", "optim.lr0=30", "max_grad_norm=null", "validate_every_n_steps=1", "steps=4")
+
+
+def test_a_resume_from_an_older_checkpoint_is_a_new_run_as_it_would_have_been_in_place(train, dialog_trainer, tmp_path):
+    run, again = train("run", *GROWING), train("again", *GROWING)
     best = state(run, "best_loss")["step"]
     assert best < 4
-    code, out, _ = dialog_trainer("mode=resume", f"resume_model_dir='{run}'", "load_model_type=loss", "optim.lr0=0.01")
-    assert code == 0
-    assert f"from weights/best_loss (step {best})" in out
-    assert "weights/last is at step 4: load_model_type=last goes on from there" in out
-
-
-def test_a_broken_checkpoint_is_not_used(train, resume):
-    run = train("run", "steps=2")
-    weights = run / "weights/step-00000002/model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[len(content) // 2] ^= 1
-    weights.write_bytes(content)
-    code, _, err = resume(run, "steps=3")
-    assert code == 2
-    assert "model.safetensors has changed since it was written" in err
-
-
-def test_a_broken_last_checkpoint_does_not_hinder_going_on_from_another(train, dialog_trainer):
-    run = train("run", "optim=sgd", "optim.lr0=30", "max_grad_norm=null", "validate_every_n_steps=1", "steps=4")
-    (run / "weights/last/trainer/state.json").write_text("{")
-    code, _, err = dialog_trainer("mode=resume", f"resume_model_dir='{run}'", "load_model_type=last", "steps=5")
-    assert code == 2
-    assert re.search("state.json has 1 bytes instead of .*; pass load_model_type=(loss|metric), which is intact", err)
-    code, out, err = dialog_trainer("mode=resume", f"resume_model_dir='{run}'", "load_model_type=loss", "optim.lr0=0.1")
+    before = tree_of(run)
+    command = ("mode=resume", "load_model_type=loss", "optim.lr0=0.01", "batch_size=8")
+    code, out, err = dialog_trainer(*command, f"resume_model_dir='{run}'")
     assert code == 0, err
-    assert "weights/last is at step (unreadable)" in out
-    assert state(run)["step"] == 4
+    assert f"resuming from best_loss, step {best}; weights/last is at step 4: this makes a new run beside" in out
+    assert tree_of(run) == before
+    code, out, err = dialog_trainer(*command, f"resume_model_dir='{again}'", "resume.in_place=true")
+    assert code == 0, err
+    assert "and is removed (resume.in_place=true)" in out
+    new = tmp_path / f"runs/run-from-{best}"
+    for link in ("last", "best_metric", "best_loss"):
+        assert digests(new, link) == digests(again, link)
+    newest = {row["step"]: row for row in training_rows(again)}
+    assert {row["step"]: row for row in training_rows(new)} == newest
+    unlike = ("config", "run_id")
+    assert {k: v for k, v in state(new).items() if k not in unlike} == {
+        k: v for k, v in state(again).items() if k not in unlike
+    }
+    saved, old = (yaml.safe_load((folder / "args.yaml").read_text()) for folder in (new, run))
+    assert saved["origin"] == {"run": str(run), "run_id": old["run_id"], "step": best}
+    assert saved["run_id"] != old["run_id"]
+    assert (saved["project"], saved["name"]) == (str(new.parent), new.name)
+    assert dialog_trainer(*command, f"resume_model_dir='{run}'")[0] == 0
+    assert (tmp_path / f"runs/run-from-{best}2").is_dir()
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_last_checkpoint_is_put_aside_and_its_steps_repeated(train, resume):
+    straight = train("straight", "steps=6", "save_every_n_steps=2")
+    run = train("run", "steps=4", "schedule_steps=6", "save_every_n_steps=2", "validate_every_n_steps=6")
+    flip(run / "weights/step-00000004/model.safetensors")
+    code, out, err = resume(run, "steps=6")
+    assert code == 0, err
+    assert "model.safetensors has changed since it was written (sha256 differs)): moved to" in out
+    assert "weights/step-00000002 (step 2) is the newest that is whole: later steps are repeated" in out
+    assert digests(run) == digests(straight)
+    flip(run / "weights/step-00000006/model.safetensors")
+    flip(run / "weights/step-00000004/model.safetensors")
+    for view in ("best_metric", "best_loss"):
+        shutil.rmtree(run / "weights" / view)
+    code, _, err = resume(run, "steps=8")
+    assert code == 2
+    assert "has no whole checkpoint: start the run again" in err
+
+
+def test_an_edited_setting_is_told(train, resume):
+    run = train("run", "steps=2")
+    text = (run / "args.yaml").read_text()
+    (run / "args.yaml").write_text(text.replace("dropout: 0.1", "dropout: 0.3"))
+    assert text != (run / "args.yaml").read_text()
+    code, out, err = resume(run, "steps=3")
+    assert code == 0, err
+    assert "model.dropout: 0.1 at the checkpoint -> 0.3 in args.yaml" in out
+    assert "args.yaml has other values of model.dropout: training goes on, not exactly" in out
+    code, out, err = resume(run, "steps=4")
+    assert code == 0, err
+    assert "args.yaml" not in out
+
+
+def test_a_checkpoint_of_another_run_is_told(train, resume):
+    run, other = train("run", "steps=2"), train("other", "steps=2", "seed=7")
+    shutil.rmtree(run / "weights")
+    shutil.copytree(other / "weights", run / "weights")
+    code, out, err = resume(run, "steps=3")
+    assert code == 0, err
+    assert "note: this checkpoint is of another run (id " in out
+    assert "seed: 7 at the checkpoint -> 0 in args.yaml" in out
+
+
+@pytest.mark.parametrize("value", ["0", "0.0", "1", "1.0"])
+def test_a_number_is_the_same_setting_however_it_is_typed(train, resume, value):
+    run = train("run", "steps=2", f"train_user_turn_mask_step={float(value)}", "scheduler.lrf=1.0")
+    code, out, err = resume(run, "steps=3", f"train_user_turn_mask_step={value}", "scheduler.lrf=1")
+    assert code == 0, err
+    assert "train_user_turn_mask_step:" not in out
+    assert "scheduler.lrf:" not in out
+    assert "differs from the checkpoint's" not in out
 
 
 def test_a_stop_before_the_first_step_leaves_a_checkpoint_to_go_on_from(
@@ -388,8 +450,10 @@ def test_a_run_that_is_in_training_is_left_alone(train, resume):
 def test_saved_settings_are_a_strangers(train, resume, change, reason, tmp_path, monkeypatch):
     run = train("run", "steps=2")
     monkeypatch.chdir(tmp_path)
-    with (run / "args.yaml").open("a") as file:
-        file.write(f"{change}\n")  # the last of two equal keys counts
+    saved = yaml.safe_load((run / "args.yaml").read_text())
+    for line in change.split("\n"):
+        saved.pop(line.partition(":")[0], None)
+    (run / "args.yaml").write_text(f"{yaml.safe_dump(saved)}{change}\n")
     code, _, err = resume(run, "patience=9")
     assert code == 2
     assert re.search(reason, err), err
@@ -427,15 +491,16 @@ def test_trained_weights_start_another_run(train, dialog_trainer, tiny_options, 
     assert first["train_loss"] < again["train_loss"]
 
 
-def test_what_came_after_an_earlier_checkpoint_is_no_longer_the_best(train, dialog_trainer):
+def test_what_came_after_an_earlier_checkpoint_is_no_longer_the_best(train, dialog_trainer, tmp_path):
     run = train("run", "steps=4", "validate_every_n_steps=2", "save_every_n_steps=1", "metrics.best={bleu2: 0}")
     assert [state(run, link)["step"] for link in ("best_metric", "best_loss")] == [2, 4]
     command = ("mode=resume", f"resume_model_dir='{run}'", "load_model_type=metric", "steps=3", "optim.lr0=1e-12")
-    code, out, err = dialog_trainer(*command)
+    code, _, err = dialog_trainer(*command)
     assert code == 0, err
-    assert "weights/best_loss was at step 4, which is left behind" in out
-    kept = state(run)["kept"]
-    assert kept == {link: state(run, link)["step"] for link in kept} == {"last": 3, "best_metric": 2, "best_loss": 3}
+    new = tmp_path / "runs/run-from-2"
+    kept = state(new)["kept"]
+    assert kept == {link: state(new, link)["step"] for link in kept}
+    assert (kept["last"], kept["best_metric"]) == (3, 2)
 
 
 @pytest.mark.parametrize(
