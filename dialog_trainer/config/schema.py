@@ -6,14 +6,13 @@ There are no defaults here: `conf/` holds them. Code reads `config.optim.lr0`; `
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
 from dialog_trainer.config.commands import Command, Mode, find_command
 from dialog_trainer.config.fields import (
     MAX_COUNT,
-    BelowOne,
     Compile,
     Count,
     CountOr0,
@@ -39,6 +38,7 @@ from dialog_trainer.config.fields import (
 )
 from dialog_trainer.config.frozen import nest, set_key, thaw
 from dialog_trainer.config.groups import DataConfig, LoggerConfig, MaskScheduleConfig, OptimConfig, SchedulerConfig
+from dialog_trainer.config.model_group import ModelConfig
 from dialog_trainer.config.table import construct, read, values_of
 from dialog_trainer.config.versions import upgrade
 from dialog_trainer.errors import ConfigError
@@ -46,51 +46,6 @@ from dialog_trainer.errors import ConfigError
 # The version of `args.yaml`. 1 (not written there): the runs before the schema existed.
 SCHEMA_VERSION = 2
 DEFAULT_FORWARD_TOKENS = 4096
-
-
-class ModelSizes(NamedTuple):
-    """The sizes of a model from scratch: entries of the vocabulary, blocks, heads of a block, width, positions."""
-
-    vocab_size: int
-    layers: int
-    heads: int
-    width: int
-    positions: int
-
-
-class ModelConfig(Record):
-    """A pretrained model, or the sizes of one from scratch (None with a pretrained model, which has its own)."""
-
-    pretrained_model: Name | None = setting(
-        "Hub id (downloaded once) or folder of the model to start from; the dialogue tokens are added to it. "
-        "null: a GPT-2 from scratch, of the sizes below.",
-        "refused",
-    )
-    max_len: Length = setting(
-        "Longest training sequence, and context window of replies, in tokens; at most the model's positions.", "inexact"
-    )
-    dropout: BelowOne | None = setting(
-        "Dropout probability of every layer. null: as the model's own config says.", "inexact"
-    )
-    vocab_size: Annotated[Whole, Ge(257), Le(1_000_000)] | None = setting(
-        "Entries of the byte-level BPE learned from the training split; the dialogue tokens are added.",
-        "refused",
-        optional=True,
-    )
-    layers: Count | None = setting("Transformer blocks.", "refused", optional=True)
-    heads: Count | None = setting("Attention heads of a block.", "refused", optional=True)
-    width: Count | None = setting("Width of the hidden states, a multiple of model.heads.", "refused", optional=True)
-    positions: Length | None = setting(
-        "Positions of the model, in tokens; at least model.max_len.", "refused", optional=True
-    )
-
-    @property
-    def sizes(self) -> ModelSizes:
-        """The sizes of a model from scratch. Raises `ValueError` for a pretrained model."""
-        sizes = [size for size in (self.vocab_size, self.layers, self.heads, self.width, self.positions) if size]
-        if len(sizes) < len(ModelSizes._fields):
-            raise ValueError("a pretrained model has no sizes here")
-        return ModelSizes(*sizes)
 
 
 class GenerationConfig(Record):

@@ -34,7 +34,7 @@ OPTIMIZER_FILE = "trainer/optimizer.safetensors"
 Tensors = dict[str, torch.Tensor]
 # A directory without these is no checkpoint, whatever its manifest says.
 REQUIRED = {"config.json", STATE_FILE, OPTIMIZER_FILE}
-# It makes transformers load another model than the one beside it.
+# It makes transformers load another model than the one next to it.
 FORBIDDEN = "adapter_config.json"
 MAX_MANIFEST_BYTES = 2**20
 

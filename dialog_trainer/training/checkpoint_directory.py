@@ -10,7 +10,7 @@ at step 300 had the lowest loss:
 
     1. write    .aside-4711-...    all files, then the manifest with their hashes; fsync each
     2. rename   .aside-4711-... -> step-00000300    atomic: a directory of that name is whole
-    3. renew    best_loss, then last, as copies of step-00000300, each made beside and renamed
+    3. renew    best_loss, then last, as copies of step-00000300, each made whole and renamed
     4. remove   all but the newest `keep_checkpoints` of step-*
 
 The newest `step-*` is the last checkpoint, whatever `last` holds; its state says at which steps the best ones were made. A
@@ -103,7 +103,7 @@ def locate(run: Path, name: str) -> str | None:
 
 
 def locate_view(run: Path, name: str) -> str | None:
-    """The directory `weights/<name>`, or the `step-*` beside it that a link of an earlier version names."""
+    """The directory `weights/<name>`, or the `step-*` next to it that a link of an earlier version names."""
     kind = list_directory(run, "weights").get(name)
     if kind == "link":
         target = os.readlink(run / "weights" / name)

@@ -2,6 +2,8 @@
 
 import json
 
+from helpers.checkpoints import state_of
+
 from dialog_trainer.sweeps.status import build_sweep_table
 
 
@@ -12,8 +14,9 @@ def ended(folder, job, overrides, exit_code=0, best=None):
     if best:
         trainer = folder / str(job) / "weights/last/trainer"
         trainer.mkdir(parents=True)
-        keys = ("loss", "loss_step", "score", "score_step")
-        (trainer / "state.json").write_text(json.dumps({"best": dict(zip(keys, best, strict=True))}))
+        keys = ("loss", "loss_step", "score", "score_step", "bad_validations")
+        state = state_of(300) | {"best": dict(zip(keys, (*best, 0), strict=True))}
+        (trainer / "state.json").write_text(json.dumps(state))
 
 
 def test_a_job_has_its_own_options_its_end_and_its_best(tmp_path):

@@ -12,7 +12,7 @@ For example, a run of 1,000 steps was killed at step 340, and its last checkpoin
 
 `metrics.jsonl` then holds the rows 300 to 339 twice; readers take those of the newest attempt.
 
-A resume from an older checkpoint, as the best one, does 4 and 5 in a new folder beside: see `resume_start.py`.
+A resume from an older checkpoint, as the best one, does 4 and 5 in the folder of a new run: see `resume_start.py`.
 """
 
 from __future__ import annotations

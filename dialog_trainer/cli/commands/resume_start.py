@@ -1,6 +1,6 @@
 """Where a resume starts: from which checkpoint, and in which folder.
 
-From the newest checkpoint it goes on in the folder of the run. From an older one, as the best, it makes a new run beside,
+From the newest checkpoint it goes on in the folder of the run. From an older one, as the best, it makes a new run,
 `<name>-from-<step>`, and leaves the run as it is; `resume.in_place=true` goes on in the old folder and removes what came
 after.
 """
@@ -57,7 +57,7 @@ def _find(run: Path, config: Config) -> tuple[str, bool, list[str]]:
     where = f"resuming from {KINDS[kind]}, step {step:,}; weights/last is at step {newest:,}"
     if config.resume.in_place:
         return checkpoint, False, [f"{where}, and is removed (resume.in_place=true)"]
-    line = f"{where}: this makes a new run beside and leaves {run} as it is; load_model_type=last goes on from there"
+    line = f"{where}: this makes a new run and leaves {run} as it is; load_model_type=last goes on from there"
     return checkpoint, True, [line]
 
 

@@ -292,7 +292,7 @@ def test_a_resume_from_an_older_checkpoint_is_a_new_run_as_it_would_have_been_in
     command = ("mode=resume", "load_model_type=loss", "optim.lr0=0.01", "batch_size=8")
     code, out, err = dialog_trainer(*command, f"resume_model_dir='{run}'")
     assert code == 0, err
-    assert f"resuming from best_loss, step {best}; weights/last is at step 4: this makes a new run beside" in out
+    assert f"resuming from best_loss, step {best}; weights/last is at step 4: this makes a new run and leaves" in out
     assert tree_of(run) == before
     code, out, err = dialog_trainer(*command, f"resume_model_dir='{again}'", "resume.in_place=true")
     assert code == 0, err

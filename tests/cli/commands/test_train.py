@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 
 from dialog_trainer.cli.commands import callbacks
 from dialog_trainer.training import checkpoint
-from dialog_trainer.training.checkpoint import find_checkpoint, read_state, save_checkpoint
+from dialog_trainer.training.checkpoint_directory import find_checkpoint
+from dialog_trainer.training.checkpoint_publishing import save_checkpoint
+from dialog_trainer.training.saved_state import read_state
 
 pytestmark = pytest.mark.slow
 
@@ -62,14 +64,17 @@ def test_exact_files_of_a_run(dialog_trainer, tiny_options, tmp_path, options, f
     assert dialog_trainer(*tiny_options, "figures.enabled=true", "steps=4", *options)[0] == 0
     figures = figures | {"lr_schedule", "loss", "lr", "scores", "loss_by_role", "loss_by_turn"}
     run = tmp_path / "runs/run"
-    found = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file() and not path.is_symlink()}
+    found = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     expected = {
         "args.yaml", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "metrics.jsonl",
-        "replies.jsonl", *(f"vis_outputs/{name}.png" for name in figures), *(f"weights/step-00000004/{name}" for name in WEIGHTS),
+        "replies.jsonl", *(f"vis_outputs/{name}.png" for name in figures), *(
+            f"weights/{place}/{name}"
+            for place in ("step-00000004", "last", "best_metric", "best_loss")
+            for name in WEIGHTS
+        ),
     }  # fmt: skip
     assert found == expected
-    links = {path.name: path.readlink().as_posix() for path in (run / "weights").iterdir() if path.is_symlink()}
-    assert links == dict.fromkeys(("last", "best_metric", "best_loss"), "step-00000004")
+    assert not any(path.is_symlink() for path in run.rglob("*"))
 
 
 def test_rows_of_a_known_gpu_say_how_much_of_it_is_used(train, monkeypatch):
@@ -90,7 +95,7 @@ def test_saved_settings_are_whole_and_resolved(train, jsonl_folder):
         "_target_": "torch.optim.AdamW", "lr0": 0.01, "weight_decay": 0.01, "betas": [0.9, 0.999], "eps": 1e-8,
     }  # fmt: skip
     assert "steps=4" in yaml.safe_load((run / ".hydra/overrides.yaml").read_text())
-    state = read_state(find_checkpoint(run, "last"))
+    state = read_state(run, "weights/last").model_dump()
     assert set(saved["digest"]) == DIGEST
     assert saved["digest"] == state["digest"]
     assert all(re.fullmatch("[0-9a-f]{16}", digest) for digest in saved["digest"].values())
@@ -141,7 +146,7 @@ def test_the_parts_of_a_row_add_up(train):
         for role in seen:
             seen[role] += tokens[role]
             assert row[f"{role}_tokens_seen"] == seen[role]
-    state = read_state(find_checkpoint(run, "last"))
+    state = read_state(run, "weights/last").model_dump()
     assert (state["assistant_tokens_seen"], state["user_tokens_seen"]) == (seen["assistant"], seen["user"])
     assert state["tokens_seen"] > sum(seen.values()) > seen["assistant"] > 0
     for row in validation:
@@ -172,13 +177,13 @@ def test_log_every_n_steps(train):
 def test_save_every_n_steps_saves_between_validations(train, monkeypatch):
     saved, save = [], save_checkpoint
 
-    def noting(weights, names, *, state, **keys):
-        saved.append((state["step"], *names))
-        save(weights, names, state=state, **keys)
+    def noting(run, *, state, **keys):
+        saved.append((state["step"], sorted(name for name, step in state["kept"].items() if step == state["step"])))
+        save(run, state=state, **keys)
 
     monkeypatch.setattr(callbacks, "save_checkpoint", noting)
     train("steps=5", "save_every_n_steps=2", "validate_every_n_steps=100", "patience=1")
-    assert saved == [(2, "last"), (4, "last"), (5, "last", "best_metric", "best_loss")]
+    assert saved == [(2, ["last"]), (4, ["last"]), (5, ["best_loss", "best_metric", "last"])]
 
 
 def test_the_same_command_gives_the_same_run_under_the_next_free_name(train, tmp_path):
@@ -231,7 +236,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_remedy(dialog_trainer, ti
     assert err.startswith(f"step {step}: the loss (")
     assert "is not finite; nothing was updated" in err
     assert "Traceback" not in out + err
-    assert read_state(find_checkpoint(tmp_path / "runs/run", "last"))["step"] == step
+    assert read_state(tmp_path / "runs/run", "weights/last").step == step
 
 
 def test_the_figures_hold_all_validations_of_a_run_that_fails(dialog_trainer, tiny_options, tmp_path, monkeypatch):

@@ -1,0 +1,54 @@
+"""The group `model`: a pretrained model, or the sizes of one from scratch."""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple
+
+from annotated_types import Ge, Le
+
+from dialog_trainer.config.fields import BelowOne, Count, Length, Name, Record, Whole, setting
+
+
+class ModelSizes(NamedTuple):
+    """The sizes of a model from scratch: entries of the vocabulary, blocks, heads of a block, width, positions."""
+
+    vocab_size: int
+    layers: int
+    heads: int
+    width: int
+    positions: int
+
+
+class ModelConfig(Record):
+    """A pretrained model, or the sizes of one from scratch (None with a pretrained model, which has its own)."""
+
+    pretrained_model: Name | None = setting(
+        "Hub id (downloaded once) or folder of the model to start from; the dialogue tokens are added to it. "
+        "null: a GPT-2 from scratch, of the sizes below.",
+        "refused",
+    )
+    max_len: Length = setting(
+        "Longest training sequence, and context window of replies, in tokens; at most the model's positions.", "inexact"
+    )
+    dropout: BelowOne | None = setting(
+        "Dropout probability of every layer. null: as the model's own config says.", "inexact"
+    )
+    vocab_size: Annotated[Whole, Ge(257), Le(1_000_000)] | None = setting(
+        "Entries of the byte-level BPE learned from the training split; the dialogue tokens are added.",
+        "refused",
+        optional=True,
+    )
+    layers: Count | None = setting("Transformer blocks.", "refused", optional=True)
+    heads: Count | None = setting("Attention heads of a block.", "refused", optional=True)
+    width: Count | None = setting("Width of the hidden states, a multiple of model.heads.", "refused", optional=True)
+    positions: Length | None = setting(
+        "Positions of the model, in tokens; at least model.max_len.", "refused", optional=True
+    )
+
+    @property
+    def sizes(self) -> ModelSizes:
+        """The sizes of a model from scratch. Raises `ValueError` for a pretrained model."""
+        sizes = [size for size in (self.vocab_size, self.layers, self.heads, self.width, self.positions) if size]
+        if len(sizes) < len(ModelSizes._fields):
+            raise ValueError("a pretrained model has no sizes here")
+        return ModelSizes(*sizes)
