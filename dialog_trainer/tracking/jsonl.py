@@ -161,6 +161,8 @@ def read_metric_rows(path: Path) -> Iterator[Row]:
 
 def _is_value(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and abs(value) < MAX_VALUE)
+
+
 def copy_rows(run: Path, new: Path, name: str, step: int) -> None:
     """Copies the rows up to a step into another run: the updates before it, and validations up to and at it."""
     rows = [row for row in read_rows(run / name) if row.get("step", step) < step + (row.get("split") != "train")]
