@@ -54,7 +54,7 @@ def made_up_turns(count: int, seed: int) -> list[str]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory):
-    """Tokenised data of the tests stays out of the user's cache."""
+    """Tokenized data of the tests stays out of the user's cache."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 

@@ -43,6 +43,12 @@ def test_product_avoids_odd_words(words, texts):
     assert found == []
 
 
+def test_one_spelling(texts):
+    """The code of the field has tokenize, normalize, initialize; so has all else."""
+    other = re.compile(r"(token|normal|initial|material|serial|optim|summar)is(e|ing|ation)", re.IGNORECASE)
+    assert [path.relative_to(ROOT).as_posix() for path, text in texts.items() if other.search(text)] == []
+
+
 def test_words_are_found_over_line_ends_and_not_inside_others():
     assert find("lay on", "# A\n# Hooks LAY\n    # on it") == [2]
     assert find("mend", "recommend, mended") == find("beside", "besides") == []

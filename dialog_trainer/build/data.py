@@ -146,11 +146,13 @@ def measure_contamination(
     def look(aside: Path) -> None:
         if len(training) >= MIN_ANNOUNCED:
             say(f"looking for {len(held_out):,} held-out dialogues among {len(training):,} training dialogues")
-        (aside / "leaks.json").write_text(json.dumps(asdict(find_contamination(training, held_out))), encoding="utf-8")
+        (aside / "contamination.json").write_text(
+            json.dumps(asdict(find_contamination(training, held_out))), encoding="utf-8"
+        )
 
-    folder = open_entry(resolve_cache_dir(config), f"leaks-{key}", look, say, check_up_to=_check_up_to())
-    found = json.loads((folder / "leaks.json").read_text(encoding="utf-8"))
+    folder = open_entry(resolve_cache_dir(config), f"contamination-{key}", look, say, check_up_to=_check_up_to())
+    found = json.loads((folder / "contamination.json").read_text(encoding="utf-8"))
     kinds = {
-        name: found[name] and Overlap(*map(tuple, found[name].values())) for name in ("exact", "normalised", "near")
+        name: found[name] and Overlap(*map(tuple, found[name].values())) for name in ("exact", "normalized", "near")
     }
     return Contamination(**kinds, num_held_out=found["num_held_out"])

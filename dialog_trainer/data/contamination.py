@@ -1,9 +1,9 @@
-"""Contamination: held-out dialogues that are also in the training split, exactly, after normalisation, or nearly.
+"""Contamination: held-out dialogues that are also in the training split, exactly, after normalization, or nearly.
 
 Only the texts of the turns count, not their roles. Each kind includes the one before it.
 
 - exact: the same turns.
-- normalised: the same letters and digits in lower case; spaces, punctuation and the ends of turns are ignored (spaced
+- normalized: the same letters and digits in lower case; spaces, punctuation and the ends of turns are ignored (spaced
   punctuation and missing spaces are the most common differences between copies). A dialogue without letters or digits
   has only exact copies.
 - near: the Jaccard index of the sets of word 5-grams (Broder 1997, "On the resemblance and containment of documents") is
@@ -51,19 +51,19 @@ class Contamination:
     """
 
     exact: Overlap
-    normalised: Overlap
+    normalized: Overlap
     near: Overlap | None
     num_held_out: int
 
     def widest(self) -> Overlap:
         """The overlap of the widest kind that was looked for: `data.drop_leaks` and clean scores leave it out."""
-        return self.near or self.normalised
+        return self.near or self.normalized
 
     def summary(self, split: str) -> str:
         """One line for people; `split` names the held-out split."""
         counts = (
             f"{len(self.exact.held_out):,} of {self.num_held_out:,} {split} dialogues are in the training split exactly, "
-            f"{len(self.normalised.held_out):,} after normalisation, "
+            f"{len(self.normalized.held_out):,} after normalization, "
         )
         if self.near is None:
             counts += f"near copies not looked for (more than {MAX_COMPARED:,} training dialogues)"
@@ -74,9 +74,9 @@ class Contamination:
 
 def find_contamination(training: DialogueDataset, held_out: DialogueDataset) -> Contamination:
     """The dialogues of `held_out` that are also in `training`, and their copies there."""
-    exact, normalised = _find_copies(training, held_out)
-    near = normalised | _find_near_copies(training, held_out) if len(training) <= MAX_COMPARED else None
-    return Contamination(_overlap(exact), _overlap(normalised), None if near is None else _overlap(near), len(held_out))
+    exact, normalized = _find_copies(training, held_out)
+    near = normalized | _find_near_copies(training, held_out) if len(training) <= MAX_COMPARED else None
+    return Contamination(_overlap(exact), _overlap(normalized), None if near is None else _overlap(near), len(held_out))
 
 
 def _find_copies(training: DialogueDataset, held_out: DialogueDataset) -> tuple[_Pairs, _Pairs]:
@@ -85,13 +85,13 @@ def _find_copies(training: DialogueDataset, held_out: DialogueDataset) -> tuple[
     for index, texts in enumerate(_read_texts(held_out, 0, len(held_out))):
         by_letters[_letters(texts)].append((index, texts))
     exact: _Pairs = set()
-    normalised: _Pairs = set()
+    normalized: _Pairs = set()
     for training_index, texts in enumerate(_read_texts(training, 0, len(training))):
         for index, held_out_texts in by_letters.get(_letters(texts), ()):
-            normalised.add((index, training_index))
+            normalized.add((index, training_index))
             if held_out_texts == texts:
                 exact.add((index, training_index))
-    return exact, normalised
+    return exact, normalized
 
 
 def _find_near_copies(training: DialogueDataset, held_out: DialogueDataset) -> _Pairs:

@@ -1,4 +1,4 @@
-"""Key-value store for control messages (job, stop, failure); works before initialisation and after a rank has died."""
+"""Key-value store for control messages (job, stop, failure); works before initialization and after a rank has died."""
 
 from __future__ import annotations
 

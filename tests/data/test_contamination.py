@@ -13,7 +13,7 @@ from dialog_trainer.data.contamination import Contamination, Overlap, find_conta
 from dialog_trainer.data.dataset import open_dialogues
 from dialog_trainer.data.sources.jsonl import Jsonl
 
-KINDS = ("exact", "normalised", "near")
+KINDS = ("exact", "normalized", "near")
 
 
 class Rows:
@@ -55,24 +55,24 @@ def numbered(count: int, first: int = 0) -> str:
 @pytest.mark.parametrize(
     ("one", "other", "expected"),
     [
-        (["Hi .", "Hello !"], ["Hi .", "Hello !"], {"exact", "normalised", "near"}),
-        (["Hi .", "Hello !"], ["hi.", "HELLO"], {"normalised", "near"}),
-        (["I ' m here .", "Good_one"], ["I'm here.", "good one"], {"normalised", "near"}),
+        (["Hi .", "Hello !"], ["Hi .", "Hello !"], {"exact", "normalized", "near"}),
+        (["Hi .", "Hello !"], ["hi.", "HELLO"], {"normalized", "near"}),
+        (["I ' m here .", "Good_one"], ["I'm here.", "good one"], {"normalized", "near"}),
         # Where words and turns end does not matter, which words they are does.
-        (["a b", "c"], ["a", "b c"], {"normalised", "near"}),
-        (["ab", "c"], ["a", "bc"], {"normalised", "near"}),
+        (["a b", "c"], ["a", "b c"], {"normalized", "near"}),
+        (["ab", "c"], ["a", "bc"], {"normalized", "near"}),
         (["a b", "c"], ["c", "a b"], set()),
         (["It costs 5 .", "Oh"], ["It costs 6 .", "Oh"], set()),
-        (["Über uns", "Да"], ["über uns", "да"], {"normalised", "near"}),
+        (["Über uns", "Да"], ["über uns", "да"], {"normalized", "near"}),
         (["Über uns", "Да"], ["ber uns", "да"], set()),
         # Without a letter or digit.
-        (["?!", "..."], ["?!", "..."], {"exact", "normalised", "near"}),
+        (["?!", "..."], ["?!", "..."], {"exact", "normalized", "near"}),
         (["?!", "..."], ["!?", "..."], set()),
         (["? !", "..."], ["?", "! ..."], set()),
         (["?!", "..."], ["a", "b"], set()),
     ],
 )
-def test_exact_and_normalised(one, other, expected):
+def test_exact_and_normalized(one, other, expected):
     assert kinds(one, other) == kinds(other, one) == expected
 
 
@@ -109,7 +109,7 @@ def test_indices_are_ascending_and_unique():
     held_out = dataset([long, "END !"], ["x", "y"], [long, "the end"], ["a", "b"], ["a", "b"])
     found = find_contamination(training, held_out)
     assert found.exact == Overlap((3, 4), (0,))
-    assert found.normalised == Overlap((0, 3, 4), (0, 1, 3, 4))
+    assert found.normalized == Overlap((0, 3, 4), (0, 1, 3, 4))
     assert found.near == Overlap((0, 2, 3, 4), (0, 1, 3, 4))
     assert found.num_held_out == 5
     assert found.widest() == found.near
@@ -208,11 +208,11 @@ def test_the_summary_is_one_line():
     overlap = Overlap((1, 2), (1, 2, 3))
     found = Contamination(Overlap((1,), (2,)), overlap, Overlap(tuple(range(1_234)), tuple(range(4_321))), 12_345)
     assert found.summary("test") == (
-        "1 of 12,345 test dialogues are in the training split exactly, 2 after normalisation, 1,234 nearly; "
+        "1 of 12,345 test dialogues are in the training split exactly, 2 after normalization, 1,234 nearly; "
         "training dialogues concerned: 4,321"
     )
     assert dataclasses.replace(found, near=None).summary("validation") == (
-        "1 of 12,345 validation dialogues are in the training split exactly, 2 after normalisation, "
+        "1 of 12,345 validation dialogues are in the training split exactly, 2 after normalization, "
         "near copies not looked for (more than 200,000 training dialogues); training dialogues concerned: 3"
     )
 
@@ -223,7 +223,7 @@ def test_near_copies_are_not_looked_for_in_very_large_splits(monkeypatch):
     monkeypatch.setattr(contamination, "MAX_COMPARED", 2)
     found = find_contamination(dataset(*training), held_out)
     assert found.near is None
-    assert found.widest() == found.normalised == Overlap((1,), (1,))
+    assert found.widest() == found.normalized == Overlap((1,), (1,))
     assert find_contamination(dataset(*training[:2]), held_out).near == Overlap((0, 1), (0, 1))
 
 
@@ -235,12 +235,12 @@ def test_counts_of_dailydialog(real_data):
         splits[split] = dataset(*([text.strip() for text in json.loads(line)["turns"]] for line in lines))
     validation, test = (find_contamination(splits["train"], splits[split]) for split in ("validation", "test"))
     known = json.loads((folder / "train_lines_in_heldout.json").read_text(encoding="utf-8"))
-    for kind, count in (("exact", 172), ("normalised", 310)):
+    for kind, count in (("exact", 172), ("normalized", 310)):
         lines = {*getattr(validation, kind).training, *getattr(test, kind).training}
         assert sorted(lines) == known[kind]
         assert len(lines) == count
     assert test.summary("test") == (
-        "93 of 1,000 test dialogues are in the training split exactly, 151 after normalisation, 261 nearly; "
+        "93 of 1,000 test dialogues are in the training split exactly, 151 after normalization, 261 nearly; "
         "training dialogues concerned: 305"
     )
     assert [len(getattr(validation, kind).held_out) for kind in KINDS] == [69, 123, 201]

@@ -1,4 +1,4 @@
-"""The loss by role and by turn, and the three normalisers, against a slow reference: a token at a time, no packing."""
+"""The loss by role and by turn, and the three normalizers, against a slow reference: a token at a time, no packing."""
 
 import contextlib
 import copy

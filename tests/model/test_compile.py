@@ -28,10 +28,8 @@ BATCHES = ([9, 14, 9], [12], [3] * 11, [7, 8], [1])
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _own_code(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        yield
+def _reset_afterwards():
+    yield
     torch._dynamo.reset()
 
 

@@ -15,8 +15,7 @@ from dialog_trainer.config.schema import Config
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.masking.timeline import ScheduleTimeline, build_timeline
-from dialog_trainer.reporting.curves import ThrottledFigure, plot_curves
-from dialog_trainer.reporting.depth_curves import plot_by_depth
+from dialog_trainer.reporting.curves import ThrottledFigure, plot_by_depth, plot_curves
 from dialog_trainer.reporting.mask_curves import (
     plot_alignment,
     plot_lengths,

@@ -1,4 +1,4 @@
-"""Chunked linear + cross-entropy: never materialises the (tokens x vocabulary) logits; computes the gradient in the
+"""Chunked linear + cross-entropy: never materializes the (tokens x vocabulary) logits; computes the gradient in the
 forward pass.
 
 Targets are projected to the vocabulary some rows at a time, and no logit is computed twice: while the probabilities of a

@@ -437,7 +437,7 @@ def test_drop_leaks_drops_exactly_those_dialogues(trains, data, tmp_path):
         "metrics.max_dialogues=1",
         "metrics.max_new_tokens=2",
     ]
-    found = "1 of 8 validation dialogues are in the training split exactly, 2 after normalisation, 2 nearly"
+    found = "1 of 8 validation dialogues are in the training split exactly, 2 after normalization, 2 nearly"
     out, everything = trains(*base)
     assert found in out
     assert "left out" not in out
