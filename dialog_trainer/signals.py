@@ -84,6 +84,12 @@ def raise_on_stop() -> None:
             signal.signal(number, raises)
 
 
+def ignore_stops() -> None:
+    """From here on stop signals do nothing: the process ends anyway, and its exit code is known."""
+    for number in EXIT_CODES:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def block_stops(block: bool) -> None:
     """Holds stop signals back, here and in processes that are started meanwhile, until they are released."""
     if hasattr(signal, "pthread_sigmask"):

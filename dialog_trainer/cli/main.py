@@ -18,7 +18,7 @@ from dialog_trainer.cli.places import check_places, check_system
 from dialog_trainer.distributed.environment import RankInfo, detect_rank
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.screen import write, write_line
-from dialog_trainer.signals import block_stops, end_at_once_on_stop, raise_on_stop
+from dialog_trainer.signals import block_stops, end_at_once_on_stop, ignore_stops, raise_on_stop
 from dialog_trainer.streams import OUTPUT, losses, protect_standard_streams
 
 # Hydra, and what checks a configuration, are imported in the functions: --help and --version do not wait for them.
@@ -30,6 +30,7 @@ def entry() -> None:
     block_stops(False)  # held while the interpreter started
     protect_standard_streams()
     code = guard(_run_in_place)
+    ignore_stops()
     sys.stdout.flush()
     for name, error in losses:
         if name == OUTPUT and not isinstance(error, BrokenPipeError):  # as in `--help | head`

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
 import threading
 import traceback
@@ -18,7 +17,7 @@ from dialog_trainer.distributed import collectives
 from dialog_trainer.distributed.store import ControlStore, Failure, PeerFailed
 from dialog_trainer.errors import DialogTrainerError, describe_error
 from dialog_trainer.screen import write_line
-from dialog_trainer.signals import EXIT_CODES, NOTHING_TO_SAVE, StopRequest
+from dialog_trainer.signals import NOTHING_TO_SAVE, StopRequest, ignore_stops
 
 # A rank that does not answer the roll call within this time counts as gone.
 ROLL_CALL_SECONDS = 1.5
@@ -40,8 +39,7 @@ def run_as_rank(control: ControlStore, work: Callable[[], int], *, prints: bool)
     except PeerFailed as peer:
         _exit(peer.failure.exit_code)
     except BaseException as error:
-        for number in EXIT_CODES:  # the process ends anyway; it must report first
-            signal.signal(number, signal.SIG_IGN)
+        ignore_stops()  # it must report first
         try:
             failure = control.first_failure()
             if failure is None:

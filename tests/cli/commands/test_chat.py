@@ -145,18 +145,3 @@ def test_terminal_session(trained_run):
     session.read_until(4, "you: ")
     assert session.interrupt() == 130
     assert "Traceback" not in session.shown
-
-
-@pytest.mark.parametrize("stream", ["stdin", "stdout"])
-def test_closed_stream_gives_no_traceback(trained_run, stream):
-    """Standard input that cannot be read, or a reader of standard output that has gone."""
-    read, write = os.pipe()
-    ends = {"stdin": (write, subprocess.PIPE), "stdout": (subprocess.PIPE, write)}[stream]
-    with subprocess.Popen(command(trained_run), stdin=ends[0], stdout=ends[1], stderr=subprocess.PIPE) as process:
-        os.close(read)
-        os.close(write)
-        _, err = process.communicate(b"one\ntwo\nthree\n" if stream == "stdout" else None, timeout=150)
-    assert process.returncode == 1
-    *_, last = err.decode().splitlines()
-    assert last.startswith("the chat ended: standard input or output is closed (")
-    assert len(err.removeprefix(b"importing torch and transformers ...\n").splitlines()) == 3

@@ -39,7 +39,7 @@ def test_the_work_goes_on_and_is_logged(lose, tiny_options, tmp_path):
     assert main([*tiny_options, "steps=2"]) == 0
     log = (run / "logs/rank-0.log").read_text()
     for line in (
-        "learning a vocabulary", "note: standard output is gone (Broken pipe)", "step 2/2", "finished at step 2", "chat:",
+        "validation: 8 dialogues", "note: standard output is gone (Broken pipe)", "step 2/2", "finished at step 2", "chat:",
         "note: standard error is gone (No space left on device)",
     ):  # fmt: skip
         assert log.count(line) == 1, log
@@ -56,6 +56,15 @@ def test_a_chat_without_a_reader_ends(lose, tiny_options, tmp_path, dialog_train
     assert dialog_trainer(*tiny_options, "steps=1")[0] == 0
     lose(stdout, "pipe", "hello\n" * 1_000_000)
     assert main(["mode=chat", f"resume_model_dir='{tmp_path}/runs/run'"]) == code
+
+
+def test_a_chat_whose_input_cannot_be_read_ends(tiny_options, tmp_path, dialog_trainer, monkeypatch):
+    assert dialog_trainer(*tiny_options, "steps=1")[0] == 0
+    with open(os.open(os.devnull, os.O_WRONLY)) as unreadable:
+        monkeypatch.setattr("sys.stdin", unreadable)
+        code, out, err = dialog_trainer("mode=chat", f"resume_model_dir='{tmp_path}/runs/run'")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == "the chat ended: standard input or output cannot be used (Bad file descriptor)"
 
 
 def test_an_unexpected_error_names_the_log(tiny_options, tmp_path, dialog_trainer, monkeypatch):
