@@ -5,16 +5,27 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf, open_dict
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dialog_trainer.cli.conf import CONF, list_choices
+from dialog_trainer.cli.config_folder import (
+    check_hydra,
+    check_references,
+    check_sweeper,
+    find_hidden_files,
+    record_environment,
+    search_path,
+)
 from dialog_trainer.cli.overrides import (
     DICTS,
     OPEN_GROUPS,
@@ -24,7 +35,6 @@ from dialog_trainer.cli.overrides import (
     is_hydra,
     no_option,
     parse_overrides,
-    quote_text,
     read_override,
     typed_targets,
 )
@@ -39,20 +49,22 @@ from dialog_trainer.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """What Hydra composed of a command line, unchecked: a plain tree, the choice of each group, and the contents of
-    `.hydra/`."""
+    """What Hydra composed of a command line, unchecked: a plain tree, the choice of each group, the contents of `.hydra/`,
+    and the environment variable of each option that takes its value from one."""
 
     tree: dict[str, Any]
     choices: dict[str, str]
     hydra_files: FrozenMapping
+    environment: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """The validated configuration of a new run, and the contents of its `.hydra/`."""
+    """The validated configuration of a new run, the contents of its `.hydra/`, and notes on what was understood."""
 
     config: Config
     hydra_files: FrozenMapping
+    notes: tuple[str, ...]
 
 
 def compose_runs(overrides: list[str], config_dir: str | None, sweep: bool) -> list[NewRun]:
@@ -70,25 +82,79 @@ def compose_runs(overrides: list[str], config_dir: str | None, sweep: bool) -> l
         errors.append(str(error))
     if errors:
         raise ConfigError(errors)
+    if sweep:
+        _check_sweep([override.input_line or "" for override in good], config_dir)
     return runs
 
 
+def _check_sweep(overrides: list[str], config_dir: str | None) -> None:
+    """Checks what Hydra composes before the jobs, without the swept groups. Raises `ConfigError`."""
+    try:
+        sweep = compose_config(overrides, config_dir, RunMode.MULTIRUN)
+    except HydraException as error:
+        raise ConfigError([first_line(error)]) from None
+    errors = check_sweeper(_plain_hydra(sweep)["sweeper"])
+    if errors:
+        raise ConfigError(errors)
+
+
 def compose_tree(overrides: list[str], config_dir: str | None) -> Composed:
-    """What Hydra composes of these overrides, unchecked; raises Hydra's exceptions."""
-    search = [f"hydra.searchpath=[{quote_text(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        config = compose("config", overrides=[*add_dict_prefixes(overrides), *search], return_hydra_config=True)
+    """What Hydra composes of these overrides, unchecked; raises Hydra's exceptions, and `ConfigError` for what the files of
+    `config_dir` may not hold."""
+    config = compose_config(overrides, config_dir)
     with open_dict(config):
         hydra = config.pop("hydra")
         hydra.overrides.task = overrides
     choices = {group: name for group, name in hydra.runtime.choices.items() if isinstance(name, str)}
     files = {"hydra": {"hydra": OmegaConf.to_container(hydra, resolve=False, enum_to_str=True)}, "overrides": overrides}
-    return Composed(tree_of(config, overrides), choices, FrozenMapping(files))
+    environment: dict[str, str] = {}
+    with record_environment(environment):
+        tree = tree_of(config, overrides)
+    return Composed(tree, choices, FrozenMapping(files), environment)
+
+
+def compose_config(overrides: list[str], config_dir: str | None, mode: RunMode = RunMode.RUN) -> DictConfig:
+    """What Hydra composes, with its own node `hydra`; nothing of it is instantiated. Raises as `compose_tree`."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        lines = [*add_dict_prefixes(overrides), *search_path(config_dir)]
+        composer = GlobalHydra.instance().hydra
+        assert composer is not None
+        try:
+            config = composer.compose_config("config", lines, mode, from_shell=False)
+        except (
+            ArithmeticError,
+            AssertionError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
+            # Hydra asserts that a file is well formed, and follows files that include each other.
+            raise ConfigError(
+                [
+                    f"the files of --config-dir {config_dir} cannot be composed ({type(error).__name__}: {first_line(error)})"
+                ]
+            ) from None
+    if config_dir:
+        check_hydra(_plain_hydra(config), _default_hydra(CONF), [read_override(text) for text in overrides], config_dir)
+    return config
+
+
+@cache
+def _default_hydra(conf: Path) -> dict[str, Any]:
+    """Hydra's own configuration with the defaults of `conf`, which is conf/."""
+    return _plain_hydra(compose_config([], None))
+
+
+def _plain_hydra(config: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(config.hydra, resolve=False, enum_to_str=True)  # type: ignore[return-value]
 
 
 def tree_of(config: Any, overrides: list[str]) -> dict[str, Any]:
     """The plain tree of what Hydra composed. A typed dict is meant whole, where Hydra merges it into the default one;
     a typed target of the user's own takes no keys of the default choice."""
+    check_references(config)
     tree: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     typed = [read_override(text) for text in overrides]
     for override in typed:
@@ -167,7 +233,19 @@ def _new_run(overrides: list[str], choices: Choices, config_dir: str | None) -> 
         errors.append(f"mode={mode}: works on one saved run; type it by itself, not in a sweep or a file")
     if errors or config is None:
         raise ConfigError(errors)
-    return NewRun(config, composed.hydra_files)
+    return NewRun(config, composed.hydra_files, collect_notes(composed, typed_targets(good), config_dir))
+
+
+def collect_notes(composed: Composed, allowed: set[str], config_dir: str | None) -> tuple[str, ...]:
+    """What was understood of files and environment, and what was not used."""
+    notes = find_hidden_files(config_dir)
+    if composed.environment:
+        read = ", ".join(f"{variable} into {key}" for key, variable in composed.environment.items())
+        notes.append(f"read from the environment: {read}; the run keeps the values in its args.yaml")
+    unused = [str(name) for name in composed.tree.get("allow_targets") or () if name not in allowed]
+    if unused:
+        notes.append(f"allow_targets of a file allows nothing ({', '.join(unused)}): type it on the command line")
+    return tuple(notes)
 
 
 def _compose_each(overrides: list[str], choices: Choices, config_dir: str | None) -> tuple[Composed, list[str]]:

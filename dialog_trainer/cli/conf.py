@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
+from dialog_trainer.cli.plain_yaml import read_config_file
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # In a checkout conf/ lies next to the package, in a wheel inside it.
@@ -15,10 +15,10 @@ GLOBAL_GROUPS = ("experiment", "debug", "runtime")
 
 
 def read_choice(group: str, name: str, config_dir: str | None) -> dict[str, Any]:
-    """What the file of a choice, or `_base`, sets itself, without defaults; that of `config_dir` first."""
-    paths = (Path(root) / group / f"{name}.yaml" for root in (config_dir or CONF, CONF))
+    """What the file of a choice, or `_base`, sets itself, without defaults; as Hydra does, that of conf/ first."""
+    paths = (Path(root) / group / f"{name}.yaml" for root in (CONF, config_dir or CONF))
     found = next((path for path in paths if path.is_file()), None)
-    tree: dict[str, Any] = (yaml.safe_load(found.read_text("utf-8")) or {}) if found else {}
+    tree = read_config_file(found)[0] if found else {}
     return {key: value for key, value in tree.items() if key != "defaults"}
 
 

@@ -110,6 +110,7 @@ def _start(flags: Flags, run_job: Callable[..., int]) -> int:
         _print_notes(job.notes)
         return run_job(job)
     runs = compose.compose_runs(overrides, flags.config_dir, sweeps)
+    _print_notes(dict.fromkeys(note for run in runs for note in run.notes))
     if sweeps:
         return sweep.run_sweep(runs, overrides, flags.config_dir, run_job)
     [run] = runs
@@ -132,22 +133,25 @@ def _print_help(flags: Flags) -> int:
 def _show(flags: Flags) -> int:
     """Hydra's own flags, over options that are checked as those of a run are."""
     from dialog_trainer.cli import compose, sweep
+    from dialog_trainer.cli.config_folder import search_path
     from dialog_trainer.cli.overrides import prepare_overrides
 
     arguments = flags.shows
-    if flags.config_dir:
-        arguments += ["--config-dir", flags.config_dir]
-    if "--shell-completion" not in flags.given:
+    if "--shell-completion" in flags.given or "--hydra-help" in flags.given:
+        arguments += flags.overrides if "--shell-completion" in flags.given else []
+    else:
         overrides = prepare_overrides(flags.overrides)
         if overrides:
-            compose.compose_runs(overrides, flags.config_dir, sweep=False)
-        return sweep.run_hydra([*arguments, *compose.add_dict_prefixes(overrides)], lambda config: 0)
+            for run in compose.compose_runs(overrides, flags.config_dir, sweep=False):
+                _print_notes(run.notes)
+        arguments += [*compose.add_dict_prefixes(overrides), *search_path(flags.config_dir)]
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        code = sweep.run_hydra([*arguments, *flags.overrides], lambda config: 0)
-    script = printed.getvalue()
-    if flags.given["--shell-completion"].startswith("query"):
-        # What the choices of a group share, in its _base.yaml, is no choice.
-        script = " ".join(word for word in script.split() if "=_" not in word)
-    write(f"{script}\n")
-    return code
+    try:
+        with contextlib.redirect_stdout(printed):
+            return sweep.run_hydra(arguments, lambda config: 0)
+    finally:
+        text = printed.getvalue()
+        if flags.given.get("--shell-completion", "").startswith("query"):
+            # What the choices of a group share, in its _base.yaml, is no choice.
+            text = " ".join(word for word in text.split() if "=_" not in word) + "\n"
+        write(text)

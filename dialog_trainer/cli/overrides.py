@@ -19,6 +19,7 @@ from dialog_trainer.config.hints import MODES, hint_for_choice, hint_for_key
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import all_settings, groups, show
 from dialog_trainer.config.versions import ALIASES
+from dialog_trainer.errors import ConfigError
 
 Choices = dict[str, list[str]]
 SETTINGS = all_settings(Config)
@@ -26,14 +27,19 @@ OPEN_GROUPS = tuple(key for key, record in groups(Config).items() if issubclass(
 # Options that hold a dict: a typed one is meant whole.
 DICTS = ("metrics.best",)
 MAX_JOBS = 1000
+MAX_OVERRIDES = 1000
+MAX_CHARACTERS = 4000
 # What of Hydra's own configuration a user may set.
 _HYDRA_OPTIONS = ("hydra/launcher", "hydra.launcher.", "hydra/sweeper", "hydra.sweeper.")
+ONLY_PLUGINS = "of Hydra's own, only hydra/launcher and hydra/sweeper can be set; see project, name"
 _SEVERAL = "several values need -m; to pass a list, write [a,b]; to pass a text with a comma, quote it"
 
 
 def prepare_overrides(overrides: list[str]) -> list[str]:
     """The overrides as Hydra reads them: paths and names quoted where its grammar asks for it, old keys under their
-    names of today, a dict for a group as one override for each of its keys."""
+    names of today, a dict for a group as one override for each of its keys. Raises `ConfigError` for too many."""
+    if len(overrides) > MAX_OVERRIDES:
+        raise ConfigError([f"{len(overrides):,} options were typed; a command takes at most {MAX_OVERRIDES:,}"])
     return [line for text in overrides for line in _spread(_renamed(_quoted(text)))]
 
 
@@ -62,7 +68,11 @@ def parse_overrides(overrides: list[str], choices: Choices, sweep: bool) -> tupl
 
 def combinations(overrides: list[Override], choices: Choices) -> Iterator[tuple[str, ...]]:
     """The overrides of each job of a sweep. Raises `ValueError` with the message if there are too many."""
-    total = math.prod(_count(override, choices) for override in overrides)
+    counts = [_count(override, choices) for override in overrides]
+    empty = [str(override.input_line) for override, count in zip(overrides, counts, strict=True) if not count]
+    if empty:
+        raise ValueError(f"{empty[0]}: has no values, so that there are no jobs")
+    total = math.prod(counts)
     if total > MAX_JOBS:
         raise ValueError(f"-m: {total:,} jobs; a sweep has at most {MAX_JOBS:,}: list fewer values")
     return itertools.product(*(_variants(override, choices) for override in overrides))
@@ -103,6 +113,8 @@ def read_override(text: str) -> Override:
 
 
 def _read(text: str) -> Override | None:
+    if len(text) > MAX_CHARACTERS:
+        return None
     try:
         override = read_override(text)
     except (HydraException, ValueError):  # ValueError: a number of thousands of digits
@@ -111,20 +123,24 @@ def _read(text: str) -> Override | None:
 
 
 def _unreadable(text: str) -> str:
-    if len(text) > 4000:
-        return f"cannot be read; a value may have at most 4,000 characters, and this has {len(text):,}"
+    if len(text) > MAX_CHARACTERS:
+        return f"cannot be read; it may have at most {MAX_CHARACTERS:,} characters, and this has {len(text):,}"
     if text in MODES:
         return f"write mode={text} (-m is a sweep here)"
     return "cannot be read; write key=value, and quote a value with spaces or signs: 'key=\"a value\"'"
 
 
 def _quoted(text: str) -> str:
-    """A path or name that Hydra cannot read as it is (`=`, quotes, Korean) in quotes. A value with a comma stays as it
-    is: it may be meant as a list."""
+    """A path or name that Hydra cannot read as it is (`=`, quotes, Korean), or whose outer blanks it would cut, in quotes.
+    A value with a comma stays as it is: it may be meant as a list."""
     key, _, value = text.partition("=")
     setting = SETTINGS.get(key)
     free = setting.is_free_text if setting else in_open_group(key)
-    return f"{key}={quote_text(value)}" if value and free and "," not in value and not _read(text) else text
+    if not value or not free or "," in value:
+        return text
+    override = _read(text)
+    cut = override is not None and isinstance(override.value(), str) and value != value.strip()
+    return f"{key}={quote_text(value)}" if override is None or (cut and value.strip()[0] not in "'\"") else text
 
 
 def _renamed(text: str) -> str:
@@ -151,11 +167,7 @@ def _spread(text: str) -> list[str]:
 def _form_error(override: Override, choices: Choices) -> str | None:
     key = override.key_or_group
     if is_hydra(override):
-        # Anything else would move, or write, what belongs to the run folder and is claimed after all checks.
-        allowed = key.startswith(_HYDRA_OPTIONS)
-        return (
-            None if allowed else "of Hydra's own, only hydra/launcher and hydra/sweeper can be set; see project, name"
-        )
+        return _hydra_error(override)
     if override.package is not None:
         return "a group cannot be put into another place with @"
     if override.is_delete():
@@ -174,6 +186,18 @@ def _form_error(override: Override, choices: Choices) -> str | None:
     return None
 
 
+def _hydra_error(override: Override) -> str | None:
+    key = override.key_or_group
+    if not key.startswith(_HYDRA_OPTIONS):
+        # Anything else would move, or write, what belongs to the run folder and is claimed after all checks.
+        return ONLY_PLUGINS
+    if override.is_delete() or override.is_sweep_override() or override.package is not None:
+        return "Hydra's own options can be set to one value only"
+    if key.endswith("._target_") or ("/" in key and not isinstance(override.value(), str)):
+        return "takes the name of an installed plugin, as hydra/launcher=basic"
+    return None
+
+
 def _is_glob(override: Override) -> bool:
     return isinstance(override.value(), Glob)
 
@@ -184,8 +208,11 @@ def _count(override: Override, choices: Choices) -> int:
     if is_hydra(override) or not override.is_sweep_override():
         return 1
     if isinstance(value, RangeSweep):
-        start, stop, step = float(value.start or 0), float(value.stop or 0), float(value.step)
-        return max(0, math.ceil((stop - start) / step)) if step and math.isfinite(stop - start) else MAX_JOBS + 1
+        try:
+            start, stop, step = float(value.start or 0), float(value.stop or 0), float(value.step)
+            return max(0, math.ceil((stop - start) / step))
+        except (ArithmeticError, ValueError):  # no step, or endless
+            return MAX_JOBS + 1
     if isinstance(value, ChoiceSweep):
         return len(value.list)
     return len(list(_variants(override, choices)))

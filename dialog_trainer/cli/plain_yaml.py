@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any, cast
 
 import yaml
+
+from dialog_trainer.errors import ConfigError
 
 MAX_BYTES = 2**18
 MAX_DEPTH = 30
@@ -76,6 +79,21 @@ def load_plain(content: bytes, *, aliases: bool = False) -> Any:
         raise ValueError(str(error).strip().partition("\n")[0]) from None
     except RecursionError:
         raise ValueError(f"is nested deeper than {MAX_DEPTH} levels") from None
+
+
+def read_config_file(path: Path) -> tuple[dict[str, Any], str]:
+    """The dict in a config file, and its text. Aliases are allowed. Raises `ConfigError`."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        tree = load_plain(content, aliases=True)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+    except ValueError as error:
+        raise ConfigError([f"{path}: cannot be read as plain YAML: {error}"]) from None
+    if not isinstance(tree, dict | None):
+        raise ConfigError([f"{path}: holds no dict of options"])
+    return tree or {}, content.decode("utf-8")
 
 
 def _count_nodes(node: yaml.Node, counts: dict[yaml.Node, int]) -> int:

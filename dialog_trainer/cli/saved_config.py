@@ -158,7 +158,9 @@ def _lay_on(
     saved: dict[str, Any], typed: list[Override], choices: Choices, config_dir: str | None
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     """The saved tree with what was typed, notes on what typed groups kept, and errors of what cannot be applied."""
-    tree, notes, errors = copy.deepcopy(saved), [], []
+    tree = copy.deepcopy(saved)
+    notes: list[str] = []
+    errors: list[str] = []
     for override in typed:
         if override.key_or_group in GLOBAL_GROUPS:
             errors.append(
@@ -167,9 +169,11 @@ def _lay_on(
     chosen = [o for o in typed if o.key_or_group in choices and o.key_or_group not in GLOBAL_GROUPS]
     if chosen:
         try:
-            today = compose.compose_tree([o.input_line or "" for o in chosen], config_dir).tree
+            composed = compose.compose_tree([o.input_line or "" for o in chosen], config_dir)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError([*errors, compose.first_line(error)]) from None
+        notes += compose.collect_notes(composed, typed_targets(typed), config_dir)
+        today = composed.tree
         for override in chosen:
             group, choice = override.key_or_group, str(override.value())
             kept = _shared_values(group, choice, tree, today, choices[group], config_dir)

@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from dialog_trainer.cli.compose import Composed, NewRun, add_dict_prefixes, check, tree_of
 from dialog_trainer.cli.conf import CONF
+from dialog_trainer.cli.config_folder import search_path
 from dialog_trainer.cli.guard import guard
-from dialog_trainer.cli.overrides import parse_overrides, quote_text, typed_targets
+from dialog_trainer.cli.overrides import quote_text
 from dialog_trainer.config.frozen import FrozenMapping
 from dialog_trainer.config.job import Job
 from dialog_trainer.errors import ConfigError
@@ -34,11 +35,12 @@ def run_sweep(runs: list[NewRun], overrides: list[str], config_dir: str | None, 
         raise ConfigError([f"-m: sweeps train; mode={others[0]} works on one configuration at a time"])
     folder = claim_run_directory(SWEEPS, runs[0].config.name)
     write_line(f"{len(runs)} jobs, in {folder}/<job> (project is not used)")
-    leading = ["--config-dir", config_dir] if config_dir else []
     place = f"hydra.sweep.dir={quote_text(folder)}"
+    allowed = {name for run in runs for name in run.config.allow_targets}
     try:
         return run_hydra(
-            [*leading, "--multirun", *add_dict_prefixes(overrides), place], lambda config: _run_one(config, run_job)
+            ["--multirun", *add_dict_prefixes(overrides), place, *search_path(config_dir)],
+            lambda config: _run_one(config, allowed, run_job),
         )
     finally:
         _print_jobs(folder)
@@ -54,7 +56,7 @@ def run_hydra(arguments: list[str], action: Callable[[DictConfig], int]) -> int:
     return max(codes, default=0)
 
 
-def _run_one(config: DictConfig, run_job: RunJob) -> int:
+def _run_one(config: DictConfig, allowed: set[str], run_job: RunJob) -> int:
     """One job of a sweep, in the folder that Hydra made. An error ends this job only; a signal ends the sweep."""
     context = HydraConfig.get()
     overrides = list(context.overrides.task)
@@ -62,7 +64,7 @@ def _run_one(config: DictConfig, run_job: RunJob) -> int:
     write_line(f"== job {context.job.num}: {' '.join(overrides)}")
     code = 1
     try:
-        code = guard(lambda: run_job(_job_of(config, context, overrides, folder)))
+        code = guard(lambda: run_job(_job_of(config, context, overrides, allowed, folder)))
     finally:
         row = {"job": context.job.num, "overrides": overrides, "exit_code": code}
         with open_to_append(folder.parent, "jobs.jsonl") as file:
@@ -72,12 +74,11 @@ def _run_one(config: DictConfig, run_job: RunJob) -> int:
     return int(code != 0)
 
 
-def _job_of(config: DictConfig, context: Any, overrides: list[str], folder: Path) -> Job:
+def _job_of(config: DictConfig, context: Any, overrides: list[str], allowed: set[str], folder: Path) -> Job:
     choices = {group: name for group, name in context.runtime.choices.items() if isinstance(name, str)}
     hydra_node = OmegaConf.to_container(context, resolve=False, enum_to_str=True)
     files = FrozenMapping({"hydra": {"hydra": hydra_node}, "overrides": overrides})
-    typed, _ = parse_overrides(overrides, {}, sweep=False)
-    checked = check(Composed(tree_of(config, overrides), choices, files), typed_targets(typed))
+    checked = check(Composed(tree_of(config, overrides), choices, files, {}), allowed)
     # A run of a sweep is where the sweep is.
     return Job(
         checked.replace({"project": str(folder.parent), "name": folder.name}), parent=str(folder), hydra_files=files
