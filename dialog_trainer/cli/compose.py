@@ -41,10 +41,13 @@ from dialog_trainer.cli.overrides import (
 from dialog_trainer.config.default_names import resolve_names
 from dialog_trainer.config.frozen import FrozenMapping, flatten, set_key
 from dialog_trainer.config.schema import Config
-from dialog_trainer.config.table import built_in_targets, settings
+from dialog_trainer.config.table import built_in_targets, settings, show
 from dialog_trainer.config.validation import validate
 from dialog_trainer.config.versions import rename_old_keys
 from dialog_trainer.errors import ConfigError
+
+
+MAX_REASON_CHARACTERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +134,8 @@ def compose_config(overrides: list[str], config_dir: str | None, mode: RunMode =
             ValueError,
         ) as error:
             # Hydra asserts that a file is well formed, and follows files that include each other.
-            raise ConfigError(
-                [
-                    f"the files of --config-dir {config_dir} cannot be composed ({type(error).__name__}: {first_line(error)})"
-                ]
-            ) from None
+            place = f"the files of --config-dir {config_dir} " if config_dir else ""
+            raise HydraException(f"{place}cannot be composed ({type(error).__name__}: {first_line(error)})") from None
     if config_dir:
         check_hydra(_plain_hydra(config), _default_hydra(CONF), [read_override(text) for text in overrides], config_dir)
     return config
@@ -205,7 +205,7 @@ def add_dict_prefixes(overrides: list[str]) -> list[str]:
 
 
 def first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    return str(error).strip().split("\n")[0][:MAX_REASON_CHARACTERS]
 
 
 def _is_common(key: str) -> bool:
@@ -276,7 +276,7 @@ def _compose_each(overrides: list[str], choices: Choices, config_dir: str | None
             composed = compose_tree([*kept, text], config_dir)
             kept.append(text)
         except (HydraException, OmegaConfBaseException) as error:
-            errors.append(f"{text}: {first_line(error)}")
+            errors.append(f"{show(text)}: {first_line(error)}")
     return composed, errors
 
 

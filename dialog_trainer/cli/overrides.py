@@ -29,6 +29,7 @@ DICTS = ("metrics.best",)
 MAX_JOBS = 1000
 MAX_OVERRIDES = 1000
 MAX_CHARACTERS = 4000
+MAX_DEPTH = 20
 # What of Hydra's own configuration a user may set.
 _HYDRA_OPTIONS = ("hydra/launcher", "hydra.launcher.", "hydra/sweeper", "hydra.sweeper.")
 ONLY_PLUGINS = "of Hydra's own, only hydra/launcher and hydra/sweeper can be set; see project, name"
@@ -117,14 +118,14 @@ def _read(text: str) -> Override | None:
         return None
     try:
         override = read_override(text)
-    except (HydraException, ValueError):  # ValueError: a number of thousands of digits
+    except (HydraException, ValueError, RecursionError):  # a number of thousands of digits, as many brackets
         return None
     return override if override.key_or_group else None
 
 
 def _unreadable(text: str) -> str:
     if len(text) > MAX_CHARACTERS:
-        return f"cannot be read; it may have at most {MAX_CHARACTERS:,} characters, and this has {len(text):,}"
+        return f"cannot be read; a value may have at most {MAX_CHARACTERS:,} characters, and this has {len(text):,}"
     if text in MODES:
         return f"write mode={text} (-m is a sweep here)"
     return "cannot be read; write key=value, and quote a value with spaces or signs: 'key=\"a value\"'"
@@ -168,6 +169,8 @@ def _form_error(override: Override, choices: Choices) -> str | None:
     key = override.key_or_group
     if is_hydra(override):
         return _hydra_error(override)
+    if key.count(".") > MAX_DEPTH or _is_deep(override.value()):
+        return f"a key has at most {MAX_DEPTH} dots, and a value at most {MAX_DEPTH} lists or dicts in each other"
     if override.package is not None:
         return "a group cannot be put into another place with @"
     if override.is_delete():
@@ -184,6 +187,14 @@ def _form_error(override: Override, choices: Choices) -> str | None:
             there = ", ".join(choices[key])
             return f"{key} has no such choice; there are {there}{hint_for_choice(key, value, choices[key])}"
     return None
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        lists = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list))]
+        level = [inner for items in lists for inner in items]
+    return bool(level)
 
 
 def _hydra_error(override: Override) -> str | None:

@@ -40,6 +40,7 @@ def errors(*overrides: str, sweep: bool = False, config_dir=None) -> list[str]:
             "steps=7": ("steps", 7),
             "data.cache_dir='/a b/c=d'": ("data.cache_dir", "/a b/c=d"),
             "name='123'": ("name", "123"),
+            "project= two runs ": ("project", " two runs "),
             "schedule_steps=null": ("schedule_steps", None),
             "optim.lr0=1e-3": ("optim.lr0", 1e-3),
             "optim.betas=[0.5,0.6]": ("optim.betas", [0.5, 0.6]),
