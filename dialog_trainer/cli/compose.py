@@ -46,7 +46,6 @@ from dialog_trainer.config.validation import validate
 from dialog_trainer.config.versions import rename_old_keys
 from dialog_trainer.errors import ConfigError
 
-
 MAX_REASON_CHARACTERS = 1000
 
 
