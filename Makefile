@@ -33,11 +33,14 @@ demo: $(STAMP) ## Train a small chatbot on real dialogues, score it and talk to 
 	echo "  $(RUN) mode=resume resume_model_dir=$$run load_model_type=last steps=9000 schedule_steps=9000" && \
 	echo "  $(RUN) -m experiment=demo train_user_turn_mask_step=0,0.5,1 steps=600"
 
+# Whole files to each of two processes, in order: the long ones do not come last.
+PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(STAMP) ## Run all tests
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 test-fast: $(STAMP) ## Run the tests without whole runs and processes of their own (under a minute)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(STAMP) ## Check format, style and types
 	$(BIN)/ruff format --check .

@@ -135,7 +135,8 @@ def read_saved(run: Path) -> dict[str, Any]:
 def _for_this_machine(saved: dict[str, Any], typed: list[Override]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The saved tree with the defaults of today for what is of a machine, and the saved values that were left out so: the
     run of a stranger starts no processes and writes nowhere else. Typed keys are not among them."""
-    today, before = _flat(compose.compose_tree([], None).tree), _flat(saved)
+    today = _flat({**read_choice("runtime", "default", None), "data": read_choice("data", "_base", None)})
+    before = _flat(saved)
     keys = (*PER_MACHINE, *(["device"] if isinstance(saved["device"], list) else []))
     tree, not_taken = copy.deepcopy(saved), {}
     for key in (key for key in keys if key in before):

@@ -2,13 +2,11 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers.processes import dialog_trainer, forked, started
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ["data._target_=my_source.ChatLogs", "data.folder=logs", "data.assistant=Ann"]
@@ -28,29 +26,30 @@ def folder(tmp_path, dialogue_turns):
     return tmp_path
 
 
-def run(folder: Path, *arguments: str, code: int = 0) -> str:
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "dialog_trainer", *arguments]
-    found = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False)
-    assert found.returncode == code, found.stdout + found.stderr
-    return found.stdout + found.stderr
+def run(job, code: int = 0) -> str:
+    """The output of a command that ends with `code`."""
+    with job as process:
+        found, out = process.ended()
+    assert found == code, out
+    return out
 
 
 def test_the_command_example(folder):
-    out = run(folder, "mode=my_command.command", *SOURCE, "split=train")
+    out = run(forked(["mode=my_command.command", *SOURCE, "split=train"], folder))
     assert "user: " in out
     assert "assistant: " in out
 
 
 def test_source_metric_schedule_and_tracker_examples(folder):
-    run(
-        folder, *SOURCE, "metrics.extra=[my_metric.question_rate]", "metrics.names=[ppl,bleu2,question_rate]",
+    command = dialog_trainer(
+        *SOURCE, "metrics.extra=[my_metric.question_rate]", "metrics.names=[ppl,bleu2,question_rate]",
         "mask_schedule._target_=my_schedule.exponential", "mask_schedule.rate=2",
         "logger._target_=my_tracker.CsvTracker", "logger.keys=[validation_loss]",
         "model=gpt2_tiny", "model.layers=1", "model.width=16", "model.heads=2", "model.vocab_size=300", "steps=4",
         "batch_size=8", "metrics.max_dialogues=2", "metrics.generation.max_new_tokens=4", "figures.enabled=false",
         "project=runs", "name=one", "device=cpu",
     )  # fmt: skip
+    run(started(command, folder))
     rows = [json.loads(line) for line in (folder / "runs/one/metrics.jsonl").read_text().splitlines()]
     training = [row for row in rows if row["split"] == "train"]
     validation = [row for row in rows if row["split"] == "validation"]
@@ -71,6 +70,6 @@ def test_source_metric_schedule_and_tracker_examples(folder):
     ],
 )
 def test_a_wrong_extension_is_named(folder, arguments, reason):
-    out = run(folder, *arguments, "model=gpt2_tiny", code=2)
+    out = run(forked([*arguments, "model=gpt2_tiny"], folder), code=2)
     assert reason in out
     assert "Traceback" not in out
