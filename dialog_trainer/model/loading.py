@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -17,6 +20,12 @@ from transformers import (
 
 from dialog_trainer.data.tokenizer import DialogueTokenizer, loading_error
 from dialog_trainer.errors import ModelError
+
+MAX_CONFIG_BYTES = 2**20
+# A model may have fewer tensors than layers or experts, but not many fewer.
+MANY_LAYERS = 1024
+# Words in the names of numbers of modules (`attention_types` of GPT-Neo holds some).
+_COUNTS = ("layer", "expert", "types")
 
 
 def load_pretrained(
@@ -30,21 +39,37 @@ def load_pretrained(
     `dropout` replaces each dropout probability of the model's config (None keeps them). `check` gets the number of
     weights before they are loaded, and raises where they do not fit. Raises `ModelError`.
     """
+    folder = Path(name_or_folder)
+    _check_config(folder)
     try:
-        config = AutoConfig.from_pretrained(name_or_folder)
-        weights = _count_weights(config) if check else 0
+        config = AutoConfig.from_pretrained(name_or_folder, trust_remote_code=False)
+        weights = _count_weights(config)
     except Exception as error:  # a config may hold anything
         raise loading_error(name_or_folder, error) from None
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if stored and weights > stored:  # no type of weights has less than a byte for each
+        raise ModelError(f"{folder / 'config.json'} asks for {weights:,} weights, and the files have {stored:,} bytes")
     if dropout is not None:
         _set_dropout(config, dropout)
     if check:  # outside of `try`: its errors are not those of the model
         check(weights)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            name_or_folder, config=config, dtype=torch.float32, use_safetensors=True
+        model: PreTrainedModel
+        model, found = AutoModelForCausalLM.from_pretrained(
+            name_or_folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except Exception as error:  # the hub's client raises many kinds; all mean that there is no model
         raise loading_error(name_or_folder, error) from None
+    if found["missing_keys"]:
+        names = sorted(found["missing_keys"])
+        raise ModelError(
+            f"{name_or_folder} has no weights for {names[0]} (and {len(names) - 1} others): they would be random"
+        )
     _fit_to_tokenizer(model, tokenizer)
     return model
 
@@ -93,6 +118,42 @@ def build_from_scratch(
 def _from_config(config: PreTrainedConfig) -> PreTrainedModel:
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     return model
+
+
+def _check_config(folder: Path) -> None:
+    """Refuses a `config.json` whose numbers of layers would keep transformers busy for hours. Raises `ModelError`."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ModelError(
+            f"{path} has {path.stat().st_size:,} bytes; the config of a model has less than {MAX_CONFIG_BYTES:,}"
+        )
+    try:
+        config = json.loads(path.read_bytes())
+        tensors = sum(map(_count_tensors, folder.glob("*.safetensors")))
+    except (ValueError, RecursionError, OSError, SafetensorError):
+        return  # transformers says what is wrong with it
+    for key, value in _list_numbers(config):
+        if any(word in key for word in _COUNTS) and value > max(tensors, MANY_LAYERS):
+            raise ModelError(f"{path}: {key}={value:,} is more than the {tensors:,} tensors of its weights")
+
+
+def _count_tensors(file: Path) -> int:
+    with safe_open(file, "pt") as tensors:
+        return len(list(tensors.keys()))  # type: ignore[no-untyped-call]  # safetensors leaves it untyped
+
+
+def _list_numbers(config: object, key: str = "") -> Iterator[tuple[str, int]]:
+    """Keys and whole numbers of a config, those of its lists and inner configs too."""
+    if isinstance(config, int):
+        yield key, config
+    elif isinstance(config, dict):
+        for name, value in config.items():
+            yield from _list_numbers(value, name)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _list_numbers(value, key)
 
 
 def _count_weights(config: PreTrainedConfig) -> int:

@@ -207,3 +207,36 @@ def test_pickled_weights_are_refused(saved, tokenizer, tmp_path):
     torch.save(model.state_dict(), tmp_path / "model" / "pytorch_model.bin")
     with pytest.raises(ModelError, match="could not be loaded"):
         load_pretrained(folder, tokenizer, None)
+
+
+ABSURD = {
+    "layers": ("gpt2", {"n_layer": 10**9}, r"n_layer=1,000,000,000 is more than the \d+ tensors"),
+    "layers of llama": ("llama", {"num_hidden_layers": 10**8}, r"num_hidden_layers=100,000,000 is more than"),
+    "layers in a list": (
+        "gpt_neo",
+        {"attention_types": [[["global"], 10**9]]},
+        r"attention_types=1,000,000,000 is more",
+    ),
+    "layers inside": ("gpt2", {"text_config": {"num_layers": 10**9}}, r"num_layers=1,000,000,000 is more than"),
+    "width": ("gpt2", {"n_embd": 10**7}, r"asks for [\d,]+ weights, and the files have [\d,]+ bytes"),
+    "vocabulary": ("gpt2", {"vocab_size": 10**12}, r"asks for [\d,]+ weights, and the files have"),
+    "more than fits": ("gpt2", {"n_positions": 10**30}, r"could not be loaded"),
+    "more layers": ("gpt2", {"n_layer": 3}, r"asks for|has no weights for transformer.h.1.\S+ \(and \d+ others\)"),
+    "a text": ("gpt2", {"n_layer": "x"}, r"could not be loaded"),
+    "deep": ("gpt2", "[" * 100_000, r"could not be loaded"),
+    "5,000 digits": ("gpt2", '{"n_layer": ' + "9" * 5000 + "}", r"could not be loaded"),
+    "2 MiB": ("gpt2", " " * 2**21, r"config.json has 2,097,152 bytes"),
+    "code of its own": ("gpt2", {"model_type": "other", "auto_map": {"AutoConfig": "evil.C"}}, r"could not be loaded"),
+}
+
+
+@pytest.mark.parametrize(("kind", "change", "reason"), ABSURD.values(), ids=ABSURD)
+def test_a_strangers_config_is_bounded_and_runs_nothing(saved, tokenizer, tmp_path, monkeypatch, kind, change, reason):
+    folder, _ = saved(kind)
+    path = tmp_path / "model/config.json"
+    path.write_text(change if isinstance(change, str) else json.dumps(json.loads(path.read_text()) | change))
+    (tmp_path / "model/evil.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("transformers asked"))
+    with pytest.raises(ModelError, match=reason):
+        load_pretrained(folder, tokenizer, None)
+    assert not (tmp_path / "canary").exists()
