@@ -25,10 +25,11 @@ from dialog_trainer.types import Batch
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """What training follows, as functions of the step."""
+    """What training follows, as functions of the step. `indices`: the training sequences of the global batch."""
 
     learning_rate: Callable[[int], float]
     role_weights: Callable[[int], RoleWeights]
+    indices: Callable[[int], np.ndarray]
     batches: Callable[[int], Iterator[Batch]]
     steps_per_epoch: int
 
@@ -59,8 +60,12 @@ def plan_training(
     def role_weights(step: int) -> RoleWeights:
         return weigh_roles_at_step(mask, step, schedule_steps)
 
+    def indices_of(step: int) -> np.ndarray:
+        chosen: np.ndarray = trained_indices[global_batch_indices(seed, step, len(trained_indices), batch_size)]
+        return chosen
+
     def batches(step: int) -> Iterator[Batch]:
-        indices = trained_indices[global_batch_indices(seed, step, len(trained_indices), batch_size)]
+        indices = indices_of(step)
         indices = indices[local_shard(training.lengths[indices], collectives.world_size(), collectives.rank())]
         weigh = partial(mask.weigh_tokens, role_weights=role_weights(step))
         for batch in pack_micro_batches(training, indices, weigh, config.forward_tokens):
@@ -68,5 +73,9 @@ def plan_training(
 
     lr0 = config.optim.lr0
     return TrainingPlan(
-        lambda step: lr0 * factor(step), role_weights, batches, steps_per_epoch(len(trained_indices), batch_size)
+        lambda step: lr0 * factor(step),
+        role_weights,
+        indices_of,
+        batches,
+        steps_per_epoch(len(trained_indices), batch_size),
     )

@@ -54,8 +54,7 @@ def load_pretrained(
     if check:  # outside of `try`: its errors are not those of the model
         check(weights)
     try:
-        model: PreTrainedModel
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             name_or_folder,
             config=config,
             dtype=torch.float32,
@@ -65,10 +64,11 @@ def load_pretrained(
         )
     except Exception as error:  # the hub's client raises many kinds; all mean that there is no model
         raise loading_error(name_or_folder, error) from None
-    if found["missing_keys"]:
-        names = sorted(found["missing_keys"])
+    model: PreTrainedModel = loaded[0]
+    missing = sorted(loaded[1]["missing_keys"])
+    if missing:
         raise ModelError(
-            f"{name_or_folder} has no weights for {names[0]} (and {len(names) - 1} others): they would be random"
+            f"{name_or_folder} has no weights for {missing[0]} (and {len(missing) - 1} others): they would be random"
         )
     _fit_to_tokenizer(model, tokenizer)
     return model
@@ -141,7 +141,7 @@ def _check_config(folder: Path) -> None:
 
 def _count_tensors(file: Path) -> int:
     with safe_open(file, "pt") as tensors:
-        return len(list(tensors.keys()))  # type: ignore[no-untyped-call]  # safetensors leaves it untyped
+        return len(list(tensors.keys()))
 
 
 def _list_numbers(config: object, key: str = "") -> Iterator[tuple[str, int]]:

@@ -29,13 +29,14 @@ class TrainingState:
     more.
 
     `step` is the number of updates done, and so the number of the next update. `validated_step` is the step of the last
-    complete validation. `tokens_seen` counts all tokens of the batches, `user_tokens_seen` and `assistant_tokens_seen`
+    complete validation. `skipped_updates` counts updates in a row that were not finite. `tokens_seen` counts all tokens of the batches, `user_tokens_seen` and `assistant_tokens_seen`
     the trained ones (weight above 0) of each role.
     """
 
     step: int = 0
     attempt: int = 0
     validated_step: int = 0
+    skipped_updates: int = 0
     tokens_seen: int = 0
     user_tokens_seen: int = 0
     assistant_tokens_seen: int = 0
@@ -44,6 +45,7 @@ class TrainingState:
     def add(self, report: StepReport) -> None:
         """Counts an update."""
         self.step += 1
+        self.skipped_updates = self.skipped_updates + 1 if report.problem else 0
         self.tokens_seen += report.tokens
         self.user_tokens_seen += report.trained_tokens(Role.USER)
         self.assistant_tokens_seen += report.trained_tokens(Role.ASSISTANT)
@@ -55,7 +57,8 @@ class StepReport:
 
     `loss` is in nats per unit of weight, None if no token had weight. `grad_norm` is the norm before clipping, None where
     fp16 skipped the update. `role_turn_sums` are those of `LossSum`, float64 on the CPU. `data_seconds` is the time that
-    the step waited for its batches, `seconds` the time of the update after that.
+    the step waited for its batches, `seconds` the time of the update after that. `problem`: why nothing was updated, as the
+    loss or its gradient was not finite; there is no loss then.
     """
 
     step: int
@@ -66,6 +69,7 @@ class StepReport:
     role_turn_sums: torch.Tensor
     seconds: float
     data_seconds: float = 0.0
+    problem: str | None = None
 
     def trained_tokens(self, role: Role | None = None) -> int:
         """Tokens with a weight above 0: of one role, or of all."""
@@ -87,6 +91,9 @@ class TrainingHooks(Protocol):
         """Scores the model, sets `state.validated_step` and saves what it wants to keep. After a stop request it may
         return early, with `state.validated_step` unchanged."""
 
+    def keep_broken_batch(self, report: StepReport) -> None:
+        """Called for an update that was not finite, before it is skipped or ends the run."""
+
     def save_due(self, step: int) -> bool: ...
 
     def save(self) -> None:
@@ -99,12 +106,14 @@ class TrainingHooks(Protocol):
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
     """`steps`: updates in all. `seed`: of dropout, with step and rank. `max_grad_norm`: None never clips.
-    `patience`: validations in a row without a better loss or score before an early stop."""
+    `patience`: validations in a row without a better loss or score before an early stop. `max_skipped_updates`: those in a
+    row that are skipped as they are not finite; after one more the run ends."""
 
     steps: int
     seed: int
     max_grad_norm: float | None
     patience: int
+    max_skipped_updates: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +164,10 @@ def train(
         waited = time.perf_counter() - start
         lr = learning_rate(state.step)
         report = train_step(learner, micro_batches, step=state.step, lr=lr, max_grad_norm=settings.max_grad_norm)
+        if report.problem:
+            hooks.keep_broken_batch(report)
+            if state.skipped_updates >= settings.max_skipped_updates:
+                raise TrainingError(report.problem)
         state.add(report)
         hooks.track(replace(report, data_seconds=waited))
 
@@ -176,7 +189,7 @@ def train_step(
 
     Gradient accumulation: `batches` are the micro-batches of this rank, whose gradients are summed. Each rank runs the
     same number of passes; a rank with fewer batches adds dummies of weight 0. A batch without any weight updates nothing.
-    Raises `TrainingError` before anything changes, if the loss, or without fp16 the gradient norm, is not finite.
+    Nothing changes, and the report has a `problem`, if the loss, or without fp16 the gradient norm, is not finite.
     """
     start = time.perf_counter()
     loss, optimizer, scaler = learner.loss, learner.optimizer, learner.scaler
@@ -199,8 +212,10 @@ def train_step(
     values = torch.cat([*parts, norm.view(1)]).cpu().double()
     *sums, grad_norm = torch.split(values, [*map(len, parts), 1])
     rank_sums = collectives.all_gather_rows(torch.stack(sums).sum(0))
-    _check_finite(step, lr, rank_sums[:, 0].tolist(), 0.0 if scaler.is_enabled() else float(grad_norm))
+    problem = _describe_problem(step, lr, rank_sums[:, 0].tolist(), 0.0 if scaler.is_enabled() else float(grad_norm))
     role_turn_sums = rank_sums[:, 1:].sum(0).view(2, len(Role), NUM_TURN_BINS)
+    if problem:
+        role_turn_sums = torch.zeros_like(role_turn_sums)
     trains = bool(role_turn_sums[1].any())
     if trains:
         for group in optimizer.param_groups:
@@ -215,6 +230,7 @@ def train_step(
         tokens=tokens,
         role_turn_sums=role_turn_sums,
         seconds=time.perf_counter() - start,
+        problem=problem,
     )
 
 
@@ -226,12 +242,14 @@ def _sum_sizes(batches: list[Batch]) -> tuple[float, int, int]:
     return divisor, int(tokens), max(1, int(rank_sizes[:, 2].max()))
 
 
-def _check_finite(step: int, lr: float, rank_nats: list[float], grad_norm: float) -> None:
-    if not (math.isfinite(sum(rank_nats)) and math.isfinite(grad_norm)):
-        bad = [rank for rank, nats in enumerate(rank_nats) if not math.isfinite(nats)]
-        where = f" on rank {', '.join(map(str, bad))}" if bad and len(rank_nats) > 1 else ""
-        raise TrainingError(
-            f"step {step}: the loss ({sum(rank_nats)}{where}) or the norm of its gradient ({grad_norm}) is not finite; "
-            f"nothing was updated. Resume from the last checkpoint with a smaller optim.lr0 (it was {lr:.3g} at this "
-            "step) or a smaller max_grad_norm: mode=resume load_model_type=last"
-        )
+def _describe_problem(step: int, lr: float, rank_nats: list[float], grad_norm: float) -> str | None:
+    """Why an update with these numbers must not be made; None where it may."""
+    if math.isfinite(sum(rank_nats)) and math.isfinite(grad_norm):
+        return None
+    bad = [rank for rank, nats in enumerate(rank_nats) if not math.isfinite(nats)]
+    where = f" on rank {', '.join(map(str, bad))}" if bad and len(rank_nats) > 1 else ""
+    return (
+        f"step {step}: the loss ({sum(rank_nats)}{where}) or the norm of its gradient ({grad_norm}) is not finite; "
+        f"nothing was updated. Resume from the last checkpoint with a smaller optim.lr0 (it was {lr:.3g} at this "
+        "step) or a smaller max_grad_norm: mode=resume load_model_type=last; nan_policy=skip goes on without such updates"
+    )

@@ -40,25 +40,25 @@ class MemoryEstimate:
         return tokens // _TOKEN_MULTIPLE * _TOKEN_MULTIPLE if tokens >= _TOKEN_MULTIPLE else max(0, tokens)
 
     def line(self, tokens: int, processes: int = 1) -> str:
-        total = "" if self.free_bytes is None else f" of {_format_bytes(self.free_bytes)}"
+        total = "" if self.free_bytes is None else f" of {format_bytes(self.free_bytes)}"
         each = " for each process" if processes > 1 else ""
         return (
-            f"memory: about {_format_bytes(self.step_bytes(tokens))}{total}{each} ({_format_bytes(self.fixed_bytes)} with "
-            f"gradients and optimizer state, {_format_bytes(self.token_bytes * tokens)} for {tokens:,} tokens in a forward "
+            f"memory: about {format_bytes(self.step_bytes(tokens))}{total}{each} ({format_bytes(self.fixed_bytes)} with "
+            f"gradients and optimizer state, {format_bytes(self.token_bytes * tokens)} for {tokens:,} tokens in a forward "
             "pass)"
         )
 
 
 def check_model_fits(parameters: int, device: torch.device, processes: int) -> None:
     """Raises `ConfigError` if the fp32 weights alone are larger than the free memory."""
-    free = _free_bytes(device)
+    free = free_bytes(device)
     processes = _processes_sharing(device, processes)
     if free is not None and 4 * parameters * processes > free:
         each = f" in each of {processes} processes" if processes > 1 else ""
         raise ConfigError(
             [
-                f"model: its {parameters:,} weights take {_format_bytes(4 * parameters)}{each}, training at least twice "
-                f"that, and {_format_bytes(free)} are free: use a smaller model"
+                f"model: its {parameters:,} weights take {format_bytes(4 * parameters)}{each}, training at least twice "
+                f"that, and {format_bytes(free)} are free: use a smaller model"
             ]
         )
 
@@ -89,9 +89,9 @@ def measure_memory(
             plain_loss(batch)
     activations = sum(size for size in kept.values() if size < head_bytes)
     device = next(loss.parameters()).device
-    used, free, processes = _used_bytes(device), _free_bytes(device), _processes_sharing(device, processes)
+    used, free, processes = _used_bytes(device), free_bytes(device), _processes_sharing(device, processes)
     return MemoryEstimate(
-        fixed_bytes=used + 4 * local_parameters * (1 + _state_size(optimizer)) + head_bytes,
+        fixed_bytes=used + 4 * local_parameters * (1 + state_size(optimizer)) + head_bytes,
         token_bytes=activations / len(batch.ids),
         free_bytes=None if free is None else (free + used * processes) // processes,
     )
@@ -115,15 +115,16 @@ def fit_micro_batch_tokens(memory: MemoryEstimate, requested: int | str, max_len
         smaller = f"micro_batch_tokens={fitting}, " if fitting >= max_len else ""
         raise ConfigError(
             [
-                f"micro_batch_tokens={requested}: a step would take about {_format_bytes(needed_bytes)}, and "
-                f"{_format_bytes(memory.free_bytes)} are free: use {smaller}activation_checkpointing=true, parallel=fsdp "
+                f"micro_batch_tokens={requested}: a step would take about {format_bytes(needed_bytes)}, and "
+                f"{format_bytes(memory.free_bytes)} are free: use {smaller}activation_checkpointing=true, parallel=fsdp "
                 "on several devices, or a smaller model"
             ]
         )
     return tokens
 
 
-def _format_bytes(size: float) -> str:
+def format_bytes(size: float) -> str:
+    """A size in GB, or below 100 MB in MB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
@@ -132,7 +133,7 @@ def _processes_sharing(device: torch.device, processes: int) -> int:
     return processes if device.type == "cpu" else 1
 
 
-def _state_size(optimizer: torch.optim.Optimizer) -> int:
+def state_size(optimizer: torch.optim.Optimizer) -> int:
     """Numbers of optimizer state for each weight."""
     if "betas" in optimizer.defaults:
         return 2
@@ -147,7 +148,7 @@ def _used_bytes(device: torch.device) -> int:
     return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0
 
 
-def _free_bytes(device: torch.device) -> int | None:
+def free_bytes(device: torch.device) -> int | None:
     """Free memory of the device, for a CPU within the limit of the container; None where it is unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]

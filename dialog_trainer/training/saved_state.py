@@ -38,6 +38,7 @@ class SavedState(_Plain):
 
     step: _Count
     validated_step: _Count
+    skipped_updates: _Count = 0
     tokens_seen: _Count
     user_tokens_seen: _Count
     assistant_tokens_seen: _Count

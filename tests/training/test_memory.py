@@ -50,14 +50,14 @@ def test_step_that_does_not_fit_is_refused_with_a_remedy(requested, free, batch_
     ],
 )
 def test_too_large_model_is_refused_before_it_is_built(monkeypatch, weights, processes, message):
-    monkeypatch.setattr(memory, "_free_bytes", lambda device: 1000)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
     if message is None:
         check_model_fits(weights, torch.device("cpu"), processes)
     else:
         with pytest.raises(ConfigError, match=message):
             check_model_fits(weights, torch.device("cpu"), processes)
     check_model_fits(250, torch.device("cuda"), 8)  # each has a GPU of its own
-    monkeypatch.setattr(memory, "_free_bytes", lambda device: None)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: None)
     check_model_fits(10**12, torch.device("mps"), processes)
 
 
@@ -71,7 +71,7 @@ def test_small_batch_needs_less_than_its_bound():
 )
 def test_gradients_and_optimizer_state_are_counted(tiny_model, monkeypatch, kind, settings, numbers):
     monkeypatch.setattr(memory, "_used_bytes", lambda device: 1_000)
-    monkeypatch.setattr(memory, "_free_bytes", lambda device: 8_000)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 8_000)
     loss = PackedLoss(tiny_model)
     found = measure_memory(loss, kind(tiny_model.parameters(), lr=0.1, **settings), batch_of((9, 14)), 2)
     parameters = sum(parameter.numel() for parameter in tiny_model.parameters())

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import math
+import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import PreTrainedModel
+import numpy as np
 
-from dialog_trainer.build.data import Split, build_probe_batches
+from dialog_trainer.build.data import build_probe_batches
 from dialog_trainer.build.evaluation import build_signature, run_validation
-from dialog_trainer.build.optimization import TrainingPlan
 from dialog_trainer.build.runtime import build_autocast
-from dialog_trainer.config.schema import Config
-from dialog_trainer.data.tokenizer import DialogueTokenizer
+from dialog_trainer.cli.commands.parts import TrainingParts, validation_interval
+from dialog_trainer.cli.commands.saving import CheckpointSaver
 from dialog_trainer.distributed import collectives, parallel
 from dialog_trainer.evaluation.gradient_alignment import measure_gradient_alignment
 from dialog_trainer.evaluation.losses import nll_by_role, nll_by_turn
 from dialog_trainer.evaluation.results import reply_row
-from dialog_trainer.masking.loss_weights import Mask
-from dialog_trainer.masking.timeline import ScheduleTimeline
-from dialog_trainer.masking.validation import MaskCheckResult
+from dialog_trainer.files import write_atomically
 from dialog_trainer.metrics.registry import weighted_score
 from dialog_trainer.model.compile import run_eagerly
 from dialog_trainer.reporting.console import format_losses, make_printer, sample_lines, score_line
@@ -32,49 +27,12 @@ from dialog_trainer.reporting.progress import RunProgress
 from dialog_trainer.reporting.terminal import RunConsole
 from dialog_trainer.signals import StopSignal
 from dialog_trainer.tracking.jsonl import JsonlWriter, MetricWriter
-from dialog_trainer.tracking.run_directory import read_run_id
-from dialog_trainer.training.checkpoint import collect_tensors
-from dialog_trainer.training.checkpoint_publishing import save_checkpoint
 from dialog_trainer.training.loop import StepReport, TrainingState
 from dialog_trainer.training.mfu import compute_mfu, device_peak_flops
-from dialog_trainer.training.reproducibility import describe_environment
 from dialog_trainer.types import Batch, Reply
 
 if TYPE_CHECKING:  # imports matplotlib, which a run without figures does not need
     from dialog_trainer.cli.commands.figures import TrainingFigures
-
-# Of a run whose interval is not configured.
-MAX_VALIDATIONS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingParts:
-    """Everything that training needs, built. `loss` is that of `model`, parallelized over the ranks."""
-
-    config: Config
-    device: torch.device
-    tokenizer: DialogueTokenizer
-    model: PreTrainedModel
-    loss: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    training: Split
-    validation: Split
-    mask: Mask
-    timeline: ScheduleTimeline
-    mask_check: MaskCheckResult
-    plan: TrainingPlan
-    digest: dict[str, str]
-
-    def environment(self) -> dict[str, Any]:
-        return describe_environment(self.digest, self.device, self.config.compile is True)
-
-
-def validation_interval(config: Config, steps_per_epoch: int) -> int:
-    """Updates between validations: as configured, else whole epochs, at most `MAX_VALIDATIONS` times."""
-    if config.validate_every_n_steps is None:
-        return steps_per_epoch * math.ceil(config.planned_steps / (MAX_VALIDATIONS * steps_per_epoch))
-    return steps_per_epoch if config.validate_every_n_steps == "epoch" else config.validate_every_n_steps
 
 
 class TrainingCallbacks:
@@ -97,11 +55,10 @@ class TrainingCallbacks:
         self._config, self._plan = parts.config, parts.plan
         self._say, self._progress, self._stop = make_printer(console), progress, stop
         self._switch = parts.timeline.final_from_step
-        self._environment = parts.environment()
+        self.saver = CheckpointSaver(folder, parts)
         self._parameters = sum(parameter.numel() for parameter in parts.model.parameters())
         self._peak = collectives.world_size() * (device_peak_flops(parts.device, self._config.precision) or 0)
         self._probe: list[Batch] | None = None
-        self._run_id: str | None = None
         self._figures = figures
         if collectives.is_rank0():
             self._metrics = MetricWriter(folder, "metrics.jsonl", state.attempt)
@@ -109,7 +66,6 @@ class TrainingCallbacks:
             for name, removed in (("metrics", self._metrics.removed_bytes), ("replies", self._replies.removed_bytes)):
                 if removed:
                     self._say(f"note: {name}.jsonl ended in {removed:,} bytes of an unfinished line, which are removed")
-            self._run_id = read_run_id(folder)
 
     def track(self, report: StepReport) -> None:
         self._progress.step(report)
@@ -134,6 +90,7 @@ class TrainingCallbacks:
                 "assistant_weight": weights.assistant,
                 **{name: value for name, value in parts.items() if value is not None and (value or "nll" in name)},
                 **seen,
+                **({"skipped_updates": self.state.skipped_updates} if report.problem else {}),
             },
         )
 
@@ -213,37 +170,29 @@ class TrainingCallbacks:
         return collectives.any_rank(self._stop.requested())
 
     def save_due(self, step: int) -> bool:
-        every = self._config.save_every_n_steps
-        return every is not None and step > 0 and step % every == 0
+        return self.saver.due(step)
 
     def save(self) -> None:
-        """Publishes the present state as the last checkpoint, and as the best one of a validation at this step."""
-        best = self.state.best
-        state = {
-            **asdict(self.state),
-            "epoch": self.state.step // self._plan.steps_per_epoch,
-            "schedule_steps": self._config.schedule_steps,
-            "mask_final_from_step": self._switch,
-            "kept": {"last": self.state.step, "best_metric": best.score_step, "best_loss": best.loss_step},
-            "loss_scale": self.parts.scaler.state_dict(),
-            "held_out": self.parts.validation.dialogues.digest,
-            **self._environment,
-            "config": self._config.to_dict(),
-            "run_id": self._run_id,
-        }
-        tensors = collect_tensors(self.parts.model, self.parts.optimizer)
-        collectives.broadcast_from_rank0(
-            lambda: save_checkpoint(
-                self.folder,
-                keep=self._config.keep_checkpoints,
-                model=self.parts.model,
-                tokenizer=self.parts.tokenizer,
-                tensors=tensors,
-                state=state,
-            )
-        )
+        self.saver.save(self.state)
+
+    def wait_for_save(self) -> None:
+        """Returns once the last save is on the disk. Raises `TrainingError` where it could not be written."""
+        self.saver.wait()
+
+    def keep_broken_batch(self, report: StepReport) -> None:
+        """Writes the dialogues of an update whose loss or gradient is not finite to `crash/step-<step>.json`."""
+        if not collectives.is_rank0():
+            return
+        training = self.parts.training
+        indices = self._plan.indices(report.step)
+        rows = [training.dialogues.rows[int(index)] for index in np.unique(training.tokens.dialogues[indices])]
+        content = {"step": report.step, "lr": report.lr, "problem": report.problem, "dialogues": rows}
+        name = f"crash/step-{report.step:08d}.json"
+        write_atomically(self.folder, name, json.dumps(content, ensure_ascii=False, indent=1))
+        self._say(f"{report.problem}; its dialogues are in {self.folder / name}")
 
     def close(self) -> None:
+        self.saver.close()
         if collectives.is_rank0():
             self._metrics.close()
             self._replies.close()

@@ -27,7 +27,8 @@ from dialog_trainer.build.runtime import (
     warm_up_compile,
 )
 from dialog_trainer.build.tracker import build_tracker
-from dialog_trainer.cli.commands.callbacks import TrainingCallbacks, TrainingParts, validation_interval
+from dialog_trainer.cli.commands.callbacks import TrainingCallbacks
+from dialog_trainer.cli.commands.parts import TrainingParts, validation_interval
 from dialog_trainer.config.machine import launch_options
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.validation import collect_notes
@@ -149,8 +150,10 @@ def _fit(folder: Path, parts: TrainingParts, state: TrainingState, console: RunC
         closing(TrainingCallbacks(folder, parts, state, console, progress, stop, figures)) as run,
         prefetch_batches(plan.batches) as batches,
     ):
+        say(run.saver.describe())
         try:
             outcome = _run_loop(parts, state, run, batches)
+            run.wait_for_save()
         finally:
             run.finish_figures()
     for line in closing_lines(folder, outcome, state.step, state.best, final_split(config), launch_options(config)):
@@ -179,7 +182,13 @@ def _run_loop(
         return train(
             state,
             Learner(parts.loss, parts.optimizer, parts.scaler, build_autocast(config, parts.device)),
-            LoopSettings(config.steps, config.seed, config.max_grad_norm, config.patience or sys.maxsize),
+            LoopSettings(
+                config.steps,
+                config.seed,
+                config.max_grad_norm,
+                config.patience or sys.maxsize,
+                config.max_skipped_updates if config.nan_policy == "skip" else 0,
+            ),
             hooks,
             batches=batches,
             learning_rate=parts.plan.learning_rate,

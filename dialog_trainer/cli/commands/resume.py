@@ -24,7 +24,6 @@ from pathlib import Path
 
 from dialog_trainer.build.data import load_dialogues
 from dialog_trainer.build.model import load_saved_model
-from dialog_trainer.cli.commands.callbacks import TrainingParts
 from dialog_trainer.cli.commands.fit import (
     begin_training,
     build_parts,
@@ -33,6 +32,7 @@ from dialog_trainer.cli.commands.fit import (
     fix_schedule_steps,
     lock_for_all_ranks,
 )
+from dialog_trainer.cli.commands.parts import TrainingParts
 from dialog_trainer.cli.commands.resume_start import ResumeStart, choose_start, take_over
 from dialog_trainer.cli.saved_config import inexact_changes, list_changes
 from dialog_trainer.config.job import Job
@@ -91,6 +91,7 @@ def _state_of(start: ResumeStart, job: Job, attempt: int) -> TrainingState:
         step=saved.step,
         attempt=attempt,
         validated_step=saved.validated_step,
+        skipped_updates=saved.skipped_updates,
         tokens_seen=saved.tokens_seen,
         user_tokens_seen=saved.user_tokens_seen,
         assistant_tokens_seen=saved.assistant_tokens_seen,

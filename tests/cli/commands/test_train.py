@@ -9,7 +9,7 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
-from dialog_trainer.cli.commands import callbacks
+from dialog_trainer.cli.commands import saving
 from dialog_trainer.training import checkpoint
 from dialog_trainer.training.checkpoint_directory import find_checkpoint
 from dialog_trainer.training.checkpoint_publishing import save_checkpoint
@@ -181,7 +181,7 @@ def test_save_every_n_steps_saves_between_validations(train, monkeypatch):
         saved.append((state["step"], sorted(name for name, step in state["kept"].items() if step == state["step"])))
         save(run, state=state, **keys)
 
-    monkeypatch.setattr(callbacks, "save_checkpoint", noting)
+    monkeypatch.setattr(saving, "save_checkpoint", noting)
     train("steps=5", "save_every_n_steps=2", "validate_every_n_steps=100", "patience=1")
     assert saved == [(2, ["last"]), (4, ["last"]), (5, ["best_loss", "best_metric", "last"])]
 
