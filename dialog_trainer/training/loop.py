@@ -22,6 +22,11 @@ from dialog_trainer.seeds import derive_seed
 from dialog_trainer.training.early_stopping import BestTracker
 from dialog_trainer.types import NUM_TURN_BINS, Batch, Role
 
+NAN_REMEDY = (
+    "Resume from the last checkpoint with a smaller optim.lr0 or max_grad_norm: mode=resume load_model_type=last; "
+    "nan_policy=skip goes on without such updates"
+)
+
 
 @dataclass(slots=True)
 class TrainingState:
@@ -167,7 +172,7 @@ def train(
         if report.problem:
             hooks.keep_broken_batch(report)
             if state.skipped_updates >= settings.max_skipped_updates:
-                raise TrainingError(report.problem)
+                raise TrainingError(f"{report.problem}. {NAN_REMEDY}")
         state.add(report)
         hooks.track(replace(report, data_seconds=waited))
 
@@ -250,6 +255,5 @@ def _describe_problem(step: int, lr: float, rank_nats: list[float], grad_norm: f
     where = f" on rank {', '.join(map(str, bad))}" if bad and len(rank_nats) > 1 else ""
     return (
         f"step {step}: the loss ({sum(rank_nats)}{where}) or the norm of its gradient ({grad_norm}) is not finite; "
-        f"nothing was updated. Resume from the last checkpoint with a smaller optim.lr0 (it was {lr:.3g} at this "
-        "step) or a smaller max_grad_norm: mode=resume load_model_type=last; nan_policy=skip goes on without such updates"
+        f"nothing was updated (the learning rate was {lr:.3g})"
     )

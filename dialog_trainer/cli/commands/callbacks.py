@@ -189,7 +189,7 @@ class TrainingCallbacks:
         content = {"step": report.step, "lr": report.lr, "problem": report.problem, "dialogues": rows}
         name = f"crash/step-{report.step:08d}.json"
         write_atomically(self.folder, name, json.dumps(content, ensure_ascii=False, indent=1))
-        self._say(f"{report.problem}; its dialogues are in {self.folder / name}")
+        self._say(f"step {report.step:,} is not finite: its dialogues are in {self.folder / name}")
 
     def close(self) -> None:
         self.saver.close()

@@ -52,7 +52,7 @@ def test_the_interval_is_saved_and_kept(dialog_trainer, tiny_options, tmp_path):
     args = run / "args.yaml"
     args.write_text(re.sub("schema_version: .*|(?<=validate_every_n_steps:) 2", "", args.read_text()))
     out = resume("steps=9")
-    assert "validate_every_n_steps:" not in out
+    assert "validate_every_n_steps: 2 at the checkpoint -> epoch in args.yaml" in out
     assert (validated_steps(run)[5:], saved_interval(run)) == ([8, 9], "epoch")
     resume("steps=11", "validate_every_n_steps=null")  # chosen anew, for the 100 planned steps
     assert (validated_steps(run)[7:], saved_interval(run)) == ([10, 11], 5)

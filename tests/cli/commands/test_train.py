@@ -67,7 +67,7 @@ def test_exact_files_of_a_run(dialog_trainer, tiny_options, tmp_path, options, f
     found = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     expected = {
         "args.yaml", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "metrics.jsonl",
-        "replies.jsonl", *(f"vis_outputs/{name}.png" for name in figures), *(
+        "replies.jsonl", "logs/rank-0.log", *(f"vis_outputs/{name}.png" for name in figures), *(
             f"weights/{place}/{name}"
             for place in ("step-00000004", "last", "best_metric", "best_loss")
             for name in WEIGHTS
@@ -237,6 +237,25 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_remedy(dialog_trainer, ti
     assert "is not finite; nothing was updated" in err
     assert "Traceback" not in out + err
     assert read_state(tmp_path / "runs/run", "weights/last").step == step
+
+
+def test_updates_that_are_not_finite_are_skipped_on_request_and_their_dialogues_kept(
+    dialog_trainer, tiny_options, tmp_path
+):
+    wild = ("optim=sgd", "optim.lr0=1e30", "max_grad_norm=null", "scheduler.warmup_steps=1", "steps=9")
+    code, out, err = dialog_trainer(*tiny_options, *wild, "nan_policy=skip", "max_skipped_updates=3")
+    assert code == 1
+    run = tmp_path / "runs/run"
+    skipped = [row for row in rows(run, "train") if "skipped_updates" in row]
+    assert [row["skipped_updates"] for row in skipped] == [1, 2, 3]
+    assert {row["train_loss"] for row in skipped} == {None}
+    broken = [row["step"] for row in skipped] + [skipped[-1]["step"] + 1]
+    assert err.startswith(f"step {broken[-1]}: the loss (")
+    assert sorted(path.name for path in (run / "crash").iterdir()) == [f"step-{step:08d}.json" for step in broken]
+    kept = json.loads((run / "crash" / f"step-{broken[0]:08d}.json").read_text())
+    assert kept["step"] == broken[0]
+    assert all(dialogue["id"] and dialogue["turns"] for dialogue in kept["dialogues"])
+    assert f"step {broken[0]} is not finite: its dialogues are in {run}/crash" in out
 
 
 def test_the_figures_hold_all_validations_of_a_run_that_fails(dialog_trainer, tiny_options, tmp_path, monkeypatch):
