@@ -254,7 +254,7 @@ def test_updates_that_are_not_finite_are_skipped_on_request_and_their_dialogues_
     assert sorted(path.name for path in (run / "crash").iterdir()) == [f"step-{step:08d}.json" for step in broken]
     kept = json.loads((run / "crash" / f"step-{broken[0]:08d}.json").read_text())
     assert kept["step"] == broken[0]
-    assert all(dialogue["id"] and dialogue["turns"] for dialogue in kept["dialogues"])
+    assert all(dialogue["id"] and dialogue["texts"] for dialogue in kept["dialogues"])
     assert f"step {broken[0]} is not finite: its dialogues are in {run}/crash" in out
 
 
