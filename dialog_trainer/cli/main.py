@@ -49,14 +49,22 @@ def main(arguments: list[str]) -> int:
 
 def _run_in_place() -> int:
     check_places()
-    _import_from_current_folder()
+    if any(map(_names_code, sys.argv[1:])):
+        _import_from_current_folder()
     return main(sys.argv[1:])
 
 
+def _names_code(argument: str) -> bool:
+    """Whether a typed option may name code of the user's own."""
+    key, _, value = argument.lstrip("+").partition("=")
+    return key in ("allow_targets", "metrics.extra") or key.endswith("_target_") or (key == "mode" and "." in value)
+
+
 def _import_from_current_folder() -> None:
-    """Lets `dialog-trainer` find a module in the current folder, as `python -m dialog_trainer` does."""
+    """Lets `dialog-trainer` find a module in the current folder, as `python -m dialog_trainer` does; but only where one
+    was named, and after all others: the folder may be a stranger's."""
     if not sys.flags.safe_path and not {"", os.getcwd()} & set(sys.path):
-        sys.path.insert(0, os.getcwd())
+        sys.path.append(os.getcwd())
 
 
 def _run(flags: Flags) -> int:

@@ -69,6 +69,11 @@ def load_changed_job(overrides: list[str], config_dir: str | None) -> Job:
         for override in typed
         if override.key_or_group in ("project", "name")
     ]
+    errors += [
+        f"{override.input_line}: a reference (${{...}}) has no meaning on a saved run; type the value"
+        for override in typed
+        if "${" in str(override.input_line)
+    ]
     typed = [override for override in typed if not is_hydra(override)]
     folder = next((o.value() for o in reversed(typed) if o.key_or_group == "resume_model_dir"), None)
     if folder is None:

@@ -109,6 +109,17 @@ def test_a_module_in_the_current_folder_is_found(command, tmp_path):
     assert "imported" in found.stdout, found.stderr
 
 
+@pytest.mark.parametrize(
+    ("typed", "sung"), [(["steps=0"], ""), (["--cfg", "job"], ""), (["--help"], ""), (["mode=mine.it"], "mine ")]
+)
+def test_the_command_imports_nothing_else_from_the_current_folder(typed, sung, tmp_path):
+    for name in ("yaml", "hydra", "pydantic", "readline", "logging", "mine"):
+        (tmp_path / f"{name}.py").write_text(f"open('sung', 'a').write('{name} ')\n")
+    run(*typed, cwd=tmp_path, command=COMMAND)
+    assert (tmp_path / "sung").exists() == bool(sung)
+    assert not sung or (tmp_path / "sung").read_text() == sung
+
+
 def test_completion_is_installed_for_the_command(tmp_path):
     script = run("-sc", "install=bash", cwd=tmp_path).stdout
     registered = subprocess.run(

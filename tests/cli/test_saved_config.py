@@ -169,6 +169,7 @@ def test_what_continues_but_not_exactly(run, typed, keys):
         (["experiment=demo"], "experiment=: not on a saved run"),
         (["name=other"], "name=other: the run stays in its folder; leave it out"),
         (["project=elsewhere"], "project=elsewhere: the run stays in its folder; leave it out"),
+        (["data.cache_dir=${oc.env:HOME}"], "data.cache_dir=${oc.env:HOME}: a reference (${...}) has no meaning on a saved run"),
         (["stepz=60"], "stepz=60: there is no option stepz; did you mean steps?"),
         (["optim.momentum=0.5"], "optim.momentum=0.5: there is no option optim.momentum; another choice of its group"),
         (["scheduler=nope"], "scheduler=nope: scheduler has no such choice; there are constant, cosine, linear"),
