@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 
 from dialog_trainer import __version__
@@ -29,6 +30,7 @@ def entry() -> None:
     end_at_once_on_stop()
     block_stops(False)  # held while the interpreter started
     protect_standard_streams()
+    sys.excepthook = lambda kind, error, trace: write_line("".join(traceback.format_exception(error)), sys.stderr)
     code = guard(_run_in_place)
     ignore_stops()
     sys.stdout.flush()

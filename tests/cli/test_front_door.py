@@ -103,10 +103,11 @@ def test_a_stop_during_the_start_is_one_line(seconds, number, code, tmp_path):
 
 @pytest.mark.parametrize("command", [MODULE, COMMAND], ids=["module", "command"])
 def test_a_module_in_the_current_folder_is_found(command, tmp_path):
-    (tmp_path / "own_schedule.py").write_text("print('imported')\nraise RuntimeError('that is far enough')\n")
+    (tmp_path / "own_schedule.py").write_text("print('imported')\nraise RuntimeError('far enough \\x1b[2J')\n")
     own = ["mask_schedule._target_=own_schedule.weights", "data=chitchat", "model=gpt2_tiny", "device=cpu"]
     found = run(*own, cwd=tmp_path, command=command)
     assert "imported" in found.stdout, found.stderr
+    assert "RuntimeError: far enough \\x1b[2J" in found.stderr
 
 
 @pytest.mark.parametrize(
