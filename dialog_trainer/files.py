@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -51,6 +52,12 @@ def why_unreadable(path: Path) -> str | None:
     if not stat.S_ISREG(mode):
         return "is no regular file but a pipe or a device: save what it gives to a file"
     return None if os.access(path, os.R_OK) else "cannot be read (permission denied)"
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether it says that a disk, a quota or a file has no room; libraries in Rust say so in the text alone."""
+    codes = "|".join(map(str, DISK_FULL))
+    return getattr(error, "errno", None) in DISK_FULL or bool(re.search(rf"\(os error ({codes})\)", str(error)))
 
 
 def cache_key(*parts: object) -> str:

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 import socket
 import sys
@@ -22,8 +21,8 @@ from pathlib import Path
 
 from dialog_trainer.errors import DataError
 from dialog_trainer.files import (
-    DISK_FULL,
     atomic_directory,
+    is_disk_full,
     open_to_read,
     read_bounded,
     remove_directory,
@@ -109,7 +108,7 @@ def _build(cache_dir: Path, name: str, write: Callable[[Path], object]) -> None:
             for path in directory.iterdir():
                 sync_path(path)
         except Exception as error:  # tokenizers raises a bare one where the disk is full
-            if not _is_disk_full(error):
+            if not is_disk_full(error):
                 raise
             needed = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
             raise DataError(
@@ -132,17 +131,14 @@ def _remove(cache_dir: Path, name: str) -> None:
     aside = f"{_ASIDE}{_machine()}-{os.getpid()}-{name}"
     try:
         rename(cache_dir, name, aside)
+    except FileNotFoundError:  # another process has just done it
+        return
     except OSError as error:
         raise DataError(f"{cache_dir / name} cannot be replaced ({error.strerror}): {_REMEDY}") from None
     if (cache_dir / aside).is_dir() and not (cache_dir / aside).is_symlink():
         remove_directory(cache_dir, aside)
     else:
         (cache_dir / aside).unlink()
-
-
-def _is_disk_full(error: Exception) -> bool:
-    codes = "|".join(map(str, DISK_FULL))
-    return getattr(error, "errno", None) in DISK_FULL or bool(re.search(rf"\(os error ({codes})\)", str(error)))
 
 
 def _is_leftover(path: Path) -> bool:

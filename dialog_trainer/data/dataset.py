@@ -44,7 +44,8 @@ MIN_DIALOGUES_PER_WORKER = 5_000
 MAX_VOCABULARY_DIALOGUES = 100_000
 # Sequences read at a time: a pass over all of them takes no more memory than a training step.
 CHUNK = 5_000
-# Characters that are read before they are written.
+# Dialogues tokenized at a time, and characters that are read before they are written: fewer of very long dialogues.
+BATCH_DIALOGUES = 200
 MAX_UNWRITTEN = 2**25
 # Reading that takes longer is announced.
 SLOW_SECONDS = 2.0
@@ -240,7 +241,7 @@ def _map(
         tokenize,
         batched=True,
         with_indices=True,
-        batch_size=200,
+        batch_size=max(1, min(BATCH_DIALOGUES, MAX_UNWRITTEN * len(rows) // rows.data.nbytes)),
         num_proc=processes if processes > 1 else None,
         remove_columns=rows.column_names,
         features=_TOKEN_FEATURES,

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dialog_trainer.data.sources.protocol import RawDialogue, hash_fraction
+from dialog_trainer.data.sources.reading import digest_of_data_file, open_data_file
 from dialog_trainer.errors import DataError
-from dialog_trainer.files import sha256_of_file, sha256_of_texts
+from dialog_trainer.files import sha256_of_texts
 from dialog_trainer.types import Role, Turn
 
 
@@ -30,13 +31,18 @@ class ChitChat:
         self.path = Path(spec.origin).parent / "dataset.json"
 
     def dialogues(self, split: str) -> Iterator[RawDialogue]:
-        for identifier, conversation in json.loads(self.path.read_text(encoding="utf-8")).items():
-            messages = [message for group in conversation["messages"] for message in group]
-            if len({message["sender"] for message in messages}) == 2 and _split_of(identifier) == split:
-                yield identifier, _merge_messages(messages)
+        with open_data_file(self.path) as file:
+            try:
+                conversations = json.load(file).items()
+                for identifier, conversation in conversations:
+                    messages = [message for group in conversation["messages"] for message in group]
+                    if len({message["sender"] for message in messages}) == 2 and _split_of(identifier) == split:
+                        yield identifier, _merge_messages(messages)
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+                raise DataError(f"{self.path} is damaged ({error}): install chitchat-dataset again") from None
 
     def digest(self, split: str) -> str:
-        return sha256_of_texts(sha256_of_file(self.path), split)
+        return sha256_of_texts(digest_of_data_file(self.path), split)
 
     def describe(self, split: str) -> str:
         return f"package chitchat-dataset, split {split}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import IO
@@ -21,16 +22,22 @@ def open_data_file(path: Path) -> BufferedReader:
     problem = why_unreadable(path)
     if problem:
         raise DataError(f"{path} {problem}")
-    try:
+    with _named_errors(path):
         return path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from None
 
 
 def digest_of_data_file(path: Path) -> str:
     """Hex sha256 of the bytes of a file. Raises `DataError`."""
-    with open_data_file(path) as file:
+    with open_data_file(path) as file, _named_errors(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _named_errors(path: object) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # a disk or a network that fails
+        raise DataError(f"{path} cannot be read ({error.strerror or error})") from None
 
 
 def read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -39,7 +46,11 @@ def read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
     Only `\\n` ends a line: a text may hold U+2028 and other line separators.
     """
     number = 0
-    while raw := file.readline(MAX_LINE_BYTES + 1):
+    while True:
+        with _named_errors(file.name):
+            raw = file.readline(MAX_LINE_BYTES + 1)
+        if not raw:
+            return
         number += 1
         yield number, raw
         if len(raw) > MAX_LINE_BYTES:

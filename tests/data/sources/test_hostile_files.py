@@ -12,6 +12,7 @@ from contextlib import suppress
 import pytest
 
 from dialog_trainer.data.sources import dailydialog, pickles
+from dialog_trainer.data.sources.chitchat import ChitChat
 from dialog_trainer.data.sources.dailydialog import DailyDialog
 from dialog_trainer.data.sources.jsonl import Jsonl
 from dialog_trainer.errors import DataError
@@ -145,3 +146,19 @@ def test_a_link_to_a_file_is_followed(tmp_path):
     (tmp_path / "elsewhere").write_text('{"turns": ["a", "b"]}\n')
     (tmp_path / "train.jsonl").symlink_to("elsewhere")
     assert len(read(tmp_path)) == 1
+
+
+def test_a_disk_that_fails_is_told(tmp_path):
+    (tmp_path / "train.jsonl").symlink_to("/proc/self/mem")  # Linux: reading its start gives EIO
+    source = DailyDialog(str(tmp_path), "", None, "")
+    for use in (source.digest, lambda split: list(source.dialogues(split))):
+        with pytest.raises(DataError, match=r"train.jsonl cannot be read \(Input/output error\)"):
+            use("train")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"a": {"messages": [[{}]]}}', b'{"a": 3}', b"\xff"])
+def test_a_damaged_package_of_chitchat_is_named(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(ChitChat, "__init__", lambda self: setattr(self, "path", tmp_path / "dataset.json"))
+    (tmp_path / "dataset.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"dataset.json is damaged .*: install chitchat-dataset again"):
+        list(ChitChat().dialogues("train"))
