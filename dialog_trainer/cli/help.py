@@ -37,7 +37,8 @@ SECTIONS = {
     "Run": ("mode", "project", "name", "seed", "deterministic", "allow_targets"),
     "Training": (
         "steps", "schedule_steps", "batch_size", "max_grad_norm", "train_user_turn_mask_step", "patience",
-        "validate_every_n_steps", "save_every_n_steps", "log_every_n_steps", "prediction_print_n",
+        "validate_every_n_steps", "save_every_n_steps", "save_every_minutes", "keep_checkpoints", "log_every_n_steps",
+        "prediction_print_n", "nan_policy", "max_skipped_updates",
     ),
     "A saved run, and mode=inspect": (
         "resume_model_dir", "load_model_type", "split", "compare_with", "ui", "progress", "inspect_dialogues",
@@ -50,7 +51,7 @@ SECTIONS = {
 _GROUPS = {
     "model": "Model", "data": "Dialogues", "optim": "Optimizer", "scheduler": "Learning rate",
     "mask_schedule": "Mask: which turns carry the loss, and when", "metrics": "Scores and curves",
-    "chat": "Chat", "figures": "Figures", "logger": "Tracker besides metrics.jsonl",
+    "resume": "Resume", "chat": "Chat", "figures": "Figures", "logger": "Tracker besides metrics.jsonl",
 }  # fmt: skip
 _WIDTH = 34
 
