@@ -76,11 +76,12 @@ def test_decoding_options_may_be_integers(chat):
 
 
 def test_broken_checkpoint_is_refused(chat, trained_run):
-    (trained_run / "weights/last/config.json").write_text("{}")
+    for path in trained_run.glob("weights/*/config.json"):
+        path.write_text("{}")
     code, out, err = chat(b"I heard .\n")
     assert (code, out) == (2, "")
     assert "config.json has 2 bytes instead of" in err
-    assert "no intact checkpoint is left" in err
+    assert "no whole checkpoint is left" in err
 
 
 def test_needs_neither_data_nor_pretrained_weights(chat, trained_run):
