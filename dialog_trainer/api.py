@@ -20,6 +20,8 @@ from dialog_trainer.data.formatting import format_context
 from dialog_trainer.data.sources.row_format import parse_row
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.errors import CheckpointError, TrainingError
+from dialog_trainer.evaluation.results import MAX_SCORES_BYTES, SCORES_FILE
+from dialog_trainer.files import read_bounded
 from dialog_trainer.model.generation.generate import stream_reply
 from dialog_trainer.model.generation.sampling import Decoding
 from dialog_trainer.seeds import derive_seed
@@ -49,12 +51,15 @@ class SavedRun:
 
     def read_scores(self, split: str = "validation", protocol: str = "response") -> dict[str, Any]:
         """What `mode=validate` wrote to `scores.json`. Raises `CheckpointError` if it has not run."""
-        path = self.folder / "validation" / split / protocol / "scores.json"
-        if not path.is_file():
+        name = f"validation/{split}/{protocol}/{SCORES_FILE}"
+        try:
+            scores: dict[str, Any] = json.loads(read_bounded(self.folder, name, MAX_SCORES_BYTES))
+        except FileNotFoundError:
             raise CheckpointError(
-                f"{path} does not exist: run mode=validate with split={split} metrics={protocol} first"
-            )
-        scores: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                f"{self.folder / name} does not exist: run mode=validate with split={split} metrics={protocol} first"
+            ) from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{self.folder / name} cannot be read: {error}") from None
         return scores
 
     def load_chatbot(self, checkpoint: str = "metric", device: str = "auto") -> Chatbot:

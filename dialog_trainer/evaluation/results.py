@@ -14,7 +14,7 @@ import numpy as np
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.evaluation.analysis import Statistics
 from dialog_trainer.evaluation.protocols import Metrics
-from dialog_trainer.files import read_bounded, rename, write_atomically
+from dialog_trainer.files import open_to_read, read_bounded, rename, write_atomically
 from dialog_trainer.metrics.registry import compute_statistics
 from dialog_trainer.types import Reply
 
@@ -88,11 +88,11 @@ def archive_scores(run: Path, folder: str, scored: Mapping[str, Any]) -> Path | 
 def read_scores(folder: Path, metrics: Metrics) -> tuple[dict[str, Any], Statistics]:
     """The scores in a folder and the statistics by dialogue of those in `metrics`. Raises `CheckpointError`."""
     try:
-        scored = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))
+        scored = json.loads(read_bounded(folder, SCORES_FILE, MAX_SCORES_BYTES))
         missing = [key for key, kind in _REQUIRED.items() if not isinstance(scored.get(key), kind)]
         if missing:
             raise ValueError(f"{SCORES_FILE} has no {', '.join(missing)}")
-        return scored, _read_statistics(folder / DIALOGUES_FILE, metrics)
+        return scored, _read_statistics(folder, metrics)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"compare_with={folder}: {_reason(error)}; run mode=validate on that run first, with the same split and metrics"
@@ -140,10 +140,10 @@ def _reason(error: Exception) -> str:
     return f"holds no scores of this version ({error})"
 
 
-def _read_statistics(path: Path, metrics: Metrics) -> Statistics:
+def _read_statistics(folder: Path, metrics: Metrics) -> Statistics:
     ids: dict[str, list[str]] = {}
     sums: dict[str, list[list[float]]] = {}
-    with path.open(encoding="utf-8") as file:
+    with open_to_read(folder, DIALOGUES_FILE) as file:
         for row in map(json.loads, file):
             for name, numbers in row["statistics"].items():
                 if name not in metrics:
@@ -154,7 +154,7 @@ def _read_statistics(path: Path, metrics: Metrics) -> Statistics:
     for name, array in rows.items():
         width = 4 if metrics[name].from_loss else compute_statistics([name], (), metrics)[name].shape[1]
         if array.shape[1:] != (width,):
-            raise ValueError(f"{path.name}: {name} has not {width} numbers a dialogue")
+            raise ValueError(f"{DIALOGUES_FILE}: {name} has not {width} numbers a dialogue")
     return Statistics(ids, rows)
 
 
