@@ -1,21 +1,19 @@
 """The options `figures.enabled` and `figures.format`."""
 
-import json
 import sys
 
 import pytest
 
-from tests.helpers.processes import started
+from dialog_trainer.cli.main import main
+from tests.helpers.processes import forked
 
 pytestmark = pytest.mark.slow
 
-WITHOUT = """
-import json, sys
-from dialog_trainer.cli.main import main
-for arguments in json.loads(sys.argv[1]):
-    assert main(arguments) == 0
-assert "matplotlib" not in sys.modules
-"""
+
+def run_without_figures(*commands: list[str]) -> None:
+    for arguments in commands:
+        assert main(arguments) == 0
+    assert "matplotlib" not in sys.modules
 
 
 def drawn(folder):
@@ -31,7 +29,7 @@ def test_without_figures_nothing_is_drawn_or_imported(tiny_options, tmp_path):
         ["mode=resume", run, "load_model_type=last", "steps=2"],
         ["mode=inspect", *tiny_options],
     ]
-    with started([sys.executable, "-c", WITHOUT, json.dumps(commands)], tmp_path) as process:
+    with forked(commands, tmp_path, entry=run_without_figures) as process:
         code, out = process.ended()
     assert code == 0, out
     assert drawn(tmp_path / "runs") == set()
