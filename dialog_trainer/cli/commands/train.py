@@ -10,6 +10,7 @@ from dialog_trainer.cli.commands.fit import begin_training, build_parts, fit, fi
 from dialog_trainer.config.frozen import thaw
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.paths import with_absolute_data_paths
+from dialog_trainer.config.schema import Config
 from dialog_trainer.distributed import collectives
 from dialog_trainer.reporting.console import make_printer
 from dialog_trainer.reporting.terminal import RunConsole
@@ -21,7 +22,7 @@ from dialog_trainer.training.loop import TrainingState
 def train_new_run(job: Job, console: RunConsole) -> int:
     """mode=train. The run folder is made once everything is built; returns the exit code."""
     say = make_printer(console)
-    config = fix_schedule_steps(job.config)
+    config = Config.from_dict(with_absolute_data_paths(fix_schedule_steps(job.config).to_dict()))
     device = begin_training(config, say)
     with collectives.local_rank0_first():
         training = load_dialogues(config, "train", say)
@@ -33,8 +34,7 @@ def train_new_run(job: Job, console: RunConsole) -> int:
         folder = Path(collectives.broadcast_from_rank0(lambda: str(_claim(job))))
         with lock_for_all_ranks(folder):
             if collectives.is_rank0():
-                saved = with_absolute_data_paths(parts.config.to_dict()) | {"digest": parts.digest}
-                write_config(folder, saved, thaw(job.hydra_files))
+                write_config(folder, parts.config.to_dict() | {"digest": parts.digest}, thaw(job.hydra_files))
             return fit(folder, parts, TrainingState(), console, stop)
 
 
