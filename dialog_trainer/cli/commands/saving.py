@@ -108,6 +108,10 @@ class CheckpointSaver:
 
 
 def _copy(tensors: Tensors) -> Tensors:
-    """A copy on the CPU; a tensor of two names stays one."""
-    copies = {id(tensor): tensor.detach().to("cpu", copy=True) for tensor in tensors.values()}
-    return {name: copies[id(tensor)] for name, tensor in tensors.items()}
+    """A copy on the CPU; a tied weight, whose names share their memory, stays one tensor."""
+    copies: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    for tensor in tensors.values():
+        key = (tensor.data_ptr(), tensor.shape)
+        if key not in copies:
+            copies[key] = tensor.detach().to("cpu", copy=True)
+    return {name: copies[tensor.data_ptr(), tensor.shape] for name, tensor in tensors.items()}
