@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/dialog-trainer
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-fast lint check-extras bench bench-start bench-quick bench-processes gpu-check clean
+.PHONY: help install demo test test-fast lint check-extras torture bench bench-start bench-quick bench-processes gpu-check clean
 
 help: ## Show these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
@@ -52,6 +52,9 @@ check-extras: $(STAMP) ## Check that each extra resolves with the pinned version
 		echo "extra $$extra"; \
 		$(BIN)/python -m pip install --dry-run --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$$extra]" || exit 1; \
 	done
+
+torture: $(STAMP) ## Kill, damage, fill and attack small runs, and write docs/reliability.md (half an hour; TORTURE_SCALE=0.1)
+	$(BIN)/python -m tests.torture
 
 $(VENV)/.bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

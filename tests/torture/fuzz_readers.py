@@ -225,8 +225,9 @@ def fuzz(reader: Reader, count: int, seed: int) -> list[Failure]:
 
 def try_reading(reader: Reader, content: bytes, folder: Path) -> str | None:
     """What is wrong with how the reader takes a file of this content; None if nothing."""
-    folder.mkdir()
-    (folder / reader.file_name).write_bytes(content)
+    path = folder / reader.file_name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
     before, start, problem = reset_peak(), time.monotonic(), None
     try:
         with stop_after(STOP_SECONDS):

@@ -1,0 +1,97 @@
+"""Runs the campaigns, prints their rows, and writes docs/reliability.md from them."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tests.torture import attacks, damage, disk, fuzz, groups, kills
+from tests.torture.trials import Row
+
+ROOT = Path(__file__).resolve().parents[2]
+# Campaign, and how much of it `make torture` runs: kills, damages of each place, mutations, attacks, disks, faults.
+CAMPAIGNS = {
+    "kills": (kills, 200),
+    "damage": (damage, 90),
+    "fuzz": (fuzz, 20_000),
+    "attacks": (attacks, 1),
+    "disk": (disk, 30),
+    "groups": (groups, 100),
+}
+PAGE = Path(__file__).with_name("reliability.md")
+
+
+@dataclass(frozen=True)
+class Result:
+    """The rows of a campaign, and its wall-clock seconds."""
+
+    name: str
+    rows: list[Row]
+    seconds: float
+
+
+def run_campaigns(names: Sequence[str], scale: float, seed: int, folder: Path) -> list[Result]:
+    results = []
+    for name in names or CAMPAIGNS:
+        module, count = CAMPAIGNS[name]
+        place, start = folder / name, time.monotonic()
+        place.mkdir(parents=True)
+        rows = module.run(max(1, round(count * scale)), seed, place)
+        results.append(Result(name, rows, time.monotonic() - start))
+        for line in table_of(results[-1:]):
+            print(line, flush=True)
+        for problem in (problem for row in rows for problem in row.problems):
+            print(f"BAD {problem}", flush=True)
+    return results
+
+
+def table_of(results: Sequence[Result]) -> list[str]:
+    lines = ["| campaign | part | trials | good | bad |", "|---|---|---:|---:|---:|"]
+    for result in results:
+        for row in result.rows:
+            bad = len(row.problems)
+            lines.append(f"| {result.name} | {row.part} | {row.trials:,} | {row.trials - bad:,} | {bad} |")
+        trials, bad = sum(row.trials for row in result.rows), sum(len(row.problems) for row in result.rows)
+        whole = f"**all, {result.seconds:,.0f} s**"
+        lines.append(f"| **{result.name}** | {whole} | **{trials:,}** | **{trials - bad:,}** | **{bad}** |")
+    return lines
+
+
+def write_page(page: Path, results: Sequence[Result], scale: float, seed: int) -> None:
+    """The page: its text beside this file, with the tables and the circumstances of this run."""
+    notes = [f"- {row.part}: {note}." for result in results for row in result.rows for note in row.notes]
+    bad = [
+        f"- {problem.splitlines()[0][:300]}" for result in results for row in result.rows for problem in row.problems
+    ]
+    parts = {
+        "TABLE": "\n".join(table_of(results)),
+        "NOTES": "\n".join(notes),
+        "BAD": "\n".join(["What was bad:", "", *bad]) if bad else "No trial was bad.",
+        "RUN": describe_run(results, scale, seed),
+    }
+    text = PAGE.read_text(encoding="utf-8")
+    for name, content in parts.items():
+        text = text.replace(f"<!-- {name} -->", content)
+    page.write_text(text, encoding="utf-8")
+
+
+def describe_run(results: Sequence[Result], scale: float, seed: int) -> str:
+    git = ["git", "-C", str(ROOT)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "dialog_trainer"]).returncode
+    seconds = sum(result.seconds for result in results)
+    size = "" if scale == 1 else f", at {scale:g} of the full size (`TORTURE_SCALE={scale:g}`)"
+    return (
+        f"One run of `make torture`{size}: {datetime.date.today()}, commit {commit or 'unknown'}"
+        f"{' with changes' if changed else ''}, seed {seed}, {seconds / 60:.0f} minutes on {os.cpu_count()} cores "
+        f"({platform.machine()}, {platform.system()} {platform.release().split('-')[0]}, Python "
+        f"{platform.python_version()}, torch {torch.__version__}, CPU)."
+    )
