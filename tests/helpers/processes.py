@@ -21,6 +21,7 @@ import pytest
 from dialog_trainer.cli.main import entry, main
 from dialog_trainer.distributed import collectives, launcher
 from dialog_trainer.distributed.store import ControlStore
+from dialog_trainer.training.checkpoint_directory import locate
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHONPATH = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
@@ -251,4 +252,5 @@ def lines(file: Path) -> list[dict]:
 
 
 def state(run: Path) -> dict:
-    return json.loads((run / "weights/last/trainer/state.json").read_text())
+    """That of the newest checkpoint; after a kill there may be no `weights/last` until the resume."""
+    return json.loads((run / (locate(run, "last") or "") / "trainer/state.json").read_text())

@@ -222,7 +222,7 @@ def attack_weights(place: Path, straight: Path) -> str | None:
     after = {path: path.stat().st_mtime_ns for path in stranger.outside.rglob("*")}
     if before != after:
         return f"weights as a link: what it leads to has changed: {output}"
-    return f"weights as a link: exit code {code}: {output}" if code != 2 or "Traceback" in output else None
+    return f"weights as a link: exit code {code}: {output}" if code not in (1, 2) or "Traceback" in output else None
 
 
 def rerun(place: Path, flags: list[str]) -> str | None:
