@@ -19,7 +19,7 @@ import torch
 from helpers.processes import PYTHONPATH, ROOT
 from safetensors.torch import load_file, save_file
 
-from tests.torture.trials import Row, digest, execute, find_traceback, resume_options, train_straight
+from tests.torture.trials import Row, digest, execute, find_traceback, resume_options
 
 # What a canary would be touched by.
 SECRET = "precious\n"
@@ -30,7 +30,7 @@ SUITES = {
         "tests/cli/test_saved_config.py", "tests/cli/test_plain_yaml.py", "tests/training/test_checkpoint.py",
         "tests/model/test_loading.py", "tests/test_files.py",
     ],
-    "text on the screen": ["tests/test_screen.py"],
+    "text on the screen and in pages": ["tests/test_screen.py", "tests/reporting/test_mask_page.py"],
 }  # fmt: skip
 
 
@@ -181,9 +181,8 @@ ATTACKS: dict[str, tuple[Callable[[Stranger], None], tuple[str, ...], tuple[int,
 }  # fmt: skip
 
 
-def run(count: int, seed: int, folder: Path) -> list[Row]:
+def run(count: int, seed: int, folder: Path, straight: Path) -> list[Row]:
     """All attacks; at a small scale (`count` 0 or a smoke test) they are the same, for each is another."""
-    straight = train_straight(folder / "straight")
     rows = [Row("a stranger's run folder")]
     for index, name in enumerate(ATTACKS):
         for mode in ATTACKS[name][1]:

@@ -19,7 +19,6 @@ from tests.torture.trials import (
     kill,
     resume,
     tiny_options,
-    train_straight,
     write_dialogues,
 )
 
@@ -72,8 +71,9 @@ DAMAGE: dict[str, Damage] = {
 }
 
 
-def run(count: int, seed: int, folder: Path) -> list[Row]:
-    straight, other = train_straight(folder / "straight"), train_other(folder / "other")
+def run(count: int, seed: int, folder: Path, straight: Path) -> list[Row]:
+    """`count` is a percentage of all pairs of a file and a kind of damage."""
+    other = train_other(folder / "other")
     stopped = train_half(folder / "stopped", straight.parents[1])
     step = max(path.name for path in stopped.glob("weights/step-*"))
     newest = [f"weights/{step}/{name}" for name in files_of(stopped / "weights" / step)]
@@ -93,11 +93,10 @@ def run(count: int, seed: int, folder: Path) -> list[Row]:
     return rows
 
 
-def choose(files: list[str], count: int, draw: random.Random) -> list[tuple[str, str]]:
-    """`count` pairs of file and kind of damage: each once before any twice."""
+def choose(files: list[str], percent: int, draw: random.Random) -> list[tuple[str, str]]:
+    """So many of the pairs of file and kind of damage; at least one."""
     pairs = [(file, kind) for file in files for kind in DAMAGE]
-    draw.shuffle(pairs)
-    return (pairs * (count // len(pairs) + 1))[:count]
+    return draw.sample(pairs, max(1, len(pairs) * percent // 100))
 
 
 def train_other(folder: Path) -> Path:

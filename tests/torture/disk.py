@@ -25,16 +25,14 @@ from tests.torture.trials import (
     find_traceback,
     resume_options,
     tiny_options,
-    train_straight,
 )
 
 MIN_BYTES = 12 * 2**10
 ROOM = "64m"
 
 
-def run(count: int, seed: int, folder: Path) -> list[Row]:
+def run(count: int, seed: int, folder: Path, straight: Path) -> list[Row]:
     draw = random.Random(f"disk {seed}")
-    straight = train_straight(folder / "straight")
     source = straight.parents[1]
     needed = sum(path.stat().st_size for path in (*(source / "runs").rglob("*"), *(source / "cache").rglob("*")))
     mounts = can_mount(folder / "mount")

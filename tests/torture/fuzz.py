@@ -20,7 +20,7 @@ SECONDS_EACH = 6
 SPARE_BYTES = 3 * 2**30
 
 
-def run(count: int, seed: int, folder: Path) -> list[Row]:
+def run(count: int, seed: int, folder: Path, straight: Path) -> list[Row]:
     """`count` mutations in all: of a slow reader a quarter of what the others get."""
     weights = {name: 0.25 if name in SLOW else 1.0 for name in ALL}
     rows = []

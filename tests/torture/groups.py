@@ -18,7 +18,7 @@ FAULTS = {signal.SIGKILL: 1, signal.SIGSTOP: 1, signal.SIGTERM: 75, signal.SIGIN
 TIMEOUT = 8
 
 
-def run(count: int, seed: int, folder: Path) -> list[Row]:
+def run(count: int, seed: int, folder: Path, straight: Path) -> list[Row]:
     dialogues = write_dialogues(folder / "dialogues")
     draw = random.Random(f"groups {seed}")
     trials = [*list_trials(2), *list_trials(3)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,79 +25,91 @@ from tests.torture.trials import (
     newest_rows,
     resume_options,
     tiny_options,
-    train_straight,
 )
 
 PARTS = ("start", "cache building", "training", "save", "validation and generation", "mode=validate")
-# After the landmark, at most so long: what a landmark begins takes about that.
-DELAYS = (1.5, 0.3, 0.5, 0.05, 0.3, 2.0)
+# After the landmark, at most so much of the time of a mode=validate: about what begins there takes.
+DELAYS = (1.0, 0.2, 0.2, 0.03, 0.2, 1.0)
 
 
-def run(count: int, seed: int, folder: Path) -> list[Row]:
-    draw = random.Random(f"kills {seed}")
-    straight = train_straight(folder / "straight")
-    validated = validate(straight, folder / "straight/cache")
-    rows = {part: Row(f"kill -9 in {part}") for part in PARTS}
+def run(count: int, seed: int, folder: Path, straight: Path) -> list[Row]:
+    begin = time.monotonic()
+    validated = validate(straight, straight.parents[1] / "cache")
+    campaign = Campaign(straight, validated, time.monotonic() - begin, random.Random(f"kills {seed}"))
     ended = Row("runs that were killed, at their end")
-    lost = []
-    number = 0
-    while sum(row.trials for row in rows.values()) < count:
-        place = folder / f"killed-{number}"
-        shutil.copytree(folder / "straight/dialogues", place / "dialogues")
-        kills = min(draw.randint(1, 6), count - sum(row.trials for row in rows.values()))
-        ended.try_out(lambda place=place, kills=kills: kill_until_end(place, straight, kills, draw, rows, lost))
-        if not ended.problems and sum(row.trials for row in rows.values()) < count:
-            part = rows["mode=validate"]
-            part.try_out(lambda place=place: kill_validation(place, validated, draw))
-        if not ended.problems:
+    while (left := count - campaign.kills()) > 0:
+        place = folder / f"killed-{ended.trials}"
+        shutil.copytree(straight.parents[1] / "dialogues", place / "dialogues")
+        ended.try_out(lambda p=place, n=left: campaign.kill_until_end(p, n))
+        if not ended.problems:  # else it is kept to be looked at
             shutil.rmtree(place)
-        number += 1
+    lost = campaign.lost
     ended.notes.append(
-        f"{number} runs, {len(lost)} kills after the first row: {sum(lost)} steps repeated, at most {max(lost, default=0)} at once"
+        f"{len(lost)} kills after the first save: {sum(lost)} updates repeated, at most {max(lost, default=0)} at once"
     )
-    return [*rows.values(), ended]
+    return [*campaign.rows.values(), ended]
 
 
-def kill_until_end(
-    place: Path, straight: Path, kills: int, draw: random.Random, rows: dict[str, Row], lost: list[int]
-) -> str | None:
-    """Starts a run with a cold cache, kills it `kills` times, and lets it end. Problems of a kill go to its row."""
-    cache, found, whole, reached = place / "cache", place / "runs/run", 0, 0
-    moments = sorted(draw.choices(range(len(PARTS) - 1), k=kills))
-    for index in range(kills + 1):
-        if not list(found.glob("weights/step-*")):  # killed before its first checkpoint: started again
-            shutil.rmtree(place / "runs", ignore_errors=True)
-            options, whole, reached = tiny_options(place / "dialogues", place), 0, 0
-        else:
-            options = resume_options(found)
-        with command(options, place, cache) as job:
-            part = None
-            if index < kills:
-                moment = moments[index]
-                wait(job, landmark(moment, place, draw), draw.uniform(0, DELAYS[moment]))
+class Campaign:
+    """Kills runs and compares them with the straight one; `seconds` is what a mode=validate takes on this machine.
+
+    `lost` has the updates that each kill cost.
+    """
+
+    def __init__(self, straight: Path, validated: dict[str, bytes], seconds: float, draw: random.Random):
+        self.straight, self.validated, self.seconds, self.draw = straight, validated, seconds, draw
+        self.rows = {part: Row(f"kill -9 in {part}") for part in PARTS}
+        self.lost: list[int] = []
+
+    def kills(self) -> int:
+        return sum(row.trials for row in self.rows.values())
+
+    def kill_until_end(self, place: Path, left: int) -> str | None:
+        """Starts a run with a cold cache, kills it up to `left` times, and lets it end. Problems of a kill go to its row."""
+        run, whole = place / "runs/run", 0
+        moments = sorted(self.draw.choices(range(len(PARTS) - 1), k=min(left, self.draw.randint(1, 6))))
+        for moment in (*moments, None):
+            if not list(run.glob("weights/step-*")):  # killed before its first checkpoint: started again
+                shutil.rmtree(place / "runs", ignore_errors=True)
+                options, whole = tiny_options(place / "dialogues", place), 0
+            else:
+                options = resume_options(run)
+            code, output = self.execute_and_kill(options, place, moment)
+            problem = check_start(output, whole) or find_traceback(output)
+            if code == -signal.SIGKILL:
+                self.rows[PARTS[moment]].add(problem)
+            elif problem or code:
+                return problem or f"exit code {code}: {output}"
+            else:
+                break
+            saved = [int(path.name[5:13]) for path in run.glob("weights/step-*")]
+            whole = max(saved, default=0)
+            if saved:
+                done = max((step + 1 for step, split in newest_rows(run) if split == "train"), default=0)
+                self.lost.append(max(0, done - whole))
+        self.kill_validation(place)
+        return compare(run, self.straight) or find_leftovers(run, place / "cache")
+
+    def execute_and_kill(self, options: list[str], place: Path, moment: int | None) -> tuple[int, str]:
+        with command(options, place, place / "cache") as job:
+            if moment is not None:
+                delay = self.draw.uniform(0, DELAYS[moment] * self.seconds)
+                wait(job, landmark(moment, place, self.draw), delay)
                 kill(job)
-                part = rows[PARTS[moment]]
-            code, output = job.ended(SECONDS)
-        problem = check_resume(output, whole) or find_traceback(output)
-        if part:
-            part.add(problem if code in (0, -9) else f"exit code {code}: {output}")
-        elif problem or code:
-            return problem or f"the last resume ended with {code}: {output}"
-        steps = (
-            [step for step, split in newest_rows(found) if split == "train"]
-            if (found / "metrics.jsonl").exists()
-            else []
-        )
-        saved = [int(path.name[5:13]) for path in found.glob("weights/step-*")]
-        whole, reached = max(saved, default=0), max([reached, *steps])
-        if part and saved:
-            lost.append(max(0, reached + 1 - whole))
-    return compare(found, straight) or find_leftovers(found, cache)
+            return job.ended(SECONDS)
+
+    def kill_validation(self, place: Path) -> None:
+        """Kills a mode=validate of the run; the next one writes what that of the straight run wrote."""
+        run, row = place / "runs/run", self.rows["mode=validate"]
+        code, output = self.execute_and_kill(validation_options(run), place, PARTS.index("mode=validate"))
+        if code == -signal.SIGKILL:
+            found = validate(run, place / "cache")
+            row.add(find_traceback(output) or (None if found == self.validated else f"other replies: {sorted(found)}"))
 
 
-def check_resume(output: str, whole: int) -> str | None:
+def check_start(output: str, whole: int) -> str | None:
     """Whether a resume started from the newest checkpoint that lay there when its predecessor was killed."""
-    started = re.search(r"steps (\d+) to", output)
+    started = re.search(r", steps (\d+) to ", output)
     if started and int(started[1]) < whole:
         return f"resumed from step {started[1]} although step {whole} was saved"
     return None
@@ -147,16 +160,7 @@ def validate(run: Path, cache: Path) -> dict[str, bytes]:
     code, output = execute(validation_options(run), run.parent, cache)
     if code:
         raise RuntimeError(f"mode=validate ended with {code}: {output}")
-    return {path.name: path.read_bytes() for path in sorted(run.glob("*/**/replies*")) if path.is_file()}
-
-
-def kill_validation(place: Path, expected: dict[str, bytes], draw: random.Random) -> str | None:
-    run, cache = place / "runs/run", place / "cache"
-    with command(validation_options(run), place, cache) as job:
-        wait(job, lambda: True, draw.uniform(0, DELAYS[-1]))
-        kill(job)
-        _, output = job.ended(SECONDS)
-    found = validate(run, cache)
-    return find_traceback(output) or (
-        None if found == expected else f"other replies: {sorted(found)} {sorted(expected)}"
-    )
+    found = {path.name: path.read_bytes() for path in sorted(run.glob("*/**/replies*")) if path.is_file()}
+    if not found:
+        raise RuntimeError(f"mode=validate wrote no replies: {output}")
+    return found

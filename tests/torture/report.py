@@ -14,17 +14,17 @@ from pathlib import Path
 import torch
 
 from tests.torture import attacks, damage, disk, fuzz, groups, kills
-from tests.torture.trials import Row
+from tests.torture.trials import Row, train_straight
 
 ROOT = Path(__file__).resolve().parents[2]
-# Campaign, and how much of it `make torture` runs: kills, damages of each place, mutations, attacks, disks, faults.
+# Campaign, and how much of it `make torture` runs: kills, per cent of the damages, mutations, (all attacks,) disks, faults.
 CAMPAIGNS = {
     "kills": (kills, 200),
-    "damage": (damage, 90),
+    "damage": (damage, 100),
     "fuzz": (fuzz, 20_000),
     "attacks": (attacks, 1),
     "disk": (disk, 30),
-    "groups": (groups, 100),
+    "groups": (groups, 26),
 }
 PAGE = Path(__file__).with_name("reliability.md")
 
@@ -39,12 +39,13 @@ class Result:
 
 
 def run_campaigns(names: Sequence[str], scale: float, seed: int, folder: Path) -> list[Result]:
+    straight = train_straight(folder / "straight")
     results = []
     for name in names or CAMPAIGNS:
         module, count = CAMPAIGNS[name]
         place, start = folder / name, time.monotonic()
         place.mkdir(parents=True)
-        rows = module.run(max(1, round(count * scale)), seed, place)
+        rows = module.run(max(1, round(count * scale)), seed, place, straight)
         results.append(Result(name, rows, time.monotonic() - start))
         for line in table_of(results[-1:]):
             print(line, flush=True)

@@ -1,25 +1,44 @@
 """Each campaign of `make torture` at its smallest size, so that it keeps running."""
 
+import random
+
 import pytest
 
 from tests.torture import attacks, damage, disk, groups, kills, report
-from tests.torture.trials import Row
+from tests.torture.trials import Row, compare, train_straight
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("campaign", "count"), [(kills, 2), (damage, 1), (disk, 2), (groups, 1)])
-def test_a_small_campaign_has_no_bad_trial(campaign, count, tmp_path):
-    rows = campaign.run(count, 1, tmp_path)
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    return train_straight(tmp_path_factory.mktemp("straight") / "run")
+
+
+@pytest.mark.parametrize(("campaign", "count"), [(kills, 1), (damage, 1), (disk, 1), (groups, 1)])
+def test_a_small_campaign_has_no_bad_trial(campaign, count, straight, tmp_path):
+    rows = campaign.run(count, 1, tmp_path, straight)
     assert [problem for row in rows for problem in row.problems] == []
     assert sum(row.trials for row in rows) >= count
 
 
 @pytest.mark.parametrize("name", ["S2 metrics.jsonl as a link", "S4 tensors of other shapes"])
-def test_an_attack_leaves_the_canary_whole(name, tmp_path):
-    straight = attacks.train_straight(tmp_path / "straight")
+def test_an_attack_leaves_the_canary_whole(name, straight, tmp_path):
     for mode in attacks.ATTACKS[name][1]:
         assert attacks.attack(tmp_path / mode, straight, name, mode) is None
+
+
+def test_harm_and_differences_are_noticed(straight, tmp_path):
+    stranger = attacks.Stranger(tmp_path / "stranger", straight)
+    assert stranger.find_harm() is compare(stranger.run, straight) is None
+    (stranger.outside / "victim").write_text("poor")
+    assert stranger.find_harm() == "victim has changed"
+    with (stranger.run / "metrics.jsonl").open("a") as file:
+        file.write('{"half')
+    assert compare(stranger.run, straight) == "1 lines cannot be parsed"
+    damage.flip(stranger.run / "weights/last/model.safetensors", straight, random.Random(0))
+    assert compare(stranger.run, straight) == "weights/last/model.safetensors differs"
+    assert kills.check_start("13 steps an epoch, steps 4 to 30, validated every 10", 6) is not None
 
 
 def test_the_page_has_the_table_of_the_run(tmp_path):
