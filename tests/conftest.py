@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from dialog_trainer.cli.main import main
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.model.loading import build_from_scratch
 from dialog_trainer.model.packed_forward import use_packed_attention
+from dialog_trainer.signals import EXIT_CODES
 
 
 def pytest_collection() -> None:
@@ -56,6 +58,16 @@ def made_up_turns(count: int, seed: int) -> list[str]:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory):
     """Tokenized data of the tests stays out of the user's cache."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_they_were():
+    """A command that ends ignores further stop signals; the next test handles them as this one did."""
+    before = {number: signal.getsignal(number) for number in EXIT_CODES}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ from dialog_trainer.data.sources.jsonl import read_jsonl
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.errors import CheckpointError, DataError, DialogTrainerError, ModelError
 
-MAX_SECONDS = 5.0
+MAX_SECONDS = 5.0  # of the processor: the machine may be busy
 MAX_BYTES = 2**30
 # A reader that hangs in Python is stopped after so many seconds.
 STOP_SECONDS = 20
@@ -228,7 +228,7 @@ def try_reading(reader: Reader, content: bytes, folder: Path) -> str | None:
     path = folder / reader.file_name
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
-    before, start, problem = reset_peak(), time.monotonic(), None
+    before, start, problem = reset_peak(), time.process_time(), None
     try:
         with stop_after(STOP_SECONDS):
             reader.read(folder)
@@ -237,7 +237,7 @@ def try_reading(reader: Reader, content: bytes, folder: Path) -> str | None:
             problem = f"{type(error).__name__}: {str(error)[:200]}"
         elif str(folder) not in str(error):
             problem = f"the message does not name the file: {str(error)[:200]}"
-    seconds, peak = time.monotonic() - start, reset_peak() - before
+    seconds, peak = time.process_time() - start, reset_peak() - before
     if seconds > MAX_SECONDS:
         problem = f"{seconds:.1f} s ({problem})"
     if peak > MAX_BYTES:
