@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -69,9 +70,7 @@ def table_of(results: Sequence[Result]) -> list[str]:
 def write_page(page: Path, results: Sequence[Result], scale: float, seed: int) -> None:
     """The page: its text beside this file, with the tables and the circumstances of this run."""
     notes = [f"- {row.part}: {note}." for result in results for row in result.rows for note in row.notes]
-    bad = [
-        f"- {problem.splitlines()[0][:300]}" for result in results for row in result.rows for problem in row.problems
-    ]
+    bad = [f"- {shorten(problem)}" for result in results for row in result.rows for problem in row.problems]
     parts = {
         "TABLE": "\n".join(table_of(results)),
         "NOTES": "\n".join(notes),
@@ -82,6 +81,11 @@ def write_page(page: Path, results: Sequence[Result], scale: float, seed: int) -
     for name, content in parts.items():
         text = text.replace(f"<!-- {name} -->", content)
     page.write_text(text, encoding="utf-8")
+
+
+def shorten(problem: str) -> str:
+    """The first line, without the folder of the campaign."""
+    return re.sub(r"/\S*/(torture|fuzz)-[^/\s]*/", "", problem.splitlines()[0])[:300]
 
 
 def describe_run(results: Sequence[Result], scale: float, seed: int) -> str:
