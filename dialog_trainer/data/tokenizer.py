@@ -24,6 +24,7 @@ MAX_WORD = 1_000
 # Files of a tokenizer; the largest known one has 40 MB.
 FILE_KINDS = {".json", ".jinja", ".model", ".tiktoken", ".txt"}
 MAX_FILE_BYTES = 128 * 2**20
+PRINTED_KEYS = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
 # The largest known vocabularies have 260,000 entries; ids may have gaps.
 MAX_ID = 10_000_000
 # A tokenizer takes about a second for a million characters. The regular expressions of its file can take for ever.
@@ -161,8 +162,20 @@ def _check_files(folder: Path) -> None:
             problem = why_unreadable(path)
             if problem is None and path.stat().st_size > MAX_FILE_BYTES:
                 problem = f"is larger than {MAX_FILE_BYTES // 2**20} MiB"
+            if problem is None and path.name in PRINTED_KEYS:
+                problem = _find_control_characters(path)
             if problem:
                 raise ModelError(f"{path} {problem}: it is no tokenizer or model; choose another folder")
+
+
+def _find_control_characters(path: Path) -> str | None:
+    """What is wrong with the keys of a JSON file: tokenizers prints those that it does not know as they are."""
+    keys: list[str] = []
+    try:
+        json.loads(path.read_bytes(), object_pairs_hook=lambda pairs: keys.extend(key for key, _ in pairs))
+    except (ValueError, RecursionError) as error:
+        return f"is no JSON ({error})"
+    return None if all(map(str.isprintable, keys)) else "has keys with control characters"
 
 
 def _run_in_time(work: Callable[[], T], characters: int) -> T:

@@ -198,3 +198,15 @@ def test_an_absurd_token_id_is_refused(tokenizer, tmp_path):
     model["vocab"]["weird"] = 2**32 - 1
     with pytest.raises(ModelError, match=r"has the token id 4,294,967,295"):
         DialogueTokenizer.pretrained(saved_with(tokenizer, tmp_path, model=model))
+
+
+@pytest.mark.parametrize("place", ["added_tokens_decoder", "eos_token"])
+def test_no_control_character_of_a_file_is_printed(tokenizer, tmp_path, capfd, place):
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    token = {"content": "<|endoftext|>", "special": True, "\x1b]0;x\x07": 1}
+    values = {"added_tokens_decoder": {"0": token}, "eos_token": token | {"__type": "AddedToken"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {place: values[place]}))
+    with pytest.raises(ModelError, match=r"tokenizer_config.json has keys with control characters"):
+        DialogueTokenizer.pretrained(str(tmp_path))
+    assert capfd.readouterr().out == ""
