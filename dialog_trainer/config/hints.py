@@ -62,7 +62,7 @@ HABITS = {
     **dict.fromkeys(("wandb", "report_to", "tensorboard"), "logger=tensorboard"),
     "config": "--config-dir <folder> experiment=<file in its folder experiment/>",
 }  # fmt: skip
-MODES = ("train", "resume", "validate", "chat", "inspect")
+MODES = ("train", "resume", "validate", "chat", "inspect", "verify_resume")
 # Words of the original's flags, with what to type here.
 FLAGS = {
     "--mode": "mode={value}",

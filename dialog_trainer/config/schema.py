@@ -114,7 +114,8 @@ class Config(Record):
     """The validated configuration of one command."""
 
     mode: Mode = setting(
-        "What to do: train, resume, validate or chat with a saved run, or inspect (show which tokens carry the loss).",
+        "What to do: train, resume, validate or chat with a saved run, inspect (show which tokens carry the loss), or "
+        "verify_resume (check that a resume is exact here).",
         per_command=True,
     )
     project: Name = setting('Folder of runs; any path without ":" and "..". null: outputs/<name of the model>.')

@@ -97,15 +97,13 @@ def build_from_scratch(
         n_embd=width,
         n_layer=layers,
         n_head=heads,
-        resid_pdrop=dropout,
-        embd_pdrop=dropout,
-        attn_pdrop=dropout,
         # GPT-2's 0.02 is meant for a width of 768; narrower models learn faster from a wider distribution.
         initializer_range=0.02 * (768 / width) ** 0.5,
         bos_token_id=tokenizer.cls_id,
         eos_token_id=tokenizer.end_id,
         pad_token_id=tokenizer.pad_id,
     )
+    _set_dropout(config, dropout)  # each key, as a resume does
     if check:
         check(_count_weights(config))
     with torch.random.fork_rng():

@@ -39,7 +39,7 @@ FRACTION = ((0.0, 0.5, 1.0), (-0.1, 1.1, float("nan"), True, [0.5], "half"))
 FLAG = ((True, False), (0, 1, "true"))
 TEXT = (("a", "한국 a=b 'c'"), ("", "  ", 3, True, ["a"]))
 RANGES = {
-    "mode": (("train", "resume", "validate", "chat", "inspect"), ("report", "Train", "", None, 1, ["train"])),
+    "mode": (("train", "resume", "validate", "chat", "inspect", "verify_resume"), ("report", "Train", "", None, 1, ["train"])),
     "name": TEXT,
     "seed": ((0, 2**63 - 1), (-1, 2**63, 0.5, True, None)),
     "deterministic": FLAG,

@@ -291,6 +291,7 @@ def test_how_many_processes_a_job_starts(values, count):
         ({}, 4, True, []),
         ({"processes": 4}, 4, True, []),
         ({"processes": 2}, 4, True, ["processes=2: 4 processes were started; leave it at 1"]),
+        ({"mode": "verify_resume"}, 2, True, ["mode=verify_resume: works in one process; start it without torchrun or srun"]),
         ({"mode": "inspect"}, 2, True, ["mode=inspect: works in one process; start it without torchrun or srun"]),
         ({"mode": "chat"}, 2, True, ["mode=chat: works in one process; start it without torchrun or srun"]),
         ({"mode": "inspect", "processes": 2}, 1, False, []),
