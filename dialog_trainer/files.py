@@ -89,7 +89,8 @@ def open_to_read(root: Path, name: str) -> BufferedReader:
 def read_bounded(root: Path, name: str, max_bytes: int) -> bytes:
     """The content of a regular file; `OSError` where it is larger than `max_bytes`."""
     with open_to_read(root, name) as file:
-        content = file.read(max_bytes + 1)
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(min(size, max_bytes) + 1)
     if len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"is larger than {max_bytes:,} bytes", str(root / name))
     return content

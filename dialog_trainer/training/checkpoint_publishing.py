@@ -16,6 +16,7 @@ from dialog_trainer.errors import CheckpointError, TrainingError
 from dialog_trainer.files import (
     atomic_directory,
     copy_directory,
+    is_disk_full,
     list_directory,
     make_directory,
     remove_directory,
@@ -53,7 +54,9 @@ def save_checkpoint(run: Path, *, state: Mapping[str, Any], keep: int, **content
             write_checkpoint(directory, state=state, **content)
         _renew(run, read_state(run, name))
         _remove_old(run, keep)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # tokenizers has no class of its own for a full disk
+        if not (isinstance(error, OSError | SafetensorError) or is_disk_full(error)):
+            raise
         _sweep(run)
         free = shutil.disk_usage(run).free / 2**20
         raise TrainingError(

@@ -64,6 +64,8 @@ def validate_run(job: Job, console: RunConsole) -> int:
         with collectives.local_rank0_first():
             dialogues = load_dialogues(config, split, log)
             training = _load_training(config, log)
+        if split == "validation" and dialogues.digest != state.held_out:
+            log("note: these are not the validation dialogues of the training: its losses and scores are of others")
         other = _read_other_scores(config, dialogues)
         device = select_device(config)
         configure_torch(config.deterministic)
