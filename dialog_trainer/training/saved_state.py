@@ -64,6 +64,13 @@ def read_state(run: Path, checkpoint: str) -> SavedState:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        errors = error.errors(include_url=False, include_input=False)
+        missing = [str(one["loc"][0]) for one in errors if one["type"] == "missing" and len(one["loc"]) == 1]
+        if len(missing) == len(errors):
+            raise CheckpointError(
+                f"{path} has no {', '.join(missing)}: another version wrote it; to start a new run from its weights, pass "
+                f"mode=train, the options of that run, and model.pretrained_model={run / checkpoint}"
+            ) from None
+        first = errors[0]
         place = ".".join(map(str, first["loc"])) or "the file"
         raise CheckpointError(f"{path} is no state of a checkpoint: {place}: {first['msg']}") from None

@@ -235,9 +235,10 @@ def test_counts_of_dailydialog(real_data):
         splits[split] = dataset(*([text.strip() for text in json.loads(line)["turns"]] for line in lines))
     validation, test = (find_contamination(splits["train"], splits[split]) for split in ("validation", "test"))
     known = json.loads((folder / "train_lines_in_heldout.json").read_text(encoding="utf-8"))
+    names = dict(zip(KINDS, known, strict=False))  # the file spells them in its own way
     for kind, count in (("exact", 172), ("normalized", 310)):
         lines = {*getattr(validation, kind).training, *getattr(test, kind).training}
-        assert sorted(lines) == known[kind]
+        assert sorted(lines) == known[names[kind]]
         assert len(lines) == count
     assert test.summary("test") == (
         "93 of 1,000 test dialogues are in the training split exactly, 151 after normalization, 261 nearly; "

@@ -172,14 +172,12 @@ def not_finite() -> list:
     for kind in ("ddp", "fsdp"):
         model, loss, optimizer = parallel_model(kind, True)
         before = {n: t.clone() for n, t in parallel.gather_full_tensors(model.state_dict(keep_vars=True)).items()}
-        try:
-            one_step(loss, optimizer, [batch_of(collectives.rank(), torch.nan if collectives.rank() == 1 else 1.0)])
-            message = None
-        except TrainingError as error:
-            message = str(error)
+        report = one_step(
+            loss, optimizer, [batch_of(collectives.rank(), torch.nan if collectives.rank() == 1 else 1.0)]
+        )
         after = parallel.gather_full_tensors(model.state_dict(keep_vars=True))
         unchanged = all(torch.equal(before[name], after[name]) for name in before)
-        found.append((collectives.all_gather_objects(message), unchanged, len(optimizer.state)))
+        found.append((collectives.all_gather_objects(report.problem), unchanged, len(optimizer.state)))
     return found
 
 
@@ -284,9 +282,7 @@ def test_non_finite_loss_of_one_rank_stops_all_before_the_update(found):
 @pytest.mark.slow
 def test_failure_of_a_rank_is_printed_once(tmp_path):
     with forked((2, fail_on_rank1, ""), tmp_path, entry=launch) as job:
-        job.workers(2)
         code, output = job.ended()
-        assert job.left(1) == set()
     assert code == 1
     assert output.startswith("rank 1 of 2, step 7: Traceback")
     assert output.count("rank 1 of 2") == 1

@@ -52,7 +52,7 @@ def test_killed_rank_ends_all_with_one_message(tiny_options, tmp_path, dialog_tr
         assert "Traceback" not in output
         assert output.count("Error") == 0, output
         assert job.left(1) == set()
-    assert state(run)["step"] >= 5
+    assert state(run)["step"] >= 4  # that of step 5 was perhaps still being written
     assert can_resume(run, dialog_trainer)
 
 

@@ -140,7 +140,9 @@ def test_a_state_of_other_types_is_named(checkpoint, tmp_path, content):
     assert read_state(tmp_path, PATH).tokens_seen == 10
     path = checkpoint / "trainer/state.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(CheckpointError, match=r"trainer/state.json is no state of a checkpoint: \S+"):
+    with pytest.raises(
+        CheckpointError, match=r"trainer/state.json (is no state of a checkpoint: \S+|has no digest: another version)"
+    ):
         read_state(tmp_path, PATH)
 
 
