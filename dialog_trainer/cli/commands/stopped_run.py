@@ -32,7 +32,9 @@ VALIDATIONS = 3
 # Enough for a step of each place between two validations.
 MIN_STEPS = 12
 TRIES = 5
+# A save of a tiny model takes some milliseconds.
 POLL_SECONDS = 0.001
+END_POLL_SECONDS = 0.05
 # For a run to obey SIGTERM before it is killed.
 GRACE_SECONDS = 10.0
 OUTPUT_LINES = 15
@@ -187,14 +189,14 @@ def _stop_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _wait(process: BaseProcess, stop: StopSignal, reached: Callable[[], bool] = lambda: False) -> bool:
+def _wait(process: BaseProcess, stop: StopSignal, reached: Callable[[], bool] | None = None) -> bool:
     """Whether `reached` came true before the process ended. Raises `StopRequest` after a stop signal to this process."""
     while process.is_alive():
         if stop.requested():
             raise StopRequest(stop.exit_code)
-        if reached():
+        if reached and reached():
             return True
-        time.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS if reached else END_POLL_SECONDS)
     return False
 
 
