@@ -60,14 +60,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
+_HANDLERS = {number: signal.getsignal(number) for number in EXIT_CODES}
+
+
 @pytest.fixture(autouse=True)
 def _signals_as_they_were():
-    """A command that ends ignores further stop signals; the next test handles them as this one did."""
-    before = {number: signal.getsignal(number) for number in EXIT_CODES}
-    yield
-    for number, handler in before.items():
-        if signal.getsignal(number) is not handler:
-            signal.signal(number, handler)
+    """A command that ends ignores further stop signals, also one of a fixture of a module; no test inherits that."""
+    for number, handler in _HANDLERS.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
