@@ -102,7 +102,7 @@ class Started:
         self.seen: set[int] = set()
 
     def output(self) -> str:
-        return self.file.read_text()
+        return self.file.read_text() if self.file.exists() else ""  # killed before its first line
 
     def until(self, holds: Callable[[], object], what: str):
         """The first true value of `holds()`; fails when the command ends before."""
