@@ -83,7 +83,7 @@ def run(count: int, seed: int, folder: Path, straight: Path) -> list[Row]:
     rows = []
     for name, targets, trial in (
         ("newest checkpoint", newest, damage_checkpoint),
-        ("weights/last, beside it", views, damage_checkpoint),
+        ("weights/last, next to it", views, damage_checkpoint),
         ("cache", entries, damage_cache),
     ):
         row = Row(f"damaged: {name}")
