@@ -88,7 +88,10 @@ def tokenize_split(
 def load_tokenizer(config: Config, training: DialogueDataset, say: Say) -> DialogueTokenizer:
     """The pretrained model's, or a BPE learned from the training split (once for the same dialogues and size)."""
     if config.model.pretrained_model:
-        return DialogueTokenizer.pretrained(config.model.pretrained_model)
+        tokenizer = DialogueTokenizer.pretrained(config.model.pretrained_model)
+        for note in tokenizer.notes:
+            say(f"note: {note}")
+        return tokenizer
     size = config.model.sizes.vocab_size
 
     def learn(aside: Path) -> None:

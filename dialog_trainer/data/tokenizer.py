@@ -46,13 +46,12 @@ class DialogueTokenizer:
     Attributes:
         cls_id, sep_id, pad_id, end_id: ids of `[CLS]`, `[SEP]`, `[PAD]` and the end-of-text token.
         special_tokens: the four together.
+        notes: what had to be changed, or is unusual, each as a line.
         added_tokens: how many of the three dialogue tokens were new to the tokenizer.
         hf_tokenizer: the tokenizer of transformers, with the three tokens and the chat template.
     """
 
     def __init__(self, hf_tokenizer: PreTrainedTokenizerFast):
-        if hf_tokenizer.eos_token_id is None:
-            raise ModelError("this tokenizer has no end-of-text token: choose another model.pretrained_model")
         if '"Regex"' in json.dumps(json.loads(hf_tokenizer.backend_tokenizer.to_str())["decoder"]):
             # To decode cannot be given up, unlike to encode.
             raise ModelError("this tokenizer decodes by a regular expression: choose another model.pretrained_model")
@@ -61,6 +60,7 @@ class DialogueTokenizer:
             raise ModelError(f"this tokenizer has the token id {largest:,}: choose another model.pretrained_model")
         size = len(hf_tokenizer)
         hf_tokenizer.add_special_tokens({"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"})
+        self.notes = _set_apart_end_token(hf_tokenizer)
         hf_tokenizer.chat_template = CHAT_TEMPLATE
         hf_tokenizer.padding_side = "left"  # as batched generation needs it
         self.hf_tokenizer = hf_tokenizer
@@ -143,6 +143,22 @@ class DialogueTokenizer:
     def save(self, folder: Path) -> None:
         """Writes the files of transformers' `save_pretrained`."""
         self.hf_tokenizer.save_pretrained(folder)
+
+
+def _set_apart_end_token(hf_tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:
+    """Gives a tokenizer whose end-of-text token is missing, or pads or starts a dialogue, one of its own; says so."""
+    end = hf_tokenizer.eos_token
+    if end == "[SEP]":
+        return (
+            "the tokenizer's end-of-text token is [SEP], which ends each turn too: the end of a dialogue is no sign of its own",
+        )
+    if end not in (None, "[PAD]", "[CLS]"):
+        return ()
+    hf_tokenizer.add_special_tokens({"eos_token": END_TOKEN})
+    why = (
+        "has no end-of-text token" if end is None else f"has {end} as its end-of-text token, which has another use here"
+    )
+    return (f"the tokenizer {why}: {END_TOKEN} is added, and ends a dialogue",)
 
 
 def cut_long_words(text: str) -> Iterator[str]:

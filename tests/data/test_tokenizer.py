@@ -9,6 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from dialog_trainer.data.formatting import end_span, start_sequence
 from dialog_trainer.data.tokenizer import DialogueTokenizer, cut_long_words
@@ -53,6 +55,29 @@ def test_a_text_cannot_hold_a_special_token(either_tokenizer, text):
 def test_decode_inverts_encode(tokenizer, gpt2_tokenizer, text):
     for each in (tokenizer, gpt2_tokenizer):
         assert each.decode(each.encode_batch([text])[0]) == text
+
+
+@pytest.mark.parametrize(
+    ("end", "added", "note"),
+    [
+        (None, 1, "has no end-of-text token: <|endoftext|> is added"),
+        ("[PAD]", 1, "has [PAD] as its end-of-text token, which has another use here: <|endoftext|> is added"),
+        ("[CLS]", 1, "has [CLS] as its end-of-text token"),
+        ("[SEP]", 0, "is [SEP], which ends each turn too"),
+        ("</s>", 0, None),
+    ],
+)
+def test_end_token_is_one_of_its_own(end, added, note, tmp_path):
+    vocabulary = ["[UNK]", "hello", "</s>", "[CLS]", "[SEP]", "[PAD]"]
+    backend = Tokenizer(WordLevel({token: index for index, token in enumerate(vocabulary)}, unk_token="[UNK]"))
+    found = DialogueTokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", eos_token=end))
+    assert found.added_tokens == added
+    assert len({found.cls_id, found.pad_id, found.end_id}) == 3
+    assert (found.end_id == found.sep_id) == (end == "[SEP]")
+    assert [note in line for line in found.notes] == ([True] if note else [])
+    found.save(tmp_path)
+    again = DialogueTokenizer.pretrained(str(tmp_path))
+    assert (again.special_tokens, again.added_tokens) == (found.special_tokens, 0)
 
 
 def test_save_and_load(either_tokenizer, tmp_path):
