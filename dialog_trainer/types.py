@@ -37,13 +37,15 @@ class Turn:
     """One utterance. `role` is SYSTEM, USER or ASSISTANT; `text` is stripped and not empty.
 
     `weight`, finite and at least 0, multiplies the loss weight that the mask schedule gives to its tokens.
-    `references` are the texts accepted in its place, if the data name several.
+    `references` are the texts accepted in its place, if the data name several. `label` is the role's name for a chat
+    template where it is none of the three: "tool", "developer", "function".
     """
 
     role: Role
     text: str
     weight: float = 1.0
     references: tuple[str, ...] = ()
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
