@@ -74,6 +74,11 @@ class MetricsConfig(Record):
     best: ScoreWeights = setting(
         "What best_metric means: a sum of scores, each with its weight. A dict on the command line replaces this one."
     )
+    tokenize: Literal["auto", "13a", "intl", "zh", "char", "ja-mecab", "ko-mecab"] = setting(
+        "Words of scores: a tokenizer of sacrebleu. auto: by the script of the references 13a (Latin), zh (Chinese), char "
+        "(Japanese, Korean and others without spaces, or the analyzer where one is installed) or intl (the rest).",
+        when_absent="13a",
+    )
     extra: Texts = setting(
         "Metrics of your own, as dotted names; the last part is the name of the score.", when_absent=()
     )

@@ -19,6 +19,7 @@ from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import Setting, all_settings, construct, groups, read
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.metrics.registry import LOWER_IS_BETTER, ORIGINAL_SCORE_NAMES, SCORE_NAMES, WITHOUT_DIRECTION
+from dialog_trainer.metrics.tokenize import describe_unfit
 
 
 def validate(tree: Mapping[str, Any]) -> Config:
@@ -139,6 +140,8 @@ def _check_scores(values: Values, score_names: tuple[str, ...]) -> list[str]:
             for name in values.get("metrics.names", ())
             if name not in ORIGINAL_SCORE_NAMES
         ]
+    if command is not None and command.scores and "metrics.tokenize" in values:
+        found += describe_unfit(values["metrics.tokenize"], names)
     place = values.get("compare_with")
     if place is not None and values.get("mode", "validate") != "validate":
         found.append(f"compare_with={place}: goes with mode=validate")

@@ -5,7 +5,7 @@
 - `random`: a training reply of the role, chosen by a hash of the dialogue's id and the turn's index.
 - `nearest`: the training reply of the role whose last two turns before it are most similar to those before this one, by
   the cosine of TF-IDF vectors (Salton & Buckley 1988): the count of a word times `ln(N / df) + 1`, for `N` training
-  replies of the role of which `df` follow that word; words as in `metrics.tokenize`. Exact; of equally near replies the
+  replies of the role of which `df` follow that word; words of `metrics.tokenize`. Exact; of equally near replies the
   first, which is the first of all if no word is shared.
 - `gold`: the reference itself; with one reference, the highest score possible.
 - `human`: leave-one-out. One of a context's references, chosen as in `random`, is the reply and is scored against the
@@ -42,11 +42,16 @@ _Chooser = Callable[[Context], str]
 
 
 def make_baselines(
-    names: Iterable[str], contexts: Sequence[Context], roles: Sequence[Role], training: Iterable[Dialogue]
+    names: Iterable[str],
+    contexts: Sequence[Context],
+    roles: Sequence[Role],
+    training: Iterable[Dialogue],
+    words: str = "13a",
 ) -> dict[str, list[Reply]]:
     """The replies of each baseline of `names`, in the order of `contexts`, all `ended`.
 
-    `roles[i]` is who replies to context `i`. `training` is read once, and only if a baseline needs it.
+    `roles[i]` is who replies to context `i`. `words` is the tokenizer of words for `nearest`.
+    `training` is read once, and only if a baseline needs it.
     Raises `DataError` if `training` has no reply of a role, or a context has too few references for `human`.
     """
     names = list(names)
@@ -54,7 +59,7 @@ def make_baselines(
     baselines = {}
     for name in names:
         if name in FROM_TRAINING:
-            choose = {role: FROM_TRAINING[name](own) for role, own in exchanges.items()}
+            choose = {role: FROM_TRAINING[name](own, words) for role, own in exchanges.items()}
             texts = [choose[role](context) for role, context in zip(roles, contexts, strict=True)]
         else:
             texts = [_FROM_CONTEXT[name](context) for context in contexts]
@@ -64,7 +69,11 @@ def make_baselines(
 
 
 def make_baselines_for(
-    replies: Sequence[Reply], dialogues: DialogueDataset, training: DialogueDataset | None, log: Say
+    replies: Sequence[Reply],
+    dialogues: DialogueDataset,
+    training: DialogueDataset | None,
+    log: Say,
+    words: str = "13a",
 ) -> dict[str, list[Reply]]:
     """Every baseline that can be made at the places of `replies`, turns of `dialogues`, from the gold turns before them.
 
@@ -90,7 +99,7 @@ def make_baselines_for(
     ]
     training_dialogues = (training[index] for index in range(len(training))) if training is not None else ()
     try:
-        baselines = make_baselines(names, contexts, roles, training_dialogues)
+        baselines = make_baselines(names, contexts, roles, training_dialogues, words)
     except DataError as error:
         log(f"note: no baselines from training replies: {error}")
         baselines = make_baselines([name for name in names if name not in FROM_TRAINING], contexts, roles, ())
@@ -141,23 +150,23 @@ def _collect_exchanges(training: Iterable[Dialogue], roles: Iterable[Role]) -> d
     return exchanges
 
 
-def _frequent(exchanges: _Exchanges) -> _Chooser:
+def _frequent(exchanges: _Exchanges, words: str) -> _Chooser:
     # Of equal counts, `most_common` gives the one that was counted first.
     [(text, _)] = Counter(reply for _, reply in exchanges).most_common(1)
     return lambda context: text
 
 
-def _random(exchanges: _Exchanges) -> _Chooser:
+def _random(exchanges: _Exchanges, words: str) -> _Chooser:
     return lambda context: exchanges[derive_seed("random", context.dialogue_id, context.turn_index) % len(exchanges)][1]
 
 
-def _nearest(exchanges: _Exchanges) -> _Chooser:
-    postings = _postings([_split_turns(history) for history, _ in exchanges])
+def _nearest(exchanges: _Exchanges, words: str) -> _Chooser:
+    postings = _postings([_split_turns(history, words) for history, _ in exchanges])
 
     def choose(context: Context) -> str:
         # The length of the context's own vector is the same for all replies: not divided by it.
         scores = np.zeros(len(exchanges))
-        for word, count in Counter(_split_turns(context.history[-NEAREST_TURNS:])).items():
+        for word, count in Counter(_split_turns(context.history[-NEAREST_TURNS:], words)).items():
             if word in postings:
                 indices, weights = postings[word]
                 scores[indices] += count * weights
@@ -166,8 +175,8 @@ def _nearest(exchanges: _Exchanges) -> _Chooser:
     return choose
 
 
-def _split_turns(texts: Iterable[str]) -> list[str]:
-    return [word for text in texts for word in split_words(text)]
+def _split_turns(texts: Iterable[str], tokenizer: str) -> list[str]:
+    return [word for text in texts for word in split_words(text, tokenizer)]
 
 
 def _postings(documents: Sequence[Sequence[str]]) -> dict[str, tuple[np.ndarray | slice, np.ndarray]]:
@@ -194,7 +203,7 @@ def _postings(documents: Sequence[Sequence[str]]) -> dict[str, tuple[np.ndarray 
     return postings
 
 
-FROM_TRAINING: dict[str, Callable[[_Exchanges], _Chooser]] = {
+FROM_TRAINING: dict[str, Callable[[_Exchanges, str], _Chooser]] = {
     "frequent": _frequent,
     "random": _random,
     "nearest": _nearest,

@@ -37,7 +37,7 @@ class ValidationPlan:
     """What one validation computes.
 
     `metrics` are the scores. Replies are made to at most `max_dialogues` dialogues of the split and for about
-    `max_seconds` (None: no bound). `max_tokens` bounds one forward pass of the loss.
+    `max_seconds` (None: no bound). `max_tokens` bounds one forward pass of the loss. `words` is the tokenizer of words.
     """
 
     protocol: ReplyProtocol
@@ -45,6 +45,7 @@ class ValidationPlan:
     max_dialogues: int | None
     max_seconds: float | None
     max_tokens: int
+    words: str = "13a"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def evaluate(
     loss = _mean_loss(losses, role)
     words_and_bytes = np.zeros((len(losses.by_dialogue), 2))
     if {"ppl_word", "ppl_byte"} & plan.metrics.keys():
-        words_and_bytes = sum_words_and_bytes(tokens, tokenizer, role)
+        words_and_bytes = sum_words_and_bytes(tokens, tokenizer, role, plan.words)
     loss_sums = np.hstack([losses.sum_roles((role, Role.END)), words_and_bytes])
     lengths = np.bincount(tokens.dialogues, weights=tokens.lengths)
     produced = _reply_to_split(model, tokenizer, dialogues, lengths, plan, progress)

@@ -84,15 +84,17 @@ def weigh_every_turn(spans: TurnSpans) -> tuple[np.ndarray, float]:
     return np.repeat(weights, spans.lengths), float((weights * spans.lengths).sum())
 
 
-def sum_words_and_bytes(tokens: TokenDataset, tokenizer: DialogueTokenizer, role: Role) -> np.ndarray:
-    """`(D, 2)`: words and UTF-8 bytes of the turns of `role` by dialogue, of the text that truncation kept."""
+def sum_words_and_bytes(tokens: TokenDataset, tokenizer: DialogueTokenizer, role: Role, words: str) -> np.ndarray:
+    """`(D, 2)`: words and UTF-8 bytes of the turns of `role` by dialogue, of the text that truncation kept.
+
+    `words` is the tokenizer that counts words, as in `metrics.tokenize`."""
     sums = np.zeros((int(tokens.dialogues[-1]) + 1, 2))
     for _, ids, spans in tokens.chunks():
         ends = np.cumsum(spans.lengths)
         dialogues = np.repeat(spans.dialogues, spans.counts)
         for span in np.flatnonzero((spans.roles == role) & (spans.lengths > 0)):
             text = tokenizer.decode(ids[ends[span] - spans.lengths[span] : ends[span]].tolist())
-            sums[dialogues[span]] += count_words_and_bytes([text])
+            sums[dialogues[span]] += count_words_and_bytes([text], words)
     return sums
 
 

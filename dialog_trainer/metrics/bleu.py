@@ -8,26 +8,27 @@ the reply's; of two equally near, the shorter. This equals sacrebleu's `corpus_s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import TYPE_CHECKING
+
+from dialog_trainer.metrics.tokenize import load_bleu
 
 if TYPE_CHECKING:
     import numpy as np
-    from sacrebleu.metrics.bleu import BLEU
 
     from dialog_trainer.types import Reply
 
 MAX_ORDER = 4
 
 
-def collect_statistics(replies: Sequence[Reply]) -> np.ndarray:
+def collect_statistics(replies: Sequence[Reply], tokenizer: str = "13a") -> np.ndarray:
     """`(n, 10)` float64: words of the reply, words of the nearest reference, matches of order 1 to 4, n-grams of order
     1 to 4. A reply shorter than an order has no n-gram of it."""
     import numpy as np
 
+    bleu = load_bleu(tokenizer)
     rows = np.zeros((len(replies), 2 + 2 * MAX_ORDER))
     for row, reply in zip(rows, replies, strict=True):
-        counts = _sacrebleu().sentence_score(reply.text, reply.accepted_texts())
+        counts = bleu.sentence_score(reply.text, reply.accepted_texts())
         row[:] = counts.sys_len, counts.ref_len, *counts.counts, *counts.totals
     return rows
 
@@ -39,7 +40,7 @@ def compute_score(sums: np.ndarray, order: int) -> float:
     """
     words, reference_words, *counts = sums.tolist()
     score: float = (
-        _sacrebleu()
+        load_bleu("13a")  # the formula is that of any tokenizer
         .compute_bleu(
             correct=counts[:order],
             total=counts[MAX_ORDER : MAX_ORDER + order],
@@ -51,13 +52,3 @@ def compute_score(sums: np.ndarray, order: int) -> float:
         .score
     )
     return score / 100
-
-
-@cache
-def _sacrebleu() -> BLEU:
-    """sacrebleu's metric. It is imported here because the registry lists the scores without it."""
-    from sacrebleu.metrics.bleu import BLEU
-
-    # Only the counts of a sentence are used. `effective_order`, which does not change them, and `force` keep sacrebleu
-    # from printing advice.
-    return BLEU(lowercase=True, tokenize="13a", max_ngram_order=MAX_ORDER, effective_order=True, force=True)

@@ -31,13 +31,13 @@ _BETA = math.log(0.5) / math.log(1.5) ** 2
 _Gram = tuple[str, ...]
 
 
-def collect_statistics(replies: Sequence[Reply]) -> np.ndarray:
+def collect_statistics(replies: Sequence[Reply], tokenizer: str = "13a") -> np.ndarray:
     """`(n, 11)` float64: mean words of the references, information of the matches of order 1 to 5, n-grams of order 1
     to 5."""
     import numpy as np  # not above: the registry lists the scores without it
 
-    reply_grams = [Counter(_ngrams(split_words(reply.text))) for reply in replies]
-    references = [[split_words(text) for text in reply.accepted_texts()] for reply in replies]
+    reply_grams = [Counter(_ngrams(split_words(reply.text, tokenizer))) for reply in replies]
+    references = [[split_words(text, tokenizer) for text in reply.accepted_texts()] for reply in replies]
     information = _information([text for texts in references for text in texts], set[_Gram]().union(*reply_grams))
     rows = np.zeros((len(replies), 1 + 2 * MAX_ORDER))
     for row, grams, texts in zip(rows, reply_grams, references, strict=True):

@@ -27,10 +27,10 @@ def compute_perplexity(sums: np.ndarray, column: int) -> float:
     return math.exp(min(nats / count, _MAX_NATS) if count else _MAX_NATS)
 
 
-def count_words_and_bytes(texts: Iterable[str]) -> tuple[int, int]:
+def count_words_and_bytes(texts: Iterable[str], tokenizer: str = "13a") -> tuple[int, int]:
     """Words (`split_words`) and UTF-8 bytes of all `texts`."""
     texts = list(texts)
-    return sum(len(split_words(text)) for text in texts), sum(len(text.encode("utf-8")) for text in texts)
+    return sum(len(split_words(text, tokenizer)) for text in texts), sum(len(text.encode("utf-8")) for text in texts)
 
 
 PERPLEXITIES: dict[str, Callable[[np.ndarray], float]] = {

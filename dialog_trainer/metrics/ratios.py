@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from dialog_trainer.types import Reply
 
 
-def count_words(replies: Sequence[Reply]) -> np.ndarray:
+def count_words(replies: Sequence[Reply], tokenizer: str = "13a") -> np.ndarray:
     """`(n, 2)` float64: words of the reply, 1."""
-    return _rows([(len(split_words(reply.text)), 1) for reply in replies])
+    return _rows([(len(split_words(reply.text, tokenizer)), 1) for reply in replies])
 
 
-def count_words_and_references(replies: Sequence[Reply]) -> np.ndarray:
+def count_words_and_references(replies: Sequence[Reply], tokenizer: str = "13a") -> np.ndarray:
     """`(n, 2)` float64: words of the reply, mean words of its references."""
-    return _rows([(len(split_words(reply.text)), _mean_words(reply.accepted_texts())) for reply in replies])
+    return _rows(
+        [(len(split_words(reply.text, tokenizer)), _mean_words(reply.accepted_texts(), tokenizer)) for reply in replies]
+    )
 
 
 def count_repetitions(replies: Sequence[Reply]) -> np.ndarray:
@@ -45,8 +47,8 @@ def _rows(pairs: list[tuple[float, float]]) -> np.ndarray:
     return np.array(pairs, dtype=np.float64).reshape(-1, 2)
 
 
-def _mean_words(texts: Sequence[str]) -> float:
-    return sum(len(split_words(text)) for text in texts) / len(texts)
+def _mean_words(texts: Sequence[str], tokenizer: str) -> float:
+    return sum(len(split_words(text, tokenizer)) for text in texts) / len(texts)
 
 
 def _normalize(text: str) -> str:

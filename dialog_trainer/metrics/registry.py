@@ -30,7 +30,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Literal
 
 from dialog_trainer.errors import ConfigError
@@ -76,35 +76,49 @@ class Score:
             raise ValueError(f"score {self.name}: better={self.better!r} must be 'higher', 'lower' or 'neither'")
 
 
-_BLEU, _NIST = "bleu[case:lc|tok:13a|smooth:exp]", "nist[case:lc|tok:13a|rule:mteval]"
-_LENGTH, _DIVERSITY = "length[case:lc|tok:13a]", "diversity[case:lc|tok:13a|over:all replies]"
-_ALL = (
-    *(
-        Score(name, "", value=value, better="lower", from_loss=True, in_original=True)
-        for name, value in PERPLEXITIES.items()
-    ),
-    *(
-        Score(f"bleu{n}", _BLEU, bleu.collect_statistics, partial(bleu.compute_score, order=n), in_original=n in (2, 4))
-        for n in range(1, bleu.MAX_ORDER + 1)
-    ),
-    *(
-        Score(f"nist{n}", _NIST, nist.collect_statistics, partial(nist.compute_score, order=n), in_original=n in (2, 4))
-        for n in range(1, nist.MAX_ORDER + 1)
-    ),
-    Score("chrf", "chrf[case:mixed|eff:yes|nc:6|nw:0|space:no]", chrf.collect_statistics, chrf.compute_score),
-    Score("length", _LENGTH, ratios.count_words, ratios.divide, better="neither"),
-    Score("length_ratio", _LENGTH, ratios.count_words_and_references, ratios.divide, better="neither"),
-    Score("repetition", "repetition[case:lc|space:one]", ratios.count_repetitions, ratios.divide, better="lower"),
-    Score("turn_end_rate", "turn_end_rate[]", ratios.count_turn_ends, ratios.divide),
-    Score("distinct1", _DIVERSITY, score_corpus=partial(diversity.compute_distinct, order=1)),
-    Score("distinct2", _DIVERSITY, score_corpus=partial(diversity.compute_distinct, order=2)),
-    Score("entropy4", _DIVERSITY, score_corpus=partial(diversity.compute_entropy, order=4)),
-)
-SCORES: Mapping[str, Score] = {score.name: score for score in _ALL}
+@cache
+def build_scores(tokenizer: str) -> Mapping[str, Score]:
+    """The built-in scores, by name, over words of `tokenizer`, one of sacrebleu's (see `metrics/tokenize.py`)."""
+    rule = f"case:lc|tok:{tokenizer}"
+    words = partial(ratios.count_words, tokenizer=tokenizer)
+    distinct = partial(diversity.compute_distinct, tokenizer=tokenizer)
+    entropy = partial(diversity.compute_entropy, tokenizer=tokenizer)
+    # One function for all orders: `compute_statistics` calls it once.
+    bleu_rows = partial(bleu.collect_statistics, tokenizer=tokenizer)
+    nist_rows = partial(nist.collect_statistics, tokenizer=tokenizer)
+    with_references = partial(ratios.count_words_and_references, tokenizer=tokenizer)
+    bleu_rule, nist_rule = f"bleu[{rule}|smooth:exp]", f"nist[{rule}|rule:mteval]"
+    length_rule, diversity_rule = f"length[{rule}]", f"diversity[{rule}|over:all replies]"
+    scores = (
+        *(
+            Score(name, "", value=value, better="lower", from_loss=True, in_original=True)
+            for name, value in PERPLEXITIES.items()
+        ),
+        *(
+            Score(f"bleu{n}", bleu_rule, bleu_rows, partial(bleu.compute_score, order=n), in_original=n in (2, 4))
+            for n in range(1, bleu.MAX_ORDER + 1)
+        ),
+        *(
+            Score(f"nist{n}", nist_rule, nist_rows, partial(nist.compute_score, order=n), in_original=n in (2, 4))
+            for n in range(1, nist.MAX_ORDER + 1)
+        ),
+        Score("chrf", "chrf[case:mixed|eff:yes|nc:6|nw:0|space:no]", chrf.collect_statistics, chrf.compute_score),
+        Score("length", length_rule, words, ratios.divide, better="neither"),
+        Score("length_ratio", length_rule, with_references, ratios.divide, better="neither"),
+        Score("repetition", "repetition[case:lc|space:one]", ratios.count_repetitions, ratios.divide, better="lower"),
+        Score("turn_end_rate", "turn_end_rate[]", ratios.count_turn_ends, ratios.divide),
+        Score("distinct1", diversity_rule, score_corpus=partial(distinct, order=1)),
+        Score("distinct2", diversity_rule, score_corpus=partial(distinct, order=2)),
+        Score("entropy4", diversity_rule, score_corpus=partial(entropy, order=4)),
+    )
+    return {score.name: score for score in scores}
+
+
+SCORES = build_scores("13a")
 SCORE_NAMES = tuple(SCORES)
-LOWER_IS_BETTER = tuple(score.name for score in _ALL if score.better == "lower")
-WITHOUT_DIRECTION = tuple(score.name for score in _ALL if score.better == "neither")
-ORIGINAL_SCORE_NAMES = tuple(score.name for score in _ALL if score.in_original)
+LOWER_IS_BETTER = tuple(score.name for score in SCORES.values() if score.better == "lower")
+WITHOUT_DIRECTION = tuple(score.name for score in SCORES.values() if score.better == "neither")
+ORIGINAL_SCORE_NAMES = tuple(score.name for score in SCORES.values() if score.in_original)
 
 
 def load_extra_metrics(dotted_names: Iterable[str], scores: Mapping[str, Score] = SCORES) -> dict[str, Score]:

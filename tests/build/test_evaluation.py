@@ -5,14 +5,20 @@ from types import SimpleNamespace
 import pytest
 
 from dialog_trainer import __version__
-from dialog_trainer.build.evaluation import build_protocol, build_signature, build_validation_plan
+from dialog_trainer.build.evaluation import (
+    build_protocol,
+    build_signature,
+    build_validation_plan,
+    resolve_word_tokenizer,
+)
 from dialog_trainer.config.schema import Config
+from dialog_trainer.errors import ConfigError
 from dialog_trainer.evaluation.evaluator import ValidationPlan
 from dialog_trainer.evaluation.original.protocol import OriginalProtocol
 from dialog_trainer.evaluation.protocols import ReplySettings, TurnProtocol
 from dialog_trainer.metrics.registry import SCORES, describe_scores
 from dialog_trainer.model.generation.sampling import Decoding
-from dialog_trainer.types import Reply, Role
+from dialog_trainer.types import Dialogue, Reply, Role, Turn
 from tests.helpers.configs import compose_config
 
 pytestmark = pytest.mark.slow
@@ -26,7 +32,7 @@ class Table(SimpleNamespace):
 
 
 def config_of(*overrides: str, mode: str = "validate") -> Config:
-    return compose_config("model.max_len=64", *overrides).replace({"mode": mode})
+    return compose_config("model.max_len=64", "metrics.tokenize=13a", *overrides).replace({"mode": mode})
 
 
 def split(digest: str = "0123456789abcdef", size: int = 9):
@@ -62,6 +68,7 @@ CHANGES = [
     ((), ("metrics.decoding=sample",)), ((), ("metrics.decoding=beam",)), (SAMPLED, ("seed=1",)),
     (SAMPLED, ("metrics.temperature=0.8",)), (SAMPLED, ("metrics.top_p=0.9",)),
     (("metrics.decoding=beam",), ("metrics.beams=3",)), ((), ("metrics.names=[ppl,bleu2,chrf]",)),
+    ((), ("metrics.tokenize=zh",)), (("metrics.names=[ppl_word]",), ("metrics.tokenize=intl",)),
     # The loss is of the trained role whoever replies.
     (("metrics=all_turns",), ("mask_schedule.trained_role=user",)),
     (("metrics=original",), ("mask_schedule.trained_role=user",)),
@@ -74,7 +81,8 @@ SAME = [
     (SAMPLED, ("metrics.beams=2",)), (("metrics.decoding=beam",), ("metrics.temperature=0.7", "seed=1")),
     ((), ("metrics.batch_tokens=100", "micro_batch_tokens=100", "batch_size=3", "steps=5", "optim.lr0=1")),
     ((), ("metrics.best={bleu4: 2}", "metrics.common=[lr]", "prediction_print_n=0", "name=other", "split=test")),
-    ((), ("metrics.names=[nist4,ppl,nist2,bleu4]",)),
+    ((), ("metrics.names=[nist4,ppl,nist2,bleu4]",)), (("metrics=original",), ("metrics.tokenize=zh",)),
+    (("metrics.names=[ppl,chrf]",), ("metrics.tokenize=zh",)),
     ((), ("metrics.names=[ppl,bleu2,nist2]", "metrics.max_dialogues=3", "metrics.max_seconds=1")),
     (("metrics=original",), ("metrics.max_new_tokens=3", "metrics.decoding=sample", "seed=2")),
     (("metrics=all_turns", "metrics.names=[bleu2]"), ("mask_schedule.trained_role=user",)),
@@ -123,7 +131,7 @@ def test_a_plan_follows_the_configuration():
         "metrics=rollout", "metrics.names=[bleu2,chrf]", "metrics.max_dialogues=7", "micro_batch_tokens=99"
     )
     metrics = {name: SCORES[name] for name in ("bleu2", "chrf")}
-    assert build_validation_plan(config) == ValidationPlan(build_protocol(config), metrics, 7, None, 99)
+    assert build_validation_plan(config) == ValidationPlan(build_protocol(config), metrics, 7, None, 99, "13a")
 
 
 def test_reply_settings_follow_the_configuration():
@@ -140,3 +148,44 @@ def test_reply_settings_follow_the_configuration():
 def test_each_score_names_its_rule():
     names = ["bleu2", "chrf", "length", "distinct1"]
     assert of(f"metrics.names=[{','.join(names)}]").endswith(f"|version:{__version__} {describe_scores(names)}")
+
+
+CHINESE, ENGLISH = "我明天早上八点去图书馆还书。", "I will go there at eight."
+
+
+def resolved(*overrides: str, texts=(ENGLISH, CHINESE), mode: str = "train") -> tuple[Config, list[str]]:
+    """`texts`: turns of user, assistant ... of one held-out dialogue."""
+    turns = tuple(Turn(Role.ASSISTANT if index % 2 else Role.USER, text) for index, text in enumerate(texts))
+    said: list[str] = []
+    config = config_of("metrics.tokenize=auto", *overrides, mode=mode)
+    return resolve_word_tokenizer(config, [Dialogue("d", turns)], said.append), said
+
+
+@pytest.mark.parametrize(
+    ("overrides", "texts", "tokenizer", "said"),
+    [
+        ((), (CHINESE, ENGLISH), "13a", ["scores: words by sacrebleu's tokenizer 13a, for Latin script"]),
+        ((), (ENGLISH, CHINESE), "zh", ["scores: words by sacrebleu's tokenizer zh (by characters), for Chinese"]),
+        (("mask_schedule.trained_role=user",), (ENGLISH, CHINESE, ENGLISH), "13a", ["tokenizer 13a"]),
+        (("metrics.tokenize=zh",), (ENGLISH, CHINESE), "zh", []),
+        (("metrics.tokenize=13a",), (ENGLISH, CHINESE), "13a", ["metrics.tokenize=13a takes texts without spaces as one", "have 1.0 words"]),
+        ((), (ENGLISH, "yes", ENGLISH, "no"), "13a", ["tokenizer 13a", "have 1.0 words each on average (13a)"]),
+        (("metrics=original",), (ENGLISH, CHINESE), "13a", []),
+    ],
+)  # fmt: skip
+def test_the_tokenizer_of_words_is_that_of_the_replies(overrides, texts, tokenizer, said):
+    config, lines = resolved(*overrides, texts=texts)
+    assert config.metrics.tokenize == tokenizer
+    assert len(lines) == len(said)
+    assert all(part in line for part, line in zip(said, lines, strict=True))
+
+
+def test_perplexity_of_words_without_words():
+    with pytest.raises(ConfigError, match=r"ppl_word has no meaning with metrics\.tokenize=zh"):
+        resolved("metrics.names=[ppl,ppl_word]", "metrics.best={ppl: -1}")
+    # A run saved before the option existed is scored over 13a; only mode=validate changes what it computes.
+    old = ("metrics.names=[ppl,ppl_word]", "metrics.best={ppl: -1}", "metrics.tokenize=13a")
+    assert resolved(*old, mode="resume")[0].metrics.names == ("ppl", "ppl_word")
+    config, said = resolved(*old, mode="validate")
+    assert config.metrics.names == ("ppl",)
+    assert said[1] == "ppl_word is left out: these texts have no words to count"

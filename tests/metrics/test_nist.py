@@ -31,14 +31,14 @@ def nist(texts, references, order: int) -> float:
 @pytest.mark.parametrize(("reply", "expected"), [(GUIDE, 5.0379), (TROOPS, 2.1139)])
 def test_nist_equals_mteval_on_the_nltk_example(monkeypatch, reply, expected):
     """The published numbers keep upper case, so words are split at spaces only."""
-    monkeypatch.setattr(nist_module, "split_words", str.split)
+    monkeypatch.setattr(nist_module, "split_words", lambda text, tokenizer: text.split())
     assert nist([reply], [REFERENCES], 5) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("reply", [GUIDE, TROOPS])
 def test_case_does_not_count(monkeypatch, reply):
     found = nist([reply.upper()], [REFERENCES], 5)
-    monkeypatch.setattr(nist_module, "split_words", str.split)
+    monkeypatch.setattr(nist_module, "split_words", lambda text, tokenizer: text.split())
     assert found == nist([reply.lower()], [[text.lower() for text in REFERENCES]], 5)
 
 

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from dialog_trainer.build.data import report_contamination, tokenize_split
+from dialog_trainer.build.evaluation import resolve_word_tokenizer
 from dialog_trainer.build.mask import build_mask, check_split_mask, digest_mask
 from dialog_trainer.build.model import digest_weights
 from dialog_trainer.build.optimization import build_optimizer, plan_training
@@ -92,6 +93,7 @@ def build_parts(
     say: Say,
 ) -> TrainingParts:
     """Tokenizes, checks the mask, and builds loss, optimizer and plan; every `auto` of the configuration is resolved."""
+    config = resolve_word_tokenizer(config, validation, say)
     with collectives.local_rank0_first():
         train_split = tokenize_split(config, training, tokenizer, say, config.data.truncation)
         validation_split = tokenize_split(config, validation, tokenizer, say)

@@ -13,6 +13,7 @@ from dialog_trainer.build.evaluation import (
     build_protocol,
     build_signature,
     known_metrics,
+    resolve_word_tokenizer,
     run_validation,
     select_metrics,
 )
@@ -64,6 +65,7 @@ def validate_run(job: Job, console: RunConsole) -> int:
         with collectives.local_rank0_first():
             dialogues = load_dialogues(config, split, log)
             training = _load_training(config, log)
+        config = resolve_word_tokenizer(config, dialogues, log)
         if split == "validation" and dialogues.digest != state.held_out:
             log("note: these are not the validation dialogues of the training: its losses and scores are of others")
         other = _read_other_scores(config, dialogues)
@@ -164,7 +166,7 @@ def _analyze(
     }
     metrics = select_metrics(config)
     if build_protocol(config).has_turns:
-        baselines = make_baselines_for(result.replies, data.dialogues, training, log)
+        baselines = make_baselines_for(result.replies, data.dialogues, training, log, config.metrics.tokenize)
         return entries | analyze_scores(
             metrics, result.scores, result.replies, statistics, baselines, clean_ids, progress
         )
