@@ -10,13 +10,16 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dialog_trainer.errors import CheckpointError
 from dialog_trainer.evaluation.evaluator import ValidationResult
 from dialog_trainer.masking.coverage import compute_trained_fraction
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.timeline import ScheduleTimeline, describe_timeline
 from dialog_trainer.masking.validation import MaskCheckResult
 from dialog_trainer.reporting.terminal import print_line
+from dialog_trainer.training.checkpoint_directory import locate
 from dialog_trainer.training.early_stopping import BestTracker
+from dialog_trainer.training.saved_state import SavedBest, SavedState, read_state
 from dialog_trainer.types import Reply
 
 MAX_SAMPLE_CHARACTERS = 200
@@ -42,12 +45,14 @@ def format_override(key: str, value: object) -> str:
 
 
 def score_line(
-    step: int, result: ValidationResult, score: float, better_loss: bool, better_score: bool, bad_validations: int
+    step: int, result: ValidationResult, score: float, better_loss: bool, better_score: bool, best: BestTracker
 ) -> str:
     """The loss and the scores of one validation, and which of them are the best so far."""
     notes = [note for note, holds in (("best loss", better_loss), ("best score", better_score)) if holds]
-    if bad_validations:
-        notes.append(f"{bad_validations} without improvement")
+    if better_score and best.score_ties:
+        notes[-1] += f", of {best.score_ties + 1} equal ones that with the lowest loss"
+    if best.bad_validations:
+        notes.append(f"{best.bad_validations} without improvement")
     scores = "  ".join(f"{name} {value:.4f}" for name, value in result.scores.items())
     line = f"step {step:,}  validation_loss {result.loss:.4f}  {scores}  best_metric_score {score:.4f}"
     return line + (f"  ({', '.join(notes)})" if notes else "")
@@ -92,7 +97,7 @@ def closing_lines(
     lines = [f"{outcome} at step {step:,}; checkpoints in {folder / 'weights'}: last (step {step:,})"]
     if best.score is not None and best.loss is not None:
         lines.append(
-            f"  best_metric (step {best.score_step:,}, score {best.score:.4f}), "
+            f"  best_metric (step {best.score_step:,}, score {best.score:.4f}{_describe_ties(best)}), "
             f"best_loss (step {best.loss_step:,}, loss {best.loss:.4f})"
         )
     run = format_override("resume_model_dir", folder)
@@ -106,6 +111,35 @@ def closing_lines(
         f"validate: python -m dialog_trainer mode=validate {run} split={split}",
         f"chat:     python -m dialog_trainer mode=chat {run}",
     ]
+
+
+def describe_checkpoint(run: Path, folder: Path, kind: str, state: SavedState) -> str:
+    """One line: the folder, kind (`metric`, `loss` or `last`) and step of a checkpoint of `run`, and what the other kinds
+    would be. `state` is that of the checkpoint."""
+    try:
+        last = locate(run, "last")
+        newest = read_state(run, last) if last else state
+    except CheckpointError:  # damaged: it was not asked for
+        newest = state
+    best = newest.best
+    found = {"metric": best.score_step, "loss": best.loss_step, "last": newest.step} | {kind: state.step}
+    values = {
+        "metric": f"best score {best.score:.4f}{_describe_ties(best)}" if best.score is not None else "",
+        "loss": f"validation loss {best.loss:.4f}" if best.loss is not None else "",
+        "last": "",
+    }
+    own = ", ".join(values[name] for name, step in found.items() if step == state.step and values[name])
+    others = [
+        f"load_model_type={name}: step {step:,}{', ' * bool(values[name])}{values[name]}"
+        for name, step in found.items()
+        if step is not None and step != state.step
+    ]
+    line = f"checkpoint: {folder} ({kind}, step {state.step:,}{', ' * bool(own)}{own})"
+    return line + (f"; {'; '.join(others)}" if others else "; metric, loss and last are the same")
+
+
+def _describe_ties(best: BestTracker | SavedBest) -> str:
+    return f", of {best.score_ties + 1} equal scores that with the lowest loss" if best.score_ties else ""
 
 
 def _shorten(text: str) -> str:

@@ -20,13 +20,15 @@ class _Plain(BaseModel):
 
 
 class SavedBest(_Plain):
-    """The fields of `BestTracker`."""
+    """The fields of `BestTracker`; versions before 0.3 did not write the last two."""
 
     loss: float | None
     loss_step: _Count | None
     score: float | None
     score_step: _Count | None
     bad_validations: _Count
+    score_loss: float | None = None
+    score_ties: _Count = 0
 
 
 class SavedState(_Plain):

@@ -140,7 +140,7 @@ class TrainingCallbacks:
         if collectives.is_rank0():
             self._replies.append(head | reply_row(reply) for reply in samples)
         self.save()
-        self._say(score_line(state.step, result, score, better_loss, better_score, state.best.bad_validations))
+        self._say(score_line(state.step, result, score, better_loss, better_score, state.best))
         self._say(f"  {format_losses(result.losses)}")
         for line in self._sample_lines(samples, better_loss or better_score):
             self._say(line)

@@ -18,10 +18,11 @@ from dialog_trainer.config.job import Job
 from dialog_trainer.model.generation.conversation import Conversation, LineTooLong
 from dialog_trainer.model.generation.generate import stream_reply
 from dialog_trainer.model.generation.sampling import GREEDY, Decoding
+from dialog_trainer.reporting.console import describe_checkpoint
 from dialog_trainer.seeds import derive_seed
 from dialog_trainer.streams import OUTPUT, losses
 from dialog_trainer.training.checkpoint_directory import hold_checkpoint
-from dialog_trainer.training.saved_state import SavedState, read_state
+from dialog_trainer.training.saved_state import read_state
 
 MAX_LINE_CHARACTERS = 100_000
 HELP = "Type a line and press Enter. /reset forgets the conversation, /help shows this line, /quit, quit or exit ends the chat."
@@ -43,7 +44,7 @@ def chat_with_run(job: Job, console: Console) -> int:
     run = Path(config.resume_model_dir or "")
     with hold_checkpoint(run, config.load_model_type) as folder:
         state = read_state(run, folder.relative_to(run).as_posix())
-        _print_note(describe_checkpoint(folder, config.load_model_type, state))
+        _print_note(describe_checkpoint(run, folder, config.load_model_type, state))
         model, tokenizer = load_saved_model(folder, config, select_device(config), _print_note)
     _print_note(
         f"decoding: {decoding.text()}, at most {max_new_tokens} tokens a reply"
@@ -58,15 +59,6 @@ def chat_with_run(job: Job, console: Console) -> int:
         )
 
     return run_session(Conversation(tokenizer, window=window, max_new_tokens=max_new_tokens), reply)
-
-
-def describe_checkpoint(folder: Path, kind: str, state: SavedState) -> str:
-    """One line: folder, kind (`metric`, `loss` or `last`), step, and what its validation gave where it was the best."""
-    step, best = state.step, state.best
-    parts = [f"{kind}, step {step:,}"]
-    parts += [f"validation loss {best.loss:.4f}"] if best.loss is not None and best.loss_step == step else []
-    parts += [f"best score {best.score:.4f}"] if best.score is not None and best.score_step == step else []
-    return f"checkpoint: {folder} ({', '.join(parts)})"
 
 
 def run_session(conversation: Conversation, reply: Reply) -> int:

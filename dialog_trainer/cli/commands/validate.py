@@ -37,14 +37,14 @@ from dialog_trainer.evaluation.evaluator import ValidationResult
 from dialog_trainer.evaluation.progress import Progress
 from dialog_trainer.evaluation.protocols import Metrics
 from dialog_trainer.evaluation.results import archive_scores, read_comparable_scores, write_scores
-from dialog_trainer.reporting.console import make_printer, sample_lines
+from dialog_trainer.reporting.console import describe_checkpoint, make_printer, sample_lines
 from dialog_trainer.reporting.progress import RunProgress
 from dialog_trainer.reporting.score_tables import render_markdown
 from dialog_trainer.reporting.terminal import RunConsole, print_tables
 from dialog_trainer.reporting.validation_report import build_notes, build_tables
 from dialog_trainer.signals import StopSignal
 from dialog_trainer.tracking.run_directory import open_log
-from dialog_trainer.training.checkpoint_directory import KINDS, hold_checkpoint
+from dialog_trainer.training.checkpoint_directory import hold_checkpoint
 from dialog_trainer.training.saved_state import read_state
 from dialog_trainer.types import Say
 
@@ -59,7 +59,8 @@ def validate_run(job: Job, console: RunConsole) -> int:
             lambda: hold.enter_context(hold_checkpoint(run, config.load_model_type))
         )
         state = read_state(run, checkpoint.relative_to(run).as_posix())
-        log(f"validating {run}/weights/{KINDS[config.load_model_type]} (step {state.step:,}) on split {split}")
+        log(f"validating split {split} of {run}")
+        log(describe_checkpoint(run, checkpoint, config.load_model_type, state))
         for key, before, after in job.changes:
             log(f"  {key}: {before} -> {after}")
         with collectives.local_rank0_first():

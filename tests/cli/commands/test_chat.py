@@ -36,10 +36,14 @@ def test_piped_lines_give_a_line_each_and_write_no_file(chat, trained_run):
 @pytest.mark.parametrize(
     ("options", "checkpoint", "decoding"),
     [
-        ([], r"metric, step 4, (validation loss \d\.\d{4}, )?best score \d\.\d{4}", "greedy, at most 6 tokens a reply"),
+        (
+            [],
+            r"metric, step 4, best score \d\.\d{4}(, of \d equal scores .*)?(, validation loss \d\.\d{4})?",
+            "greedy, at most 6 tokens a reply",
+        ),
         (
             ["load_model_type=loss", "chat.temperature=0.5", "seed=3"],
-            r"loss, step 4, validation loss \d\.\d{4}(, best score \d\.\d{4})?",
+            r"loss, step 4, (best score \d\.\d{4}.*, )?validation loss \d\.\d{4}",
             "sample(temperature 0.5, top_p 1), at most 6 tokens a reply, seed 3",
         ),
     ],
@@ -47,7 +51,7 @@ def test_piped_lines_give_a_line_each_and_write_no_file(chat, trained_run):
 def test_notes_name_checkpoint_and_decoding(chat, trained_run, options, checkpoint, decoding):
     _, _, err = chat(b"", *options)
     first, second = err.splitlines()
-    assert re.fullmatch(rf"checkpoint: {re.escape(str(trained_run))}/weights/\S+ \({checkpoint}\)", first)
+    assert re.fullmatch(rf"checkpoint: {re.escape(str(trained_run))}/weights/\S+ \({checkpoint}\); .+", first)
     assert second == f"decoding: {decoding}"
 
 
