@@ -15,7 +15,7 @@ from dialog_trainer.distributed import collectives
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.files import sha256_of_texts
 from dialog_trainer.model.kernels.activations import fuse_activations
-from dialog_trainer.model.loading import build_from_scratch, load_pretrained
+from dialog_trainer.model.loading import build_from_scratch, describe_conversion, limit_generation, load_pretrained
 from dialog_trainer.model.packed_forward import use_packed_attention
 from dialog_trainer.seeds import derive_seed
 from dialog_trainer.training.memory import check_model_fits
@@ -27,7 +27,10 @@ def build_model(config: Config, tokenizer: DialogueTokenizer, device: torch.devi
     options = config.model
     check = partial(check_model_fits, device=device, processes=collectives.local_size())
     if options.pretrained_model:
-        model = load_pretrained(options.pretrained_model, tokenizer, options.dropout, check)
+        model = load_pretrained(options.pretrained_model, tokenizer, options.dropout, check, pickles=True)
+        change = describe_conversion(options.pretrained_model)
+        if change:
+            say(f"note: {change}")
     else:
         model = build_from_scratch(
             tokenizer,
@@ -39,7 +42,7 @@ def build_model(config: Config, tokenizer: DialogueTokenizer, device: torch.devi
             seed=derive_seed("model", config.seed),
             check=check,
         )
-    return _prepare(model, config, device, say)
+    return _prepare(model, tokenizer, config, device, say)
 
 
 def load_saved_model(
@@ -47,7 +50,8 @@ def load_saved_model(
 ) -> tuple[PreTrainedModel, DialogueTokenizer]:
     """Model and vocabulary of a checkpoint folder."""
     tokenizer = DialogueTokenizer.pretrained(str(folder))
-    return _prepare(load_pretrained(str(folder), tokenizer, config.model.dropout), config, device, say), tokenizer
+    model = load_pretrained(str(folder), tokenizer, config.model.dropout)
+    return _prepare(model, tokenizer, config, device, say), tokenizer
 
 
 def digest_weights(model: PreTrainedModel) -> str:
@@ -56,9 +60,14 @@ def digest_weights(model: PreTrainedModel) -> str:
     return sha256_of_texts(json.dumps(sums))[:16]
 
 
-def _prepare(model: PreTrainedModel, config: Config, device: torch.device, say: Say) -> PreTrainedModel:
-    positions, max_len = getattr(model.config, "max_position_embeddings", None), config.model.max_len
-    if positions is not None and max_len > positions:
+def _prepare(
+    model: PreTrainedModel, tokenizer: DialogueTokenizer, config: Config, device: torch.device, say: Say
+) -> PreTrainedModel:
+    positions, max_len = (
+        limit_generation(model, tokenizer, config.metrics.generation.max_new_tokens),
+        config.model.max_len,
+    )
+    if positions and max_len > positions:
         raise ConfigError([f"model.max_len={max_len}: the model has {positions} positions; use at most that"])
     model.to(device)  # type: ignore[arg-type]  # the stub of transformers wraps the method without its self
     fuse_activations(model)

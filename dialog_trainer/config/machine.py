@@ -71,5 +71,5 @@ def needs_hub(config: Config) -> bool:
         and data.arguments.get("path") is None
         and not os.path.isdir(data.arguments.get("hub_id") or "")
     )
-    model_from_hub = not config.command.works_on_saved_run and model is not None and not os.path.isdir(model)
+    model_from_hub = not config.command.works_on_saved_run and model is not None and not os.path.exists(model)
     return model_from_hub or (data_from_hub and config.command.needs_data)

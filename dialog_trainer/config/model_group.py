@@ -23,8 +23,8 @@ class ModelConfig(Record):
     """A pretrained model, or the sizes of one from scratch (None with a pretrained model, which has its own)."""
 
     pretrained_model: Name | None = setting(
-        "Hub id (downloaded once) or folder of the model to start from; the dialogue tokens are added to it. "
-        "null: a GPT-2 from scratch, of the sizes below.",
+        "Hub id (downloaded once), folder, GGUF file or .pt of the original program: the model to start from; the dialogue "
+        "tokens are added to it. null: a GPT-2 from scratch, of the sizes below.",
         "refused",
     )
     max_len: Length = setting(

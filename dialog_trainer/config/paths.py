@@ -17,6 +17,8 @@ from dialog_trainer.files import why_unreadable
 
 Values = Mapping[str, Any]
 
+# A file that holds a whole model: of llama.cpp, and a checkpoint of the original program.
+MODEL_FILES = (".gguf", ".pt")
 # Keys of `data` that hold paths, of built-in sources and of the user's own.
 _PATH_KEY = re.compile(r"(path|file|folder|directory|dir)s?$|^hub_id$")
 
@@ -117,9 +119,29 @@ def check_model(values: Values) -> list[str]:
     command = command_of(values)
     if model is None or command is None or command.works_on_saved_run:  # a saved run has its own weights
         return []
-    if _looks_like_path(model) and not os.path.isdir(model):
-        return [f"model.pretrained_model={show(model)}: there is no such folder; pass a folder or a hub id as gpt2"]
-    return []
+    problem = _why_no_model(model)
+    return [f"model.pretrained_model={show(model)}: {problem}"] if problem else []
+
+
+def _why_no_model(model: str) -> str | None:
+    """What is wrong with the place of a pretrained model, with a remedy; None for a hub id and for what may be one."""
+    place = Path(model)
+    if os.path.isfile(model):
+        if model.lower().endswith(MODEL_FILES):
+            return None
+        inside = f"; pass its folder {place.parent}" if model.endswith((".safetensors", ".bin", ".json")) else ""
+        return f"is a file, and of files only {' and '.join(MODEL_FILES)} hold a model{inside}"
+    if not os.path.isdir(model):
+        missing = _looks_like_path(model) or model.lower().endswith(MODEL_FILES)
+        return "there is no such folder; pass a folder or a hub id as gpt2" if missing else None
+    if (place / "args.yaml").is_file() and not (place / "config.json").is_file():
+        return f"is the folder of a run; pass one of its models, as {place / 'weights' / 'best_loss'}"
+    if (place / "adapter_config.json").is_file() and not (place / "config.json").is_file():
+        return (
+            "holds an adapter (LoRA), not a model: pass the folder of the model merged with it, as mode=export writes it "
+            "for a run of model/adapter=lora, and `merge_and_unload` of peft for others"
+        )
+    return None
 
 
 def _blocked_folder(key: str, folder: Path) -> str | None:

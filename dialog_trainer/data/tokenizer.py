@@ -14,6 +14,7 @@ from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from dialog_trainer.data.formatting import make_spans
+from dialog_trainer.data.gguf_header import check_gguf, is_gguf
 from dialog_trainer.errors import ModelError
 from dialog_trainer.files import sha256_of_texts, why_unreadable
 from dialog_trainer.types import Span, SpecialTokens
@@ -63,13 +64,16 @@ class DialogueTokenizer:
         self.notes = _set_apart_end_token(hf_tokenizer)
         hf_tokenizer.chat_template = CHAT_TEMPLATE
         hf_tokenizer.padding_side = "left"  # as batched generation needs it
+        # A copy that reads "[SEP]" or "<|endoftext|>" in a text as characters: a text must not end a turn.
+        self._text_encoder = Tokenizer.from_str(hf_tokenizer.backend_tokenizer.to_str())
+        if self._text_encoder.get_added_tokens_decoder() != hf_tokenizer.backend_tokenizer.get_added_tokens_decoder():
+            # Where ids have gaps, added tokens get other ids once the tokenizer was saved: those are used from the start.
+            hf_tokenizer._tokenizer = Tokenizer.from_str(hf_tokenizer.backend_tokenizer.to_str())
         self.hf_tokenizer = hf_tokenizer
         self.added_tokens = len(hf_tokenizer) - size
         self.cls_id, self.sep_id = hf_tokenizer.cls_token_id, hf_tokenizer.sep_token_id
         self.pad_id, self.end_id = hf_tokenizer.pad_token_id, hf_tokenizer.eos_token_id
         self.special_tokens = SpecialTokens(self.cls_id, self.sep_id, self.end_id, self.pad_id)
-        # A copy that reads "[SEP]" or "<|endoftext|>" in a text as characters: a text must not end a turn.
-        self._text_encoder = Tokenizer.from_str(hf_tokenizer.backend_tokenizer.to_str())
         self._text_encoder.encode_special_tokens = True
         # A tokenizer.json may ask for both, and a padded call of the tokenizer leaves them set.
         self._text_encoder.no_truncation()
@@ -77,10 +81,11 @@ class DialogueTokenizer:
 
     @classmethod
     def pretrained(cls, name_or_folder: str) -> DialogueTokenizer:
-        """The tokenizer of a hub id or folder. Raises `ModelError`."""
-        _check_files(Path(name_or_folder))
+        """The tokenizer of a hub id, a folder, a GGUF file or a checkpoint of the original program. Raises `ModelError`."""
+        source, options = _find_tokenizer(name_or_folder)
+        _check_files(Path(source))
         try:
-            hf_tokenizer = AutoTokenizer.from_pretrained(name_or_folder, trust_remote_code=False)
+            hf_tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
             if isinstance(hf_tokenizer, PreTrainedTokenizerFast):
                 return cls(hf_tokenizer)
         except ModelError as error:
@@ -171,6 +176,17 @@ def cut_long_words(text: str) -> Iterator[str]:
     yield text[start:]
 
 
+def _find_tokenizer(name_or_path: str) -> tuple[str, dict[str, str]]:
+    """What `from_pretrained` of transformers gets for the tokenizer of a model."""
+    path = Path(name_or_path)
+    if is_gguf(name_or_path):
+        check_gguf(path)
+        return str(path.parent), {"gguf_file": path.name}
+    if path.suffix == ".pt":  # it holds none: that of GPT-2, here or on the hub
+        return str(path.parent) if (path.parent / "tokenizer.json").is_file() else "gpt2", {}
+    return name_or_path, {}
+
+
 def _check_files(folder: Path) -> None:
     """Raises `ModelError` for files of a tokenizer that are huge, or no files."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -234,7 +250,9 @@ def loading_error(name_or_folder: str, error: BaseException) -> ModelError:
     """The error for a model or tokenizer that cannot be loaded, with a remedy."""
     reason = str(error).strip().split("\n")[0]
     if Path(name_or_folder).is_dir():
-        remedy = "the folder should hold what `save_pretrained` of transformers writes"
+        remedy = "the folder should hold what `save_pretrained` of transformers writes for a causal language model"
+    elif Path(name_or_folder).is_file():
+        remedy = "pass another file, or the folder of the model in its Hugging Face form"
     else:
         remedy = "without a hub pass model.pretrained_model=<folder>, or model=gpt2_tiny, which is trained from scratch"
     return ModelError(f"{name_or_folder} could not be loaded ({type(error).__name__}: {reason}); {remedy}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,60 +19,138 @@ from transformers import (
     PreTrainedModel,
 )
 
+from dialog_trainer.data.gguf_header import check_gguf, is_gguf
 from dialog_trainer.data.tokenizer import DialogueTokenizer, loading_error
 from dialog_trainer.errors import ModelError
+from dialog_trainer.model.pickled_weights import (
+    check_pickled_weights,
+    is_original_checkpoint,
+    read_original_checkpoint,
+)
 
 MAX_CONFIG_BYTES = 2**20
 # A model may have fewer tensors than layers or experts, but not many fewer.
 MANY_LAYERS = 1024
+# The smallest type of GGUF has one and a half bits for each weight.
+GGUF_WEIGHTS_PER_BYTE = 6
 # Words in the names of numbers of modules (`attention_types` of GPT-Neo holds some).
 _COUNTS = ("layer", "expert", "types")
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where the weights of a model come from.
+
+    `name` and `options` are what `from_pretrained` of transformers gets; or `config` and `weights` are there already.
+    `max_weights` is how many the files can hold at most; 0 where they are not on this machine.
+    """
+
+    name: str
+    max_weights: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    config: PreTrainedConfig | None = None
+    weights: Mapping[str, torch.Tensor] | None = None
+
+    def load_config(self) -> PreTrainedConfig:
+        gguf = {key: value for key, value in self.options.items() if key == "gguf_file"}
+        return self.config or AutoConfig.from_pretrained(self.name, trust_remote_code=False, **gguf)
+
+    def load_model(self, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
+        """The fp32 model, and the names of its weights that are in no file."""
+        if self.weights is not None:
+            model = _from_config(config)
+            return model, sorted(model.load_state_dict(self.weights, strict=False).missing_keys)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            self.name,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **self.options,
+        )
+        return loaded[0], sorted(loaded[1]["missing_keys"])
+
+
 def load_pretrained(
-    name_or_folder: str,
+    name_or_path: str,
     tokenizer: DialogueTokenizer,
     dropout: float | None,
     check: Callable[[int], None] | None = None,
+    *,
+    pickles: bool = False,
 ) -> PreTrainedModel:
-    """The fp32 model of a hub id or folder, with embeddings for the tokens that were added to the tokenizer.
+    """The fp32 model of a hub id, a folder, a GGUF file or a checkpoint of the original program (`.pt`), with embeddings
+    for the tokens that were added to the tokenizer.
 
     `dropout` replaces each dropout probability of the model's config (None keeps them). `check` gets the number of
-    weights before they are loaded, and raises where they do not fit. Raises `ModelError`.
+    weights before they are loaded, and raises where they do not fit. With `pickles` a folder may hold
+    `pytorch_model.bin` in place of safetensors. Raises `ModelError`.
     """
-    folder = Path(name_or_folder)
-    _check_config(folder)
+    source = _find_weights(name_or_path, pickles)
     try:
-        config = AutoConfig.from_pretrained(name_or_folder, trust_remote_code=False)
+        config = source.load_config()
         weights = _count_weights(config)
     except Exception as error:  # a config may hold anything
-        raise loading_error(name_or_folder, error) from None
-    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    if stored and weights > stored:  # no type of weights has less than a byte for each
-        raise ModelError(f"{folder / 'config.json'} asks for {weights:,} weights, and the files have {stored:,} bytes")
+        raise loading_error(name_or_path, error) from None
+    if source.max_weights and weights > source.max_weights:
+        raise ModelError(
+            f"{name_or_path}: its config asks for {weights:,} weights, and the files hold at most {source.max_weights:,}"
+        )
     if dropout is not None:
         _set_dropout(config, dropout)
     if check:  # outside of `try`: its errors are not those of the model
         check(weights)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name_or_folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        model, missing = source.load_model(config)
     except Exception as error:  # the hub's client raises many kinds; all mean that there is no model
-        raise loading_error(name_or_folder, error) from None
-    model: PreTrainedModel = loaded[0]
-    missing = sorted(loaded[1]["missing_keys"])
+        raise loading_error(name_or_path, error) from None
     if missing:
         raise ModelError(
-            f"{name_or_folder} has no weights for {missing[0]} (and {len(missing) - 1} others): they would be random"
+            f"{name_or_path} has no weights for {missing[0]} (and {len(missing) - 1} others): they would be random"
         )
-    _fit_to_tokenizer(model, tokenizer)
+    if is_gguf(name_or_path):
+        _forget_quantization(model)
+    _fit_to_tokenizer(model, tokenizer, has_new_rows=is_original_checkpoint(name_or_path))
     return model
+
+
+def describe_conversion(name_or_path: str) -> str | None:
+    """What loading changes about the weights of a model, as a line; None for those of safetensors."""
+    if is_gguf(name_or_path):
+        return f"{name_or_path} is read as fp32, which it is trained and saved in (safetensors), not as a GGUF file"
+    if is_original_checkpoint(name_or_path):
+        return f"{name_or_path} is read as a checkpoint of the original program: its weights alone, no optimizer"
+    if Path(name_or_path).is_dir() and not any(Path(name_or_path).glob("*.safetensors")):
+        return f"the weights in {name_or_path} are a pickle, read by torch's safe loader; the run saves safetensors"
+    return None
+
+
+def _find_weights(name_or_path: str, pickles: bool) -> _Source:
+    """The checked files of a model, or its hub id. Raises `ModelError`."""
+    path = Path(name_or_path)
+    if is_original_checkpoint(name_or_path):
+        config, weights = read_original_checkpoint(path)
+        return _Source(name_or_path, path.stat().st_size, config=config, weights=weights)
+    if is_gguf(name_or_path):
+        check_gguf(path)
+        size = GGUF_WEIGHTS_PER_BYTE * path.stat().st_size
+        return _Source(str(path.parent), size, {"gguf_file": path.name})
+    _check_config(path)
+    files, safe = list(path.glob("*.safetensors")), True
+    if pickles and not files:
+        files = sorted(path.glob("*.bin"))
+        safe = not files
+        for file in files:
+            check_pickled_weights(file)
+    # No type of weights has less than a byte for each.
+    return _Source(name_or_path, sum(file.stat().st_size for file in files), {"use_safetensors": safe})
+
+
+def _forget_quantization(model: PreTrainedModel) -> None:
+    """Makes of the model of a GGUF file, whose weights are fp32 by now, one that can be saved."""
+    model.hf_quantizer = None  # type: ignore[assignment]  # not a module
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
 
 
 def build_from_scratch(
@@ -166,34 +245,64 @@ def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
             setattr(config, key, dropout)
 
 
-def _fit_to_tokenizer(model: PreTrainedModel, tokenizer: DialogueTokenizer) -> None:
+def _fit_to_tokenizer(model: PreTrainedModel, tokenizer: DialogueTokenizer, *, has_new_rows: bool = False) -> None:
+    """`has_new_rows`: the added tokens have trained rows already."""
     embeddings: Any = model.get_input_embeddings()
     if len(tokenizer) > embeddings.num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     largest = max(tokenizer.hf_tokenizer.get_vocab().values())
     if largest >= max(len(tokenizer), embeddings.num_embeddings):
         raise ModelError(f"the tokenizer has the token id {largest:,}, but the model has no embedding for it")
-    if tokenizer.added_tokens:
-        _set_to_mean(model, len(tokenizer) - tokenizer.added_tokens)
+    if has_new_rows and embeddings.num_embeddings < len(tokenizer):
+        raise ModelError(
+            f"the model has {embeddings.num_embeddings:,} rows, and its tokenizer {len(tokenizer):,} tokens: put the tokenizer "
+            "that it was trained with next to it"
+        )
+    if tokenizer.added_tokens and not has_new_rows:
+        _set_to_mean(model, tokenizer)
     model.config.bos_token_id = tokenizer.cls_id
     model.config.eos_token_id = tokenizer.end_id
-    model.config.pad_token_id = tokenizer.pad_id
+    _set_padding(model.config, tokenizer.pad_id)
+    if model.config.model_type == "gpt2":
+        model.config.n_ctx = model.config.n_positions  # which transformers no longer writes, and converters read
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         bos_token_id=tokenizer.cls_id,
         eos_token_id=[tokenizer.sep_id, tokenizer.end_id],
         pad_token_id=tokenizer.pad_id,
         suppress_tokens=[tokenizer.cls_id, tokenizer.pad_id],
-        do_sample=False,
     )
 
 
+def _set_padding(config: PreTrainedConfig, pad_id: int) -> None:
+    """Sets the id of the padding, but where the model could not be built with it: XGLM has a position of that number."""
+    before = config.pad_token_id
+    config.pad_token_id = pad_id
+    try:
+        _count_weights(config)
+    except IndexError:
+        config.pad_token_id = before
+
+
+def limit_generation(model: PreTrainedModel, tokenizer: DialogueTokenizer, max_new_tokens: int | None) -> int | None:
+    """Bounds what other programs generate with the saved model; returns its positions, None where it has no limit."""
+    model.generation_config.max_new_tokens = max_new_tokens
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:  # XLNet has -1
+        return None
+    tokenizer.hf_tokenizer.model_max_length = positions
+    return positions
+
+
 @torch.no_grad()
-def _set_to_mean(model: PreTrainedModel, first_added: int) -> None:
-    """Starts the embeddings, and the rows of the head, of added tokens at the mean of the others."""
+def _set_to_mean(model: PreTrainedModel, tokenizer: DialogueTokenizer) -> None:
+    """Starts the rows of added tokens, and those of no token, in embeddings and head at the mean of the rows before."""
+    first_added = len(tokenizer) - tokenizer.added_tokens
+    others = set(tokenizer.hf_tokenizer.get_vocab().values()) - set(astuple(tokenizer.special_tokens))
     head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     embeddings: Any = model.get_input_embeddings()
     for layer in (embeddings, head):
         if layer is not None:
-            layer.weight[first_added:] = layer.weight[:first_added].mean(dim=0)
+            rows = [row for row in range(first_added, len(layer.weight)) if row not in others]
+            layer.weight[rows] = layer.weight[:first_added].mean(dim=0)
             if getattr(layer, "bias", None) is not None:
-                layer.bias[first_added:] = layer.bias[:first_added].mean()
+                layer.bias[rows] = layer.bias[:first_added].mean()

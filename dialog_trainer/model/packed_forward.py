@@ -13,6 +13,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel
 
+from dialog_trainer.errors import ModelError
 from dialog_trainer.model.kernels.attention import Packing, packed_attention
 
 ATTENTION = "dialog_trainer_packed"
@@ -30,6 +31,8 @@ def use_packed_attention(model: PreTrainedModel, longest: int = 8) -> bool:
     to come: the probe is as long, so that a sliding window or chunk shorter than that shows. Sets `model.has_plain_head`
     (the logits are the hidden states times the output embeddings, so that the loss needs no logits) and
     `model.padded_implementation` (the attention to return to).
+
+    Raises `ModelError` for a model in which a later token changes an earlier logit, as in BERT: it would learn to copy.
     """
     padded = model.config._attn_implementation
     lengths = (3, longest)
@@ -39,12 +42,16 @@ def use_packed_attention(model: PreTrainedModel, longest: int = 8) -> bool:
     indices = torch.arange(1, len(ids), device=device)
     was_training = model.training
     model.train(False)
-    has_plain_head = False
+    has_plain_head, causal = False, True
     try:
         with torch.no_grad():
-            rows = torch.split(ids, list(lengths))
-            expected = torch.cat([model(input_ids=row.unsqueeze(0)).logits[0] for row in rows])[indices]
+            expected = _padded_logits(model, ids, lengths)[indices]
             tolerance = TOLERANCE * float(expected.abs().max())
+            changed = _change_last_tokens(ids, lengths, vocabulary_size)
+            same = (changed == ids)[indices]  # the logits of all tokens but the changed ones
+            causal = torch.allclose(
+                _padded_logits(model, changed, lengths)[indices][same], expected[same], rtol=0, atol=tolerance
+            )
             model.set_attn_implementation(ATTENTION)  # a model with an attention of its own stays as it is
             logits = packed_logits(model, ids, positions, lengths, indices)
             supported = torch.allclose(logits, expected, rtol=0, atol=tolerance)
@@ -53,14 +60,37 @@ def use_packed_attention(model: PreTrainedModel, longest: int = 8) -> bool:
             if supported and isinstance(head, torch.nn.Linear):
                 logits = head(packed_hidden_states(model, ids, positions, lengths)[indices])
                 has_plain_head = torch.allclose(logits, expected, rtol=0, atol=tolerance)
+    except IndexError:
+        raise ModelError(
+            f"{type(model).__name__} fails on a sequence of {longest:,} tokens, as where it has fewer positions: use a smaller "
+            "model.max_len"
+        ) from None
     except (TypeError, ValueError, RuntimeError, KeyError):
         supported = has_plain_head = False
+    if not causal:
+        raise ModelError(
+            f"{type(model).__name__} is not causal: a later token changes what it predicts before it, so that it would learn "
+            "to copy; choose a model that was trained to generate text, as gpt2"
+        )
     if not supported:
         model.set_attn_implementation(padded)
     model.has_plain_head = has_plain_head  # type: ignore[assignment]  # an attribute of our own
     model.padded_implementation = padded
     model.train(was_training)
     return supported
+
+
+def _padded_logits(model: PreTrainedModel, ids: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
+    """Logits `(N, V)` of the sequences of `ids` `(N,)`, each read alone."""
+    return torch.cat([model(input_ids=row.unsqueeze(0)).logits[0] for row in torch.split(ids, list(lengths))])
+
+
+def _change_last_tokens(ids: torch.Tensor, lengths: tuple[int, ...], vocabulary_size: int) -> torch.Tensor:
+    """`ids` with another token at the end of each sequence."""
+    ends = torch.tensor(lengths, device=ids.device).cumsum(0) - 1
+    changed = ids.clone()
+    changed[ends] = (ids[ends] + vocabulary_size // 2) % vocabulary_size
+    return changed
 
 
 def packed_hidden_states(

@@ -232,6 +232,25 @@ def test_a_warm_up_longer_than_the_run_is_said_in_one_line(warmup, steps, count)
     assert all(f"warmup_steps={warmup:,}" in line and f"steps={steps:,}" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("files", "given", "reason"),
+    [
+        (["args.yaml", "weights/x"], "", "is the folder of a run; pass one of its models, as {}/weights/best_loss"),
+        (["adapter_config.json"], "", "holds an adapter (LoRA), not a model: pass the folder of the model merged with it"),
+        (["adapter_config.json", "config.json"], "", None),
+        (["model.safetensors"], "model.safetensors", "is a file, and of files only .gguf and .pt hold a model; pass its folder {}"),
+        (["x.GGUF"], "x.GGUF", None),
+        ([], "x.gguf", "there is no such folder"),
+    ],
+)  # fmt: skip
+def test_a_place_without_a_model_is_named(tmp_path, files, given, reason):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = errors({"model.pretrained_model": str(tmp_path / given)}, conf_tree("gpt2"))
+    assert [reason.format(tmp_path) in error for error in found] == [True] if reason else not found
+
+
 def test_an_untrained_step_is_found_at_once_whatever_the_number_of_steps():
     points = {
         "mask_schedule._target_": "dialog_trainer.masking.schedules.piecewise",

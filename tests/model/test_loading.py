@@ -2,14 +2,17 @@
 
 import json
 import re
+import zipfile
 
+import numpy
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.errors import ModelError
-from dialog_trainer.model.loading import build_from_scratch, load_pretrained
+from dialog_trainer.model.loading import build_from_scratch, describe_conversion, limit_generation, load_pretrained
 
 OLD_ROWS = 300
 KINDS = {
@@ -21,6 +24,7 @@ KINDS = {
             "word_embed_proj_dim": 16},
     "phi": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
     "bloom": {"hidden_size": 16, "n_layer": 1, "n_head": 2},
+    "xglm": {"d_model": 16, "num_layers": 1, "attention_heads": 2, "ffn_dim": 16, "max_position_embeddings": 32},
 }  # fmt: skip
 
 
@@ -77,6 +81,27 @@ def test_spare_embeddings_are_used_first(saved, tokenizer):
     before = old.get_input_embeddings().weight[:OLD_ROWS]
     assert torch.equal(new[:OLD_ROWS], before)
     torch.testing.assert_close(new[OLD_ROWS : OLD_ROWS + 3], before.mean(dim=0).expand(3, 16))
+
+
+def test_a_token_beyond_a_gap_keeps_its_row_and_the_added_ones_their_ids(saved, tokenizer, tmp_path):
+    backend = json.loads(tokenizer.hf_tokenizer.backend_tokenizer.to_str())
+    backend["model"]["vocab"] |= {"far": 310}
+    backend["added_tokens"] = backend["added_tokens"][:1]
+    gap = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(backend)), eos_token="<|endoftext|>")
+    found = DialogueTokenizer(gap)
+    found.save(tmp_path)
+    assert DialogueTokenizer.pretrained(str(tmp_path)).special_tokens == found.special_tokens
+    folder, old = saved("gpt2", rows=320)
+    new = load_pretrained(folder, found, None).get_input_embeddings().weight
+    assert torch.equal(new[310], old.get_input_embeddings().weight[310])
+    assert torch.equal(new[found.sep_id], new[found.cls_id])
+
+
+def test_a_model_with_few_positions_keeps_its_padding(saved, tokenizer, tmp_path):
+    """XGLM has a position of the number of its padding."""
+    folder, _ = saved("xglm")
+    load_pretrained(folder, tokenizer, None).save_pretrained(tmp_path / "again")
+    load_pretrained(str(tmp_path / "again"), tokenizer, None)
 
 
 def test_a_token_id_without_an_embedding_is_refused(saved, tokenizer, tmp_path):
@@ -201,12 +226,85 @@ def test_missing_model_names_remedy(tokenizer, name):
     assert "\n" not in str(caught.value)
 
 
-def test_pickled_weights_are_refused(saved, tokenizer, tmp_path):
-    folder, model = saved("gpt2")
-    (tmp_path / "model" / "model.safetensors").unlink()
-    torch.save(model.state_dict(), tmp_path / "model" / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="could not be loaded"):
-        load_pretrained(folder, tokenizer, None)
+@pytest.fixture
+def pickled(saved, tmp_path):
+    """A folder with `pytorch_model.bin` in the place of safetensors, and its model."""
+    _, model = saved("gpt2")
+    (tmp_path / "model/model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "model/pytorch_model.bin")
+    return tmp_path / "model", model
+
+
+def test_pickled_weights_are_read_where_they_are_allowed(pickled, tokenizer):
+    folder, old = pickled
+    with pytest.raises(ModelError, match="could not be loaded"):  # as in a run
+        load_pretrained(str(folder), tokenizer, None)
+    new = load_pretrained(str(folder), tokenizer, None, pickles=True)
+    assert torch.equal(new.get_input_embeddings().weight[:OLD_ROWS], old.get_input_embeddings().weight)
+    assert "a pickle, read by torch's safe loader" in describe_conversion(str(folder))
+
+
+class _Canary:
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return open, (str(self.place), "w")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "best.pt"])
+def test_a_pickle_of_a_stranger_runs_nothing(pickled, tokenizer, tmp_path, name):
+    folder, model = pickled
+    torch.save({"model": model.state_dict(), "log_data": _Canary(tmp_path / "canary")}, folder / name)
+    with pytest.raises(ModelError, match=r"could not be loaded|is not read by torch's safe loader"):
+        load_pretrained(str(folder / name if name == "best.pt" else folder), tokenizer, None, pickles=True)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_compressed_weights_are_refused(pickled, tokenizer):
+    file = pickled[0] / "pytorch_model.bin"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(10**6))
+    with pytest.raises(ModelError, match="is compressed, and would unpack to 1,000,000 bytes"):
+        load_pretrained(str(pickled[0]), tokenizer, None, pickles=True)
+
+
+def test_a_checkpoint_of_the_original_program_loads(tokenizer, tmp_path):
+    """Its module holds the model, resized for the dialogue tokens; its scores are numbers of numpy."""
+    tokenizer.save(tmp_path)
+    trained = build_from_scratch(tokenizer, layers=2, heads=1, width=64, positions=32, dropout=0.0, seed=1)
+    state = {f"model.{name}": value for name, value in trained.state_dict().items()}
+    torch.save({"model": state, "log_data": {"bleu2": [numpy.float64(0.25)]}}, tmp_path / "model.pt")
+    again = DialogueTokenizer.pretrained(str(tmp_path / "model.pt"))
+    assert again.special_tokens == tokenizer.special_tokens
+    found = load_pretrained(str(tmp_path / "model.pt"), again, None).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in trained.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("saved", "reason"),
+    [
+        ({"weights": 1}, "is no checkpoint of the original program, which holds its weights under 'model'"),
+        ({"model": {"a": 1}}, "is no checkpoint of the original program"),
+        ({"model": {"a": torch.ones(1)}}, "has no weights of a GPT-2"),
+        ({"model": {"transformer.wte.weight": torch.ones(9, 64), "transformer.wpe.weight": torch.ones(8, 64)}},
+         "has no weights for"),
+    ],
+)  # fmt: skip
+def test_another_pt_file_is_named(tokenizer, tmp_path, saved, reason):
+    torch.save(saved, tmp_path / "x.pt")
+    with pytest.raises(ModelError, match=reason):
+        load_pretrained(str(tmp_path / "x.pt"), tokenizer, None)
+
+
+def test_saved_settings_bound_what_other_programs_generate(tokenizer, tmp_path):
+    model = build_from_scratch(tokenizer, layers=1, heads=2, width=16, positions=32, dropout=0.0, seed=0)
+    assert limit_generation(model, tokenizer, 7) == 32
+    model.save_pretrained(tmp_path)
+    tokenizer.save(tmp_path)
+    read = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert (read["generation_config"]["max_new_tokens"], "do_sample" in read["generation_config"]) == (7, False)
+    assert (read["config"]["n_ctx"], read["tokenizer_config"]["model_max_length"]) == (32, 32)
 
 
 ABSURD = {
@@ -218,8 +316,8 @@ ABSURD = {
         r"attention_types=1,000,000,000 is more",
     ),
     "layers inside": ("gpt2", {"text_config": {"num_layers": 10**9}}, r"num_layers=1,000,000,000 is more than"),
-    "width": ("gpt2", {"n_embd": 10**7}, r"asks for [\d,]+ weights, and the files have [\d,]+ bytes"),
-    "vocabulary": ("gpt2", {"vocab_size": 10**12}, r"asks for [\d,]+ weights, and the files have"),
+    "width": ("gpt2", {"n_embd": 10**7}, r"asks for [\d,]+ weights, and the files hold at most [\d,]+"),
+    "vocabulary": ("gpt2", {"vocab_size": 10**12}, r"asks for [\d,]+ weights, and the files hold"),
     "more than fits": ("gpt2", {"n_positions": 10**30}, r"could not be loaded"),
     "more layers": ("gpt2", {"n_layer": 3}, r"asks for|has no weights for transformer.h.1.\S+ \(and \d+ others\)"),
     "a text": ("gpt2", {"n_layer": "x"}, r"could not be loaded"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from dialog_trainer.errors import ModelError
 from dialog_trainer.model.kernels.attention import Packing, packed_attention
 from dialog_trainer.model.loss import compute_loss
 from dialog_trainer.model.packed_forward import ATTENTION, packed_logits, padded_attention, use_packed_attention
@@ -126,6 +127,20 @@ def test_unsupported_model_is_padded_with_equal_loss(kind):
             nats = -model(input_ids=ids.unsqueeze(0)).logits[0].log_softmax(-1)
             expected += sum(float(weights[t] * nats[t - 1, ids[t]]) for t in range(1, len(ids)))
         assert float(compute_loss(model, batch).nats) == pytest.approx(expected, rel=1e-5)
+
+
+# BERT and its kin as `AutoModelForCausalLM` loads them; with `is_decoder` they are causal.
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra"])
+def test_a_model_that_sees_the_future_is_refused(kind):
+    model = built(kind, initializer_range=0.02)
+    with pytest.raises(ModelError, match=rf"{type(model).__name__} is not causal: a later token changes"):
+        use_packed_attention(model, longest=20)
+    use_packed_attention(built(kind, is_decoder=True), longest=20)
+
+
+def test_too_few_positions_are_told():
+    with pytest.raises(ModelError, match=r"GPT2LMHeadModel fails on a sequence of 65 tokens"):
+        use_packed_attention(built("gpt2"), longest=65)
 
 
 @pytest.mark.parametrize(("longest", "fits"), [(4, True), (6, False)])
