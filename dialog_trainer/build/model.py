@@ -14,8 +14,9 @@ from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.files import sha256_of_texts
+from dialog_trainer.model.fitting import limit_generation
 from dialog_trainer.model.kernels.activations import fuse_activations
-from dialog_trainer.model.loading import build_from_scratch, describe_conversion, limit_generation, load_pretrained
+from dialog_trainer.model.loading import build_from_scratch, describe_conversion, load_pretrained
 from dialog_trainer.model.packed_forward import use_packed_attention
 from dialog_trainer.seeds import derive_seed
 from dialog_trainer.training.memory import check_model_fits

@@ -1,10 +1,10 @@
-"""Loads a pretrained model or builds one from scratch, and fits it to a tokenizer."""
+"""Loads a pretrained model or builds one from scratch."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    GenerationConfig,
     GPT2Config,
     PreTrainedConfig,
     PreTrainedModel,
@@ -22,6 +21,7 @@ from transformers import (
 from dialog_trainer.data.gguf_header import check_gguf, is_gguf
 from dialog_trainer.data.tokenizer import DialogueTokenizer, loading_error
 from dialog_trainer.errors import ModelError
+from dialog_trainer.model.fitting import build_from_config, build_without_weights, fit_to_tokenizer
 from dialog_trainer.model.pickled_weights import (
     check_pickled_weights,
     is_original_checkpoint,
@@ -58,7 +58,7 @@ class _Source:
     def load_model(self, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
         """The fp32 model, and the names of its weights that are in no file."""
         if self.weights is not None:
-            model = _from_config(config)
+            model = build_from_config(config)
             return model, sorted(model.load_state_dict(self.weights, strict=False).missing_keys)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             self.name,
@@ -110,7 +110,7 @@ def load_pretrained(
         )
     if is_gguf(name_or_path):
         _forget_quantization(model)
-    _fit_to_tokenizer(model, tokenizer, has_new_rows=is_original_checkpoint(name_or_path))
+    fit_to_tokenizer(model, tokenizer, has_new_rows=is_original_checkpoint(name_or_path))
     return model
 
 
@@ -187,13 +187,8 @@ def build_from_scratch(
         check(_count_weights(config))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = _from_config(config)
-    _fit_to_tokenizer(model, tokenizer)
-    return model
-
-
-def _from_config(config: PreTrainedConfig) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+        model = build_from_config(config)
+    fit_to_tokenizer(model, tokenizer)
     return model
 
 
@@ -234,8 +229,7 @@ def _list_numbers(config: object, key: str = "") -> Iterator[tuple[str, int]]:
 
 
 def _count_weights(config: PreTrainedConfig) -> int:
-    with torch.device("meta"):
-        return sum(weight.numel() for weight in _from_config(config).parameters())
+    return sum(weight.numel() for weight in build_without_weights(config).parameters())
 
 
 def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
@@ -243,66 +237,3 @@ def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
     for key, value in vars(config).items():
         if "drop" in key and "layerdrop" not in key and type(value) in (int, float):
             setattr(config, key, dropout)
-
-
-def _fit_to_tokenizer(model: PreTrainedModel, tokenizer: DialogueTokenizer, *, has_new_rows: bool = False) -> None:
-    """`has_new_rows`: the added tokens have trained rows already."""
-    embeddings: Any = model.get_input_embeddings()
-    if len(tokenizer) > embeddings.num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    largest = max(tokenizer.hf_tokenizer.get_vocab().values())
-    if largest >= max(len(tokenizer), embeddings.num_embeddings):
-        raise ModelError(f"the tokenizer has the token id {largest:,}, but the model has no embedding for it")
-    if has_new_rows and embeddings.num_embeddings < len(tokenizer):
-        raise ModelError(
-            f"the model has {embeddings.num_embeddings:,} rows, and its tokenizer {len(tokenizer):,} tokens: put the tokenizer "
-            "that it was trained with next to it"
-        )
-    if tokenizer.added_tokens and not has_new_rows:
-        _set_to_mean(model, tokenizer)
-    model.config.bos_token_id = tokenizer.cls_id
-    model.config.eos_token_id = tokenizer.end_id
-    _set_padding(model.config, tokenizer.pad_id)
-    if model.config.model_type == "gpt2":
-        model.config.n_ctx = model.config.n_positions  # which transformers no longer writes, and converters read
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-        bos_token_id=tokenizer.cls_id,
-        eos_token_id=[tokenizer.sep_id, tokenizer.end_id],
-        pad_token_id=tokenizer.pad_id,
-        suppress_tokens=[tokenizer.cls_id, tokenizer.pad_id],
-    )
-
-
-def _set_padding(config: PreTrainedConfig, pad_id: int) -> None:
-    """Sets the id of the padding, but where the model could not be built with it: XGLM has a position of that number."""
-    before = config.pad_token_id
-    config.pad_token_id = pad_id
-    try:
-        _count_weights(config)
-    except IndexError:
-        config.pad_token_id = before
-
-
-def limit_generation(model: PreTrainedModel, tokenizer: DialogueTokenizer, max_new_tokens: int | None) -> int | None:
-    """Bounds what other programs generate with the saved model; returns its positions, None where it has no limit."""
-    model.generation_config.max_new_tokens = max_new_tokens
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions < 1:  # XLNet has -1
-        return None
-    tokenizer.hf_tokenizer.model_max_length = positions
-    return positions
-
-
-@torch.no_grad()
-def _set_to_mean(model: PreTrainedModel, tokenizer: DialogueTokenizer) -> None:
-    """Starts the rows of added tokens, and those of no token, in embeddings and head at the mean of the rows before."""
-    first_added = len(tokenizer) - tokenizer.added_tokens
-    others = set(tokenizer.hf_tokenizer.get_vocab().values()) - set(astuple(tokenizer.special_tokens))
-    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-    embeddings: Any = model.get_input_embeddings()
-    for layer in (embeddings, head):
-        if layer is not None:
-            rows = [row for row in range(first_added, len(layer.weight)) if row not in others]
-            layer.weight[rows] = layer.weight[:first_added].mean(dim=0)
-            if getattr(layer, "bias", None) is not None:
-                layer.bias[rows] = layer.bias[:first_added].mean()

@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.errors import ModelError
-from dialog_trainer.model.loading import build_from_scratch, describe_conversion, limit_generation, load_pretrained
+from dialog_trainer.model.fitting import limit_generation
+from dialog_trainer.model.loading import build_from_scratch, describe_conversion, load_pretrained
 
 OLD_ROWS = 300
 KINDS = {
