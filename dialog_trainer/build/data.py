@@ -18,7 +18,7 @@ from dialog_trainer.build.instantiate import instantiate
 from dialog_trainer.config.schema import Config
 from dialog_trainer.data.cache import LAZY_BYTES, open_entry
 from dialog_trainer.data.contamination import GRAM_WORDS, MIN_JACCARD, Contamination, Overlap, find_contamination
-from dialog_trainer.data.dataset import CACHE_FORMAT, DialogueDataset, TokenDataset, open_dialogues, open_tokens
+from dialog_trainer.data.dataset import SEQUENCE_FORMAT, DialogueDataset, TokenDataset, open_dialogues, open_tokens
 from dialog_trainer.data.packing import batch_to_device, pack_micro_batches
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives
@@ -98,7 +98,7 @@ def load_tokenizer(config: Config, training: DialogueDataset, say: Say) -> Dialo
         say(f"learning a vocabulary of {size:,} entries from the training dialogues")
         DialogueTokenizer.train(training.texts(), size).save(aside)
 
-    name = f"vocabulary-{cache_key(CACHE_FORMAT, training.digest, size)}"
+    name = f"vocabulary-{cache_key(SEQUENCE_FORMAT, training.digest, size)}"
     folder = open_entry(resolve_cache_dir(config), name, learn, say, check_up_to=_check_up_to())
     return DialogueTokenizer.pretrained(str(folder))
 

@@ -9,7 +9,7 @@ from dialog_trainer.build.data import Split
 from dialog_trainer.build.instantiate import instantiate
 from dialog_trainer.config.frozen import nest
 from dialog_trainer.config.schema import Config
-from dialog_trainer.data.dataset import CACHE_FORMAT
+from dialog_trainer.data.dataset import SEQUENCE_FORMAT
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.files import sha256_of_texts
@@ -75,7 +75,7 @@ def digest_mask(
     parts = {
         "data": f"{split.dialogues.digest} {config.data.drop_leaks} {sorted(excluded_dialogues)}",
         "vocabulary": tokenizer.digest(),
-        "format": str(CACHE_FORMAT),
+        "format": str(SEQUENCE_FORMAT),
         "truncation": f"{config.data.truncation} {config.model.max_len}",
         "schedule": json.dumps(schedule, sort_keys=True),
     }

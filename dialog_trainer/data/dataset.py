@@ -1,6 +1,6 @@
 """Dialogue and token datasets on disk: written once, memory-mapped, cached by a key of what they are made from.
 
-    <cache>/dialogues-<key>/   ids and turns     key: the source's digest of its content, and the split
+    <cache>/dialogues-5-<key>/ ids and turns     key: the source's digest of its content, and the split
     <cache>/vocabulary-<key>/  a tokenizer       key: the dialogues it was learned from, its size
     <cache>/tokens-<key>/      ids and spans     key: the dialogues, the tokenizer, max_len, the truncation policy
 
@@ -24,27 +24,28 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-from datasets.arrow_writer import ArrowWriter
 
 from dialog_trainer.data.cache import LAZY_BYTES, open_entry
 from dialog_trainer.data.formatting import make_spans
+from dialog_trainer.data.sources.cleaning import ReadCounts, clean_dialogues
 from dialog_trainer.data.sources.protocol import DialogueSource
-from dialog_trainer.data.sources.row_format import ReadCounts, clean_dialogues
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.data.truncation import TRUNCATIONS
 from dialog_trainer.errors import DataError
 from dialog_trainer.files import cache_key
 from dialog_trainer.types import Dialogue, Role, Say, TokenSequence, Turn, TurnSpans
 
-# Raise it when the layout of the rows or the meaning of a truncation policy changes: older caches are then not used.
-CACHE_FORMAT = 4
+# Raise it when the layout of the rows on disk changes: older caches are then not used.
+CACHE_FORMAT = 5
+# Raise it when the meaning of a truncation policy or of the layout of a sequence changes: it is part of a run's digest.
+SEQUENCE_FORMAT = 4
 # Below this, starting a process costs more than tokenizing.
 MIN_DIALOGUES_PER_WORKER = 5_000
 # A vocabulary is learned from at most so many dialogues: the BPE trainer holds every distinct word in memory.
 MAX_VOCABULARY_DIALOGUES = 100_000
 # Sequences read at a time: a pass over all of them takes no more memory than a training step.
 CHUNK = 5_000
-# Dialogues tokenized at a time, and characters that are read before they are written: fewer of very long dialogues.
+# Dialogues written and tokenized at a time, and characters that are read before they are written: fewer of very long dialogues.
 BATCH_DIALOGUES = 200
 MAX_UNWRITTEN = 2**25
 # Reading that takes longer is announced.
@@ -54,7 +55,7 @@ _Columns = dict[str, list[Any]]
 _DIALOGUE_FEATURES = datasets.Features(
     {"id": datasets.Value("string"), "roles": datasets.List(datasets.Value("int8")),
      "texts": datasets.List(datasets.Value("string")), "weights": datasets.List(datasets.Value("float32")),
-     "references": datasets.List(datasets.List(datasets.Value("string")))}
+     "references": datasets.List(datasets.List(datasets.Value("string"))), "labels": datasets.List(datasets.Value("string"))}
 )  # fmt: skip
 _TOKEN_FEATURES = datasets.Features(
     {"dialogue": datasets.Value("int64"), "ids": datasets.List(datasets.Value("int32")),
@@ -71,7 +72,7 @@ class DialogueDataset:
         """`check` is called before the texts of a dataset above `LAZY_BYTES` are read for the first time."""
         self._path, self._check = folder / "dialogues.arrow", check
         self.counts = ReadCounts(**json.loads((folder / "tally.json").read_text(encoding="utf-8")))
-        self.digest = folder.name.removeprefix("dialogues-")
+        self.digest = folder.name.rpartition("-")[2]
 
     @cached_property
     def rows(self) -> datasets.Dataset:
@@ -84,8 +85,11 @@ class DialogueDataset:
 
     def __getitem__(self, index: int) -> Dialogue:
         row = self.rows[int(index)]
-        columns = (row[name] for name in ("roles", "texts", "weights", "references"))
-        turns = (Turn(Role(role), text, weight, tuple(refs)) for role, text, weight, refs in zip(*columns, strict=True))
+        columns = (row[name] for name in ("roles", "texts", "weights", "references", "labels"))
+        turns = (
+            Turn(Role(role), text, weight, tuple(references), label)
+            for role, text, weight, references, label in zip(*columns, strict=True)
+        )
         return Dialogue(row["id"], tuple(turns))
 
     def texts(self) -> Iterator[str]:
@@ -148,7 +152,8 @@ def open_dialogues(
         if source.digest(split) != digest:
             raise DataError(f"{source.describe(split)} changed while it was read: start again once it is complete")
 
-    open_it = partial(open_entry, cache_dir, f"dialogues-{cache_key(CACHE_FORMAT, digest, split)}", write, say)
+    name = f"dialogues-{CACHE_FORMAT}-{cache_key(SEQUENCE_FORMAT, digest, split)}"
+    open_it = partial(open_entry, cache_dir, name, write, say)
     dataset = DialogueDataset(open_it(check_up_to=check_up_to), open_it)
     say(f"{split}: {dataset.counts} from {source.describe(split)}")
     if not len(dataset):
@@ -157,27 +162,43 @@ def open_dialogues(
 
 
 def _write_dialogues(source: DialogueSource, split: str, folder: Path, say: Say) -> None:
-    counts, slow_at, unwritten = ReadCounts(), time.monotonic() + SLOW_SECONDS, 0
-    with ArrowWriter(path=str(folder / "dialogues.arrow"), features=_DIALOGUE_FEATURES) as writer:
-        for dialogue in clean_dialogues(source.dialogues(split), counts):
+    counts, slow_at = ReadCounts(), time.monotonic() + SLOW_SECONDS
+    schema = _DIALOGUE_FEATURES.arrow_schema
+    with pa.OSFile(str(folder / "dialogues.arrow"), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for dialogues in _batches(clean_dialogues(source.dialogues(split), counts)):
             if time.monotonic() > slow_at:
                 say(f"{split}: reading {source.describe(split)} ({counts.dialogues:,} dialogues so far)")
                 slow_at = float("inf")
-            writer.write(
-                {
-                    "id": dialogue.id,
-                    "roles": [int(turn.role) for turn in dialogue.turns],
-                    "texts": [turn.text for turn in dialogue.turns],
-                    "weights": [turn.weight for turn in dialogue.turns],
-                    "references": [list(turn.references) for turn in dialogue.turns],
-                }
-            )
-            unwritten += sum(len(turn.text) for turn in dialogue.turns)
-            if unwritten > MAX_UNWRITTEN:  # very long dialogues
-                writer.write_examples_on_file()
-                unwritten = 0
-        writer.finalize()
+            writer.write_batch(_to_record_batch(dialogues, schema))
+    parser = getattr(source, "parser", None)
+    if parser is not None:
+        counts.unread, counts.by_position = parser.unread(), parser.by_position
     (folder / "tally.json").write_text(json.dumps(asdict(counts)), encoding="utf-8")
+
+
+def _batches(dialogues: Iterable[Dialogue]) -> Iterator[list[Dialogue]]:
+    """Up to `BATCH_DIALOGUES` dialogues at a time, fewer of very long ones."""
+    batch, characters = list[Dialogue](), 0
+    for dialogue in dialogues:
+        batch.append(dialogue)
+        characters += sum(len(turn.text) for turn in dialogue.turns)
+        if len(batch) >= BATCH_DIALOGUES or characters > MAX_UNWRITTEN:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _to_record_batch(dialogues: Sequence[Dialogue], schema: pa.Schema) -> pa.RecordBatch:
+    columns = {
+        "id": [dialogue.id for dialogue in dialogues],
+        "roles": [[int(turn.role) for turn in dialogue.turns] for dialogue in dialogues],
+        "texts": [[turn.text for turn in dialogue.turns] for dialogue in dialogues],
+        "weights": [[turn.weight for turn in dialogue.turns] for dialogue in dialogues],
+        "references": [[turn.references for turn in dialogue.turns] for dialogue in dialogues],
+        "labels": [[turn.label for turn in dialogue.turns] for dialogue in dialogues],
+    }
+    return pa.record_batch([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
 def open_tokens(

@@ -80,7 +80,7 @@ def test_slow_work_is_announced_once(source, tokenizer, tmp_path, monkeypatch):
     assert [line.split(" from ")[0].split(": reading")[0] for line in lines] == [
         "train", "train: 36 dialogues, 190 turns", "tokenizing 36 dialogues", "train: 36 dialogues, 190 turns",
     ]  # fmt: skip
-    assert lines[0].endswith("train.jsonl (1 dialogues so far)")
+    assert lines[0].endswith("train.jsonl (36 dialogues so far)")
 
 
 def test_tokens_are_made_once(source, tokenizer, tmp_path, monkeypatch):
@@ -243,7 +243,7 @@ def test_a_full_disk_names_the_option_and_leaves_nothing(source, tmp_path, monke
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(dataset.ArrowWriter, "finalize", full)
+    monkeypatch.setattr(dataset, "_to_record_batch", full)
     cache = tmp_path / "cache"
     with pytest.raises(
         DataError, match=r"cache is full: .*\(No space left on device\): .*pass data.cache_dir=<folder>"

@@ -12,7 +12,8 @@ from dialog_trainer.data.sources.jsonl import read_jsonl
 from dialog_trainer.data.sources.pickles import read_pickle
 from dialog_trainer.data.sources.protocol import RawDialogue
 from dialog_trainer.data.sources.reading import decode_line, digest_of_data_file, open_data_file, read_lines
-from dialog_trainer.data.sources.row_format import RowError, alternate_roles, parse_row
+from dialog_trainer.data.sources.row_errors import RowError
+from dialog_trainer.data.sources.row_format import alternate_roles, parse_row
 from dialog_trainer.errors import DataError
 from dialog_trainer.files import sha256_of_texts
 

@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from dialog_trainer.data.sources.parsing import Row, parse_rows
 from dialog_trainer.data.sources.protocol import RawDialogue, hash_fraction
 from dialog_trainer.data.sources.reading import decode_line, digest_of_data_file, open_data_file, read_lines
-from dialog_trainer.data.sources.row_format import parse_row
+from dialog_trainer.data.sources.row_errors import RowError
+from dialog_trainer.data.sources.row_format import RowParser
 from dialog_trainer.errors import DataError
 from dialog_trainer.files import sha256_of_texts
-
-MAX_ERRORS = 10
 
 
 class Jsonl:
@@ -68,32 +68,27 @@ class Jsonl:
 
 
 def read_jsonl(path: Path) -> Iterator[RawDialogue]:
-    """The dialogues of a JSONL file; the id is the line number.
+    """The dialogues of a JSONL file; the id is the line number. Raises one `DataError` with all lines that are not dialogues."""
+    yield from parse_rows(_read_rows(path), RowParser())
 
-    Raises one `DataError` with all lines that are not dialogues, the first `MAX_ERRORS` of them if there are more.
-    """
-    errors: list[str] = []
+
+def _read_rows(path: Path) -> Iterator[Row]:
     rows = 0
     with open_data_file(path) as file:
         for number, raw in read_lines(file):
-            if len(errors) >= MAX_ERRORS:
-                errors.append("(the rest of the file was not read)")
-                break
+            value: object
             try:
                 line = decode_line(raw, number)
                 if not line.strip():
                     continue
                 rows += 1
-                turns = parse_row(json.loads(line))
+                value = json.loads(line)
             except RecursionError:
-                errors.append(f"{path}:{number}: nested too deeply")
+                value = RowError("nested too deeply")
             except json.JSONDecodeError as error:
-                errors.append(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}")
+                value = RowError(f"not JSON: {error.msg} at column {error.colno}")
             except ValueError as error:  # RowError, and a number of too many digits
-                errors.append(f"{path}:{number}: {error}")
-            else:
-                yield str(number), turns
-    if errors:
-        raise DataError("\n".join(["these lines are not dialogues; fix or remove them:", *errors]))
+                value = RowError(str(error))
+            yield str(number), f"{path}:{number}", value
     if not rows:
         raise DataError(f'{path} is empty: expected a JSON object per line, e.g. {{"turns": ["Hi .", "Hello !"]}}')

@@ -14,7 +14,8 @@ from typing import Any
 
 from dialog_trainer.data.sources.protocol import RawDialogue
 from dialog_trainer.data.sources.reading import open_data_file
-from dialog_trainer.data.sources.row_format import RowError, parse_row
+from dialog_trainer.data.sources.row_errors import RowError
+from dialog_trainer.data.sources.row_format import parse_row
 from dialog_trainer.errors import DataError
 
 # About ten times those of DailyDialog, whose training split has 6.5 MB and 0.2 million operations.

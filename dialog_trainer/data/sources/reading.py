@@ -9,7 +9,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
-from dialog_trainer.data.sources.row_format import RowError
+from dialog_trainer.data.sources.row_errors import RowError
 from dialog_trainer.errors import DataError
 from dialog_trainer.files import why_unreadable
 

@@ -1,40 +1,38 @@
-"""Parses one row of a file into turns, and cleans raw dialogues: drops empty turns and short dialogues, and counts them.
+"""Parses rows into turns, in the forms in which people write dialogues; docs/data.md describes them.
 
-A row has one of three forms, and may give accepted texts for the turns after the first:
-
-    {"turns": ["Hi .", {"text": "Hello !", "role": "assistant", "weight": 0.5}]}
+    {"turns": ["Hi .", {"text": "Hello !", "role": "assistant", "weight": 0.5}], "references": [["Hello !", "Hi there ."]]}
     {"messages": [{"role": "user", "content": "Hi ."}, {"role": "assistant", "content": "Hello !", "train": false}]}
-    {"conversations": [{"from": "human", "value": "Hi ."}, {"from": "gpt", "value": "Hello !"}]}
-    {"turns": ["Hi .", "Hello !"], "references": [["Hello !", "Hi there ."]]}
+    {"conversations": [{"from": "human", "value": "Hi ."}, {"from": "gpt", "value": "Hello !"}], "system": "Be brief ."}
+    {"prompt": "Hi .", "completion": "Hello !"}
+    {"instruction": "Translate .", "input": "Hallo !", "output": "Hello !", "history": [["Hi .", "Hello !"]]}
+    {"dialogue_id": 7, "speaker": "user", "text": "Hi ."}
+
+The keys of a row decide; `data.columns` names others. Text of a turn may be null, or a list of parts of type text.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dialog_trainer.data.sources.protocol import RawDialogue
-from dialog_trainer.types import Dialogue, Role, Turn
+from dialog_trainer.data.sources.loss_flags import read_flags
+from dialog_trainer.data.sources.roles import NamedRole, RoleMap
+from dialog_trainer.data.sources.row_errors import RowError, UnknownRoleError
+from dialog_trainer.data.sources.row_plans import Plan, plan_item, plan_row
+from dialog_trainer.data.sources.row_texts import kind_of, read_content, read_text, write_calls
+from dialog_trainer.types import Role, Turn
 
-ROLE_NAMES = {
-    "system": Role.SYSTEM,
-    "user": Role.USER,
-    "human": Role.USER,
-    "assistant": Role.ASSISTANT,
-    "gpt": Role.ASSISTANT,
-}
-# Key of the list -> the keys of role (None: roles alternate) and text in its items.
-ROW_FORMATS = {"turns": (None, "text"), "messages": ("role", "content"), "conversations": ("from", "value")}
-# Far above any use, and far below the limits of single precision.
-MAX_WEIGHT = 1_000
 # Far above any dialogue, and few enough for the memory that they take.
 MAX_TURNS = 100_000
+# Different sets of keys that are remembered; a stranger's file may have another set in each row.
+MAX_PLANS = 1_000
 
-
-class RowError(ValueError):
-    """A row that is not a dialogue. The reader adds file and line to the message."""
+_USER, _ASSISTANT, _SYSTEM = (Role.USER, ""), (Role.ASSISTANT, ""), (Role.SYSTEM, "")
+# The role, or the name that the data give it, or None where they give none; the text; the weight if the data give one.
+_Part = tuple[NamedRole | str | None, str, float | None]
 
 
 def alternate_roles(texts: Iterable[str]) -> list[Turn]:
@@ -45,25 +43,204 @@ def alternate_roles(texts: Iterable[str]) -> list[Turn]:
 
 
 def parse_row(row: object) -> list[Turn]:
-    """The turns of a row in any of the three forms. Raises `RowError` with the place in the row."""
-    if not isinstance(row, dict):
-        raise RowError(f"expected an object with one of {', '.join(ROW_FORMATS)}; found {_kind(row)}")
-    form = next((key for key in ROW_FORMATS if key in row), None)
-    if form is None:
-        raise RowError(
-            f"expected one of the keys {', '.join(ROW_FORMATS)}; found {', '.join(map(repr, row)) or 'none'}"
-        )
-    items = row[form]
-    if not isinstance(items, list):
-        raise RowError(f"{form!r} should be a list; found {_kind(items)}")
-    _check_number(len(items))
-    turns = [_turn(item, f"{form}[{index}]", index, *ROW_FORMATS[form]) for index, item in enumerate(items)]
-    return turns if "references" not in row else _with_references(turns, row["references"])
+    """The turns of one row. Raises `RowError` with the place in the row."""
+    return RowParser().parse(row)
+
+
+class RowParser:
+    """Parses the rows of a split, and counts what it does not read.
+
+    Args:
+        columns: what a row or turn has -> its key in the data; None: do not read it.
+        roles: see `RoleMap`.
+    """
+
+    def __init__(self, columns: Mapping[str, str | None] | None = None, roles: Mapping[str, Any] | None = None):
+        self._columns, self._roles = dict(columns or {}), RoleMap(roles)
+        self._plans: dict[object, Plan] = {}
+        self._unread: Counter[str] = Counter()
+        self.by_position = 0  # dialogues whose roles the data do not name
+        self.names: set[str] = set()  # names of roles that the data gave, of those that `roles` names
+
+    def parse(self, row: object) -> list[Turn]:
+        """The turns of a row. Raises `RowError` with the place in the row."""
+        if isinstance(row, list):
+            row = {"turns": row}
+        plan = self._plan_row(row)
+        assert isinstance(row, dict)
+        if plan.form == "utterance":
+            return self.parse_utterances([row])
+        if plan.form == "list":
+            key = plan.keys["turns"]
+            turns = self._finish(self._parts(_as_list(row[key], repr(key)), key, f"{key}[]."), key == "turns")
+        else:
+            turns = self._finish(self._pair(row, plan), False)
+        if plan.keys.get("references") is not None:
+            turns = _with_references(turns, row[plan.keys["references"]])
+        context = self._context(row, plan)
+        if context and not (turns and turns[0].role == Role.SYSTEM and turns[0].text.strip() == context.strip()):
+            turns.insert(0, Turn(Role.SYSTEM, context))
+        weight = read_flags(row, plan.flags)
+        if weight not in (None, 1.0):
+            turns = [dataclasses.replace(turn, weight=turn.weight * weight) for turn in turns]
+        return turns
+
+    def find_dialogue(self, row: object) -> str | None:
+        """The id of the dialogue of a row that is one utterance, None if the row is a dialogue. Raises `RowError`."""
+        plan = None if isinstance(row, list) else self._plan_row(row, count=False)
+        return str(row[plan.keys["dialogue"]]) if plan and plan.form == "utterance" else None  # type: ignore[index]
+
+    def parse_utterances(self, rows: Sequence[dict[str, Any]]) -> list[Turn]:
+        """The turns of a dialogue that has a row for each of them."""
+        return self._finish(self._parts(rows, "utterance ", ""), False)
+
+    def unread(self) -> dict[str, int]:
+        """The keys that were not read, the most frequent first, each with the number of its rows or turns."""
+        self._collect_unread()
+        return {key: count for key, count in self._unread.most_common() if count}
+
+    def _plan_row(self, row: object, count: bool = True) -> Plan:
+        if not isinstance(row, dict):
+            raise RowError(f"expected an object; found {kind_of(row)}")
+        signature = ("row", tuple(row), tuple(key for key, value in row.items() if value is None))
+        plan = self._plans.get(signature) or self._remember(signature, plan_row(row, self._columns))
+        plan.count += count and plan.form != "utterance"
+        return plan
+
+    def _remember(self, signature: object, plan: Plan) -> Plan:
+        if len(self._plans) >= MAX_PLANS:
+            self._collect_unread()
+            self._plans.clear()
+        self._plans[signature] = plan
+        return plan
+
+    def _collect_unread(self) -> None:
+        for plan in self._plans.values():
+            for key in plan.unread:
+                if len(self._unread) < MAX_PLANS or key in self._unread:
+                    self._unread[key] += plan.count
+            plan.count = 0
+
+    def _parts(self, items: Sequence[object], place: str, prefix: str) -> list[_Part]:
+        _check_number(len(items))
+        parts: list[_Part] = []
+        for index, item in enumerate(items):
+            try:
+                if isinstance(item, dict):
+                    self._add_item(item, prefix, parts)
+                else:
+                    parts.append((None, read_text(item), None))
+            except RowError as error:
+                raise _placed(error, f"{place}[{index}]") from None
+        return parts
+
+    def _add_item(self, item: dict[str, Any], prefix: str, parts: list[_Part]) -> None:
+        signature = (prefix, tuple(item), tuple(key for key, value in item.items() if value is None))
+        plan = self._plans.get(signature) or self._remember(signature, plan_item(item, self._columns, prefix))
+        plan.count += 1
+        weight = read_flags(item, plan.flags) if plan.flags else None
+        keys = plan.keys
+        if plan.form == "pair":
+            parts.append((_USER, read_content(item, keys["prompt"]), weight))
+            parts.append((_ASSISTANT, read_content(item, keys["completion"]), weight))
+            return
+        name = None
+        if "role" in keys:
+            name = item[keys["role"]]
+            if not isinstance(name, str):
+                if isinstance(name, bool | float | list | dict):
+                    raise RowError(f".{keys['role']} should be the name of a role; found {kind_of(name)}")
+                name = str(name)
+        text = read_content(item, keys["text"]) if "text" in keys else ""
+        for key in plan.calls:
+            text = "\n".join(part for part in (text, write_calls(item[key], key)) if part)
+        parts.append((name, text, weight))
+
+    def _pair(self, row: dict[str, Any], plan: Plan) -> list[_Part]:
+        """A question and its answer, after the pairs of `history` if there is one."""
+        keys, parts = plan.keys, list[_Part]()
+        history = row[keys["history"]] if "history" in keys else None
+        for index, pair in enumerate(_as_list(history, repr(keys["history"])) if history else []):
+            if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+                raise RowError(f"{keys['history']}[{index}] should be a list of two texts; found {kind_of(pair)}")
+            parts += [(_USER, read_text(pair[0]), None), (_ASSISTANT, read_text(pair[1]), None)]
+        prompt, completion = row[keys["prompt"]], row[keys["completion"]]
+        for key, value, role in ((keys["prompt"], prompt, _USER), (keys["completion"], completion, _ASSISTANT)):
+            if isinstance(value, list) and any(isinstance(item, dict) and "type" not in item for item in value):
+                parts += self._parts(value, key, f"{key}[].")
+                continue
+            try:
+                text = read_content(row, key)
+            except RowError as error:
+                raise RowError(str(error).removeprefix(".")) from None
+            extra = row[keys["input"]] if role == _USER and "input" in keys else None
+            parts.append((role, f"{text}\n{read_text(extra, keys['input'])}" if extra else text, None))
+        return parts
+
+    def _context(self, row: dict[str, Any], plan: Plan) -> str:
+        """What stands before the dialogue: the system prompt, and the tools as they are written."""
+        found = []
+        for field in ("system", "tools"):
+            value = row[plan.keys[field]] if field in plan.keys else None
+            if field == "tools" and isinstance(value, list | dict):
+                value = json.dumps(value, ensure_ascii=False) if value else None
+            if value is not None and value != "[]":
+                found.append(read_text(value, plan.keys[field]))
+        return "\n".join(text for text in found if text.strip())
+
+    def _finish(self, parts: Sequence[_Part], may_omit_roles: bool) -> list[Turn]:
+        """Resolves the roles. Without any name they alternate; `may_omit_roles`: a turn without one has that of its place."""
+        names = [name for name, _, _ in parts if isinstance(name, str)]
+        resolved = iter(self._roles.resolve(names))
+        if names and not may_omit_roles and any(name is None for name, _, _ in parts):
+            raise RowError("some of its turns name a role and others do not; name each")
+        self.by_position += not names and any(name is None for name, _, _ in parts)
+        turns, unknown = [], []
+        for index, (name, text, weight) in enumerate(parts):
+            role: NamedRole | None
+            if name is None:
+                role = _ASSISTANT if index % 2 else _USER
+            else:
+                role = next(resolved) if isinstance(name, str) else name
+            if role is None:
+                unknown.append(str(name))
+                continue
+            if role[0] == Role.SYSTEM and weight not in (None, 0.0):
+                raise RowError(
+                    f"turn {index} gives a loss weight to a turn of {role[1] or 'the system'}, which is never trained; "
+                    "leave it out"
+                )
+            turns.append(Turn(role[0], text, 1.0 if weight is None else weight, (), role[1]))
+        if unknown:
+            raise UnknownRoleError(
+                f"no role is known by the name {unknown[0]!r}; name the roles in data.roles", unknown
+            )
+        if self._roles.names:
+            self.names |= self._roles.names & {name.strip().lower() for name in names}
+        return turns
 
 
 def _check_number(turns: int) -> None:
     if turns > MAX_TURNS:
         raise RowError(f"has {turns:,} turns, more than {MAX_TURNS:,}; divide it into shorter dialogues")
+
+
+def _placed(error: RowError, place: str) -> RowError:
+    return RowError(f"{place}{error}" if str(error).startswith((".", "[")) else f"{place} {error}")
+
+
+def _as_list(value: object, name: str) -> list[Any]:
+    """A list, or the list that a text holds as JSON, as tables have it."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise RowError(
+                f"{name} is a text that looks like a list but is not JSON; write it with json.dumps"
+            ) from None
+    if not isinstance(value, list):
+        raise RowError(f"{name} should be a list; found {kind_of(value)}")
+    return value
 
 
 def _with_references(turns: list[Turn], references: object) -> list[Turn]:
@@ -72,7 +249,7 @@ def _with_references(turns: list[Turn], references: object) -> list[Turn]:
     An empty text is a reference too: silence is accepted (DailyDialog's multi-reference data have one).
     """
     if not isinstance(references, list):
-        raise RowError(f"'references' should be a list of lists of strings; found {_kind(references)}")
+        raise RowError(f"'references' should be a list of lists of strings; found {kind_of(references)}")
     parsed = [_references(texts, f"references[{index}]") for index, texts in enumerate(references)]
     after_first = max(0, len(turns) - 1)
     if any(parsed[after_first:]):  # empty lists may follow: DailyDialog's have one behind the last turn
@@ -83,102 +260,5 @@ def _with_references(turns: list[Turn], references: object) -> list[Turn]:
 
 def _references(texts: object, place: str) -> tuple[str, ...]:
     if not isinstance(texts, list):
-        raise RowError(f"{place} should be a list of strings; found {_kind(texts)}")
-    return tuple(_text(text, f"{place}[{index}]").strip() for index, text in enumerate(texts))
-
-
-def _turn(item: object, place: str, index: int, role_key: str | None, text_key: str) -> Turn:
-    alternating = Role.ASSISTANT if index % 2 else Role.USER
-    if role_key is None and not isinstance(item, dict):
-        return Turn(alternating, _text(item, place))
-    keys = [key for key in (role_key, text_key) if key]
-    if not isinstance(item, dict) or not set(keys) <= set(item):
-        raise RowError(f"{place} should be an object with {' and '.join(map(repr, keys))}; found {_kind(item)}")
-    _check_spelling(item, place)
-    key = role_key or "role"  # optional in `turns`
-    role = _role(item[key], f"{place}.{key}") if key in item else alternating
-    weight = _weight(item, place)
-    if role == Role.SYSTEM and weight not in (None, 0):
-        raise RowError(f"{place} gives a loss weight to a system turn, which is never trained; leave it out")
-    return Turn(role, _text(item[text_key], f"{place}.{text_key}"), 1.0 if weight is None else weight)
-
-
-def _role(value: object, place: str) -> Role:
-    role = ROLE_NAMES.get(value) if isinstance(value, str) else None
-    if role is None:
-        raise RowError(f"{place} is {value!r}; known roles: {', '.join(ROLE_NAMES)}")
-    return role
-
-
-def _check_spelling(item: dict[str, Any], place: str) -> None:
-    """Refuses misspelt mask keys (case, plural, order of letters), which would otherwise be ignored silently."""
-    for key in map(str, item):
-        for name in ("train", "weight"):
-            if key != name and len(key) <= len(name) + 1 and sorted(key.lower().removesuffix("s")) == sorted(name):
-                raise RowError(f"{place} has the key {key!r}; did you mean {name!r}? Rename it")
-
-
-def _weight(item: dict[str, Any], place: str) -> float | None:
-    """The value of `"weight": x` or `"train": false`, None if neither is given."""
-    if "train" in item and "weight" in item:
-        raise RowError(f"{place} has both 'train' and 'weight'; keep one")
-    if "train" in item:
-        if not isinstance(item["train"], bool):
-            raise RowError(f"{place}.train should be true or false; found {item['train']!r}")
-        return float(item["train"])
-    if "weight" not in item:
-        return None
-    weight = item["weight"]
-    if type(weight) not in (int, float) or not 0 <= weight <= MAX_WEIGHT:
-        raise RowError(f"{place}.weight is {weight!r}; it should be a number from 0 to {MAX_WEIGHT:,}")
-    return float(weight)
-
-
-def _text(value: object, place: str) -> str:
-    if not isinstance(value, str):
-        raise RowError(f"{place} should be a string; found {_kind(value)}")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise RowError(
-            f"{place} holds half of a character ({value[error.start]!r}, a lone surrogate) at position {error.start}; "
-            "write the whole character"
-        ) from None
-    return value
-
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", type(None): "null", bool: "a boolean"}
-    names |= {int: "a number", float: "a number"}
-    return names.get(type(value), type(value).__name__)
-
-
-@dataclass(slots=True)
-class ReadCounts:
-    """Counts of what was kept and dropped of one split."""
-
-    dialogues: int = 0
-    turns: int = 0
-    empty_turns: int = 0
-    short_dialogues: int = 0
-
-    def __str__(self) -> str:
-        kinds = {"dialogues of fewer than two turns": self.short_dialogues, "empty turns": self.empty_turns}
-        dropped = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
-        return f"{self.dialogues:,} dialogues, {self.turns:,} turns" + (f" (dropped: {dropped})" if dropped else "")
-
-
-def clean_dialogues(raw: Iterable[RawDialogue], counts: ReadCounts) -> Iterator[Dialogue]:
-    """Strips texts, drops empty turns and then dialogues of fewer than two turns, and adds to `counts`.
-
-    A turn keeps its role when an empty turn before it is dropped.
-    """
-    for identifier, turns in raw:
-        kept = tuple(dataclasses.replace(turn, text=turn.text.strip()) for turn in turns if turn.text.strip())
-        counts.empty_turns += len(turns) - len(kept)
-        if len(kept) < 2:
-            counts.short_dialogues += 1
-            continue
-        counts.dialogues += 1
-        counts.turns += len(kept)
-        yield Dialogue(identifier, kept)
+        raise RowError(f"{place} should be a list of strings; found {kind_of(texts)}")
+    return tuple(read_text(text, f"{place}[{index}]").strip() for index, text in enumerate(texts))

@@ -64,7 +64,7 @@ def test_bad_lines_are_reported_together_up_to_a_limit(tmp_path, line):
         list(jsonl_source(path, validation=path).dialogues("train"))
     lines = str(error.value).splitlines()
     assert [f":{number}:" in line for number, line in enumerate(lines[1:11], start=2)] == [True] * 10
-    assert lines[11:] == ["(the rest of the file was not read)"]
+    assert lines[11:] == ["(the rest of the data was not read)"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])

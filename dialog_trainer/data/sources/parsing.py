@@ -1,0 +1,88 @@
+"""Rows of a split -> dialogues, with all errors of the rows in one message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from dialog_trainer.data.sources.protocol import RawDialogue
+from dialog_trainer.data.sources.reading import MAX_LINE_BYTES
+from dialog_trainer.data.sources.row_errors import RowError, RowErrors
+from dialog_trainer.data.sources.row_format import MAX_TURNS, RowParser
+
+# The id of a row, unique in its split; its place for messages; its value, or why it has none.
+Row = tuple[str, str, object]
+# Dialogues whose rows must be together are remembered up to this number.
+MAX_REMEMBERED = 1_000_000
+# Rows looked through for names of roles after the first error.
+MAX_ROWS_AFTER_ERROR = 200_000
+
+
+def parse_rows(rows: Iterable[Row], parser: RowParser) -> Iterator[RawDialogue]:
+    """The dialogues of rows. After the first error no dialogue is given: the rest is read for its errors.
+
+    Raises one `DataError` with the errors of the rows, the first `MAX_ERRORS` of them if there are more.
+    """
+    errors, rows_after_error = RowErrors(), 0
+    for identifier, place, value in _join_utterances(rows, parser):
+        if errors:
+            rows_after_error += 1
+            if rows_after_error > MAX_ROWS_AFTER_ERROR:
+                break
+        try:
+            if isinstance(value, RowError):
+                raise value
+            turns = parser.parse_utterances(value.rows) if isinstance(value, _Utterances) else parser.parse(value)
+        except RowError as error:
+            errors.add(place, error)
+        except RecursionError:
+            errors.add(place, RowError("nested too deeply"))
+        else:
+            if not errors:
+                yield identifier, turns
+    errors.raise_any()
+
+
+class _Utterances:
+    """The rows of one dialogue, and the length of their texts in characters."""
+
+    def __init__(self, dialogue: str):
+        self.dialogue, self.rows, self.size = dialogue, list[dict[str, Any]](), 0
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        self.size += sum(len(value) for value in row.values() if isinstance(value, str))
+        if len(self.rows) > MAX_TURNS or self.size > MAX_LINE_BYTES:
+            raise RowError(f"dialogue {self.dialogue!r} is too long; divide it into shorter dialogues")
+
+
+def _join_utterances(rows: Iterable[Row], parser: RowParser) -> Iterator[Row]:
+    """The rows, where those of single utterances are joined to dialogues."""
+    seen: set[int] = set()
+    first: tuple[str, str] = ("", "")
+    joined: _Utterances | None = None
+    for identifier, place, value in rows:
+        error = None
+        try:
+            dialogue = None if isinstance(value, RowError) else parser.find_dialogue(value)
+            if joined is not None and joined.dialogue != dialogue:
+                yield *first, joined
+                joined = None
+            if dialogue is None:
+                yield identifier, place, value
+                continue
+            if joined is None:
+                if hash(dialogue) in seen:
+                    raise RowError(f"dialogue {dialogue!r} is in more than one place; sort the rows by dialogue")
+                if len(seen) < MAX_REMEMBERED:
+                    seen.add(hash(dialogue))
+                first, joined = (identifier, place), _Utterances(dialogue)
+            assert isinstance(value, dict)
+            joined.add(value)
+        except RowError as found:
+            error = found
+        if error is not None:
+            joined = None
+            yield identifier, place, error
+    if joined is not None:
+        yield *first, joined

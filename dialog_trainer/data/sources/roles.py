@@ -1,0 +1,104 @@
+"""Names of roles in data -> `Role` and label, by the names that are known and by `data.roles`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from dialog_trainer.types import Role
+
+# A role, and the name that a chat template has for it where it is neither system, user nor assistant.
+NamedRole = tuple[Role, str]
+
+_NAMES: dict[NamedRole, tuple[str, ...]] = {
+    (Role.SYSTEM, ""): ("system",),
+    (Role.SYSTEM, "developer"): ("developer",),
+    (Role.SYSTEM, "tool"): ("tool", "observation", "ipython", "tool_response", "tool_result", "tool_output"),
+    (Role.SYSTEM, "function"): ("function", "function_response"),
+    (Role.USER, ""): ("user", "human", "prompter"),
+    (Role.ASSISTANT, ""): ("assistant", "gpt", "chatgpt", "bot", "model", "ai", "function_call", "tool_call"),
+}
+KNOWN_ROLES: dict[str, NamedRole] = {name: role for role, names in _NAMES.items() for name in names}
+# As a value of `data.roles`: whoever speaks first in a dialogue.
+FIRST_SPEAKER = "first_speaker"
+# Names that messages list, and that are remembered: a stranger's file may have one for each turn.
+MAX_SHOWN = 8
+MAX_REMEMBERED = 10_000
+
+
+class RoleMap:
+    """The roles of the speakers of a dialogue. Upper case and spaces around a name do not matter.
+
+    `roles` has two forms. From a name to its role: `{agent: assistant, customer: user}`; other names keep the role that
+    they are known by. Or from a role to the name of a person, or to several: `{assistant: Monica}`; then all others are
+    the user (with `{user: ...}`, the assistant), except system and tools. `{user: first_speaker}` is whoever speaks first.
+    """
+
+    def __init__(self, roles: Mapping[str, str | Sequence[str]] | None = None):
+        self.names: set[str] = set()
+        self._known = dict(KNOWN_ROLES)
+        self._others: NamedRole | None = None
+        self._first: NamedRole | None = None
+        for key, value in (roles or {}).items():
+            if isinstance(value, str) and value in KNOWN_ROLES:
+                self._known[_plain(key)] = KNOWN_ROLES[value]
+                self.names.add(_plain(key))
+            else:
+                self._name_people(key, [value] if isinstance(value, str) else list(value))
+
+    def _name_people(self, role: str, people: list[str]) -> None:
+        own = KNOWN_ROLES[role]
+        self._others = (Role.USER if own[0] == Role.ASSISTANT else Role.ASSISTANT, "")
+        for name in KNOWN_ROLES:
+            if self._known[name][0] != Role.SYSTEM:
+                self._known.pop(name)
+        if people == [FIRST_SPEAKER]:
+            self._first = own
+            return
+        for person in people:
+            self._known[_plain(person)] = own
+            self.names.add(_plain(person))
+
+    def resolve(self, names: Sequence[str]) -> list[NamedRole | None]:
+        """The roles of the speakers of a dialogue, None for a name that nothing is known of."""
+        found = [self._known.get(name) or self._known.get(_plain(name), self._others) for name in names]
+        if self._first is not None:
+            speakers = [name for name, role in zip(names, found, strict=True) if role is self._others]
+            found = [
+                self._first if role is self._others and name == speakers[0] else role
+                for name, role in zip(names, found, strict=True)
+            ]
+        return found
+
+
+def check_roles(roles: Mapping[str, object]) -> str | None:
+    """What is wrong with a value of `data.roles`, None if nothing."""
+    people = 0
+    for key, value in roles.items():
+        if isinstance(value, str) and value in KNOWN_ROLES:
+            continue
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
+            return f"the value of {key} must be a role or a name"
+        if key not in ("user", "assistant"):
+            return f"{key}: {', '.join(names)} is no role; the roles are system, user, assistant and tool"
+        people += 1
+    return "name the assistant or the user, not both: all others are then the other one" if people > 1 else None
+
+
+def describe_unknown(unknown: Counter[str], place: str) -> str:
+    """The message for names without a role; `place` is where the first one is."""
+    common = unknown.most_common(MAX_SHOWN)
+    names = ", ".join(f"{name!r} ({count:,} turns)" for name, count in common)
+    more = f", and {len(unknown) - len(common):,} more" if len(unknown) > len(common) else ""
+    first = common[0][0]
+    return (
+        f"{place}: these roles are not known: {names}{more}. Say who the assistant is: 'data.roles={{assistant: {first}}}' "
+        f"(all others are then the user); or the role of each name: 'data.roles={{{first}: assistant, ...}}'; or that "
+        "whoever speaks first is the user: 'data.roles={user: first_speaker}'; or let the turns alternate: "
+        "'data.columns={role: null}'"
+    )
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower()

@@ -1,0 +1,70 @@
+"""Texts in rows: strings, lists of parts, calls of tools."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from dialog_trainer.data.sources.row_errors import RowError
+
+
+def read_content(item: dict[str, Any], key: str) -> str:
+    """The text under a key: a string, null, or a list of parts of type text."""
+    value = item[key]
+    if isinstance(value, str):
+        return read_text(value, f".{key}")
+    if value is None:
+        return ""
+    if not isinstance(value, list):
+        raise RowError(f".{key} should be a string; found {kind_of(value)}")
+    return "\n".join(_text_of_part(part, f".{key}[{index}]") for index, part in enumerate(value))
+
+
+def _text_of_part(part: object, place: str) -> str:
+    if isinstance(part, str):
+        return read_text(part, place)
+    if not isinstance(part, dict):
+        raise RowError(f"{place} should be a text; found {kind_of(part)}")
+    kind = part.get("type", "text")
+    if kind not in ("text", "input_text", "output_text", "tool_call"):
+        raise RowError(f"{place} is of type {kind!r}; only text is read")
+    return read_text(part.get("text", part.get("value")), place)
+
+
+def write_calls(calls: object, key: str) -> str:
+    """Calls of tools as JSON, one a line: `{"name": ..., "arguments": ...}`."""
+    lines = []
+    for call in calls if isinstance(calls, list) else [calls]:
+        function = call.get("function", call) if isinstance(call, dict) else call
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise RowError(f".{key} should be a list of objects with a function's name; found {kind_of(function)}")
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments)
+            except (ValueError, RecursionError):
+                arguments = function["arguments"]
+        lines.append(json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False))
+    return read_text("\n".join(lines), f".{key}")
+
+
+def kind_of(value: object) -> str:
+    """The type of a value of JSON, in words."""
+    names = {dict: "an object", list: "a list", str: "a string", type(None): "null", bool: "a boolean"}
+    names |= {int: "a number", float: "a number"}
+    return names.get(type(value), type(value).__name__)
+
+
+def read_text(value: object, place: str = "") -> str:
+    """A string without halves of characters, as it is. Raises `RowError` for anything else."""
+    if not isinstance(value, str):
+        raise RowError(f"{place} should be a string; found {kind_of(value)}".lstrip())
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise RowError(
+                f"{place} holds half of a character ({value[error.start]!r}, a lone surrogate) at position "
+                f"{error.start}; write the whole character".lstrip()
+            ) from None
+    return value
