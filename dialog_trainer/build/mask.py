@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from dialog_trainer.build.data import Split
 from dialog_trainer.build.instantiate import instantiate
 from dialog_trainer.config.frozen import nest
 from dialog_trainer.config.schema import Config
-from dialog_trainer.data.dataset import SEQUENCE_FORMAT
+from dialog_trainer.data.dataset import SEQUENCE_FORMAT, DialogueDataset
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.files import sha256_of_texts
@@ -73,11 +73,24 @@ def digest_mask(
     switch = config.train_user_turn_mask_step
     schedule = [group, int(switch) if switch.is_integer() else switch, config.schedule_steps]
     parts = {
-        "data": f"{split.dialogues.digest} {config.data.drop_leaks} {sorted(excluded_dialogues)}",
+        "data": describe_training_data(split.dialogues, config.data.drop_leaks, excluded_dialogues),
         "vocabulary": tokenizer.digest(),
         "format": str(SEQUENCE_FORMAT),
         "truncation": f"{config.data.truncation} {config.model.max_len}",
         "schedule": json.dumps(schedule, sort_keys=True),
     }
-    digests = {name: sha256_of_texts(part)[:16] for name, part in parts.items()}
-    return digests | {"whole": sha256_of_texts("".join(digests.values()))[:16]}
+    digests = {name: short_digest(part) for name, part in parts.items()}
+    return digests | {"whole": short_digest("".join(digests.values()))}
+
+
+def is_training_data(dialogues: DialogueDataset, digest: Mapping[str, str]) -> bool:
+    """Whether a run of this `digest` (of `digest_mask`) without `data.drop_leaks` read its training split as `dialogues`."""
+    return digest.get("data") in (None, short_digest(describe_training_data(dialogues, False, ())))
+
+
+def describe_training_data(dialogues: DialogueDataset, drop_leaks: bool, excluded: Collection[int]) -> str:
+    return f"{dialogues.digest} {drop_leaks} {sorted(excluded)}"
+
+
+def short_digest(text: str) -> str:
+    return sha256_of_texts(text)[:16]

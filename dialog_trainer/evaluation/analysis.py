@@ -14,6 +14,7 @@ import numpy as np
 from dialog_trainer.evaluation.progress import SILENT, Progress
 from dialog_trainer.evaluation.protocols import Metrics
 from dialog_trainer.metrics.bootstrap import confidence_interval, paired_difference, sum_by_dialogue
+from dialog_trainer.metrics.ratios import count_words_and_references
 from dialog_trainer.metrics.registry import compute_statistics, score_parts
 from dialog_trainer.types import Reply
 
@@ -59,7 +60,7 @@ def collect_statistics(
 
 def analyze_scores(
     metrics: Metrics,
-    scores: Mapping[str, float],
+    scores: Mapping[str, float | None],
     replies: Sequence[Reply],
     statistics: Statistics,
     baselines: Mapping[str, Sequence[Reply]],
@@ -108,6 +109,13 @@ def add_intervals(
 
 def _reportable(score: float | None) -> float | None:
     return None if score is None or score > LARGEST_SCORE else score
+
+
+def mean_words(replies: Sequence[Reply], tokenizer: str) -> dict[str, Any]:
+    """The entry `words` of scores.json: the tokenizer of words, and words by it of a reply and of a reference on average."""
+    per_reply, per_reference = count_words_and_references(replies, tokenizer).sum(0).tolist()
+    count = max(1, len(replies))
+    return {"tokenizer": tokenizer, "per_reply": per_reply / count, "per_reference": per_reference / count}
 
 
 def score_subset(

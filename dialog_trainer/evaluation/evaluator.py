@@ -54,13 +54,13 @@ class ValidationResult:
 
     `loss` is in nats per token, over the turns of the trained role and the ends of dialogues; `losses` by role and by
     turn. `loss_sums` `(D, 4)`: nats, tokens, words and bytes of the same tokens, by dialogue of the split (words and
-    bytes are 0 if no score needs them). `scores` by name; `replies` to `num_replied` dialogues of the split.
+    bytes are 0 if no score needs them). `scores` by name, None without a reply to score; `replies` to `num_replied` dialogues of the split.
     """
 
     loss: float
     losses: dict[str, float | int | None]
     loss_sums: np.ndarray
-    scores: dict[str, float]
+    scores: dict[str, float | None]
     replies: list[Reply]
     num_replied: int
 
@@ -98,7 +98,9 @@ def evaluate(
     if produced is None:
         return None
     replies, num_replied = produced
-    values = plan.protocol.score_replies(plan.metrics, replies, tokenizer)
+    values: dict[str, float | None] = {**plan.protocol.score_replies(plan.metrics, replies, tokenizer)}
+    if not replies:
+        values = dict.fromkeys(values)
     totals = loss_sums.sum(0)
     values |= {name: one.value(totals) for name, one in plan.metrics.items() if one.from_loss and one.value}
     by_role_and_turn = nll_by_role(losses.role_turn_sums) | nll_by_turn(losses.role_turn_sums)

@@ -202,6 +202,7 @@ def score_replies(
     return score_parts(names, replies, {"all": range(len(replies))}, scores)["all"]
 
 
-def weighted_score(scores: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """`Σ weight · score`: the value that `best_metric` keeps the highest of. Raises `KeyError` for a missing score."""
-    return sum(weight * scores[name] for name, weight in weights.items())
+def weighted_score(scores: Mapping[str, float | None], weights: Mapping[str, float]) -> float:
+    """`Σ weight · score`: the value that `best_metric` keeps the highest of. A score that is None, as there is no reply,
+    adds 0. Raises `KeyError` for a missing score."""
+    return sum(weight * (scores[name] or 0.0) for name, weight in weights.items())

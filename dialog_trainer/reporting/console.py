@@ -53,8 +53,8 @@ def score_line(
         notes[-1] += f", of {best.score_ties + 1} equal ones that with the lowest loss"
     if best.bad_validations:
         notes.append(f"{best.bad_validations} without improvement")
-    scores = "  ".join(f"{name} {value:.4f}" for name, value in result.scores.items())
-    line = f"step {step:,}  validation_loss {result.loss:.4f}  {scores}  best_metric_score {score:.4f}"
+    scores = "  ".join(f"{name} {'-' if value is None else f'{value:z.4f}'}" for name, value in result.scores.items())
+    line = f"step {step:,}  validation_loss {result.loss:.4f}  {scores}  best_metric_score {score:z.4f}"
     return line + (f"  ({', '.join(notes)})" if notes else "")
 
 
@@ -97,7 +97,7 @@ def closing_lines(
     lines = [f"{outcome} at step {step:,}; checkpoints in {folder / 'weights'}: last (step {step:,})"]
     if best.score is not None and best.loss is not None:
         lines.append(
-            f"  best_metric (step {best.score_step:,}, score {best.score:.4f}{_describe_ties(best)}), "
+            f"  best_metric (step {best.score_step:,}, score {best.score:z.4f}{_describe_ties(best)}), "
             f"best_loss (step {best.loss_step:,}, loss {best.loss:.4f})"
         )
     run = format_override("resume_model_dir", folder)
@@ -124,7 +124,7 @@ def describe_checkpoint(run: Path, folder: Path, kind: str, state: SavedState) -
     best = newest.best
     found = {"metric": best.score_step, "loss": best.loss_step, "last": newest.step} | {kind: state.step}
     values = {
-        "metric": f"best score {best.score:.4f}{_describe_ties(best)}" if best.score is not None else "",
+        "metric": f"best score {best.score:z.4f}{_describe_ties(best)}" if best.score is not None else "",
         "loss": f"validation loss {best.loss:.4f}" if best.loss is not None else "",
         "last": "",
     }

@@ -8,31 +8,34 @@ from typing import Any
 from dialog_trainer.reporting.tables import TextTable
 
 INTERVAL = "95 % interval"
+# Below it, a bootstrap over dialogues gives rough intervals and p values: their columns say so.
+MIN_DIALOGUES = 20
 Scored = Mapping[str, Any]
 
 
 def build_score_table(title: str, scored: Scored) -> TextTable:
     """Each score with its confidence interval and the scores of the baselines.
 
-    `scored` is the content of `scores.json`, or its part without contamination.
+    `scored` is the content of `scores.json`, or its part without contamination. Where its `dialogues` are few, the head
+    of the interval says so.
     """
     baselines = scored["baselines"]
     rows = [
         [name, _number(score["value"]), _interval(score), *(_number(values.get(name)) for values in baselines.values())]
         for name, score in scored["scores"].items()
     ]
-    return TextTable(title, ["score", "model", INTERVAL, *baselines], rows)
+    return TextTable(title, ["score", "model", f"{INTERVAL}{_rough(scored['dialogues'])}", *baselines], rows)
 
 
-def build_difference_table(compared: Scored) -> TextTable:
-    """`compared` of scores.json: this checkpoint minus another one, over the same dialogues."""
+def build_difference_table(compared: Scored, dialogues: int) -> TextTable:
+    """`compared` of scores.json: this checkpoint minus another one, over the same `dialogues`."""
     rows = [
         [name, _number(score["difference"], sign="+"), _interval(score, sign="+"), f"{score['p_value']:.3f}"]
         for name, score in compared["differences"].items()
     ]
     return TextTable(
         f"Difference from {compared['with']} (positive: higher here)",
-        ["score", "difference", INTERVAL, "p"],
+        ["score", "difference", f"{INTERVAL}{_rough(dialogues)}", f"p{_rough(dialogues)}"],
         rows,
     )
 
@@ -67,6 +70,10 @@ def _interval(score: Scored, sign: str = "") -> str:
     return f"{_number(score['low'], sign)} to {_number(score['high'], sign)}"
 
 
+def _rough(dialogues: int) -> str:
+    return " (rough)" if dialogues < MIN_DIALOGUES else ""
+
+
 def _number(value: float | None, sign: str = "") -> str:
     if value is None:
         return "-"
@@ -74,4 +81,4 @@ def _number(value: float | None, sign: str = "") -> str:
         return f"{value:{sign}.1e}"
     if abs(value) >= 100:
         return f"{value:{sign},.1f}"
-    return f"{value:{sign}.4f}" if round(value, 4) else "0.0000"  # never "-0.0000"
+    return f"{value:{sign}.4f}" if round(value, 4) else "0.0000"  # with no sign

@@ -7,16 +7,22 @@ from typing import Any
 
 from dialog_trainer.evaluation.baselines import DESCRIPTIONS
 from dialog_trainer.reporting.console import format_losses
-from dialog_trainer.reporting.score_tables import build_depth_table, build_difference_table, build_score_table
+from dialog_trainer.reporting.score_tables import (
+    MIN_DIALOGUES,
+    build_depth_table,
+    build_difference_table,
+    build_score_table,
+)
 from dialog_trainer.reporting.tables import TextTable
 
-# Below it, a bootstrap over dialogues gives rough intervals.
-MIN_DIALOGUES = 30
+# With fewer words a reply, scores of pairs of words count next to nothing.
+MIN_WORDS = 2
 
 
 def build_tables(scored: Mapping[str, Any]) -> list[TextTable]:
     """The tables of `scored`, the content of scores.json."""
-    tables = [build_score_table("Scores", scored)]
+    words = scored["words"]
+    tables = [build_score_table(f"Scores (words by {words['tokenizer']})" if words else "Scores", scored)]
     clean = scored["clean"]
     if clean and _has_values(clean):
         title = f"Without dialogues that are also in the training split ({clean['dialogues']:,} dialogues remain)"
@@ -24,7 +30,7 @@ def build_tables(scored: Mapping[str, Any]) -> list[TextTable]:
     if scored["by_depth"]:
         tables.append(build_depth_table(scored))
     if "compared" in scored:
-        tables.append(build_difference_table(scored["compared"]))
+        tables.append(build_difference_table(scored["compared"], scored["dialogues"]))
     return tables
 
 
@@ -47,7 +53,7 @@ def build_notes(scored: Mapping[str, Any], split_size: int) -> list[str]:
         notes.append(
             f"No scores without contamination: each of the {dialogues:,} dialogues replied to is also in the training split."
         )
-    notes += _rough_notes(scored)
+    notes += _rough_notes(scored) + _word_notes(scored)
     if "compared" in scored:
         notes += _comparison_notes(scored)
     return notes
@@ -62,6 +68,25 @@ def _rough_notes(scored: Mapping[str, Any]) -> list[str]:
     return [
         f"Warning: scores from {' and '.join(few)} dialogues; intervals and p values are rough below about {MIN_DIALOGUES}."
     ]
+
+
+def _word_notes(scored: Mapping[str, Any]) -> list[str]:
+    """Warns about replies so short that scores of several words count nothing."""
+    words, gold = scored["words"], scored["baselines"].get("gold", {})
+    if not words or not scored["replies"]:
+        return []
+    notes = []
+    if min(words["per_reply"], words["per_reference"]) < MIN_WORDS:
+        notes.append(
+            f"Warning: a reply has {words['per_reply']:.1f} words on average, a reference {words['per_reference']:.1f} (by "
+            f"{words['tokenizer']}): scores of several words in a row are of the few longer ones alone."
+        )
+    empty = [name for name, value in gold.items() if name.startswith("bleu") and value is not None and value < 0.9999]
+    if empty:
+        notes.append(
+            f"Warning: perfect replies would not score 1 by {', '.join(empty)}: the references are too short for them."
+        )
+    return notes
 
 
 def _comparison_notes(scored: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from dialog_trainer.reporting.tables import TextTable
 SCORED = {
     "checkpoint": "run/weights/step-00000004",
     "split": "test",
+    "dialogues": 20,
     "scores": {
         "ppl": {"value": 1234.56, "low": 99.99994, "high": 20123.0},
         "bleu2": {"value": 0.123456, "low": 0.1, "high": 0.15},
@@ -52,11 +53,13 @@ def test_without_baselines_there_is_no_column():
 )  # fmt: skip
 def test_numbers(value, plain, signed):
     ends = {"value": value, "difference": value, "low": value, "high": value, "p_value": 0.5}
-    shown = build_score_table("t", {"scores": {"x": ends}, "baselines": {"echo": {"x": value}}}).rows[0]
+    shown = build_score_table("t", {"dialogues": 20, "scores": {"x": ends}, "baselines": {"echo": {"x": value}}}).rows[
+        0
+    ]
     between = "-" if value is None else f"{plain} to {plain}"
     assert shown == ["x", plain, between, plain]
     if value is not None:
-        shown = build_difference_table({"with": "other", "differences": {"x": ends}}).rows[0]
+        shown = build_difference_table({"with": "other", "differences": {"x": ends}}, 20).rows[0]
         assert shown == ["x", signed, f"{signed} to {signed}", "0.500"]
 
 
@@ -65,13 +68,13 @@ def test_differences_have_their_sign_and_p_value():
         "bleu2": {"difference": 0.01, "low": -0.002, "high": 0.02, "p_value": 0.0019980019980019},
         "ppl": {"difference": -120.0, "low": -150.0, "high": -90.0, "p_value": 1.0},
     }
-    table = build_difference_table({"with": "other/weights/step-00000004", "differences": differences})
+    table = build_difference_table({"with": "other/weights/step-00000004", "differences": differences}, 20)
     assert table.title == "Difference from other/weights/step-00000004 (positive: higher here)"
     assert table.head == ["score", "difference", "95 % interval", "p"]
     assert table.rows == [
         ["bleu2", "+0.0100", "-0.0020 to +0.0200", "0.002"], ["ppl", "-120.0", "-150.0 to -90.0000", "1.000"],
     ]  # fmt: skip
-    assert build_difference_table({"with": "other", "differences": {}}).rows == []
+    assert build_difference_table({"with": "other", "differences": {}}, 20).rows == []
 
 
 def test_depths_have_the_number_of_replies():

@@ -17,6 +17,7 @@ from dialog_trainer.build.evaluation import (
     run_validation,
     select_metrics,
 )
+from dialog_trainer.build.mask import is_training_data
 from dialog_trainer.build.model import digest_weights, load_saved_model
 from dialog_trainer.build.runtime import configure_torch, select_device
 from dialog_trainer.config.job import Job
@@ -30,6 +31,7 @@ from dialog_trainer.evaluation.analysis import (
     analyze_scores,
     collect_statistics,
     compare_scores,
+    mean_words,
 )
 from dialog_trainer.evaluation.baselines import make_baselines_for
 from dialog_trainer.evaluation.contexts import sample_dialogues
@@ -45,7 +47,7 @@ from dialog_trainer.reporting.validation_report import build_notes, build_tables
 from dialog_trainer.signals import StopSignal
 from dialog_trainer.tracking.run_directory import open_log
 from dialog_trainer.training.checkpoint_directory import hold_checkpoint
-from dialog_trainer.training.saved_state import read_state
+from dialog_trainer.training.saved_state import SavedState, read_state
 from dialog_trainer.types import Say
 
 OtherScores = tuple[dict[str, Any], Statistics]
@@ -67,8 +69,8 @@ def validate_run(job: Job, console: RunConsole) -> int:
             dialogues = load_dialogues(config, split, log)
             training = _load_training(config, log)
         config = resolve_word_tokenizer(config, dialogues, log)
-        if split == "validation" and dialogues.digest != state.held_out:
-            log("note: these are not the validation dialogues of the training: its losses and scores are of others")
+        for line in _compare_data(config, dialogues, training, state):
+            log(line)
         other = _read_other_scores(config, dialogues)
         device = select_device(config)
         configure_torch(config.deterministic)
@@ -94,7 +96,7 @@ def validate_run(job: Job, console: RunConsole) -> int:
         summed = build_protocol(config).summed_metrics(metrics)
         statistics = collect_statistics(summed, result.replies, dialogues.rows["id"], result.loss_sums)
         scored: dict[str, Any] = {
-            "checkpoint": f"{run.name}/weights/step-{state.step:08d}",
+            "checkpoint": f"{_name_run(run)}/weights/step-{state.step:08d}",
             "step": state.step,
             "split": split,
         }
@@ -111,6 +113,29 @@ def validate_run(job: Job, console: RunConsole) -> int:
             draw_by_depth(run, folder, config, scored)
         log(f"written to {run / folder}")
     return 0
+
+
+def _compare_data(
+    config: Config, dialogues: DialogueDataset, training: DialogueDataset | None, state: SavedState
+) -> list[str]:
+    """Notes on data that are not those of the run."""
+    lines = []
+    if config.split == "validation" and dialogues.digest != state.held_out:
+        lines.append(
+            "note: these are not the validation dialogues of the training: its losses and scores are of others"
+        )
+    if training is not None and not config.data.drop_leaks and not is_training_data(training, state.digest):
+        lines.append(
+            "note: the training split is read from other files than in the training: contamination and baselines are of "
+            "these; to see what the run was trained on, name its own training and validation files"
+        )
+    return lines
+
+
+def _name_run(run: Path) -> str:
+    """The name of a run; of a job of a sweep, which is a number, with that of the sweep."""
+    path = run.resolve()
+    return f"{path.parent.name}/{path.name}" if path.name.isdecimal() else path.name
 
 
 def _load_training(config: Config, log: Say) -> DialogueDataset | None:
@@ -164,9 +189,11 @@ def _analyze(
         "losses": result.losses,
         "dialogues": result.num_replied,
         "replies": len(result.replies),
+        "words": None,
     }
     metrics = select_metrics(config)
     if build_protocol(config).has_turns:
+        entries["words"] = mean_words(result.replies, config.metrics.tokenize)
         baselines = make_baselines_for(result.replies, data.dialogues, training, log, config.metrics.tokenize)
         return entries | analyze_scores(
             metrics, result.scores, result.replies, statistics, baselines, clean_ids, progress

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 NAMES = ["bleu2", "ppl", "nist2", "distinct1", "length", "length_ratio", "chrf"]
 KEYS = [
     "checkpoint", "step", "split", "protocol", "signature", "version", "data", "validation_loss", "losses", "dialogues",
-    "replies", "scores", "baselines", "clean", "by_depth", "mask_digest",
+    "replies", "words", "scores", "baselines", "clean", "by_depth", "mask_digest",
 ]  # fmt: skip
 FROM_CONTEXT, FROM_TRAINING = ["echo", "gold"], ["frequent", "random", "nearest"]
 FILES = {"scores.json", "scores.md", "replies.jsonl", "dialogues.jsonl"}
@@ -199,6 +199,11 @@ def test_several_references_add_the_human_baseline(validate, runs, data):
     assert list(scored["baselines"]) == columns
     assert "|refs:3|" in scored["signature"]
     assert "model (as human)" in out
+    assert "the training split is read from other files" not in out
+    # Without its validation file a share of the training dialogues is held out.
+    out = validate("split=test", "data.validation_data_path=null")
+    assert "note: the training split is read from other files than in the training" in out
+    validate("split=test", f"data.test_data_path='{data}/several.jsonl'", "metrics.max_dialogues=null")
     replies = rows_of(runs / "one/validation/test/response/replies.jsonl")
     assert all(len(row["references"]) == 3 for row in replies)
     assert list(scored["clean"]["baselines"]) == columns
@@ -269,7 +274,10 @@ def test_one_dialogue_and_no_reply(validate, runs, tmp_path, rows, dialogues, re
     place = runs / "one/validation/test/response"
     scored = scores_in(place)
     assert (scored["dialogues"], scored["replies"]) == (dialogues, replies)
-    assert scored["scores"]["bleu2"]["low"] is None or replies == 0
+    assert scored["scores"]["bleu2"]["low"] is None
+    assert (
+        (scored["scores"]["bleu2"]["value"] is None) == (scored["scores"]["length"]["value"] is None) == (replies == 0)
+    )
     assert (scored["scores"]["ppl"]["low"] is None) == (dialogues == 1)
     assert bool(scored["baselines"]) == bool(scored["by_depth"]) == bool(replies)
     out = validate(*few, f"compare_with='{place}'")
