@@ -102,7 +102,11 @@ def measure_validation(folder: Path, dialogues: int = 32, rounds: int = 3) -> No
         ours.append((time.perf_counter() - start) / dialogues)
         start = time.perf_counter()
         first_turn = drawn_dialogues[round_number].turns[0].text
-        ids = [tokenizer.cls_id, *tokenizer.encode_batch([first_turn])[0], tokenizer.sep_id]
+        ids = [
+            tokenizer.special_tokens.start,
+            *tokenizer.encode_batch([first_turn])[0],
+            tokenizer.special_tokens.separator,
+        ]
         with torch.no_grad(), padded_attention(model):
             while len(ids) < MAX_LEN:
                 ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))

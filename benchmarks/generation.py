@@ -81,7 +81,14 @@ def _contexts(folder: Path, tokenizer: DialogueTokenizer, dialogues: int) -> tup
     table = open_dialogues(source, "test", folder / "cache", say=lambda line: None)
     chosen = [table[index] for index in sample_dialogues(table, dialogues)]
     found = [context for one in chosen for context in build_contexts(one, tokenizer, MAX_LEN - NEW, {Role.ASSISTANT})]
-    firsts = [[tokenizer.cls_id, *tokenizer.encode_batch([d.turns[0].text])[0], tokenizer.sep_id] for d in chosen]
+    firsts = [
+        [
+            tokenizer.special_tokens.start,
+            *tokenizer.encode_batch([d.turns[0].text])[0],
+            tokenizer.special_tokens.separator,
+        ]
+        for d in chosen
+    ]
     return [context.ids for context in found], firsts
 
 
@@ -92,7 +99,7 @@ def _make_replies_end(model, tokenizer: DialogueTokenizer, one_in: int) -> None:
         wte = model.get_input_embeddings().weight
         wte -= wte.mean(1, keepdim=True)
         wanted = torch.tensor(len(tokenizer) / (one_in - 1)).log()
-        wte[tokenizer.sep_id] = wanted / (0.1 * wte.shape[1])
+        wte[tokenizer.special_tokens.separator] = wanted / (0.1 * wte.shape[1])
 
 
 def _trained(folder: Path) -> Path:

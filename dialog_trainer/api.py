@@ -16,7 +16,6 @@ from dialog_trainer.cli import compose, launch, saved_config
 from dialog_trainer.cli.overrides import prepare_overrides, quote_text
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.schema import Config
-from dialog_trainer.data.formatting import format_context
 from dialog_trainer.data.sources.row_format import parse_row
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.errors import CheckpointError, TrainingError
@@ -28,7 +27,7 @@ from dialog_trainer.seeds import derive_seed
 from dialog_trainer.tracking.jsonl import read_newest_rows
 from dialog_trainer.tracking.run_directory import claim_run_directory
 from dialog_trainer.training.checkpoint_directory import hold_checkpoint
-from dialog_trainer.types import Role
+from dialog_trainer.types import Role, Turn
 
 
 class Message(TypedDict):
@@ -94,8 +93,9 @@ class Chatbot:
         if not turns or turns[-1].role == Role.ASSISTANT:
             raise ValueError("messages must end with a turn that the assistant answers")
         limit = max_new_tokens or self._config.metrics.generation.max_new_tokens or 1
-        spans = self.tokenizer.encode_turns([turn.text for turn in turns], [turn.role for turn in turns])
-        context = format_context(spans, self.tokenizer.special_tokens, self._config.model.max_len - limit)
+        (context,) = self.tokenizer.chat_format.encode_contexts(
+            [*turns, Turn(Role.ASSISTANT, "")], [len(turns)], self._config.model.max_len - limit
+        )
         decoding = Decoding("sample", temperature, top_p) if temperature else Decoding()
         return stream_reply(
             self.model, self.tokenizer, context, lambda text: None,

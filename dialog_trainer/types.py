@@ -5,7 +5,7 @@ Shapes: `T` tokens of one sequence, `N` tokens of a packed batch, `S` sequences 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ class Role(IntEnum):
     USER = 1
     ASSISTANT = 2
     END = 3  # the end-of-text token at the true end of a dialogue
-    START = 4  # `[CLS]`
+    FORMAT = 4  # what the chat format adds: `[CLS]`, headers of turns, turns repeated as context; never trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,24 @@ class SpecialTokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """Consecutive tokens of one role and turn: a turn with the separator that ends it, `[CLS]` or the end of text.
+class TokenContract:
+    """What a chat format promises about its tokens.
 
-    `turn` is the index of the turn in the dialogue (for `[CLS]` that of the turn that follows, for the end-of-text
-    token that of the last turn). `lost` counts the tokens that truncation took from it.
+    `turn_ends` are the ids that may end the turns of a role (a role that is missing has no such token), `dialogue_end`
+    the id at the end of each dialogue, `pad` the id that is never trained; None: there is none.
+    """
+
+    turn_ends: Mapping[Role, frozenset[int]]
+    dialogue_end: int | None
+    pad: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Consecutive tokens of one role and turn: a turn with the token that ends it, what the format adds, or the end of text.
+
+    `turn` is the index of the turn in the dialogue (for what the format adds that of the turn that follows, for the
+    end-of-text token that of the last turn). `lost` counts the tokens that truncation took from it.
     """
 
     role: Role
@@ -82,7 +95,8 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """A dialogue, or a part of one, as spans: `[CLS]`, turns and, at the end of the dialogue, the end of text.
+    """A dialogue, or a part of one, as spans: what the format adds, as `[CLS]`, first, then turns and, at the end of the
+    dialogue, the end of text where the format has one.
 
     A turn that truncation took completely, and the end of text likewise, is a span without tokens.
     """
@@ -111,7 +125,7 @@ class TurnSpans:
 
     `roles`, `turns`, `lengths`, `lost` (int64) and `weights` (float32) are `(R,)`: the `Role` of each span, the index
     of its turn in the dialogue, its number of tokens, the number that truncation took from the turn, and the weight
-    of the turn in the data. `counts` `(S,)` is the number of spans of each sequence, the first of which is `[CLS]`;
+    of the turn in the data. `counts` `(S,)` is the number of spans of each sequence, the first of which is FORMAT;
     `dialogues` `(S,)` is the index of the dialogue of each sequence in its split.
     """
 

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,30 @@ def tokenize_split(
     return Split(dialogues, tokens)
 
 
-def load_tokenizer(config: Config, training: DialogueDataset, say: Say) -> DialogueTokenizer:
-    """The pretrained model's, or a BPE learned from the training split (once for the same dialogues and size)."""
-    if config.model.pretrained_model:
-        tokenizer = DialogueTokenizer.pretrained(config.model.pretrained_model)
+def fix_chat_date(config: Config) -> Config:
+    """The configuration with a day for a chat template that has a clock, the same on all ranks."""
+    if config.model.chat_date:
+        return config
+    return config.replace({"model.chat_date": collectives.broadcast_from_rank0(lambda: date.today().isoformat())})
+
+
+def load_tokenizer(config: Config, training: DialogueDataset, say: Say) -> tuple[DialogueTokenizer, Config]:
+    """The pretrained model's, or a BPE learned from the training split (once for the same dialogues and size); and the
+    configuration with the chat format that it has."""
+    tokenizer = _load_tokenizer(config, training, say)
+    return tokenizer, config.replace(
+        {"model.chat_format": tokenizer.chat_format.name, "model.chat_date": tokenizer.chat_date}
+    )
+
+
+def _load_tokenizer(config: Config, training: DialogueDataset, say: Say) -> DialogueTokenizer:
+    options = config.model
+    if options.pretrained_model:
+        # The rows of the original program know its own format alone.
+        original = config.metrics.protocol == "original" and options.chat_format == "auto"
+        tokenizer = DialogueTokenizer.pretrained(
+            options.pretrained_model, "separator" if original else options.chat_format, options.chat_date
+        )
         for note in tokenizer.notes:
             say(f"note: {note}")
         return tokenizer

@@ -52,7 +52,7 @@ def check_split_mask(
         tokens.chunks(),
         mask,
         (timeline.final, *(weights for _, weights in timeline.kinds)),
-        special_tokens=tokenizer.special_tokens,
+        contract=tokenizer.chat_format.contract,
         max_len=config.model.max_len,
         drop_untrained=config.mask_schedule.untrained == "drop",
         dialogue_id=lambda index: split.dialogues.rows[index]["id"],

@@ -50,7 +50,7 @@ def load_saved_model(
     folder: Path, config: Config, device: torch.device, say: Say
 ) -> tuple[PreTrainedModel, DialogueTokenizer]:
     """Model and vocabulary of a checkpoint folder."""
-    tokenizer = DialogueTokenizer.pretrained(str(folder))
+    tokenizer = DialogueTokenizer.pretrained(str(folder), config.model.chat_format, config.model.chat_date)
     model = load_pretrained(str(folder), tokenizer, config.model.dropout)
     return _prepare(model, tokenizer, config, device, say), tokenizer
 

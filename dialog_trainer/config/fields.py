@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -109,6 +110,10 @@ def _not_blank(value: str) -> str:
     return value
 
 
+def _read_day(value: str) -> str:
+    return date.fromisoformat(value).isoformat()
+
+
 def _as_tuple(value: Any) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
         raise ValueError("is not a list")
@@ -201,6 +206,7 @@ HeldOut = Annotated[Number, Gt(0), Lt(1)]
 Probability = Annotated[Number, Gt(0), Le(1)]
 Flag = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(strict=True), AfterValidator(_not_blank)]
+Day = Annotated[str, AfterValidator(_read_day), Words("a day, as 2026-01-31")]
 # A name or path, which the command line takes as it was typed.
 Name = Annotated[Text, FreeText()]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from annotated_types import Ge, Le
 
-from dialog_trainer.config.fields import BelowOne, Count, Length, Name, Record, Whole, setting
+from dialog_trainer.config.fields import BelowOne, Count, Day, Length, Name, Record, Whole, setting
 
 
 class ModelSizes(NamedTuple):
@@ -29,6 +29,17 @@ class ModelConfig(Record):
     )
     max_len: Length = setting(
         "Longest training sequence, and context window of replies, in tokens; at most the model's positions.", "inexact"
+    )
+    chat_format: Literal["auto", "separator", "template"] = setting(
+        "How turns become tokens: separator ([CLS] turn [SEP] ...), template (the tokenizer's own chat template), or auto "
+        "(template where an instruct model brings one).",
+        "refused",
+        when_absent="separator",
+    )
+    chat_date: Day | None = setting(
+        "The day that a chat template with a clock gets. null: that of the first start.",
+        "refused",
+        when_absent=None,
     )
     dropout: BelowOne | None = setting(
         "Dropout probability of every layer. null: as the model's own config says.", "inexact"

@@ -32,6 +32,7 @@ from dialog_trainer.config.fields import (
     ScoreWeights,
     Steps,
     Temperature,
+    Text,
     Texts,
     Whole,
     setting,
@@ -96,6 +97,11 @@ class MetricsConfig(Record):
 
 
 class ChatConfig(Record):
+    system: Text | None = setting(
+        "The system turn at the beginning of a chat, for a chat format that has one. null: none.",
+        per_command=True,
+        when_absent=None,
+    )
     generation: GenerationConfig = setting(
         "How replies are generated in a chat.",
         per_command=True,

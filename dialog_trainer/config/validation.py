@@ -212,6 +212,8 @@ def _check_generation(values: Values) -> list[str]:
         found.append(f"{key}=null: must be a whole number of at least 1; null is for a chat alone")
     if values.get("chat.generation.decoding") == "beam":
         found.append("chat.generation.decoding=beam: not in a chat, which writes as it generates; use greedy or sample")
+    if values.get("metrics.protocol") == "original" and values.get("model.chat_format") == "template":
+        found.append("model.chat_format=template: metrics=original scores rows of the separator format alone")
     return found
 
 
@@ -233,6 +235,8 @@ def _check_scratch(values: Values, given: Set[str]) -> list[str]:
         return []
     if "model.layers" not in given:
         return ["model.pretrained_model=null: only model=gpt2_tiny is built from scratch; pass a hub id or a folder"]
+    if values.get("model.chat_format") == "template":
+        return ["model.chat_format=template: a model from scratch has no chat template; use separator or auto"]
     sizes = (f"model.{name}" for name in ("vocab_size", "heads", "width", "positions"))
     return [f"{key}: is missing; a model from scratch needs it" for key in sizes if key not in given]
 

@@ -26,11 +26,9 @@ import pyarrow as pa
 import pyarrow.compute
 
 from dialog_trainer.data.cache import LAZY_BYTES, open_entry
-from dialog_trainer.data.formatting import make_spans
 from dialog_trainer.data.sources.cleaning import ReadCounts, clean_dialogues
 from dialog_trainer.data.sources.protocol import DialogueSource
 from dialog_trainer.data.tokenizer import DialogueTokenizer
-from dialog_trainer.data.truncation import TRUNCATIONS
 from dialog_trainer.errors import DataError
 from dialog_trainer.files import cache_key
 from dialog_trainer.types import Dialogue, Role, Say, TokenSequence, Turn, TurnSpans
@@ -217,16 +215,17 @@ def open_tokens(
     `check_up_to` as in `open_entry`. A start reads all of them, to check their mask: none is too large to be hashed.
     """
     key = cache_key(CACHE_FORMAT, dialogues.digest, tokenizer.digest(), max_len, truncation)
-    policy = TRUNCATIONS[truncation]
     processes = max(1, min(workers, len(dialogues) // MIN_DIALOGUES_PER_WORKER))
 
     def tokenize(rows: _Columns, indices: list[int]) -> _Columns:
-        texts = [text for dialogue in rows["texts"] for text in dialogue]
-        encoded = iter(tokenizer.encode_batch(texts))
         columns: _Columns = {name: [] for name in _TOKEN_FEATURES}
-        for index, roles, weights in zip(indices, rows["roles"], rows["weights"], strict=True):
-            turns = make_spans([next(encoded) for _ in roles], roles, tokenizer.sep_id)
-            for sequence in policy(turns, tokenizer.special_tokens, max_len):
+        texts = (
+            Dialogue(identifier, tuple(map(Turn, map(Role, roles), texts)))
+            for identifier, roles, texts in zip(rows["id"], rows["roles"], rows["texts"], strict=True)
+        )
+        encoded = tokenizer.chat_format.encode_dialogues(list(texts), max_len, truncation)
+        for index, sequences, weights in zip(indices, encoded, rows["weights"], strict=True):
+            for sequence in sequences:
                 _append_row(columns, index, sequence, weights)
         return columns
 

@@ -23,7 +23,7 @@ def end_span(turns: Sequence[Span], special_tokens: SpecialTokens) -> Span:
 def start_sequence(spans: Sequence[Span], special_tokens: SpecialTokens) -> TokenSequence:
     """`[CLS]` and `spans`, at least one of which has tokens."""
     first = next(span.turn for span in spans if span.ids)
-    return TokenSequence((Span(Role.START, first, (special_tokens.start,)), *spans))
+    return TokenSequence((Span(Role.FORMAT, first, (special_tokens.start,)), *spans))
 
 
 def format_context(turns: Sequence[Span], special_tokens: SpecialTokens, max_tokens: int) -> list[int]:

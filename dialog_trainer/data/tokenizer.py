@@ -1,23 +1,24 @@
-"""A tokenizer with the three dialogue tokens: `[CLS]` starts a dialogue, `[SEP]` ends a turn, `[PAD]` pads a row."""
+"""The tokenizer of a model with its chat format: text to ids and back."""
 
 from __future__ import annotations
 
 import json
 import re
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
 from pathlib import Path
-from typing import TypeVar
 
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from dialog_trainer.data.formatting import make_spans
+from dialog_trainer.data.chat_format import ChatFormat, SeparatorFormat
 from dialog_trainer.data.gguf_header import check_gguf, is_gguf
+from dialog_trainer.data.template_format import TemplateFormat, is_separator_template
+from dialog_trainer.data.text_encoder import TextEncoder, is_panic
 from dialog_trainer.errors import ModelError
-from dialog_trainer.files import sha256_of_texts, why_unreadable
-from dialog_trainer.types import Span, SpecialTokens
+from dialog_trainer.files import why_unreadable
+from dialog_trainer.types import SpecialTokens
 
 END_TOKEN = "<|endoftext|>"
 # Longer words (runs without a space, or of spaces) are cut to learn a vocabulary, which takes the square of their length.
@@ -28,31 +29,29 @@ MAX_FILE_BYTES = 128 * 2**20
 PRINTED_KEYS = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
 # The largest known vocabularies have 260,000 entries; ids may have gaps.
 MAX_ID = 10_000_000
-# A tokenizer takes about a second for a million characters. The regular expressions of its file can take for ever.
-SECONDS = 10
-CHARACTERS_PER_SECOND = 20_000
-
-T = TypeVar("T")
-# The chat template renders messages exactly as training lays out a dialogue; a generation prompt ends where the reply
-# starts.
-CHAT_TEMPLATE = (
-    "{{ cls_token }}{% for message in messages %}{{ message['content'] | trim }}{{ sep_token }}{% endfor %}"
-    "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
-)
 
 
 class DialogueTokenizer:
     """Text to ids and back.
 
     Attributes:
-        cls_id, sep_id, pad_id, end_id: ids of `[CLS]`, `[SEP]`, `[PAD]` and the end-of-text token.
-        special_tokens: the four together.
+        chat_format: how dialogues are laid out. The separator format adds `[CLS]`, which starts a dialogue, `[SEP]`, which
+            ends a turn, and `[PAD]` to the tokenizer.
+        chat_date: the day that the chat template gets, if it has a clock.
+        start_id, end_id, pad_id: ids of the token that starts a text (None: there is none), of the end-of-text token
+            and of padding.
         notes: what had to be changed, or is unusual, each as a line.
-        added_tokens: how many of the three dialogue tokens were new to the tokenizer.
-        hf_tokenizer: the tokenizer of transformers, with the three tokens and the chat template.
+        added_tokens: how many tokens were new to the tokenizer.
+        hf_tokenizer: the tokenizer of transformers, with these tokens and the template of the chat format.
     """
 
-    def __init__(self, hf_tokenizer: PreTrainedTokenizerFast):
+    def __init__(
+        self, hf_tokenizer: PreTrainedTokenizerFast, chat_format: str = "separator", chat_date: str | None = None
+    ):
+        """`chat_format` is `separator` or `template`; a template with a clock gets the day `chat_date` (`YYYY-MM-DD`).
+
+        Raises `ModelError`.
+        """
         if '"Regex"' in json.dumps(json.loads(hf_tokenizer.backend_tokenizer.to_str())["decoder"]):
             # To decode cannot be given up, unlike to encode.
             raise ModelError("this tokenizer decodes by a regular expression: choose another model.pretrained_model")
@@ -60,41 +59,78 @@ class DialogueTokenizer:
         if largest > MAX_ID:
             raise ModelError(f"this tokenizer has the token id {largest:,}: choose another model.pretrained_model")
         size = len(hf_tokenizer)
-        hf_tokenizer.add_special_tokens({"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"})
-        self.notes = _set_apart_end_token(hf_tokenizer)
-        hf_tokenizer.chat_template = CHAT_TEMPLATE
+        self.notes: tuple[str, ...] = ()
+        if chat_format == "separator":
+            hf_tokenizer.add_special_tokens({"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"})
+            self.notes = _set_apart_end_token(hf_tokenizer)
         hf_tokenizer.padding_side = "left"  # as batched generation needs it
-        # A copy that reads "[SEP]" or "<|endoftext|>" in a text as characters: a text must not end a turn.
-        self._text_encoder = Tokenizer.from_str(hf_tokenizer.backend_tokenizer.to_str())
-        if self._text_encoder.get_added_tokens_decoder() != hf_tokenizer.backend_tokenizer.get_added_tokens_decoder():
+        description = hf_tokenizer.backend_tokenizer.to_str()
+        self._encoder = TextEncoder(description)
+        if self._encoder.added_tokens() != hf_tokenizer.backend_tokenizer.get_added_tokens_decoder():
             # Where ids have gaps, added tokens get other ids once the tokenizer was saved: those are used from the start.
-            hf_tokenizer._tokenizer = Tokenizer.from_str(hf_tokenizer.backend_tokenizer.to_str())
+            hf_tokenizer._tokenizer = Tokenizer.from_str(description)
         self.hf_tokenizer = hf_tokenizer
         self.added_tokens = len(hf_tokenizer) - size
-        self.cls_id, self.sep_id = hf_tokenizer.cls_token_id, hf_tokenizer.sep_token_id
-        self.pad_id, self.end_id = hf_tokenizer.pad_token_id, hf_tokenizer.eos_token_id
-        self.special_tokens = SpecialTokens(self.cls_id, self.sep_id, self.end_id, self.pad_id)
-        self._text_encoder.encode_special_tokens = True
-        # A tokenizer.json may ask for both, and a padded call of the tokenizer leaves them set.
-        self._text_encoder.no_truncation()
-        self._text_encoder.no_padding()
+        self.chat_format: ChatFormat
+        self.chat_date = None
+        if chat_format == "separator":
+            self.start_id = hf_tokenizer.cls_token_id
+            self.end_id, self.pad_id = hf_tokenizer.eos_token_id, hf_tokenizer.pad_token_id
+            names = {"start": "[CLS]", "separator": "[SEP]", "end": hf_tokenizer.eos_token}
+            self.chat_format = SeparatorFormat(self._encoder, self.special_tokens, names)
+            hf_tokenizer.chat_template = self.chat_format.template
+        else:
+            self.chat_format = TemplateFormat(
+                self._encoder, hf_tokenizer, date.fromisoformat(chat_date) if chat_date else None
+            )
+            self.chat_date = chat_date if self.chat_format.has_clock else None
+            self.start_id = hf_tokenizer.bos_token_id
+            end = hf_tokenizer.eos_token_id
+            self.end_id = self.chat_format.ends[0] if end is None else end
+            self.pad_id = self.end_id if hf_tokenizer.pad_token_id is None else hf_tokenizer.pad_token_id
+
+    @property
+    def special_tokens(self) -> SpecialTokens:
+        """The tokens of the separator format."""
+        return SpecialTokens(self.hf_tokenizer.cls_token_id, self.hf_tokenizer.sep_token_id, self.end_id, self.pad_id)
 
     @classmethod
-    def pretrained(cls, name_or_folder: str) -> DialogueTokenizer:
-        """The tokenizer of a hub id, a folder, a GGUF file or a checkpoint of the original program. Raises `ModelError`."""
+    def pretrained(
+        cls, name_or_folder: str, chat_format: str = "separator", chat_date: str | None = None
+    ) -> DialogueTokenizer:
+        """The tokenizer of a hub id, a folder, a GGUF file or a checkpoint of the original program; `chat_format` may be
+        `auto`. Raises `ModelError`."""
         source, options = _find_tokenizer(name_or_folder)
         _check_files(Path(source))
         try:
             hf_tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
             if isinstance(hf_tokenizer, PreTrainedTokenizerFast):
-                return cls(hf_tokenizer)
+                return cls._by_format(hf_tokenizer, chat_format, chat_date)
         except ModelError as error:
             raise ModelError(f"{name_or_folder}: {error}") from None
         except BaseException as error:  # the hub's client raises many classes; all mean that it is not available
-            if isinstance(error, Exception) or _is_panic(error):
+            if isinstance(error, Exception) or is_panic(error):
                 raise loading_error(name_or_folder, error) from None
             raise
         raise ModelError(f"{name_or_folder}: its tokenizer has no fast (tokenizers) form; choose another model")
+
+    @classmethod
+    def _by_format(
+        cls, hf_tokenizer: PreTrainedTokenizerFast, chat_format: str, chat_date: str | None
+    ) -> DialogueTokenizer:
+        """`auto`: the tokenizer's own chat template where it has one that can be trained, else the separator format."""
+        if chat_format != "auto":
+            return cls(hf_tokenizer, chat_format, chat_date)
+        if not hf_tokenizer.chat_template or is_separator_template(hf_tokenizer):
+            return cls(hf_tokenizer)
+        try:
+            found = cls(hf_tokenizer, "template", chat_date)
+        except ModelError as error:
+            found = cls(hf_tokenizer)
+            found.notes += (f"model.chat_format=auto is separator: the model has a chat template, but {error}",)
+            return found
+        found.notes += ("model.chat_format=auto is template: the model's own chat template",)
+        return found
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int) -> DialogueTokenizer:
@@ -119,14 +155,7 @@ class DialogueTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without special tokens. Raises `ModelError` where the tokenizer of a stranger takes too long."""
-        encodings = _run_in_time(
-            lambda: self._text_encoder.encode_batch_fast(texts, add_special_tokens=False), sum(map(len, texts))
-        )
-        return [encoding.ids for encoding in encodings]
-
-    def encode_turns(self, texts: Sequence[str], roles: Sequence[int], first_turn: int = 0) -> list[Span]:
-        """The spans of consecutive turns of a dialogue, from turn `first_turn` on, each ended by `[SEP]`."""
-        return make_spans(self.encode_batch(texts), roles, self.sep_id, first_turn)
+        return self._encoder.encode(texts)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids, without special tokens."""
@@ -142,8 +171,8 @@ class DialogueTokenizer:
         return text
 
     def digest(self) -> str:
-        """A hash that changes when the result of `encode_batch` may change."""
-        return sha256_of_texts(self._text_encoder.to_str())
+        """A hash that changes when ids of a text, or the layout of a dialogue, may change."""
+        return self.chat_format.digest()
 
     def save(self, folder: Path) -> None:
         """Writes the files of transformers' `save_pretrained`."""
@@ -208,42 +237,6 @@ def _find_control_characters(path: Path) -> str | None:
     except (ValueError, RecursionError) as error:
         return f"is no JSON ({error})"
     return None if all(map(str.isprintable, keys)) else "has keys with control characters"
-
-
-def _run_in_time(work: Callable[[], T], characters: int) -> T:
-    """`work()`, given up where it takes far longer than so many characters need. It must release the GIL."""
-    outcome: list[T | BaseException] = []
-
-    def run() -> None:
-        try:
-            outcome.append(work())
-        except BaseException as error:  # raised again below
-            outcome.append(error)
-
-    thread = threading.Thread(target=run, name="tokenizer", daemon=True)
-    thread.start()
-    for _ in range(SECONDS + characters // CHARACTERS_PER_SECOND):  # not one wait: a process that sleeps is not slow
-        thread.join(1)
-        if not thread.is_alive():
-            break
-    else:
-        raise ModelError(
-            f"the tokenizer has not finished {characters:,} characters in time: a regular expression of its tokenizer.json "
-            "does not end on them; choose another model.pretrained_model"
-        )
-    if isinstance(outcome[0], BaseException):
-        if _is_panic(outcome[0]):
-            raise ModelError(
-                f"the tokenizer failed ({outcome[0]}): its tokenizer.json is damaged, or has a regular expression that "
-                "does not end; choose another model.pretrained_model"
-            )
-        raise outcome[0]
-    return outcome[0]
-
-
-def _is_panic(error: BaseException) -> bool:
-    """Whether it is an error of the Rust code of tokenizers, which is no `Exception`."""
-    return type(error).__name__ == "PanicException"
 
 
 def loading_error(name_or_folder: str, error: BaseException) -> ModelError:

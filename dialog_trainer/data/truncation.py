@@ -29,7 +29,7 @@ TruncationPolicy = Callable[[Sequence[Span], SpecialTokens, int], list[TokenSequ
 def keep_start(turns: Sequence[Span], special_tokens: SpecialTokens, max_len: int) -> list[TokenSequence]:
     spans, room = [], max_len - 1
     for span in (*turns, end_span(turns, special_tokens)):
-        spans.append(_keep_first(span, room))
+        spans.append(keep_first(span, room))
         room -= len(spans[-1].ids)
     return [start_sequence(spans, special_tokens)]
 
@@ -37,14 +37,14 @@ def keep_start(turns: Sequence[Span], special_tokens: SpecialTokens, max_len: in
 def keep_end(turns: Sequence[Span], special_tokens: SpecialTokens, max_len: int) -> list[TokenSequence]:
     spans, room = [], max_len - 1
     for span in (end_span(turns, special_tokens), *reversed(turns)):
-        spans.append(_keep_last(span, room))
+        spans.append(keep_last(span, room))
         room -= len(spans[-1].ids)
     return [start_sequence(spans[::-1], special_tokens)]
 
 
 def split(turns: Sequence[Span], special_tokens: SpecialTokens, max_len: int) -> list[TokenSequence]:
     room = max_len - 1
-    exchanges = _exchanges(turns)
+    exchanges = group_exchanges(turns)
     exchanges[-1].append(end_span(turns, special_tokens))
     parts: list[list[Span]] = [[]]
     for exchange in exchanges:
@@ -57,7 +57,7 @@ def split(turns: Sequence[Span], special_tokens: SpecialTokens, max_len: int) ->
     return [start_sequence(part, special_tokens) for part in parts]
 
 
-def _exchanges(turns: Sequence[Span]) -> list[list[Span]]:
+def group_exchanges(turns: Sequence[Span]) -> list[list[Span]]:
     """Groups of turns, each starting at a user turn (turns before the first user turn join its group)."""
     groups: list[list[Span]] = []
     seen_user = False
@@ -72,23 +72,23 @@ def _exchanges(turns: Sequence[Span]) -> list[list[Span]]:
 def _cut_exchange(exchange: Sequence[Span], room: int) -> list[Span]:
     """An exchange that does not fit, cut to `room` tokens; the end of text stays only behind a complete last turn."""
     if exchange[-1].role != Role.END:
-        return _cut_turns(exchange, room)
+        return cut_turns(exchange, room)
     *turns, end = exchange
     if room > 1:
-        cut = _cut_turns(turns, room - 1)
+        cut = cut_turns(turns, room - 1)
         if not cut[-1].lost:
             return [*cut, end]
-    return [*_cut_turns(turns, room), _keep_first(end, 0)]
+    return [*cut_turns(turns, room), keep_first(end, 0)]
 
 
-def _cut_turns(turns: Sequence[Span], room: int) -> list[Span]:
+def cut_turns(turns: Sequence[Span], room: int) -> list[Span]:
     """Short turns stay complete, long ones get equal parts of the rest; the last turns are lost where none is left."""
     kept = turns[:room]
     *earlier, last = zip(kept, _divide_room([len(turn.ids) for turn in kept], room), strict=True)
     return [
-        *(_keep_last(turn, length) for turn, length in earlier),
-        _keep_first(*last),
-        *(_keep_first(turn, 0) for turn in turns[room:]),
+        *(keep_last(turn, length) for turn, length in earlier),
+        keep_first(*last),
+        *(keep_first(turn, 0) for turn in turns[room:]),
     ]
 
 
@@ -110,12 +110,12 @@ def _divide_room(lengths: Sequence[int], room: int) -> list[int]:
     return parts
 
 
-def _keep_first(span: Span, count: int) -> Span:
+def keep_first(span: Span, count: int) -> Span:
     lost = max(0, len(span.ids) - count)
     return replace(span, ids=span.ids[: len(span.ids) - lost], lost=lost) if lost else span
 
 
-def _keep_last(span: Span, count: int) -> Span:
+def keep_last(span: Span, count: int) -> Span:
     lost = max(0, len(span.ids) - count)
     return replace(span, ids=span.ids[lost:], lost=lost) if lost else span
 

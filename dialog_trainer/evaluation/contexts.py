@@ -6,7 +6,6 @@ import heapq
 from collections.abc import Collection
 
 from dialog_trainer.data.dataset import DialogueDataset
-from dialog_trainer.data.formatting import format_context
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.seeds import derive_seed
 from dialog_trainer.types import Context, Dialogue, Role
@@ -27,17 +26,11 @@ def build_contexts(
     dialogue: Dialogue, tokenizer: DialogueTokenizer, max_tokens: int, roles: Collection[Role]
 ) -> list[Context]:
     """One context of at most `max_tokens` tokens for each turn of `roles`, except a dialogue's first turn."""
-    texts = [turn.text for turn in dialogue.turns]
-    turns = tokenizer.encode_turns(texts, [turn.role for turn in dialogue.turns])
+    turns = dialogue.turns
+    texts = [turn.text for turn in turns]
+    indices = [index for index, turn in enumerate(turns) if index > 0 and turn.role in roles]
+    prompts = tokenizer.chat_format.encode_contexts(turns, indices, max_tokens)
     return [
-        Context(
-            dialogue.id,
-            index,
-            format_context(turns[:index], tokenizer.special_tokens, max_tokens),
-            tuple(texts[:index]),
-            turn.text,
-            turn.references,
-        )
-        for index, turn in enumerate(dialogue.turns)
-        if index > 0 and turn.role in roles
+        Context(dialogue.id, index, ids, tuple(texts[:index]), texts[index], turns[index].references)
+        for index, ids in zip(indices, prompts, strict=True)
     ]

@@ -8,11 +8,11 @@ token ends a turn as a separator does.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from dialog_trainer.data.formatting import format_context
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.evaluation.progress import SILENT, Progress
-from dialog_trainer.types import Context, Dialogue, Reply, Role, Span
+from dialog_trainer.types import Context, Dialogue, Reply, Role, Turn
 
 
 class _OpenDialogue:
@@ -20,8 +20,7 @@ class _OpenDialogue:
 
     def __init__(self, dialogue: Dialogue, tokenizer: DialogueTokenizer):
         self._dialogue, self._tokenizer = dialogue, tokenizer
-        self._texts: list[str] = []
-        self._tokens: list[Span] = []
+        self._turns: list[Turn] = []
         self.replies: list[Reply] = []
         first_user = next((i for i, turn in enumerate(dialogue.turns) if turn.role == Role.USER), 0)
         for turn in dialogue.turns[: first_user + 1]:
@@ -29,14 +28,15 @@ class _OpenDialogue:
         self._append_system_turns()
 
     def is_complete(self) -> bool:
-        return len(self._texts) == len(self._dialogue.turns)
+        return len(self._turns) == len(self._dialogue.turns)
 
     def context(self, max_tokens: int) -> Context:
         """The context of the next turn, in at most `max_tokens` tokens."""
-        index = len(self._texts)
+        index = len(self._turns)
         gold = self._dialogue.turns[index]
-        ids = format_context(self._tokens, self._tokenizer.special_tokens, max_tokens)
-        return Context(self._dialogue.id, index, ids, tuple(self._texts), gold.text, gold.references)
+        (ids,) = self._tokenizer.chat_format.encode_contexts([*self._turns, gold], [index], max_tokens)
+        texts = tuple(turn.text for turn in self._turns)
+        return Context(self._dialogue.id, index, ids, texts, gold.text, gold.references)
 
     def add_reply(self, reply: Reply) -> None:
         """Adds the next turn, and the system turns that follow it."""
@@ -45,13 +45,11 @@ class _OpenDialogue:
         self._append_system_turns()
 
     def _append(self, text: str) -> None:
-        index = len(self._texts)
-        self._tokens += self._tokenizer.encode_turns([text], [self._dialogue.turns[index].role], first_turn=index)
-        self._texts.append(text)
+        self._turns.append(replace(self._dialogue.turns[len(self._turns)], text=text))
 
     def _append_system_turns(self) -> None:
-        while not self.is_complete() and self._dialogue.turns[len(self._texts)].role == Role.SYSTEM:
-            self._append(self._dialogue.turns[len(self._texts)].text)
+        while not self.is_complete() and self._dialogue.turns[len(self._turns)].role == Role.SYSTEM:
+            self._append(self._dialogue.turns[len(self._turns)].text)
 
 
 def roll_out(

@@ -47,7 +47,7 @@ def count_coverage(spans: TurnSpans, point_weights: Sequence[np.ndarray]) -> Mas
         return counts.astype(np.int64).reshape(len(Role), NUM_TURN_BINS)
 
     trained = [np.where(weights > 0, spans.lengths, 0) for weights in point_weights]
-    is_turn = (spans.roles != Role.START) & (spans.roles != Role.END)
+    is_turn = (spans.roles != Role.FORMAT) & (spans.roles != Role.END)
     lost = np.where(is_turn, spans.lost, 0)
     return MaskCounts(
         sequences=len(spans.counts),
@@ -69,7 +69,7 @@ def compute_trained_fraction(counts: MaskCounts, point: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class DatasetCoverage:
-    """`counts` over all sequences at P points. By dialogue, `(D,)`: its `tokens` before truncation, without `[CLS]`, and
+    """`counts` over all sequences at P points. By dialogue, `(D,)`: its `tokens` before truncation, without those of the format, and
     those `lost` to truncation; `trained` `(P, D)`: its tokens with a weight above 0 at each point."""
 
     counts: MaskCounts
@@ -94,9 +94,7 @@ def measure_coverage(
         point_weights = [mask.weigh_spans(spans, point) * is_kept for point in points]
         counts.append(count_coverage(spans, point_weights))
         dialogues = spans.dialogues[spans.sequences]
-        not_start = np.ones(len(dialogues), dtype=bool)
-        not_start[spans.first_spans] = False
-        np.add.at(tokens, dialogues, (spans.lengths + spans.lost) * not_start)
+        np.add.at(tokens, dialogues, (spans.lengths + spans.lost) * (spans.roles != Role.FORMAT))
         np.add.at(lost, dialogues, spans.lost)
         for sums, weights in zip(trained, point_weights, strict=True):
             np.add.at(sums, dialogues, np.where(weights > 0, spans.lengths, 0))

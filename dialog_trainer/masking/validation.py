@@ -3,15 +3,16 @@
 What must hold (the contract of the mask), with a sound sequence of two turns; `[CLS]` is 1, `[SEP]` 2, end of text 3:
 
     ids       1        10 11 2     12 2         3
-    span      START    USER        ASSISTANT    END
+    span      FORMAT   USER        ASSISTANT    END
     trained   no       yes/no      yes          yes
 
-1. Each sequence starts with `[CLS]`, which is never trained.            broken by  `10 11 2  12 2  3`
+1. Each sequence starts with what the format adds, which is not trained. broken by  `10 11 2  12 2  3`
 2. Only user turns, assistant turns and ends carry weight.                         a weight on a system turn
 3. Padding is never trained.                                                       `1  10 0 2  12 2  3`, 0 being the pad
-4. Each trained turn ends with `[SEP]`, unless truncation took its end.            `1  10 11  12 2  3`
-5. The end of text is one trained token. It ends each dialogue that is             `1  10 11 2  12 2`
-   complete and has room for it, and is nowhere else.
+4. Each trained turn ends with the token that the format ends it with,             `1  10 11  12 2  3`
+   unless truncation took its end.
+5. Where the format has an end of text, it is one trained token. It ends           `1  10 11 2  12 2`
+   each dialogue that is complete and has room for it, and is nowhere else.
 6. Each sequence has a turn of the trained role or an end of text. Others are dropped, or refused
    (`mask_schedule.untrained`). Those without weight at some point of training are counted, or refused.
 """
@@ -30,7 +31,7 @@ from dialog_trainer.errors import ConfigError, DataError
 from dialog_trainer.masking.coverage import MaskCounts, count_coverage
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights
-from dialog_trainer.types import Role, SpecialTokens, TurnSpans
+from dialog_trainer.types import Role, TokenContract, TurnSpans
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def check_mask(
     mask: Mask,
     points: tuple[RoleWeights, ...],
     *,
-    special_tokens: SpecialTokens,
+    contract: TokenContract,
     max_len: int,
     drop_untrained: bool,
     dialogue_id: Callable[[int], str],
@@ -75,7 +76,7 @@ def check_mask(
     excluded = np.array(list(excluded_dialogues), dtype=np.int64)
     for first, ids, spans, is_last in _mark_last(chunks):
         weights = [mask.weigh_spans(spans, point) for point in points]
-        chunk = _Chunk(ids, spans, weights, is_last, special_tokens, max_len)
+        chunk = _Chunk(ids, spans, weights, is_last, contract, max_len)
         for clause, find_broken in _CLAUSES.items():
             broken.setdefault(clause, []).extend(find_broken(chunk).tolist())
         included = ~np.isin(spans.dialogues, excluded)
@@ -134,7 +135,7 @@ class _Chunk:
     spans: TurnSpans
     weights: list[np.ndarray]
     is_last: np.ndarray  # (S,) bool: the last sequence of its dialogue
-    special_tokens: SpecialTokens
+    contract: TokenContract
     max_len: int
 
     @cached_property
@@ -171,10 +172,10 @@ class _Chunk:
 
 
 def _find_start_errors(chunk: _Chunk) -> np.ndarray:
-    is_first = np.zeros(len(chunk.spans.roles), dtype=bool)
-    is_first[chunk.spans.first_spans] = True
-    wrong = (is_first != (chunk.spans.roles == Role.START)) | (is_first & (chunk.spans.lengths != 1))
-    return chunk.dialogues_of_spans(wrong)
+    firsts = chunk.spans.first_spans
+    wrong: np.ndarray = (chunk.spans.roles[firsts] != Role.FORMAT) | (chunk.spans.lengths[firsts] < 1)
+    dialogues: np.ndarray = chunk.spans.dialogues[wrong]
+    return dialogues
 
 
 def _find_trained_outside(chunk: _Chunk) -> np.ndarray:
@@ -184,20 +185,20 @@ def _find_trained_outside(chunk: _Chunk) -> np.ndarray:
 
 def _find_missing_separators(chunk: _Chunk) -> np.ndarray:
     spans = chunk.spans
-    is_turn = (spans.roles == Role.USER) | (spans.roles == Role.ASSISTANT)
+    lacks_end = np.zeros(len(spans.roles), dtype=bool)
+    for role, ends in chunk.contract.turn_ends.items():
+        lacks_end |= (spans.roles == role) & ~np.isin(chunk.last_tokens, list(ends))
     # A truncated turn has lost its beginning, not its end, where tokens of its sequence follow it.
     last_positions = np.cumsum(spans.lengths)
     is_followed = last_positions < last_positions[chunk.last_spans][chunk.sequences]
     has_end = (spans.lost == 0) | is_followed
-    return chunk.dialogues_of_spans(
-        chunk.trained & is_turn & has_end & (chunk.last_tokens != chunk.special_tokens.separator)
-    )
+    return chunk.dialogues_of_spans(chunk.trained & has_end & lacks_end)
 
 
 def _find_end_errors(chunk: _Chunk) -> np.ndarray:
     is_end = (chunk.spans.roles == Role.END) & chunk.has_tokens
     always_trained = np.all([weights > 0 for weights in chunk.weights], axis=0)
-    sound = (chunk.spans.lengths == 1) & (chunk.last_tokens == chunk.special_tokens.end) & always_trained
+    sound = (chunk.spans.lengths == 1) & (chunk.last_tokens == chunk.contract.dialogue_end) & always_trained
     return chunk.dialogues_of_spans(is_end & ~sound)
 
 
@@ -211,7 +212,7 @@ def _find_lost_ends(chunk: _Chunk) -> np.ndarray:
 
 def _find_trained_padding(chunk: _Chunk) -> np.ndarray:
     token_spans = np.repeat(np.arange(len(chunk.spans.lengths)), chunk.spans.lengths)
-    wrong = chunk.trained[token_spans] & (chunk.ids == chunk.special_tokens.pad)
+    wrong = chunk.trained[token_spans] & (chunk.ids == chunk.contract.pad)
     dialogues: np.ndarray = chunk.spans.dialogues[chunk.sequences[token_spans[wrong]]]
     return dialogues
 
@@ -219,16 +220,17 @@ def _find_trained_padding(chunk: _Chunk) -> np.ndarray:
 def _find_misplaced_ends(chunk: _Chunk) -> np.ndarray:
     is_end = chunk.spans.roles == Role.END
     ends = np.bincount(chunk.sequences[is_end], minlength=len(chunk.spans.counts))
-    wrong = (ends != chunk.is_last) | (is_end[chunk.last_spans] != chunk.is_last)
+    expected = chunk.is_last & (chunk.contract.dialogue_end is not None)
+    wrong = (ends != expected) | (is_end[chunk.last_spans] != expected)
     dialogues: np.ndarray = chunk.spans.dialogues[wrong]
     return dialogues
 
 
 # Each function returns the dialogue of every place at which its clause is broken.
 _CLAUSES: dict[str, Callable[[_Chunk], np.ndarray]] = {
-    "sequences that do not start with one [CLS]": _find_start_errors,
+    "sequences that start with a turn, or with nothing": _find_start_errors,
     "trained tokens outside the turns and ends": _find_trained_outside,
-    "trained turns without their separator": _find_missing_separators,
+    "trained turns without the token that ends them": _find_missing_separators,
     "ends that are not one trained end-of-text token": _find_end_errors,
     "complete dialogues without their end": _find_lost_ends,
     "trained padding tokens": _find_trained_padding,

@@ -42,16 +42,16 @@ def fit_to_tokenizer(model: PreTrainedModel, tokenizer: DialogueTokenizer, *, ha
         )
     if tokenizer.added_tokens and not has_new_rows:
         _set_to_mean(model, tokenizer)
-    model.config.bos_token_id = tokenizer.cls_id
+    model.config.bos_token_id = tokenizer.start_id
     model.config.eos_token_id = tokenizer.end_id
     _set_padding(model.config, tokenizer.pad_id)
     if model.config.model_type == "gpt2":
         model.config.n_ctx = model.config.n_positions  # which transformers no longer writes, and converters read
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-        bos_token_id=tokenizer.cls_id,
-        eos_token_id=[tokenizer.sep_id, tokenizer.end_id],
+        bos_token_id=tokenizer.start_id,
+        eos_token_id=list(tokenizer.chat_format.ends),
         pad_token_id=tokenizer.pad_id,
-        suppress_tokens=[tokenizer.cls_id, tokenizer.pad_id],
+        suppress_tokens=list(tokenizer.chat_format.suppressed) or None,
     )
 
 

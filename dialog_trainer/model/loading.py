@@ -178,7 +178,7 @@ def build_from_scratch(
         n_head=heads,
         # GPT-2's 0.02 is meant for a width of 768; narrower models learn faster from a wider distribution.
         initializer_range=0.02 * (768 / width) ** 0.5,
-        bos_token_id=tokenizer.cls_id,
+        bos_token_id=tokenizer.start_id,
         eos_token_id=tokenizer.end_id,
         pad_token_id=tokenizer.pad_id,
     )

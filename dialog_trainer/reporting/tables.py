@@ -26,7 +26,7 @@ def build_mask_tables(coverage: DatasetCoverage, progress: Sequence[float]) -> l
     counts = coverage.counts
     by_role = [
         _trained_row(role.name.lower(), counts.tokens[role].sum(), counts.trained[:, role].sum(1))
-        for role in (Role.USER, Role.ASSISTANT, Role.SYSTEM, Role.END, Role.START)
+        for role in (Role.USER, Role.ASSISTANT, Role.SYSTEM, Role.END, Role.FORMAT)
         if counts.tokens[role].sum()
     ]
     by_role.append(_trained_row("all", counts.tokens.sum(), counts.trained.sum((1, 2))))

@@ -26,7 +26,7 @@ COLORS = {
     "user": "dark_orange",
     "assistant": "dodger_blue1",
     "end": "green",
-    "start": "white",
+    "format": "white",
 }
 GAP = "  "
 # A first column narrower than this is not worth reading: columns move below instead.

@@ -113,7 +113,7 @@ def test_rows_are_the_sequences_of_every_dialogue(source, tokenizer, tmp_path, t
     expected = []
     for index in range(len(dialogues)):
         turns = dialogues[index].turns
-        spans = tokenizer.encode_turns([turn.text for turn in turns], [turn.role for turn in turns])
+        spans = tokenizer.chat_format.encode_turns([turn.text for turn in turns], [turn.role for turn in turns])
         expected += [(index, one) for one in TRUNCATIONS[truncation](spans, tokenizer.special_tokens, 24)]
     assert tokens.dialogues.tolist() == [index for index, _ in expected]
     assert tokens.lengths.tolist() == [len(sequence.ids) for _, sequence in expected]
@@ -141,7 +141,7 @@ def test_chunks_are_all_sequences_in_order(source, tokenizer, tmp_path, size):
 def test_sums_by_sequence(source, tokenizer, tmp_path):
     tokens = open_tokens(open_dialogues(source, tmp_path), tokenizer, tmp_path)
     _, spans = tokens.columns(range(len(tokens)))
-    assert spans.roles[spans.first_spans].tolist() == [Role.START] * len(tokens)
+    assert spans.roles[spans.first_spans].tolist() == [Role.FORMAT] * len(tokens)
     assert spans.sum_by_sequence(spans.lengths).tolist() == tokens.lengths.tolist()
     assert np.bincount(spans.sequences).tolist() == spans.counts.tolist()
 
@@ -164,7 +164,7 @@ def test_weights_of_turns_reach_their_spans(tokenizer, tmp_path, truncation):
     tokens = open_tokens(dialogues, tokenizer, tmp_path / "cache", truncation=truncation, max_len=16)
     _, spans = tokens.columns(range(len(tokens)))
     rows = zip(spans.dialogues[spans.sequences], spans.turns, spans.roles, spans.weights, strict=True)
-    turns = [(dialogue, turn, weight) for dialogue, turn, role, weight in rows if role not in (Role.START, Role.END)]
+    turns = [(dialogue, turn, weight) for dialogue, turn, role, weight in rows if role not in (Role.FORMAT, Role.END)]
     assert turns == [(number, turn, weight) for number, row in enumerate(given) for turn, weight in enumerate(row)]
     assert (spans.lost > 0).any()
 

@@ -14,7 +14,7 @@ from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.types import Role, TurnSpans
 
-START, S, U, A, END = Role.START, Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.END
+START, S, U, A, END = Role.FORMAT, Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.END
 TENSORS = ("ids", "roles", "turns", "positions", "weights")
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 import time
+from functools import partial
 
 import pytest
 from hypothesis import example, given, settings
@@ -12,10 +13,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from dialog_trainer.data.formatting import end_span, start_sequence
 from dialog_trainer.data.tokenizer import DialogueTokenizer, cut_long_words
 from dialog_trainer.errors import ModelError
-from dialog_trainer.types import Role, SpecialTokens
+from dialog_trainer.types import Dialogue, Role, Turn
 
 
 @pytest.fixture(params=["small", "gpt2"])
@@ -25,15 +25,27 @@ def either_tokenizer(request, tokenizer, gpt2_tokenizer):
 
 def test_dialogue_tokens_are_the_last_ids(either_tokenizer):
     size = len(either_tokenizer)
-    assert (either_tokenizer.cls_id, either_tokenizer.sep_id, either_tokenizer.pad_id) == (size - 3, size - 2, size - 1)
     assert (
-        len({either_tokenizer.cls_id, either_tokenizer.sep_id, either_tokenizer.pad_id, either_tokenizer.end_id}) == 4
+        either_tokenizer.special_tokens.start,
+        either_tokenizer.special_tokens.separator,
+        either_tokenizer.pad_id,
+    ) == (size - 3, size - 2, size - 1)
+    assert (
+        len(
+            {
+                either_tokenizer.special_tokens.start,
+                either_tokenizer.special_tokens.separator,
+                either_tokenizer.pad_id,
+                either_tokenizer.end_id,
+            }
+        )
+        == 4
     )
     assert either_tokenizer.added_tokens == 3
 
 
 def test_gpt2_ids_are_those_of_the_original_program(gpt2_tokenizer):
-    assert (gpt2_tokenizer.end_id, gpt2_tokenizer.cls_id) == (50256, 50257)
+    assert (gpt2_tokenizer.end_id, gpt2_tokenizer.special_tokens.start) == (50256, 50257)
     assert gpt2_tokenizer.encode_batch(["Hello !", " a"]) == [[15496, 5145], [257]]
 
 
@@ -41,8 +53,8 @@ def test_gpt2_ids_are_those_of_the_original_program(gpt2_tokenizer):
 def test_a_text_cannot_hold_a_special_token(either_tokenizer, text):
     ids = either_tokenizer.encode_batch([text])[0]
     assert not {
-        either_tokenizer.cls_id,
-        either_tokenizer.sep_id,
+        either_tokenizer.special_tokens.start,
+        either_tokenizer.special_tokens.separator,
         either_tokenizer.pad_id,
         either_tokenizer.end_id,
     } & set(ids)
@@ -72,8 +84,8 @@ def test_end_token_is_one_of_its_own(end, added, note, tmp_path):
     backend = Tokenizer(WordLevel({token: index for index, token in enumerate(vocabulary)}, unk_token="[UNK]"))
     found = DialogueTokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", eos_token=end))
     assert found.added_tokens == added
-    assert len({found.cls_id, found.pad_id, found.end_id}) == 3
-    assert (found.end_id == found.sep_id) == (end == "[SEP]")
+    assert len({found.special_tokens.start, found.pad_id, found.end_id}) == 3
+    assert (found.end_id == found.special_tokens.separator) == (end == "[SEP]")
     assert [note in line for line in found.notes] == ([True] if note else [])
     found.save(tmp_path)
     again = DialogueTokenizer.pretrained(str(tmp_path))
@@ -84,9 +96,9 @@ def test_save_and_load(either_tokenizer, tmp_path):
     either_tokenizer.save(tmp_path)
     again = DialogueTokenizer.pretrained(str(tmp_path))
     assert (again.digest(), again.added_tokens) == (either_tokenizer.digest(), 0)
-    assert (again.cls_id, again.sep_id, again.pad_id, again.end_id) == (
-        either_tokenizer.cls_id,
-        either_tokenizer.sep_id,
+    assert (again.special_tokens.start, again.special_tokens.separator, again.pad_id, again.end_id) == (
+        either_tokenizer.special_tokens.start,
+        either_tokenizer.special_tokens.separator,
         either_tokenizer.pad_id,
         either_tokenizer.end_id,
     )
@@ -110,18 +122,18 @@ TEXTS = ["Hi , how are you ?", "Fine .", "'s it ? 한국어 🙂", "Don't know [
 
 
 def test_chat_template_is_the_training_format(either_tokenizer):
+    """Its ids, and the assistant's tokens by its `{% generation %}` marks; contents may be lists of parts."""
     roles = [Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.USER]
-    turns = either_tokenizer.encode_turns(TEXTS, roles)
-    assert either_tokenizer.special_tokens == SpecialTokens(
-        either_tokenizer.cls_id, either_tokenizer.sep_id, either_tokenizer.end_id, either_tokenizer.pad_id
-    )
-    messages = [{"role": role.name.lower(), "content": text} for role, text in zip(roles, TEXTS, strict=True)]
-    for prompt in (False, True):
-        ids = either_tokenizer.hf_tokenizer.apply_chat_template(
-            messages, tokenize=True, add_generation_prompt=prompt, return_dict=True
-        )["input_ids"]
-        spans = turns if prompt else [*turns, end_span(turns, either_tokenizer.special_tokens)]
-        assert ids == start_sequence(spans, either_tokenizer.special_tokens).ids
+    turns = tuple(Turn(role, text) for role, text in zip(roles, TEXTS, strict=True))
+    ((sequence,),) = either_tokenizer.chat_format.encode_dialogues([Dialogue("a", turns)], 1000, "split")
+    (prompt,) = either_tokenizer.chat_format.encode_contexts([*turns, Turn(Role.ASSISTANT, "")], [4], 1000)
+    for content in (lambda text: text, lambda text: [{"type": "text", "text": text}]):
+        messages = [{"role": turn.role.name.lower(), "content": content(turn.text)} for turn in turns]
+        apply = partial(either_tokenizer.hf_tokenizer.apply_chat_template, messages, return_dict=True)
+        found = apply(return_assistant_tokens_mask=True)
+        assert found["input_ids"] == sequence.ids
+        assert found["assistant_masks"] == [int(role in (Role.ASSISTANT, Role.END)) for role in sequence.roles]
+        assert apply(add_generation_prompt=True)["input_ids"] == prompt
 
 
 def test_training_is_deterministic_and_bounded():
@@ -151,7 +163,7 @@ def split_by(pattern):
 
 
 def test_a_regular_expression_that_does_not_end_is_given_up(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("dialog_trainer.data.tokenizer.SECONDS", 1)
+    monkeypatch.setattr("dialog_trainer.data.text_encoder.SECONDS", 1)
     hostile = DialogueTokenizer.pretrained(saved_with(tokenizer, tmp_path, pre_tokenizer=split_by("a*a*[bc]")))
     assert hostile.encode_batch(["aab"])
     with pytest.raises(ModelError, match=r"has not finished 2,002 characters in time: a regular expression"):

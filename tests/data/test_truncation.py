@@ -41,7 +41,7 @@ def original_labels(sequence, progress, pad):
 
 
 def original_sequence(tokenizer, texts, max_len):
-    turns = tokenizer.encode_turns(texts, [A if index % 2 else U for index in range(len(texts))])
+    turns = tokenizer.chat_format.encode_turns(texts, [A if index % 2 else U for index in range(len(texts))])
     (sequence,) = TRUNCATIONS["keep_start"](turns, tokenizer.special_tokens, max_len)
     return sequence
 
@@ -88,15 +88,19 @@ def test_every_policy_at_every_length(turns, max_len, policy):
     for number, sequence in enumerate(sequences):
         assert 1 < len(sequence.ids) <= max_len
         assert len(sequence.ids) == len(sequence.roles) == len(sequence.turns)
-        assert (sequence.ids[0], sequence.roles[0], sequence.turns[0]) == (SPECIAL.start, Role.START, sequence.turns[1])
+        assert (sequence.ids[0], sequence.roles[0], sequence.turns[0]) == (
+            SPECIAL.start,
+            Role.FORMAT,
+            sequence.turns[1],
+        )
         assert SPECIAL.start not in sequence.ids[1:]
         assert SPECIAL.end not in sequence.ids[:-1]
         assert sequence.ids[-1] != SPECIAL.end or number == len(sequences) - 1
         # [CLS] first; a turn that lost all its tokens comes before the next kept one.
-        assert [span.role for span in sequence.spans].count(Role.START) == 1
+        assert [span.role for span in sequence.spans].count(Role.FORMAT) == 1
         order = [span.turn for span in sequence.spans[1:]]
         assert order == sorted(order)
-    spans = [span for sequence in sequences for span in sequence.spans if span.role != Role.START]
+    spans = [span for sequence in sequences for span in sequence.spans if span.role != Role.FORMAT]
     # Each turn once, in order: its beginning or its end, and the number of tokens that are missing.
     assert [(span.turn, span.role) for span in spans[:-1]] == [(turn.turn, turn.role) for turn in turns]
     for turn, span in zip(turns, spans, strict=False):
@@ -224,23 +228,23 @@ def test_split_makes_as_few_sequences_as_possible(turns, max_len):
     ("policy", "lengths", "max_len", "expected"),
     [
         # [CLS] u u [SEP] a [SEP] <end>, complete.
-        ("keep_start", (2, 1), 7, [[(Role.START, 0, 1, 0), (U, 0, 3, 0), (A, 1, 2, 0), (Role.END, 1, 1, 0)]]),
-        ("keep_start", (2, 1), 6, [[(Role.START, 0, 1, 0), (U, 0, 3, 0), (A, 1, 2, 0), (Role.END, 1, 0, 1)]]),
-        ("keep_start", (2, 1), 5, [[(Role.START, 0, 1, 0), (U, 0, 3, 0), (A, 1, 1, 1), (Role.END, 1, 0, 1)]]),
-        ("keep_start", (2, 1), 3, [[(Role.START, 0, 1, 0), (U, 0, 2, 1), (A, 1, 0, 2), (Role.END, 1, 0, 1)]]),
-        ("keep_end", (2, 1), 6, [[(Role.START, 0, 1, 0), (U, 0, 2, 1), (A, 1, 2, 0), (Role.END, 1, 1, 0)]]),
-        ("keep_end", (2, 1), 3, [[(Role.START, 1, 1, 0), (U, 0, 0, 3), (A, 1, 1, 1), (Role.END, 1, 1, 0)]]),
-        ("keep_end", (2, 1), 2, [[(Role.START, 1, 1, 0), (U, 0, 0, 3), (A, 1, 0, 2), (Role.END, 1, 1, 0)]]),
+        ("keep_start", (2, 1), 7, [[(Role.FORMAT, 0, 1, 0), (U, 0, 3, 0), (A, 1, 2, 0), (Role.END, 1, 1, 0)]]),
+        ("keep_start", (2, 1), 6, [[(Role.FORMAT, 0, 1, 0), (U, 0, 3, 0), (A, 1, 2, 0), (Role.END, 1, 0, 1)]]),
+        ("keep_start", (2, 1), 5, [[(Role.FORMAT, 0, 1, 0), (U, 0, 3, 0), (A, 1, 1, 1), (Role.END, 1, 0, 1)]]),
+        ("keep_start", (2, 1), 3, [[(Role.FORMAT, 0, 1, 0), (U, 0, 2, 1), (A, 1, 0, 2), (Role.END, 1, 0, 1)]]),
+        ("keep_end", (2, 1), 6, [[(Role.FORMAT, 0, 1, 0), (U, 0, 2, 1), (A, 1, 2, 0), (Role.END, 1, 1, 0)]]),
+        ("keep_end", (2, 1), 3, [[(Role.FORMAT, 1, 1, 0), (U, 0, 0, 3), (A, 1, 1, 1), (Role.END, 1, 1, 0)]]),
+        ("keep_end", (2, 1), 2, [[(Role.FORMAT, 1, 1, 0), (U, 0, 0, 3), (A, 1, 0, 2), (Role.END, 1, 1, 0)]]),
         # A dialogue of two sequences, its end in the second; and one whose last turns are lost.
         ("split", (2, 1, 1, 1), 10, [
-            [(Role.START, 0, 1, 0), (U, 0, 3, 0), (A, 1, 2, 0)],
-            [(Role.START, 2, 1, 0), (U, 2, 2, 0), (A, 3, 2, 0), (Role.END, 3, 1, 0)],
+            [(Role.FORMAT, 0, 1, 0), (U, 0, 3, 0), (A, 1, 2, 0)],
+            [(Role.FORMAT, 2, 1, 0), (U, 2, 2, 0), (A, 3, 2, 0), (Role.END, 3, 1, 0)],
         ]),
-        ("split", (3, 3), 2, [[(Role.START, 0, 1, 0), (U, 0, 1, 3), (A, 1, 0, 4), (Role.END, 1, 0, 1)]]),
+        ("split", (3, 3), 2, [[(Role.FORMAT, 0, 1, 0), (U, 0, 1, 3), (A, 1, 0, 4), (Role.END, 1, 0, 1)]]),
         # The answer of the first exchange is lost: its span comes before the next kept turn, in the next sequence.
         ("split", (3, 3, 0, 0), 2, [
-            [(Role.START, 0, 1, 0), (U, 0, 1, 3)],
-            [(Role.START, 2, 1, 0), (A, 1, 0, 4), (U, 2, 1, 0), (A, 3, 0, 1), (Role.END, 3, 0, 1)],
+            [(Role.FORMAT, 0, 1, 0), (U, 0, 1, 3)],
+            [(Role.FORMAT, 2, 1, 0), (A, 1, 0, 4), (U, 2, 1, 0), (A, 3, 0, 1), (Role.END, 3, 0, 1)],
         ]),
     ],
 )  # fmt: skip

@@ -119,7 +119,7 @@ def batch_of(index: int, poison: float = 1.0):
     """One sequence of turns of one token."""
     length = LENGTHS[index]
     turns = np.arange(length)
-    roles = np.where(turns == 0, Role.START, turns % 2 + 1)
+    roles = np.where(turns == 0, Role.FORMAT, turns % 2 + 1)
     ones = np.ones(length, dtype=np.int64)
     runs = TurnSpans(roles, turns, ones, 0 * ones, ones.astype(np.float32), np.array([length]), np.array([0]))
     weights = (turns > 0).astype(np.float32) * poison

@@ -62,8 +62,8 @@ def test_contexts_of_a_role(tokenizer, role, roles, expected):
         assert context.history == tuple(texts[: context.turn_index])
         assert context.reference == texts[context.turn_index]
         assert context.dialogue_id == "d"
-        turns = [[*ids, tokenizer.sep_id] for ids in tokenizer.encode_batch(list(context.history))]
-        assert context.ids == [tokenizer.cls_id, *chain.from_iterable(turns)]
+        turns = [[*ids, tokenizer.special_tokens.separator] for ids in tokenizer.encode_batch(list(context.history))]
+        assert context.ids == [tokenizer.special_tokens.start, *chain.from_iterable(turns)]
 
 
 @settings(max_examples=40, deadline=None)
@@ -72,9 +72,9 @@ def test_a_context_fits_and_loses_whole_turns_from_the_left(tokenizer, room, tur
     material = dialogue(*([USER, ASSISTANT] * 5)[:turns], text=" ".join(["sea"] * words))
     for context in build_contexts(material, tokenizer, room, [ASSISTANT]):
         assert len(context.ids) <= room
-        assert context.ids[0] == tokenizer.cls_id
-        assert context.ids[-1] == tokenizer.sep_id
-        whole = [[*ids, tokenizer.sep_id] for ids in tokenizer.encode_batch(list(context.history))]
+        assert context.ids[0] == tokenizer.special_tokens.start
+        assert context.ids[-1] == tokenizer.special_tokens.separator
+        whole = [[*ids, tokenizer.special_tokens.separator] for ids in tokenizer.encode_batch(list(context.history))]
         suffixes = [list(chain.from_iterable(whole[start:])) for start in range(0, context.turn_index, 2)]
         fitting = [suffix for suffix in suffixes if len(suffix) < room]
         expected = fitting[0] if fitting else whole[-1][-(room - 1) :]

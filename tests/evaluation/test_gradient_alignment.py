@@ -13,7 +13,7 @@ from dialog_trainer.evaluation.losses import weigh_every_turn
 from dialog_trainer.model.packed_forward import padded_attention, use_packed_attention
 from dialog_trainer.types import Role, TurnSpans
 
-S, U, A, END, START = Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.END, Role.START
+S, U, A, END, START = Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.END, Role.FORMAT
 # Runs (role, tokens) of each sequence of each batch.
 BATCHES = [
     [[(START, 1), (U, 5), (A, 4), (END, 1)], [(START, 1), (S, 3), (U, 2), (A, 7)]],

@@ -103,7 +103,7 @@ def test_each_target_weighs_1(tokens_of):
     _, runs = table.columns([0])
     weights, divisor = weigh_every_turn(runs)
     lengths = runs.lengths.tolist()
-    assert runs.roles.tolist() == [Role.START, Role.USER, Role.ASSISTANT, Role.END]
+    assert runs.roles.tolist() == [Role.FORMAT, Role.USER, Role.ASSISTANT, Role.END]
     assert weights.tolist() == [0.0, *[1.0] * (sum(lengths) - 1)]
     assert divisor == sum(lengths) - 1
     runs.roles[1] = Role.SYSTEM

@@ -48,13 +48,18 @@ def played(source: Dialogue, tokenizer, room: int = ROOM) -> list[Reply]:
         if gold.role == S:
             said.append(gold.text)
             continue
-        ids = [[*tokenizer.encode_batch([text])[0], tokenizer.sep_id] for text in said]
+        ids = [[*tokenizer.encode_batch([text])[0], tokenizer.special_tokens.separator] for text in said]
         starts = [0, *(index for index in range(1, place) if roles[index] == U)]
         fitting = [first for first in starts if 1 + sum(map(len, ids[first:])) <= room]
         # Where not even the last user's turn and what follows it fit, the end of the last turn.
         kept = [token for turn in ids[min(fitting) :] for token in turn] if fitting else ids[-1]
         context = Context(
-            source.id, place, [tokenizer.cls_id, *kept[-(room - 1) :]], tuple(said), gold.text, gold.references
+            source.id,
+            place,
+            [tokenizer.special_tokens.start, *kept[-(room - 1) :]],
+            tuple(said),
+            gold.text,
+            gold.references,
         )
         replies.append(made_up(context))
         said.append(replies[-1].text)
@@ -120,7 +125,10 @@ def test_the_context_holds_the_models_own_turns(tokenizer):
         ("turn 1", ("reference 1",)), ("turn 3", ("reference 3",)),
     ]  # fmt: skip
     said = tokenizer.encode_batch(["turn 0", "answer 1", "turn 2"])
-    assert contexts[1].ids == [tokenizer.cls_id, *(token for ids in said for token in (*ids, tokenizer.sep_id))]
+    assert contexts[1].ids == [
+        tokenizer.special_tokens.start,
+        *(token for ids in said for token in (*ids, tokenizer.special_tokens.separator)),
+    ]
 
 
 def test_unfinished_dialogues_share_a_call(tokenizer):

@@ -42,7 +42,7 @@ def batch_of(lengths, weights=ALL_TURNS, divisor=None):
     parts = [generator.integers(0, 300, length) for length in LENGTHS]
     ids = np.concatenate([parts[LENGTHS.index(length)] for length in lengths])
     turns = np.concatenate([np.arange(length) for length in lengths])
-    roles = np.where(turns == 0, Role.START, turns % 2 + 1)
+    roles = np.where(turns == 0, Role.FORMAT, turns % 2 + 1)
     ones = np.ones(len(ids), dtype=np.int64)
     spans = TurnSpans(roles, turns, ones, 0 * ones, ones.astype(np.float32), np.array(lengths), np.arange(len(lengths)))
     token_weights = np.array([weights.get(role, 0.0) for role in roles], dtype=np.float32)

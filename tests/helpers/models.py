@@ -21,7 +21,9 @@ def wide_gpt2(tokenizer):
             if parameter.ndim > 1:
                 parameter.mul_(4)
         wte = model.get_input_embeddings().weight
-        wte[[tokenizer.sep_id, tokenizer.end_id, tokenizer.cls_id, tokenizer.pad_id]] *= 10
+        wte[
+            [tokenizer.special_tokens.separator, tokenizer.end_id, tokenizer.special_tokens.start, tokenizer.pad_id]
+        ] *= 10
     assert use_packed_attention(model)
     return model
 

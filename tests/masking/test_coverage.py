@@ -84,7 +84,7 @@ def test_late_turns_share_the_last_bin():
     counts = counts_of(lay_out([talk], "keep_start", 100))
     assert counts.tokens[Role.USER].tolist() == [2, 0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 4]
     assert counts.tokens[Role.ASSISTANT].tolist() == [0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 0, 4]
-    assert counts.tokens[Role.START].tolist() == [1, *[0] * 11]
+    assert counts.tokens[Role.FORMAT].tolist() == [1, *[0] * 11]
     assert counts.tokens[Role.END].tolist() == [*[0] * 11, 1]
     assert counts.trained[1].sum() == 14 + 1
 

@@ -13,7 +13,7 @@ from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights, random_turns
 from dialog_trainer.types import Role, TurnSpans
 
-C, E = Role.START, Role.END
+C, E = Role.FORMAT, Role.END
 ORIGINAL = Mask(partial(schedules.step, train_user_turn_mask_step=0.5))
 # float32 holds these weights exactly.
 WEIGHTS = st.sampled_from([0.0, 0.125, 0.5, 1.0])
@@ -269,7 +269,7 @@ def original_spans(tokenizer, texts, max_len):
     """The ids and spans of a dialogue as this package formats it in the original program's way."""
     special_tokens = tokenizer.special_tokens
     roles = [A if index % 2 else U for index in range(len(texts))]
-    turns = tokenizer.encode_turns(texts, roles)
+    turns = tokenizer.chat_format.encode_turns(texts, roles)
     return arrays(cut(turns, [1.0] * len(turns), special_tokens, "keep_start", max_len)[1])
 
 

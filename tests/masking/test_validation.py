@@ -2,7 +2,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from helpers.masks import SPECIAL, A, Piece, S, U, arrays, layouts, slow_trainable, slow_weights
+from helpers.masks import A, Piece, S, U, arrays, layouts, slow_trainable, slow_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,13 +14,14 @@ from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import constant, cosine, linear, piecewise, random_turns, reverse_step, step
 from dialog_trainer.masking.timeline import build_timeline
 from dialog_trainer.masking.validation import check_mask
-from dialog_trainer.types import Role
+from dialog_trainer.types import Role, TokenContract
 
 STEP = Mask(partial(step, train_user_turn_mask_step=0.5))
 MAX_LEN = 20
-NO_START = "sequences that do not start with one [CLS]"
+CONTRACT = TokenContract(dict.fromkeys((Role.USER, Role.ASSISTANT), frozenset([2])), dialogue_end=3, pad=0)
+NO_START = "sequences that start with a turn, or with nothing"
 OUTSIDE = "trained tokens outside the turns and ends"
-NO_SEPARATOR = "trained turns without their separator"
+NO_SEPARATOR = "trained turns without the token that ends them"
 WRONG_END = "ends that are not one trained end-of-text token"
 LOST_END = "complete dialogues without their end"
 TRAINED_PAD = "trained padding tokens"
@@ -38,7 +39,7 @@ def trains(*roles):
 
 
 def start(*ids, turn=0):
-    return Piece(Role.START, turn, ids)
+    return Piece(Role.FORMAT, turn, ids)
 
 
 def user(*ids, turn=0, lost=0, weight=1.0):
@@ -74,7 +75,7 @@ def check(sequences, mask=STEP, *, dialogues=None, size=100, points=None, drop=T
         chunks,
         mask,
         (mask.weigh_roles(1.0), mask.weigh_roles(0.0)) if points is None else points,
-        special_tokens=SPECIAL,
+        contract=CONTRACT,
         max_len=max_len,
         drop_untrained=drop,
         dialogue_id=lambda index: f"d{index}",
@@ -95,8 +96,6 @@ def broken_clauses(sequences, mask=STEP, **options):
     ("broken", "clause", "options"),
     [
         ([Q, R, E], NO_START, {}),
-        ([C, Q, C, R, E], NO_START, {}),
-        ([start(1, 1), Q, R, E], NO_START, {}),
         ([start(), Q, R, E], NO_START, {}),
         ([C, system(9, 2), user(10, 2, turn=1), E], OUTSIDE, {"mask": trains(U, A, S, Role.END)}),
         ([C, user(10, 11), R, E], NO_SEPARATOR, {}),
@@ -140,8 +139,8 @@ def test_ends_are_trained_at_every_point():
     assert broken_clauses([SOUND, SOUND], Forgetful(STEP.schedule)) == [f"  - {WRONG_END}: 2, first in dialogue d0"]
 
 
-def test_cls_is_never_trained():
-    lines = broken_clauses([SOUND] * 3, trains(A, Role.START, Role.END))
+def test_what_the_format_adds_is_never_trained():
+    lines = broken_clauses([SOUND] * 3, trains(A, Role.FORMAT, Role.END))
     assert lines == [f"  - {OUTSIDE}: 3, first in dialogue d0"]
 
 
@@ -310,7 +309,7 @@ def test_real_dialogues_break_no_clause(daily_dialog, gpt2_tokenizer, truncation
     masks = [*map(Mask, SCHEDULES), Mask(SCHEDULES[0], U), Mask(SCHEDULES[2], U), Mask(SCHEDULES[0], A, True)]
     for mask in masks:
         kept = check_mask(
-            table.chunks(300), mask, points_of(mask), special_tokens=gpt2_tokenizer.special_tokens, max_len=max_len,
+            table.chunks(300), mask, points_of(mask), contract=gpt2_tokenizer.chat_format.contract, max_len=max_len,
             drop_untrained=True, dialogue_id=str,
         )  # fmt: skip
         expected = [

@@ -95,7 +95,7 @@ def test_a_token_beyond_a_gap_keeps_its_row_and_the_added_ones_their_ids(saved, 
     folder, old = saved("gpt2", rows=320)
     new = load_pretrained(folder, found, None).get_input_embeddings().weight
     assert torch.equal(new[310], old.get_input_embeddings().weight[310])
-    assert torch.equal(new[found.sep_id], new[found.cls_id])
+    assert torch.equal(new[found.special_tokens.separator], new[found.special_tokens.start])
 
 
 def test_a_model_with_few_positions_keeps_its_padding(saved, tokenizer, tmp_path):
@@ -139,10 +139,10 @@ def test_generation_config_ends_and_suppresses(saved, tokenizer):
         build_from_scratch(tokenizer, layers=1, heads=2, width=16, positions=32, dropout=0.0, seed=0),
     ):
         generation = model.generation_config
-        assert generation.eos_token_id == [tokenizer.sep_id, tokenizer.end_id]
-        assert generation.suppress_tokens == [tokenizer.cls_id, tokenizer.pad_id]
+        assert generation.eos_token_id == [tokenizer.special_tokens.separator, tokenizer.end_id]
+        assert generation.suppress_tokens == [tokenizer.special_tokens.start, tokenizer.pad_id]
         assert generation.pad_token_id == model.config.pad_token_id == tokenizer.pad_id
-        assert generation.bos_token_id == model.config.bos_token_id == tokenizer.cls_id
+        assert generation.bos_token_id == model.config.bos_token_id == tokenizer.special_tokens.start
         assert model.config.eos_token_id == tokenizer.end_id
         assert not generation.do_sample
 

@@ -64,7 +64,7 @@ def test_sum_equals_slow_reference(model, lengths, seed):
 def test_role_turn_sums_ignore_weights(model):
     """The last bin holds all turns from the eleventh on."""
     (batch,) = random_batches([9], 5)
-    roles = torch.tensor([Role.START, *[Role.USER] * 3, *[Role.ASSISTANT] * 3, Role.END, Role.SYSTEM])
+    roles = torch.tensor([Role.FORMAT, *[Role.USER] * 3, *[Role.ASSISTANT] * 3, Role.END, Role.SYSTEM])
     turns = torch.tensor([0, 0, 0, 9, 10, 11, 12, 5000, 3])
     weights = torch.tensor([0, 1, 0.5, 0.001, 1, 1000, 0.25, 1, 0])
     with torch.no_grad():

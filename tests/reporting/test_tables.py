@@ -13,7 +13,7 @@ from dialog_trainer.reporting.tables import TextTable, build_mask_tables
 from dialog_trainer.reporting.terminal import layout_table, print_sequence, print_tables
 from dialog_trainer.types import Role, TurnSpans
 
-START, SYSTEM, USER, ASSISTANT, END = Role.START, Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.END
+START, SYSTEM, USER, ASSISTANT, END = Role.FORMAT, Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.END
 # role, turn, length, lost: a complete dialogue, one truncated within its user turn, and one of a late turn alone.
 SEQUENCES = [
     [(START, 0, 1, 0), (SYSTEM, 0, 4, 0), (USER, 1, 5, 0), (ASSISTANT, 2, 10, 0), (END, 2, 1, 0)],
@@ -48,7 +48,7 @@ def tables():
                 ["assistant", "13", "100.0 %", "100.0 %"],
                 ["system", "4", "0.0 %", "0.0 %"],
                 ["end", "2", "100.0 %", "100.0 %"],
-                ["start", "3", "0.0 %", "0.0 %"],
+                ["format", "3", "0.0 %", "0.0 %"],
                 ["all", "35", "80.0 %", "42.9 %"],
             ],
         ),

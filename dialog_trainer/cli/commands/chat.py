@@ -15,6 +15,7 @@ from dialog_trainer import screen
 from dialog_trainer.build.model import load_saved_model
 from dialog_trainer.build.runtime import select_device
 from dialog_trainer.config.job import Job
+from dialog_trainer.errors import ConfigError
 from dialog_trainer.model.generation.conversation import Conversation, LineTooLong
 from dialog_trainer.model.generation.generate import stream_reply
 from dialog_trainer.model.generation.sampling import GREEDY, Decoding
@@ -58,7 +59,13 @@ def chat_with_run(job: Job, console: Console) -> int:
             model, tokenizer, context, on_text, decoding=decoding, seed=turn_seed, max_new_tokens=max_new_tokens
         )
 
-    return run_session(Conversation(tokenizer, window=window, max_new_tokens=max_new_tokens), reply)
+    system = config.chat.system
+    if system and not tokenizer.chat_format.has_system:
+        raise ConfigError(
+            [f"chat.system: the chat format of this run ({tokenizer.chat_format.name}) has no system turn"]
+        )
+    conversation = Conversation(tokenizer, window=window, max_new_tokens=max_new_tokens, system=system)
+    return run_session(conversation, reply)
 
 
 def run_session(conversation: Conversation, reply: Reply) -> int:

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from dialog_trainer.build.data import Split, load_dialogues, load_tokenizer, report_contamination, tokenize_split
+from dialog_trainer.build.data import (
+    Split,
+    fix_chat_date,
+    load_dialogues,
+    load_tokenizer,
+    report_contamination,
+    tokenize_split,
+)
 from dialog_trainer.build.mask import build_mask, check_split_mask, digest_mask
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.schema import Config
@@ -94,7 +101,7 @@ def _load(config: Config, say: Say) -> MaskedSplit:
     mask = build_mask(config)
     timeline = build_timeline(mask, config.planned_steps)
     dialogues = load_dialogues(config, "train", say)
-    tokenizer = load_tokenizer(config, dialogues, say)
+    tokenizer, config = load_tokenizer(fix_chat_date(config), dialogues, say)
     split = tokenize_split(config, dialogues, tokenizer, say, config.data.truncation)
     excluded_dialogues: set[int] = set()
     if config.data.drop_leaks:

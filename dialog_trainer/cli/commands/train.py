@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dialog_trainer.build.data import load_dialogues, load_tokenizer
+from dialog_trainer.build.data import fix_chat_date, load_dialogues, load_tokenizer
 from dialog_trainer.build.model import build_model
 from dialog_trainer.cli.commands.fit import begin_training, build_parts, fit, fix_schedule_steps, lock_for_all_ranks
 from dialog_trainer.config.frozen import thaw
@@ -24,10 +24,11 @@ def train_new_run(job: Job, console: RunConsole) -> int:
     say = make_printer(console)
     config = Config.from_dict(with_absolute_data_paths(fix_schedule_steps(job.config).to_dict()))
     device = begin_training(config, say)
+    config = fix_chat_date(config)
     with collectives.local_rank0_first():
         training = load_dialogues(config, "train", say)
         validation = load_dialogues(config, "validation", say)
-        tokenizer = load_tokenizer(config, training, say)
+        tokenizer, config = load_tokenizer(config, training, say)
     model = build_model(config, tokenizer, device, say)
     parts = build_parts(config, device, tokenizer, model, training, validation, say)
     with StopSignal() as stop:

@@ -11,25 +11,25 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
+from dialog_trainer.data.chat_format import SeparatorFormat
 from dialog_trainer.data.formatting import start_sequence
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.data.truncation import keep_start
 from dialog_trainer.evaluation.progress import SILENT, Progress
 from dialog_trainer.model.generation.generate import TokenRules, generate_batch
 from dialog_trainer.model.generation.sampling import GREEDY
-from dialog_trainer.types import Dialogue
+from dialog_trainer.types import Dialogue, Span, Turn
 
 
 def format_prompt(dialogue: Dialogue, tokenizer: DialogueTokenizer, max_len: int) -> list[int]:
     """`[CLS]`, the first turn and its separator, at most `max_len - 1` tokens."""
-    turns = tokenizer.encode_turns([dialogue.turns[0].text], [dialogue.turns[0].role])
+    turns = _encode_turns(dialogue.turns[:1], tokenizer)
     return start_sequence(turns, tokenizer.special_tokens).ids[: max_len - 1]
 
 
 def format_target_row(dialogue: Dialogue, tokenizer: DialogueTokenizer, max_len: int) -> str:
     """The dialogue, cut at its end or padded to `max_len` tokens, as text."""
-    texts, roles = [turn.text for turn in dialogue.turns], [turn.role for turn in dialogue.turns]
-    turns = tokenizer.encode_turns(texts, roles)
+    turns = _encode_turns(dialogue.turns, tokenizer)
     ids = keep_start(turns, tokenizer.special_tokens, max_len)[0].ids
     return _text(ids + [tokenizer.pad_id] * (max_len - len(ids)), tokenizer)
 
@@ -67,6 +67,12 @@ def generate_rows(
                 rows[index] = _text([*ids, *new_ids], tokenizer)
             progress.advance(len(batch))
     return [rows[index] for index in range(len(dialogues))]
+
+
+def _encode_turns(turns: Sequence[Turn], tokenizer: DialogueTokenizer) -> list[Span]:
+    chat_format = tokenizer.chat_format
+    assert isinstance(chat_format, SeparatorFormat)  # the configuration is checked: these rows know no other
+    return chat_format.encode_turns([turn.text for turn in turns], [turn.role for turn in turns])
 
 
 def _text(ids: list[int], tokenizer: DialogueTokenizer) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dialog_trainer.data.formatting import format_context
 from dialog_trainer.data.tokenizer import DialogueTokenizer
-from dialog_trainer.types import Role, Span
+from dialog_trainer.types import Role, Turn
+
+UNBOUNDED = 2**31
 
 
 class LineTooLong(ValueError):
@@ -12,11 +13,17 @@ class LineTooLong(ValueError):
 
 
 class Conversation:
-    """Alternating turns, the user's first. `window` bounds context and reply together, in tokens."""
+    """Alternating turns, the user's first, behind a system turn if `system` is given.
 
-    def __init__(self, tokenizer: DialogueTokenizer, *, window: int, max_new_tokens: int):
-        self._tokenizer = tokenizer
+    `window` bounds context and reply together, in tokens. Raises `ValueError` for a chat format without system turns.
+    """
+
+    def __init__(self, tokenizer: DialogueTokenizer, *, window: int, max_new_tokens: int, system: str | None = None):
+        if system and not tokenizer.chat_format.has_system:
+            raise ValueError(f"the chat format {tokenizer.chat_format.name} has no system turn")
+        self._format = tokenizer.chat_format
         self._max_context_tokens = window - max_new_tokens
+        self._system = [Turn(Role.SYSTEM, system)] if system else []
         self._texts: list[str] = []
 
     def ask(self, line: str) -> list[int]:
@@ -24,14 +31,13 @@ class Conversation:
 
         Raises `LineTooLong`, with the history unchanged.
         """
-        (turn,) = self._encode([line])
-        if len(turn.ids) + 1 > self._max_context_tokens:
+        needed = len(self._encode([line], UNBOUNDED))
+        if needed > self._max_context_tokens:
             raise LineTooLong(
-                f"that line has {len(turn.ids):,} tokens and the window holds {self._max_context_tokens - 1:,}: "
-                "send a shorter one"
+                f"that line takes {needed:,} tokens, and there is room for {self._max_context_tokens:,}: send a shorter one"
             )
         self._texts.append(line)
-        return format_context(self._encode(self._texts), self._tokenizer.special_tokens, self._max_context_tokens)
+        return self._encode(self._texts, self._max_context_tokens)
 
     def answer(self, reply: str) -> None:
         """Adds the model's reply; an empty one removes the user's line, so that turns keep alternating."""
@@ -44,6 +50,9 @@ class Conversation:
         """Forgets all turns."""
         self._texts.clear()
 
-    def _encode(self, texts: list[str]) -> list[Span]:
-        roles = [Role.ASSISTANT if index % 2 else Role.USER for index in range(len(texts))]
-        return self._tokenizer.encode_turns(texts, roles)
+    def _encode(self, texts: list[str], max_tokens: int) -> list[int]:
+        """The prompt of the reply to `texts`."""
+        turns = [Turn(Role.ASSISTANT if index % 2 else Role.USER, text) for index, text in enumerate(texts)]
+        turns = [*self._system, *turns, Turn(Role.ASSISTANT, "")]
+        (ids,) = self._format.encode_contexts(turns, [len(turns) - 1], max_tokens)
+        return ids

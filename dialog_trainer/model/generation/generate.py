@@ -39,8 +39,8 @@ class TokenRules:
 
     @classmethod
     def for_replies(cls, tokenizer: DialogueTokenizer) -> TokenRules:
-        """A reply ends at `[SEP]` or the end-of-text token, and holds neither `[CLS]` nor padding."""
-        return cls((tokenizer.sep_id, tokenizer.end_id), (tokenizer.cls_id, tokenizer.pad_id))
+        """As the chat format has it; in the separator format `[SEP]` or the end of text, never `[CLS]` or padding."""
+        return cls(tokenizer.chat_format.ends, tokenizer.chat_format.suppressed)
 
 
 def generate(

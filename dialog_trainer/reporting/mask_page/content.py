@@ -49,7 +49,7 @@ def describe_sequence(
             }
         )
         position += length
-    turns = [span for span in described if span["role"] not in ("start", "end")]
+    turns = [span for span in described if span["role"] not in ("format", "end")]
     trained = kept and all((mask.weigh_spans(spans, weights) * spans.lengths).any() for weights in points)
     return {
         "tokens": len(ids),

@@ -28,7 +28,7 @@ def render_mask_page(content: Mapping[str, Any]) -> str:
             "tokens": int, "lost_tokens": int, "lost_turns": int, "note": str,
             "tags": [...],                             of "cut", "untrained", "longest"
             "spans": [{
-                "role": "system" | "user" | "assistant" | "end" | "start",
+                "role": "system" | "user" | "assistant" | "end" | "format",
                 "turn": int, "position": int,          position of its first token in the sequence
                 "ids": [int, ...], "texts": [str, ...],
                 "lost": int,                           tokens that truncation took from it; may be absent

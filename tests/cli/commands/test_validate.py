@@ -432,7 +432,7 @@ def sequences_of(places, data, run) -> set[tuple[int, ...]]:
     found = set()
     for place in places:
         texts = rows[place]["turns"]
-        turns = words.encode_turns(texts, [1 + index % 2 for index in range(len(texts))])
+        turns = words.chat_format.encode_turns(texts, [1 + index % 2 for index in range(len(texts))])
         found |= {tuple(sequence.ids) for sequence in split(turns, words.special_tokens, 48)}
     return found
 

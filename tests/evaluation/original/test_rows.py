@@ -56,15 +56,30 @@ def wishes(tiny_model):
 def test_a_prompt_is_the_first_turn(tokenizer):
     (ids,) = tokenizer.encode_batch(["the old car"])
     of = dialogue("the old car", "yes")
-    assert format_prompt(of, tokenizer, 60) == [tokenizer.cls_id, *ids, tokenizer.sep_id]
-    assert format_prompt(of, tokenizer, len(ids) + 3) == [tokenizer.cls_id, *ids, tokenizer.sep_id]
-    assert format_prompt(of, tokenizer, len(ids) + 2) == [tokenizer.cls_id, *ids]
-    assert format_prompt(of, tokenizer, 3) == [tokenizer.cls_id, ids[0]]
+    assert format_prompt(of, tokenizer, 60) == [
+        tokenizer.special_tokens.start,
+        *ids,
+        tokenizer.special_tokens.separator,
+    ]
+    assert format_prompt(of, tokenizer, len(ids) + 3) == [
+        tokenizer.special_tokens.start,
+        *ids,
+        tokenizer.special_tokens.separator,
+    ]
+    assert format_prompt(of, tokenizer, len(ids) + 2) == [tokenizer.special_tokens.start, *ids]
+    assert format_prompt(of, tokenizer, 3) == [tokenizer.special_tokens.start, ids[0]]
 
 
 def test_a_target_is_the_dialogue_padded_or_cut(tokenizer, as_ids):
     first, second = tokenizer.encode_batch(["the old car", "needs green tea"])
-    whole = [tokenizer.cls_id, *first, tokenizer.sep_id, *second, tokenizer.sep_id, tokenizer.end_id]
+    whole = [
+        tokenizer.special_tokens.start,
+        *first,
+        tokenizer.special_tokens.separator,
+        *second,
+        tokenizer.special_tokens.separator,
+        tokenizer.end_id,
+    ]
     of = dialogue("the old car", "needs green tea")
     for max_len in range(8, 60):
         row = format_target_row(of, tokenizer, max_len)
@@ -82,8 +97,8 @@ def test_a_target_row_as_text(tokenizer):
 
 
 def test_special_tokens_in_a_text_are_text(tokenizer, as_ids):
-    assert format_target_row(dialogue("[SEP]", "b"), tokenizer, 40).count(tokenizer.sep_id) == 2
-    assert format_prompt(dialogue("[SEP]", "b"), tokenizer, 40).count(tokenizer.sep_id) == 1
+    assert format_target_row(dialogue("[SEP]", "b"), tokenizer, 40).count(tokenizer.special_tokens.separator) == 2
+    assert format_prompt(dialogue("[SEP]", "b"), tokenizer, 40).count(tokenizer.special_tokens.separator) == 1
 
 
 @pytest.mark.parametrize("max_len", [8, 20, 64])

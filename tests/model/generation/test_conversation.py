@@ -36,7 +36,10 @@ def test_context_equals_chat_template(tokenizer):
 
 def test_typed_separator_ends_no_turn(tokenizer):
     context = talk(tokenizer).ask("a [SEP] b <|endoftext|> [CLS]")
-    assert [context.count(mark) for mark in (tokenizer.cls_id, tokenizer.sep_id, tokenizer.end_id)] == [1, 1, 0]
+    assert [
+        context.count(mark)
+        for mark in (tokenizer.special_tokens.start, tokenizer.special_tokens.separator, tokenizer.end_id)
+    ] == [1, 1, 0]
 
 
 @settings(max_examples=60, deadline=None)
@@ -76,7 +79,9 @@ def test_line_too_long_is_refused_and_forgotten(tokenizer):
     room = WINDOW - NEW
     (token,) = tokenizer.encode_batch(["!"])[0]
     assert tokenizer.encode_batch(["!" * 500])[0] == [token] * 500
-    with pytest.raises(LineTooLong, match=rf"has {room:,} tokens and the window holds {room - 1}: send a shorter"):
+    with pytest.raises(
+        LineTooLong, match=rf"takes {room + 1:,} tokens, and there is room for {room:,}: send a shorter"
+    ):
         conversation.ask("!" * (room - 1))
     assert conversation.ask("ok") == by_template(tokenizer, ["ok"])
     conversation.reset()

@@ -84,9 +84,9 @@ def slow_reply(model, tokenizer, context: list[int], numbers: list[float | None]
                 packing=Packing((len(ids),)),
                 use_cache=False,
             ).logits[0, -1]
-        logits[[tokenizer.cls_id, tokenizer.pad_id]] = -torch.inf
+        logits[[tokenizer.special_tokens.start, tokenizer.pad_id]] = -torch.inf
         token = slow_token(logits, number)
-        if token in (tokenizer.sep_id, tokenizer.end_id):
+        if token in (tokenizer.special_tokens.separator, tokenizer.end_id):
             return ids[len(context) :], True
         ids.append(token)
     return ids[len(context) :], False
@@ -99,7 +99,7 @@ def slow_reply(model, tokenizer, context: list[int], numbers: list[float | None]
     st.integers(0, 1000),
 )
 def test_batched_replies_equal_slow_loop(model, tokenizer, cuts, batch_tokens, seed):
-    whole = random_contexts([40, 40, 40], tokenizer.cls_id, 300, seed)
+    whole = random_contexts([40, 40, 40], tokenizer.special_tokens.start, 300, seed)
     contexts = [whole[which][:length] for which, length in cuts]
     greedy = [slow_reply(model, tokenizer, context, [None] * NEW) for context in contexts]
     assert replies_of(model, tokenizer, contexts, batch_tokens) == greedy
@@ -113,14 +113,14 @@ def test_batched_replies_equal_slow_loop(model, tokenizer, cuts, batch_tokens, s
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(order=st.permutations(range(8)), batch_tokens=st.sampled_from([60, 150]))
 def test_order_of_contexts_does_not_matter(model, tokenizer, decoding, order, batch_tokens):
-    contexts = random_contexts([3, 9, 9, 20, 31, 2, 14, 40], tokenizer.cls_id, 300)
+    contexts = random_contexts([3, 9, 9, 20, 31, 2, 14, 40], tokenizer.special_tokens.start, 300)
     straight = replies_of(model, tokenizer, contexts, 10_000, decoding)
     shuffled = replies_of(model, tokenizer, [contexts[index] for index in order], batch_tokens, decoding, order)
     assert shuffled == [straight[index] for index in order]
 
 
 def test_sample_depends_on_its_seed(model, tokenizer):
-    (context,) = random_contexts([9], tokenizer.cls_id, 300)
+    (context,) = random_contexts([9], tokenizer.special_tokens.start, 300)
     found = replies_of(model, tokenizer, [context] * 12, 10_000, SAMPLE, [7] * 6 + list(range(6)))
     assert found[:6] == [found[0]] * 6
     assert len({tuple(ids) for ids, _ in found[6:]}) > 3
@@ -156,7 +156,7 @@ def test_replies_equal_transformers_generate(kind, decoding):
 
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLE], ids=lambda decoding: decoding.kind)
 def test_both_engines_agree(model, tokenizer, decoding, monkeypatch):
-    contexts = random_contexts([1, 4, 9, 30, 9, 17], tokenizer.cls_id, 300)
+    contexts = random_contexts([1, 4, 9, 30, 9, 17], tokenizer.special_tokens.start, 300)
     expected = replies_of(model, tokenizer, contexts, 1000, decoding)
     calls = []
     monkeypatch.setattr("dialog_trainer.model.generation.generate.supports_kv_cache", lambda model: calls.append(0))
@@ -172,7 +172,7 @@ def test_weights_that_are_not_finite_are_an_error(tiny_model, tokenizer, decodin
     with torch.no_grad():
         tiny_model.transformer.ln_f.weight[3] = value
     with pytest.raises(ModelError, match="not finite: its weights are damaged"):
-        replies_of(tiny_model, tokenizer, random_contexts([5, 9], tokenizer.cls_id, 300), 1000, decoding)
+        replies_of(tiny_model, tokenizer, random_contexts([5, 9], tokenizer.special_tokens.start, 300), 1000, decoding)
 
 
 def test_beams_count_as_rows(model, tokenizer, monkeypatch):
@@ -184,22 +184,24 @@ def test_beams_count_as_rows(model, tokenizer, monkeypatch):
         return generate(**options)
 
     monkeypatch.setattr(model, "generate", watched)
-    replies_of(model, tokenizer, random_contexts([20, 4, 11, 7, 20, 30], tokenizer.cls_id, 300), 250, BEAM)
+    replies_of(
+        model, tokenizer, random_contexts([20, 4, 11, 7, 20, 30], tokenizer.special_tokens.start, 300), 250, BEAM
+    )
     assert all(BEAM.beams * rows * (width + NEW) <= 250 for rows, width in sizes)
     assert sum(rows for rows, _ in sizes) == 6
     assert len(sizes) < 6
 
 
 def test_one_beam_is_greedy(model, tokenizer):
-    contexts = random_contexts([1, 4, 9, 30], tokenizer.cls_id, 300)
+    contexts = random_contexts([1, 4, 9, 30], tokenizer.special_tokens.start, 300)
     assert replies_of(model, tokenizer, contexts, 1000, Decoding("beam")) == replies_of(
         model, tokenizer, contexts, 1000
     )
 
 
 def test_replies_hold_no_special_token(model, tokenizer):
-    contexts = random_contexts([1 + index % 30 for index in range(60)], tokenizer.cls_id, 300)
-    reserved = {tokenizer.cls_id, tokenizer.pad_id, tokenizer.sep_id, tokenizer.end_id}
+    contexts = random_contexts([1 + index % 30 for index in range(60)], tokenizer.special_tokens.start, 300)
+    reserved = {tokenizer.special_tokens.start, tokenizer.pad_id, tokenizer.special_tokens.separator, tokenizer.end_id}
     for decoding in (GREEDY, SAMPLE, BEAM):
         found = replies_of(model, tokenizer, contexts, 500, decoding)
         assert {ended for _, ended in found} == {True, False}
@@ -231,7 +233,7 @@ def test_stop_starts_no_further_batch(model, tokenizer):
     produced = generate(
         model,
         tokenizer,
-        random_contexts([20, 20, 20], tokenizer.cls_id, 300),
+        random_contexts([20, 20, 20], tokenizer.special_tokens.start, 300),
         decoding=GREEDY,
         seeds=[0, 0, 0],
         max_new_tokens=NEW,
@@ -262,14 +264,14 @@ def passes(model, monkeypatch) -> list[SimpleNamespace]:
 
 
 def test_only_the_last_position_is_projected(model, tokenizer, passes):
-    replies_of(model, tokenizer, random_contexts([20, 4, 11], tokenizer.cls_id, 300), 1000)
+    replies_of(model, tokenizer, random_contexts([20, 4, 11], tokenizer.special_tokens.start, 300), 1000)
     assert passes[0].tokens == 20
     assert all(one.logits == (one.rows, 1) for one in passes)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 28, 60, 200, 10_000])
 def test_batch_tokens_bounds_batches(model, tokenizer, batch_tokens, passes):
-    whole = random_contexts([20, 4, 11, 7, 20, 30], tokenizer.cls_id, 300)
+    whole = random_contexts([20, 4, 11, 7, 20, 30], tokenizer.special_tokens.start, 300)
     contexts = [*whole, whole[5][:9], whole[0][:5], whole[5][:12]]
     replies_of(model, tokenizer, contexts, batch_tokens)
     starts = [index for index, one in enumerate(passes) if one.tokens > 1] + [len(passes)]
@@ -287,13 +289,13 @@ def test_batch_tokens_bounds_batches(model, tokenizer, batch_tokens, passes):
 
 
 def test_shared_prefixes_are_read_once(model, tokenizer, passes):
-    long, other = random_contexts([20, 11], tokenizer.cls_id, 300)
+    long, other = random_contexts([20, 11], tokenizer.special_tokens.start, 300)
     replies_of(model, tokenizer, [long[:4], other, long, long[:12], long], 10_000)
     assert [(one.rows, one.tokens) for one in passes if one.tokens > 1] == [(2, 20)]
 
 
 def test_prefill_is_chunked(model, tokenizer, passes, monkeypatch):
-    contexts = random_contexts([20, 4, 11, 7, 20, 30], tokenizer.cls_id, 300)
+    contexts = random_contexts([20, 4, 11, 7, 20, 30], tokenizer.special_tokens.start, 300)
     expected = replies_of(model, tokenizer, contexts, 10_000)
     passes.clear()
     monkeypatch.setattr(kv_cache, "PREFILL_TOKENS", 60)
@@ -302,18 +304,18 @@ def test_prefill_is_chunked(model, tokenizer, passes, monkeypatch):
 
 
 def test_finished_rows_and_their_padding_leave_the_batch(model, tokenizer, passes):
-    contexts = random_contexts([1 + index % 30 for index in range(24)], tokenizer.cls_id, 300)
+    contexts = random_contexts([1 + index % 30 for index in range(24)], tokenizer.special_tokens.start, 300)
     whole = one_by_one(model, tokenizer, contexts)
     passes.clear()
     stops = [(index * 7) % NEW for index in range(24)]  # tokens before the end that is put upon each reply
 
     def choose(logits, rows, step):
         assert logits.shape == (len(rows), len(logits[0]))
-        logits[:, [tokenizer.cls_id, tokenizer.pad_id]] = -torch.inf
+        logits[:, [tokenizer.special_tokens.start, tokenizer.pad_id]] = -torch.inf
         stopped = torch.tensor([stops[row] == step for row in rows])
-        return logits.argmax(-1).where(~stopped, tokenizer.sep_id)
+        return logits.argmax(-1).where(~stopped, tokenizer.special_tokens.separator)
 
-    ends = (tokenizer.sep_id, tokenizer.end_id)
+    ends = (tokenizer.special_tokens.separator, tokenizer.end_id)
     with torch.no_grad(), padded_attention(model):
         produced = list(
             generate_with_cache(model, contexts, choose=choose, ends=ends, max_new_tokens=NEW, on_token=print)
@@ -335,7 +337,7 @@ def test_finished_rows_and_their_padding_leave_the_batch(model, tokenizer, passe
 
 
 def test_reply_comes_as_soon_as_it_ends(model, tokenizer, passes):
-    contexts = random_contexts([1 + index % 30 for index in range(24)], tokenizer.cls_id, 300)
+    contexts = random_contexts([1 + index % 30 for index in range(24)], tokenizer.special_tokens.start, 300)
     options = {"decoding": GREEDY, "seeds": [0] * 24, "max_new_tokens": NEW, "batch_tokens": 10_000}
     for _, ids, ended in generate(model, tokenizer, contexts, **options):
         assert len(passes) == 1 + len(ids) + ended
@@ -355,7 +357,7 @@ def test_prefix_chains_are_as_few_as_possible(contexts):
 
 
 def test_replies_ignore_dropout(model, tokenizer):
-    contexts = random_contexts([3, 9, 20], tokenizer.cls_id, 300)
+    contexts = random_contexts([3, 9, 20], tokenizer.special_tokens.start, 300)
     expected = replies_of(model, tokenizer, contexts, 1000)
     model.train()
     assert replies_of(model, tokenizer, contexts, 1000) == expected

@@ -33,7 +33,7 @@ def whole_characters(text: str) -> str:
 
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLE], ids=lambda decoding: decoding.kind)
 def test_stream_equals_batch(model, tokenizer, decoding):
-    contexts = random_contexts([2, 8, 8, 25, 1, 33], tokenizer.cls_id, 300)
+    contexts = random_contexts([2, 8, 8, 25, 1, 33], tokenizer.special_tokens.start, 300)
     options = {"decoding": decoding, "seeds": range(6), "max_new_tokens": 20, "batch_tokens": 1000}
     replies = {index: ids for index, ids, _ in generate(model, tokenizer, contexts, **options)}
     for index, context in enumerate(contexts):
@@ -97,7 +97,7 @@ def test_without_rules_no_token_ends_a_row(kind):
 
 
 def test_sample_depends_on_its_seed_alone(model, tokenizer):
-    (context,) = random_contexts([9], tokenizer.cls_id, 300)
+    (context,) = random_contexts([9], tokenizer.special_tokens.start, 300)
 
     def samples(torch_seed: int) -> list[str]:
         torch.manual_seed(torch_seed)
@@ -115,13 +115,13 @@ def test_sample_may_be_any_token(model, tokenizer, monkeypatch):
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1e-6), (1e-4, 1.0)])
 def test_narrow_sampling_is_greedy(model, tokenizer, temperature, top_p):
-    for context in random_contexts([4, 9, 16], tokenizer.cls_id, 300):
+    for context in random_contexts([4, 9, 16], tokenizer.special_tokens.start, 300):
         narrow = Decoding("sample", temperature, top_p)
         assert stream(model, tokenizer, context, narrow) == stream(model, tokenizer, context)
 
 
 def test_stream_ignores_dropout(model, tokenizer):
-    (context,) = random_contexts([9], tokenizer.cls_id, 300)
+    (context,) = random_contexts([9], tokenizer.special_tokens.start, 300)
     expected = stream(model, tokenizer, context)
     model.train()
     assert stream(model, tokenizer, context) == expected

@@ -1,0 +1,113 @@
+"""Chat formats: how the turns of a dialogue become tokens, the same for training, validation and chat.
+
+`separator`   `[CLS] turn [SEP] turn [SEP] ... <end>`, the layout of the original program (this file)
+`template`    the chat template of an instruct model (`template_format.py`)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Protocol
+
+from dialog_trainer.data.formatting import format_context, make_spans
+from dialog_trainer.data.text_encoder import TextEncoder
+from dialog_trainer.data.truncation import TRUNCATIONS
+from dialog_trainer.types import Dialogue, Role, Span, SpecialTokens, TokenContract, TokenSequence, Turn
+
+# Ours: literal tokens, because not every program passes their names to a template. The marks of the assistant's tokens
+# (turn, its end, and the end of the dialogue) are those of transformers' `return_assistant_tokens_mask`.
+SEPARATOR_TEMPLATE = (
+    "{{ %(start)s }}{%% for message in messages %%}"
+    "{%% if message['content'] is string %%}{%% set text = message['content'] | trim %%}"
+    "{%% else %%}{%% set text = message['content'] | map(attribute='text') | join(' ') | trim %%}{%% endif %%}"
+    "{%% if message['role'] == 'assistant' %%}{%% generation %%}{{ text }}{{ %(separator)s }}{%% endgeneration %%}"
+    "{%% else %%}{{ text }}{{ %(separator)s }}{%% endif %%}{%% endfor %%}"
+    "{%% if not add_generation_prompt %%}{%% generation %%}{{ %(end)s }}{%% endgeneration %%}{%% endif %%}"
+)
+
+
+class ChatFormat(Protocol):
+    """Lays dialogues out as tokens.
+
+    Attributes:
+        name: `separator` or `template`.
+        template: the chat template (Jinja) that is saved with the model.
+        ends: ids that end a reply.
+        suppressed: ids that a reply never holds.
+        contract: what holds for the tokens of each sequence.
+        has_system: whether a dialogue may start with a system turn of its own.
+    """
+
+    name: str
+    template: str
+    ends: tuple[int, ...]
+    suppressed: tuple[int, ...]
+    contract: TokenContract
+    has_system: bool
+
+    def encode_dialogues(
+        self, dialogues: Sequence[Dialogue], max_len: int, truncation: str
+    ) -> list[list[TokenSequence]]:
+        """The training sequences of each dialogue, of at most `max_len` tokens, by a policy of `TRUNCATIONS`.
+
+        Raises `DataError` for a dialogue that the format cannot write.
+        """
+
+    def encode_contexts(self, turns: Sequence[Turn], indices: Sequence[int], max_tokens: int) -> list[list[int]]:
+        """The prompt of the turn at each of `indices`, of at most `max_tokens` tokens: the turns before it, and what the
+        format writes before its text.
+
+        A prompt that is too long loses whole turns from the left; of a last turn that alone is too long, the end is kept.
+        """
+
+    def digest(self) -> str:
+        """A hash that changes when the layout may change."""
+
+
+class SeparatorFormat:
+    """`[CLS] turn [SEP] turn [SEP] ... <end>`: roles alternate, and no token names them (the original program)."""
+
+    name = "separator"
+    has_system = False
+
+    def __init__(self, encoder: TextEncoder, special_tokens: SpecialTokens, names: dict[str, str]):
+        """`names` are the texts of the tokens `start`, `separator` and `end`."""
+        self._encoder, self._special_tokens = encoder, special_tokens
+        self.template = SEPARATOR_TEMPLATE % {name: json.dumps(token) for name, token in names.items()}
+        self.ends: tuple[int, ...] = (special_tokens.separator, special_tokens.end)
+        self.suppressed: tuple[int, ...] = (special_tokens.start, special_tokens.pad)
+        ends = frozenset([special_tokens.separator])
+        self.contract = TokenContract(
+            {Role.USER: ends, Role.ASSISTANT: ends}, dialogue_end=special_tokens.end, pad=special_tokens.pad
+        )
+
+    def encode_turns(self, texts: Sequence[str], roles: Sequence[int]) -> list[Span]:
+        """The spans of consecutive turns, each ended by `[SEP]`."""
+        return make_spans(self._encoder.encode(texts), roles, self._special_tokens.separator)
+
+    def encode_dialogues(
+        self, dialogues: Sequence[Dialogue], max_len: int, truncation: str
+    ) -> list[list[TokenSequence]]:
+        policy = TRUNCATIONS[truncation]
+        ids = iter(self._encoder.encode([turn.text for dialogue in dialogues for turn in dialogue.turns]))
+        return [
+            policy(
+                make_spans(
+                    [next(ids) for _ in dialogue.turns],
+                    [turn.role for turn in dialogue.turns],
+                    self._special_tokens.separator,
+                ),
+                self._special_tokens,
+                max_len,
+            )
+            for dialogue in dialogues
+        ]
+
+    def encode_contexts(self, turns: Sequence[Turn], indices: Sequence[int], max_tokens: int) -> list[list[int]]:
+        before = turns[: max(indices, default=0)]
+        spans = self.encode_turns([turn.text for turn in before], [turn.role for turn in before])
+        return [format_context(spans[:index], self._special_tokens, max_tokens) for index in indices]
+
+    def digest(self) -> str:
+        return self._encoder.digest()
