@@ -219,11 +219,12 @@ def open_tokens(
 
     def tokenize(rows: _Columns, indices: list[int]) -> _Columns:
         columns: _Columns = {name: [] for name in _TOKEN_FEATURES}
-        texts = (
-            Dialogue(identifier, tuple(map(Turn, map(Role, roles), texts)))
-            for identifier, roles, texts in zip(rows["id"], rows["roles"], rows["texts"], strict=True)
-        )
-        encoded = tokenizer.chat_format.encode_dialogues(list(texts), max_len, truncation)
+        named = zip(rows["id"], rows["roles"], rows["texts"], rows["labels"], strict=True)
+        dialogues = [
+            Dialogue(name, tuple(Turn(Role(role), text, label=label) for role, text, label in zip(*turns, strict=True)))
+            for name, *turns in named
+        ]
+        encoded = tokenizer.chat_format.encode_dialogues(dialogues, max_len, truncation)
         for index, sequences, weights in zip(indices, encoded, rows["weights"], strict=True):
             for sequence in sequences:
                 _append_row(columns, index, sequence, weights)
