@@ -18,7 +18,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerFast
@@ -119,10 +119,7 @@ class TemplateFormat:
             raise DataError(f"dialogue {dialogue.id}: the chat template cannot write it ({error}); {_REMEDY}") from None
 
     def _plan_whole(self, turns: Sequence[Turn]) -> list[Section]:
-        roles = tuple(map(_role_name, turns))
-        if not self._planner.keeps_prefixes(roles):
-            raise TemplateRefusal("it changes what it wrote before a reply once the dialogue goes on")
-        return self._planner.plan(roles, "whole")
+        return self._planner.plan_whole(tuple(map(_role_name, turns)))
 
     def _truncate(self, turns: Sequence[Turn], whole: list[Span], max_len: int, truncation: str) -> list[TokenSequence]:
         if count_tokens(whole) <= max_len:
@@ -231,9 +228,14 @@ def _probe_turns(roles: Sequence[str]) -> list[Turn]:
     return [Turn(by_name[role], f"Text number {index}.") for index, role in enumerate(roles)]
 
 
-def _make_spans(tokens: Sequence[tuple[int, int | None]], turns: Sequence[Turn]) -> list[Span]:
+def _make_spans(tokens: Sequence[tuple[int | None, list[int]]], turns: Sequence[Turn]) -> list[Span]:
     """Consecutive tokens of one owner as a span. Nothing comes before the first token: it is always FORMAT."""
-    groups = [(owner, [token for token, _ in group]) for owner, group in groupby(tokens, key=lambda pair: pair[1])]
+    groups: list[tuple[int | None, list[int]]] = []
+    for owner, ids in tokens:
+        if groups and groups[-1][0] == owner:
+            groups[-1][1].extend(ids)
+        elif ids:
+            groups.append((owner, list(ids)))
     if groups and groups[0][0] is not None:
         (owner, ids), *rest = groups
         groups = [(None, ids[:1]), *([(owner, ids[1:])] if ids[1:] else []), *rest]

@@ -7,7 +7,7 @@ stays characters here.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,8 +54,14 @@ class SectionPlanner:
         self._cut = re.compile(f"{PLACEHOLDER.pattern}|({names})")
         self._plans: dict[tuple[tuple[str, ...], str], list[Section]] = {}
 
+    def plan_whole(self, roles: tuple[str, ...]) -> list[Section]:
+        """`plan` of a whole dialogue, whose prompts must be beginnings of it."""
+        if (roles, "whole") not in self._plans and not self.keeps_prefixes(roles):
+            raise TemplateRefusal("it changes what it wrote before a reply once the dialogue goes on")
+        return self.plan(roles, "whole")
+
     def plan(self, roles: tuple[str, ...], kind: str) -> list[Section]:
-        """The sections of a dialogue whose turns have these `roles`.
+        """The sections of a dialogue whose turns have these `roles`; the same ones are kept.
 
         `kind` is `whole`; `prompt` (what a chat gives the model before the turn behind them, the assistant's); `opening`
         (the same for the last of `roles`, whose own text is left out); or `reply` (the prompt of the last turn, which is
@@ -169,11 +175,11 @@ class SectionPlanner:
 
 def encode_sections(
     encoder: TextEncoder, plans: Sequence[Sequence[Section]], texts: Sequence[Sequence[str]]
-) -> list[list[tuple[int, int | None]]]:
-    """`(id, owner)` of each token of each plan, whose turns have these `texts`. Raises `ModelError`."""
+) -> list[list[tuple[int | None, list[int]]]]:
+    """The tokens of each plan, whose turns have these `texts`, as groups `(owner, ids)`. Raises `ModelError`."""
     filled = [
         [
-            "".join(part.text if part.turn is None else turn_texts[part.turn] for part in section.parts)
+            "".join([part.text if part.turn is None else turn_texts[part.turn] for part in section.parts])
             for section in sections
         ]
         for sections, turn_texts in zip(plans, texts, strict=True)
@@ -182,27 +188,24 @@ def encode_sections(
     encoded = dict(zip(unique, encoder.encode_with_ends(unique), strict=True)) if unique else {}
     return [
         [
-            token
+            group
             for section, text in zip(sections, row, strict=True)
-            for token in _own_tokens(section, turn_texts, *encoded.get(text, ([], [])))
+            for group in _group_tokens(section, turn_texts, *encoded.get(text, ([], [])))
         ]
         for sections, turn_texts, row in zip(plans, texts, filled, strict=True)
     ]
 
 
-def _own_tokens(
+def _group_tokens(
     section: Section, turn_texts: Sequence[str], ids: list[int], ends: list[int]
-) -> list[tuple[int, int | None]]:
+) -> list[tuple[int | None, list[int]]]:
     """A token belongs to the part that holds its last character."""
     if section.special is not None:
-        return [(section.special, section.owner)]
-    if len(section.parts) == 1:
-        return [(token, section.parts[0].owner) for token in ids]
-    borders, length = [], 0
-    for part in section.parts:
-        length += len(part.text if part.turn is None else turn_texts[part.turn])
-        borders.append(length)
-    last = len(borders) - 1
-    return [
-        (token, section.parts[min(last, bisect_left(borders, end))].owner) for token, end in zip(ids, ends, strict=True)
-    ]
+        return [(section.owner, [section.special])]
+    groups, first, border = [], 0, 0
+    for part in section.parts[:-1]:
+        border += len(part.text if part.turn is None else turn_texts[part.turn])
+        end = bisect_right(ends, border)
+        groups.append((part.owner, ids[first:end]))
+        first = end
+    return [*groups, (section.parts[-1].owner, ids[first:])]
