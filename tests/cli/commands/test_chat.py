@@ -60,7 +60,7 @@ def test_commands_and_odd_lines(chat):
     assert code == 0
     lines = out.splitlines()
     assert lines[1] == "(forgotten)"
-    assert "tokens and the window holds 41: send a shorter one" in lines[3]
+    assert "tokens, and there is room for 42: send a shorter one" in lines[3]
     assert len(lines) == 5
 
 

@@ -70,7 +70,7 @@ def test_piped_lines_give_a_line_each(pipe):
         ("/help", HELP),
         ("/foo bar", "(there is no /foo: /reset, /help or /quit)"),
         ("/", "(there is no /: /reset, /help or /quit)"),
-        ("!" * 50, "(that line has 51 tokens and the window holds 39: send a shorter one)"),
+        ("!" * 50, "(that line takes 52 tokens, and there is room for 40: send a shorter one)"),
         ("!" * (MAX_LINE_CHARACTERS + 1), "(that line has more than 100,000 characters: send a shorter one)"),
         ("/" * (3 * MAX_LINE_CHARACTERS + 7), "(that line has more than 100,000 characters: send a shorter one)"),
     ],
@@ -86,7 +86,7 @@ def test_lines_without_reply_give_one_line_and_are_forgotten(pipe, line, printed
 
 def test_longest_line_is_read_whole(pipe):
     printed, _ = pipe("!" * MAX_LINE_CHARACTERS + "\n")
-    assert printed == "(that line has 100,001 tokens and the window holds 39: send a shorter one)\n"
+    assert printed == "(that line takes 100,002 tokens, and there is room for 40: send a shorter one)\n"
 
 
 def test_reset_forgets(pipe):
