@@ -43,7 +43,8 @@ def build_protocol(config: Config) -> ReplyProtocol:
         seed=config.seed,
     )
     if config.metrics.protocol == "original":
-        return OriginalProtocol(reply_settings)
+        clean_up = config.metrics.original_clean_up
+        return OriginalProtocol(reply_settings, config.batch_size if clean_up else 60, clean_up)
     return TurnProtocol(config.metrics.protocol, reply_settings)
 
 

@@ -90,6 +90,11 @@ class MetricsConfig(Record):
         "Which turns are generated: response (those of the trained role), all_turns, rollout (the model plays both "
         "roles) or original (the original program's rule)."
     )
+    original_clean_up: Flag = setting(
+        "protocol=original: decode rows as the original's version of transformers does, without spaces before punctuation, "
+        "and score them in batches of batch_size. false: as they are, in batches of 60, as before version 0.3.",
+        when_absent=False,
+    )
     max_seconds: Positive | None = setting(
         "Seconds after which a validation during training starts no further replies, and scores those done. null: no limit."
     )

@@ -57,7 +57,7 @@ def test_a_signature_in_full():
     assert of("metrics=original") == (
         "protocol:original|context:first turn|decode:greedy|row:64|truncation:end of the row|refs:1|dialogues:4/9"
         f"|data:0123456789ab|version:{__version__} ppl[of:assistant+end|tok:model] "
-        "case:mixed|tok:model|rule:nltk|smooth:none|rows:whole"
+        "case:mixed|tok:model|clean:transformers 4.28|rule:nltk|smooth:none|rows:whole|batch:60"
     )
 
 
@@ -69,6 +69,7 @@ CHANGES = [
     (SAMPLED, ("metrics.temperature=0.8",)), (SAMPLED, ("metrics.top_p=0.9",)),
     (("metrics.decoding=beam",), ("metrics.beams=3",)), ((), ("metrics.names=[ppl,bleu2,chrf]",)),
     ((), ("metrics.tokenize=zh",)), (("metrics.names=[ppl_word]",), ("metrics.tokenize=intl",)),
+    (("metrics=original",), ("batch_size=7",)), (("metrics=original",), ("metrics.original_clean_up=false",)),
     # The loss is of the trained role whoever replies.
     (("metrics=all_turns",), ("mask_schedule.trained_role=user",)),
     (("metrics=original",), ("mask_schedule.trained_role=user",)),
@@ -81,7 +82,8 @@ SAME = [
     (SAMPLED, ("metrics.beams=2",)), (("metrics.decoding=beam",), ("metrics.temperature=0.7", "seed=1")),
     ((), ("metrics.batch_tokens=100", "micro_batch_tokens=100", "batch_size=3", "steps=5", "optim.lr0=1")),
     ((), ("metrics.best={bleu4: 2}", "metrics.common=[lr]", "prediction_print_n=0", "name=other", "split=test")),
-    ((), ("metrics.names=[nist4,ppl,nist2,bleu4]",)), (("metrics=original",), ("metrics.tokenize=zh",)),
+    ((), ("metrics.names=[nist4,ppl,nist2,bleu4]",)), ((), ("metrics.original_clean_up=false",)),
+    (("metrics=original", "metrics.original_clean_up=false"), ("batch_size=7",)), (("metrics=original",), ("metrics.tokenize=zh",)),
     (("metrics.names=[ppl,chrf]",), ("metrics.tokenize=zh",)),
     ((), ("metrics.names=[ppl,bleu2,nist2]", "metrics.max_dialogues=3", "metrics.max_seconds=1")),
     (("metrics=original",), ("metrics.max_new_tokens=3", "metrics.decoding=sample", "seed=2")),

@@ -15,7 +15,7 @@ from dialog_trainer.evaluation import protocols
 from dialog_trainer.evaluation.contexts import build_contexts
 from dialog_trainer.evaluation.original.protocol import OriginalProtocol
 from dialog_trainer.evaluation.original.rows import format_target_row, generate_rows
-from dialog_trainer.evaluation.original.scores import SIGNATURE, original_scores
+from dialog_trainer.evaluation.original.scores import original_scores
 from dialog_trainer.evaluation.progress import SILENT
 from dialog_trainer.evaluation.protocols import ReplyProtocol, ReplySettings, TurnProtocol, generate_replies
 from dialog_trainer.evaluation.rollout import roll_out
@@ -44,7 +44,7 @@ TURNS = {
 
 def protocol_of(name: str, **changes) -> ReplyProtocol:
     settings = dataclasses.replace(ReplySettings(A, 4, 48, 100), **changes)
-    return OriginalProtocol(settings) if name == "original" else TurnProtocol(name, settings)
+    return OriginalProtocol(settings, 60, clean_up=False) if name == "original" else TurnProtocol(name, settings)
 
 
 @pytest.mark.parametrize(("protocol", "role"), TURNS)
@@ -112,9 +112,9 @@ def test_scores_of_replies(tokenizer, name):
     protocol, metrics = protocol_of(name), {name: SCORES[name] for name in ("bleu2", "ppl", "nist4")}
     scores, summed = protocol.score_replies(metrics, replies, tokenizer), list(protocol.summed_metrics(metrics))
     if name == "original":
-        expected = original_scores([replies[0].text], [replies[0].reference], tokenizer.hf_tokenizer.tokenize)
+        expected = original_scores([replies[0].text], [replies[0].reference], tokenizer.hf_tokenizer.tokenize, 60)
         assert (scores, summed, protocol.has_turns) == (expected, ["ppl"], False)
-        assert protocol.describe_scores(metrics) == SIGNATURE
+        assert protocol.describe_scores(metrics) == "case:mixed|tok:model|rule:nltk|smooth:none|rows:whole|batch:60"
     else:
         expected = score_replies(metrics, replies)
         assert (scores, summed, protocol.has_turns) == (expected, list(metrics), True)

@@ -53,7 +53,7 @@ from dialog_trainer.types import Say
 # The options outside the group mask_schedule that decide the mask of a step.
 _MASK_OPTIONS = ("train_user_turn_mask_step", "schedule_steps")
 # What decides the meaning of the best score.
-_SCORE_OPTIONS = {"mask_schedule.trained_role", "metrics.best", "metrics.protocol", "metrics.tokenize",
+_SCORE_OPTIONS = {"mask_schedule.trained_role", "metrics.best", "metrics.protocol", "metrics.tokenize", "metrics.original_clean_up",
                   "metrics.max_dialogues",
                   *(f"metrics.generation.{name}" for name in ("max_new_tokens", "decoding", "temperature", "top_p", "beams"))}  # fmt: skip
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from transformers import PreTrainedModel
 
 from dialog_trainer.data.tokenizer import DialogueTokenizer
-from dialog_trainer.evaluation.original.rows import format_target_row, generate_rows
-from dialog_trainer.evaluation.original.scores import SIGNATURE, original_scores
+from dialog_trainer.evaluation.original.rows import decode_row, format_target_row, generate_rows, tokenize_row
+from dialog_trainer.evaluation.original.scores import original_scores
 from dialog_trainer.evaluation.progress import Progress
 from dialog_trainer.evaluation.protocols import Metrics, ReplySettings
 from dialog_trainer.metrics.registry import Score
@@ -21,10 +22,12 @@ class OriginalProtocol:
     """A `ReplyProtocol`. A reply is a row: the first turn and the text generated behind it, `window` tokens in all.
 
     Its reference is the dialogue cut or padded to `window` tokens. Scores are means over batches of rows, not functions
-    of sums, so that they have no intervals.
+    of sums, so that they have no intervals. `clean_up`: as in `decode_row`.
     """
 
     settings: ReplySettings
+    batch_size: int
+    clean_up: bool = True
     has_turns = False
 
     def signature(self) -> str:
@@ -33,7 +36,8 @@ class OriginalProtocol:
         )
 
     def describe_scores(self, metrics: Metrics) -> str:
-        return SIGNATURE
+        clean = "|clean:transformers 4.28" if self.clean_up else ""
+        return f"case:mixed|tok:model{clean}|rule:nltk|smooth:none|rows:whole|batch:{self.batch_size}"
 
     def produce_replies(
         self, dialogues: Sequence[Dialogue], model: PreTrainedModel, tokenizer: DialogueTokenizer, progress: Progress
@@ -49,8 +53,8 @@ class OriginalProtocol:
                 dialogue.id,
                 turn_index=1,
                 history=(dialogue.turns[0].text,),
-                reference=format_target_row(dialogue, tokenizer, window),
-                text=row,
+                reference=decode_row(format_target_row(dialogue, tokenizer, window), tokenizer, self.clean_up),
+                text=decode_row(row, tokenizer, self.clean_up),
                 ended=False,
             )
             for dialogue, row in zip(dialogues, rows, strict=True)
@@ -60,7 +64,8 @@ class OriginalProtocol:
         self, metrics: Metrics, replies: Sequence[Reply], tokenizer: DialogueTokenizer
     ) -> dict[str, float]:
         rows, references = [reply.text for reply in replies], [reply.reference for reply in replies]
-        return original_scores(rows, references, tokenizer.hf_tokenizer.tokenize)
+        tokenize = partial(tokenize_row, tokenizer=tokenizer, clean_up=self.clean_up)
+        return original_scores(rows, references, tokenize, self.batch_size)
 
     def summed_metrics(self, metrics: Metrics) -> dict[str, Score]:
         return {name: metric for name, metric in metrics.items() if metric.from_loss}

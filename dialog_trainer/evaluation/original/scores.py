@@ -13,9 +13,6 @@ from collections.abc import Callable, Sequence
 from nltk.translate.bleu_score import corpus_bleu
 from nltk.translate.nist_score import corpus_nist
 
-SIGNATURE = "case:mixed|tok:model|rule:nltk|smooth:none|rows:whole"
-BATCH_SIZE = 60
-
 _Rows = Sequence[Sequence[str]]
 
 
@@ -23,7 +20,7 @@ def original_scores(
     predictions: Sequence[str],
     targets: Sequence[str],
     tokenize: Callable[[str], Sequence[str]],
-    batch_size: int = BATCH_SIZE,
+    batch_size: int,
 ) -> dict[str, float]:
     """`bleu2`, `bleu4`, `nist2` and `nist4` of rows of text; 0 if there are no rows.
 

@@ -16,7 +16,7 @@ GOLD = ["the cat sat on a mat", "a dog sat", "the cat ran to a dog on the mat", 
 
 
 def scored(predictions, targets, **options) -> dict[str, float]:
-    return original_scores(predictions, targets, str.split, **options)
+    return original_scores(predictions, targets, str.split, **{"batch_size": 60} | options)
 
 
 def by_nltk(predictions, targets) -> dict[str, float]:
@@ -31,7 +31,7 @@ def by_nltk(predictions, targets) -> dict[str, float]:
 
 def test_scores_equal_the_original_program(real_data, gpt2_tokenizer):
     golden = json.loads((real_data.parent / "golden" / "original_scores.json").read_text(encoding="utf-8"))
-    found = original_scores(golden["predictions"], golden["targets"], gpt2_tokenizer.hf_tokenizer.tokenize)
+    found = original_scores(golden["predictions"], golden["targets"], gpt2_tokenizer.hf_tokenizer.tokenize, 60)
     assert found == pytest.approx(golden["scores"], abs=1e-9)
 
 
