@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping
 
 from dialog_trainer.build.data import Split
@@ -21,10 +22,10 @@ from dialog_trainer.types import Role
 
 
 def build_mask(config: Config) -> Mask:
-    group = config.mask_schedule
-    schedule = instantiate(
-        group.target, group.arguments, "mask_schedule", train_user_turn_mask_step=config.train_user_turn_mask_step
-    )
+    group, switch = config.mask_schedule, config.train_user_turn_mask_step
+    if config.whole_epochs:  # after schedule_steps progress is 1: a switch at 1 is one at that step, not "never"
+        switch = min(switch, math.nextafter(1.0, 0.0))
+    schedule = instantiate(group.target, group.arguments, "mask_schedule", train_user_turn_mask_step=switch)
     try:
         weights = schedule(0.0)
     except Exception as error:  # a function of the user's own may raise anything
@@ -72,6 +73,8 @@ def digest_mask(
     # 0 and 1 as people type them: runs saved before the schema have them so in their digest.
     switch = config.train_user_turn_mask_step
     schedule = [group, int(switch) if switch.is_integer() else switch, config.schedule_steps]
+    if config.whole_epochs:
+        schedule.append("past its end")
     parts = {
         "data": describe_training_data(split.dialogues, config.data.drop_leaks, excluded_dialogues),
         "vocabulary": tokenizer.digest(),

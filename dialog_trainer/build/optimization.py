@@ -55,7 +55,9 @@ def plan_training(
     """Learning rate, weights and batches of every step, over the sequences at `trained_indices` `(K,)`."""
     seed, batch_size, schedule_steps = config.seed, config.batch_size, config.planned_steps
     own = {"warmup_steps": config.scheduler.warmup_steps, **config.scheduler.arguments}
-    factor = instantiate(config.scheduler.target, own, "scheduler", schedule_steps=schedule_steps)
+    factor = instantiate(
+        config.scheduler.target, own, "scheduler", schedule_steps=schedule_steps, past_end=config.whole_epochs
+    )
 
     def role_weights(step: int) -> RoleWeights:
         return weigh_roles_at_step(mask, step, schedule_steps)

@@ -36,7 +36,7 @@ Examples
 SECTIONS = {
     "Run": ("mode", "project", "name", "seed", "deterministic", "allow_targets"),
     "Training": (
-        "steps", "schedule_steps", "batch_size", "max_grad_norm", "train_user_turn_mask_step", "patience",
+        "steps", "schedule_steps", "whole_epochs", "batch_size", "max_grad_norm", "train_user_turn_mask_step", "patience",
         "validate_every_n_steps", "save_every_n_steps", "save_every_minutes", "keep_checkpoints", "log_every_n_steps",
         "prediction_print_n", "nan_policy", "max_skipped_updates",
     ),

@@ -171,6 +171,10 @@ class Config(Record):
     schedule_steps: Steps | None = setting(
         "Updates over which learning rate and mask are planned. null: as steps, fixed at the first start."
     )
+    whole_epochs: Flag = setting(
+        "Round steps up to whole epochs, and follow learning rate and mask past schedule_steps, as the original program.",
+        when_absent=False,
+    )
     batch_size: Count = setting(
         "Sequences (a dialogue, or a part of a long one) in one update, over all processes.", "inexact"
     )

@@ -44,7 +44,9 @@ def test_the_original_is_composed():
     config = compose_config("experiment=original")
     assert config.optim.target == "torch.optim.Adam"
     assert (config.optim.arguments["weight_decay"], config.max_grad_norm) == (0.0, None)
-    assert config.data.truncation == "keep_start"
+    assert (config.data.truncation, config.precision) == ("keep_start", "fp32")
+    assert (config.whole_epochs, config.validate_every_n_steps) == (True, "epoch")
+    assert (config.metrics.original_clean_up, config.metrics.max_dialogues) == (True, None)
     assert config.metrics.best == {"bleu2": 0.1, "bleu4": 0.6, "nist2": 0.1, "nist4": 0.2}
     assert (config.steps, config.batch_size, config.optim.lr0) == (30000, 60, 1e-4)
 

@@ -14,7 +14,7 @@ from dialog_trainer.data.sources.jsonl import Jsonl
 from dialog_trainer.evaluation import protocols
 from dialog_trainer.evaluation.contexts import build_contexts
 from dialog_trainer.evaluation.original.protocol import OriginalProtocol
-from dialog_trainer.evaluation.original.rows import format_target_row, generate_rows
+from dialog_trainer.evaluation.original.rows import decode_row, format_target_row, generate_rows
 from dialog_trainer.evaluation.original.scores import original_scores
 from dialog_trainer.evaluation.progress import SILENT
 from dialog_trainer.evaluation.protocols import ReplyProtocol, ReplySettings, TurnProtocol, generate_replies
@@ -99,8 +99,9 @@ def test_a_rollout_replies_as_set(tiny_model, tokenizer, decoding):
 def test_original_replies_are_rows(tiny_model, tokenizer):
     replies = protocol_of("original", window=30).produce_replies(MIXED, tiny_model, tokenizer, SILENT)
     rows = generate_rows(MIXED, tiny_model, tokenizer, max_len=30, batch_tokens=100)
-    assert [reply.text for reply in replies] == rows
-    assert [reply.accepted_texts() for reply in replies] == [(format_target_row(one, tokenizer, 30),) for one in MIXED]
+    targets = [format_target_row(one, tokenizer, 30) for one in MIXED]
+    assert [reply.text for reply in replies] == [decode_row(row, tokenizer, False) for row in rows]
+    assert [reply.accepted_texts() for reply in replies] == [(decode_row(row, tokenizer, False),) for row in targets]
     assert [reply.history for reply in replies] == [(one.turns[0].text,) for one in MIXED]
     assert not any(reply.ended for reply in replies)
 

@@ -33,6 +33,19 @@ def test_end_value_holds_past_the_schedule(name):
         assert factor(step, schedule_steps=100, warmup_steps=10, lrf=0.25) == pytest.approx(0.25, rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("name", "schedule_steps", "warmup_steps", "step", "expected"),
+    [
+        ("cosine", 30000, 200, 30131, 1.0004234240623578e-05),
+        ("linear", 10, 2, 13, -0.2375e-4),
+        ("linear", 30000, 200, 30131, 9.604362416107388e-06),
+    ],
+)
+def test_the_original_follows_its_schedules_past_their_end(name, schedule_steps, warmup_steps, step, expected):
+    options = {"schedule_steps": schedule_steps, "warmup_steps": warmup_steps, "lrf": 0.1}
+    assert 1e-4 * getattr(learning_rate, name)(step, **options, past_end=True) == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("name", ["cosine", "linear"])
 def test_no_warmup_starts_at_one(name):
     assert getattr(learning_rate, name)(0, schedule_steps=100, warmup_steps=0, lrf=0.1) == 1.0

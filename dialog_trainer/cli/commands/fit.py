@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -110,12 +111,25 @@ def build_parts(
     config = warm_up_compile(config, loss, model, train_split.tokens, device, say)
     config = resolve_micro_batch_tokens(config, loss, optimizer, train_split.tokens, device, say)
     plan = plan_training(config, train_split.tokens, mask_check.indices, mask, device)
+    config = _round_up_to_epochs(config, plan.steps_per_epoch, say)
     if config.validate_every_n_steps is None:  # saved as a number, which a resume keeps
         config = config.replace({"validate_every_n_steps": validation_interval(config, plan.steps_per_epoch)})
     return TrainingParts(
         config, device, tokenizer, model, loss, optimizer, scaler,
         train_split, validation_split, mask, timeline, mask_check, plan, digest,
     )  # fmt: skip
+
+
+def _round_up_to_epochs(config: Config, steps_per_epoch: int, say: Say) -> Config:
+    """With `whole_epochs` the number of `steps` in whole epochs; the schedules keep `schedule_steps`."""
+    epochs = math.ceil(config.steps / steps_per_epoch)
+    if not config.whole_epochs or config.steps == epochs * steps_per_epoch:
+        return config
+    say(
+        f"whole_epochs: {epochs * steps_per_epoch:,} updates, {epochs:,} epochs of {steps_per_epoch:,}, instead of "
+        f"steps={config.steps}; learning rate and mask are planned over {config.planned_steps:,} and followed past them"
+    )
+    return config.replace({"steps": epochs * steps_per_epoch})
 
 
 def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: RunConsole, stop: StopSignal) -> int:

@@ -188,7 +188,7 @@ def _resume_lines(start: ResumeStart, job: Job, state: TrainingState) -> list[st
         )
     lines += _describe_edits(start, job)
     planned = config.planned_steps
-    if config.steps > planned:
+    if config.steps > planned and not config.whole_epochs:
         lines.append(
             f"  schedules were planned over {planned:,} steps and stay at their end values after that; "
             f"schedule_steps={config.steps} stretches them"

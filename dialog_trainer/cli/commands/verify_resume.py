@@ -141,6 +141,7 @@ def _short_validations(config: Config, folder: Path) -> Config:
             "mode": "train",
             "project": str(folder),
             "schedule_steps": config.planned_steps,
+            "whole_epochs": False,
             "validate_every_n_steps": validation_every(config.steps),
             "save_every_n_steps": None,
             "save_every_minutes": None,

@@ -213,6 +213,23 @@ def test_micro_batches_change_nothing_but_the_last_bits(train, tmp_path):
     assert [row["train_loss"] for row in many] == pytest.approx([row["train_loss"] for row in one], rel=1e-5)
 
 
+def test_whole_epochs_are_trained_past_the_schedules(train, dialog_trainer):
+    """As the original: lr and mask are functions of step / steps, and the last epoch goes on past them."""
+    options = ("whole_epochs=true", "validate_every_n_steps=epoch", "train_user_turn_mask_step=1", "scheduler=linear")
+    out, run = train(
+        *options, "steps=4", "batch_size=5", "scheduler.warmup_steps=0", "scheduler.lrf=0.5", "optim.lr0=1e-3"
+    )
+    found, epochs = rows(run, "train"), [row["step"] for row in rows(run, "validation")]
+    assert f"whole_epochs: {len(found)} updates" in out
+    assert len(found) == epochs[-1] > 4
+    assert epochs == list(range(epochs[0], len(found) + 1, epochs[0]))
+    assert [row["lr"] for row in found] == pytest.approx([1e-3 * (1 - 0.5 * step / 4) for step in range(len(found))])
+    assert [row["user_weight"] for row in found] == [float(step < 4) for step in range(len(found))]
+    code, out, _ = dialog_trainer("mode=resume", f"resume_model_dir='{run}'", "load_model_type=last")
+    assert code == 0
+    assert f"finished at step {len(found)}" in out
+
+
 def test_an_early_stop_waits_for_the_final_mask(train):
     out, run = train(
         "optim.lr0=1e-12", "steps=12", "validate_every_n_steps=1", "patience=2", "train_user_turn_mask_step=0.5"
