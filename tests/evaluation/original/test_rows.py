@@ -140,9 +140,9 @@ def test_a_row_is_greedy_up_to_the_window(tiny_model, tokenizer, max_len, dialog
         assert row == ids
 
 
-@pytest.mark.parametrize("name", ["end_id", "sep_id", "pad_id", "cls_id"])
+@pytest.mark.parametrize("name", ["end", "separator", "pad", "start"])
 def test_no_token_ends_a_row_or_is_suppressed(wishes, tokenizer, name, dialogues):
-    token = getattr(tokenizer, name)
+    token = getattr(tokenizer.special_tokens, name)
     model = wishes(token)
     rows = generate_rows(dialogues, model, tokenizer, max_len=40, batch_tokens=200)
     for one, row in zip(dialogues, rows, strict=True):
