@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from dialog_trainer.config.hints import MODES, hint_for_flag
+from dialog_trainer.cli.original_flags import answer_original_flags
 from dialog_trainer.errors import ConfigError
 
 # Flag -> (long form, what its value is; None without one, in brackets where it may be left out), and a line of help.
@@ -24,7 +24,6 @@ FLAGS = {
 _SHORT = {short: name for name, (short, _, _) in FLAGS.items() if short}
 _CFG = ("job", "hydra", "all")
 _TOPICS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-_WRONG, _HYDRAS = "there is no such flag", "shows the configuration here"
 SHOWING = ("--cfg", "--resolve", "--package", "--info", "--shell-completion", "--hydra-help")
 
 
@@ -47,6 +46,9 @@ class Flags:
 
 def parse_flags(arguments: list[str]) -> Flags:
     """The parts of a command line. Raises `ConfigError` with every flag that does not exist, and the form that works."""
+    answer = answer_original_flags(arguments)
+    if answer:
+        raise ConfigError([answer])
     found, errors = Flags(), []
     rest = list(arguments)
     while rest:
@@ -59,7 +61,7 @@ def parse_flags(arguments: list[str]) -> Flags:
         takes = FLAGS[name][1] if name in FLAGS else "[VALUE]"
         if not equals and takes and rest and _may_be_value(name, rest[0]):
             value = rest.pop(0)
-        error = _error(name, typed, value)
+        error = _error(name, value)
         if error:
             errors.append(f"{argument if equals else ' '.join(filter(None, (typed, value)))}: {error}")
         else:
@@ -67,7 +69,6 @@ def parse_flags(arguments: list[str]) -> Flags:
     if "--cfg" not in found.given:
         errors += [f"{name}: goes with --cfg job" for name in ("--resolve", "--package") if name in found.given]
     if errors:
-        errors += [f"{word}: write mode={word} (-m is a sweep here)" for word in found.overrides if word in MODES]
         raise ConfigError(errors)
     return found
 
@@ -78,12 +79,11 @@ def _may_be_value(name: str, text: str) -> bool:
     return not text.startswith("-") and ("=" not in text or name in ("--shell-completion", "--config-dir"))
 
 
-def _error(name: str, typed: str, value: str) -> str | None:
-    if name not in FLAGS or (name == "--cfg" and value not in _CFG) or (name == "--package" and value.isdigit()):
-        hint = hint_for_flag(typed, value)
-        if name == "--cfg" and not value:
-            return f"takes {' or '.join(_CFG)}"
-        return f"{_WRONG if name not in FLAGS else _HYDRAS}{hint or '; --help shows all flags'}"
+def _error(name: str, value: str) -> str | None:
+    if name not in FLAGS:
+        return "there is no such flag; --help shows all flags"
+    if name == "--cfg" and value not in _CFG:
+        return f"takes {' or '.join(_CFG)}"
     takes = FLAGS[name][1]
     if takes and not takes.startswith("[") and not value:
         return f"takes a value: {name} {takes}"

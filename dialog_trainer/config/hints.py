@@ -62,20 +62,8 @@ HABITS = {
     **dict.fromkeys(("wandb", "report_to", "tensorboard"), "logger=tensorboard"),
     "config": "--config-dir <folder> experiment=<file in its folder experiment/>",
 }  # fmt: skip
+
 MODES = ("train", "resume", "validate", "chat", "inspect", "verify_resume")
-# Words of the original's flags, with what to type here.
-FLAGS = {
-    "--mode": "mode={value}",
-    "--config": "the options on the command line, or --config-dir <folder> experiment=<file in its folder experiment/>",
-    "-c": "the options on the command line, or --config-dir <folder> experiment=<file in its folder experiment/>",
-    "--resume_model_dir": "resume_model_dir={value}",
-    "-r": "resume_model_dir={value}",
-    "--load_model_type": "load_model_type={value}",
-    "-l": "load_model_type={value}",
-    "--port": "port={value}",
-    "-p": "port={value}",
-    "-d": "split={value}",
-}
 
 
 def hint_for_key(key: str, known: Iterable[str]) -> str:
@@ -107,9 +95,3 @@ def hint_for_choice(group: str, value: object, choices: Iterable[str]) -> str:
     if group == "model":
         return f"; for a model of the hub or a folder, write model.pretrained_model={text}"
     return ""
-
-
-def hint_for_flag(flag: str, value: str) -> str:
-    """What to type here for a flag of the original; the empty text for any other flag."""
-    form = FLAGS.get(flag.split("=", 1)[0], "")
-    return f"; write {form.format(value=value or '<value>')}" if form else ""

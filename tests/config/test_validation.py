@@ -9,7 +9,7 @@ from dialog_trainer.config.commands import BUILT_IN
 from dialog_trainer.config.default_names import resolve_names
 from dialog_trainer.config.frozen import flatten, nest
 from dialog_trainer.config.groups import OpenGroup
-from dialog_trainer.config.hints import hint_for_choice, hint_for_flag, hint_for_key
+from dialog_trainer.config.hints import hint_for_choice, hint_for_key
 from dialog_trainer.config.machine import count_processes, find_process_errors, needs_hub
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import all_settings, groups
@@ -393,10 +393,3 @@ def test_what_people_type_by_habit_is_answered_with_the_form_here(key, form):
 def test_a_choice_that_is_not_there_is_answered_with_the_form_here(group, value, form):
     choices = ["cosine", "linear"] if group == "scheduler" else ["gpt2", "gpt2_tiny"]
     assert form in hint_for_choice(group, value, choices)
-
-
-@pytest.mark.parametrize(
-    ("flag", "form"), [("--mode", "mode=train"), ("-r", "resume_model_dir=train"), ("--colour", "")]
-)
-def test_a_flag_of_the_original_is_answered_with_the_form_here(flag, form):
-    assert form in hint_for_flag(flag, "train")
