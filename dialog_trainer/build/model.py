@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +15,15 @@ from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.files import sha256_of_texts
-from dialog_trainer.model.fitting import limit_generation
+from dialog_trainer.model.adapters import LoraAdapter, add_lora
+from dialog_trainer.model.fitting import limit_generation, new_token_ids
 from dialog_trainer.model.kernels.activations import fuse_activations
 from dialog_trainer.model.loading import build_from_scratch, describe_conversion, load_pretrained
 from dialog_trainer.model.packed_forward import use_packed_attention
 from dialog_trainer.seeds import derive_seed
+from dialog_trainer.training.checkpoint import find_base
 from dialog_trainer.training.memory import check_model_fits
+from dialog_trainer.training.saved_state import read_state
 from dialog_trainer.types import Say
 
 
@@ -43,16 +47,37 @@ def build_model(config: Config, tokenizer: DialogueTokenizer, device: torch.devi
             seed=derive_seed("model", config.seed),
             check=check,
         )
+    if options.adapter.is_lora:
+        _add_adapter(model, config, new_token_ids(tokenizer))
     return _prepare(model, tokenizer, config, device, say)
 
 
 def load_saved_model(
     folder: Path, config: Config, device: torch.device, say: Say
 ) -> tuple[PreTrainedModel, DialogueTokenizer]:
-    """Model and vocabulary of a checkpoint folder."""
+    """Model and vocabulary of a checkpoint folder `<run>/weights/<name>`; of an adapter the model is that in `<run>/base`."""
     tokenizer = DialogueTokenizer.pretrained(str(folder), config.model.chat_format, config.model.chat_date)
-    model = load_pretrained(str(folder), tokenizer, config.model.dropout)
+    if config.model.adapter.is_lora:
+        run = folder.parents[1]
+        state = read_state(run, folder.relative_to(run).as_posix())
+        model = load_pretrained(str(find_base(run, state.base)), tokenizer, config.model.dropout)
+        _add_adapter(model, config, state.new_token_ids).load(folder)
+    else:
+        model = load_pretrained(str(folder), tokenizer, config.model.dropout)
     return _prepare(model, tokenizer, config, device, say), tokenizer
+
+
+def _add_adapter(model: PreTrainedModel, config: Config, new_ids: Sequence[int]) -> LoraAdapter:
+    options = config.model.adapter
+    return add_lora(
+        model,
+        rank=options.rank or 1,
+        alpha=options.alpha or 1.0,
+        dropout=options.dropout or 0.0,
+        targets=options.targets or (),
+        new_ids=new_ids,
+        seed=derive_seed("adapter", config.seed),
+    )
 
 
 def digest_weights(model: PreTrainedModel) -> str:
@@ -64,10 +89,8 @@ def digest_weights(model: PreTrainedModel) -> str:
 def _prepare(
     model: PreTrainedModel, tokenizer: DialogueTokenizer, config: Config, device: torch.device, say: Say
 ) -> PreTrainedModel:
-    positions, max_len = (
-        limit_generation(model, tokenizer, config.metrics.generation.max_new_tokens),
-        config.model.max_len,
-    )
+    max_len = config.model.max_len
+    positions = limit_generation(model, tokenizer, config.metrics.generation.max_new_tokens)
     if positions and max_len > positions:
         raise ConfigError([f"model.max_len={max_len}: the model has {positions} positions; use at most that"])
     model.to(device)  # type: ignore[arg-type]  # the stub of transformers wraps the method without its self

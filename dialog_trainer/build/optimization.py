@@ -16,6 +16,7 @@ from dialog_trainer.data.dataset import TokenDataset
 from dialog_trainer.data.packing import batch_to_device, pack_micro_batches
 from dialog_trainer.data.sampler import global_batch_indices, local_shard, steps_per_epoch
 from dialog_trainer.distributed import collectives
+from dialog_trainer.distributed.parallel import trained_parameters
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights
@@ -35,7 +36,7 @@ class TrainingPlan:
 
 
 def build_optimizer(config: Config, model: PreTrainedModel) -> torch.optim.Optimizer:
-    """The optimizer of `optim`, over the parameters of the model. Raises `ConfigError` for what its class refuses."""
+    """The optimizer of `optim`, over the trained parameters of the model. Raises `ConfigError` for what its class refuses."""
     target, arguments = config.optim.target, config.optim.arguments
     # One pass over weights, gradient and state, where the class knows it and no other way is asked for.
     one_pass = {} if {"fused", "foreach"} & arguments.keys() else {"fused": True}
@@ -43,7 +44,7 @@ def build_optimizer(config: Config, model: PreTrainedModel) -> torch.optim.Optim
     tuples = {key: tuple(value) for key, value in build.keywords.items() if isinstance(value, list)}
     build = partial(build, **tuples)
     try:
-        optimizer: torch.optim.Optimizer = build(model.parameters())
+        optimizer: torch.optim.Optimizer = build(trained_parameters(model))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError([f"optim: {target} refuses {build.keywords}: {error}"]) from None
     return optimizer

@@ -26,7 +26,8 @@ def list_choices(config_dir: str | None) -> dict[str, list[str]]:
     """The groups that a user chooses from, with their choices; those of `config_dir` (the user's own) included."""
     found: dict[str, set[str]] = {}
     for root in (CONF, Path(config_dir or CONF)):
-        for path in root.glob("*/*.yaml"):
-            if path.parent.name != "hydra" and not path.stem.startswith("_"):
-                found.setdefault(path.parent.name, set()).add(path.stem)
+        for path in (*root.glob("*/*.yaml"), *root.glob("*/*/*.yaml")):  # a group, or one inside it as model/adapter
+            group = path.parent.relative_to(root).as_posix()
+            if not group.startswith("hydra") and not path.stem.startswith("_"):
+                found.setdefault(group, set()).add(path.stem)
     return {group: sorted(names) for group, names in found.items()}

@@ -94,7 +94,7 @@ def read_values(conf: Path, chosen: Mapping[str, str]) -> dict[str, Any]:
         )
         for path in (file for file in files if file.is_file()):
             text = path.read_text(encoding="utf-8")
-            prefix = f"{group}." if group and "@package _global_" not in text else ""
+            prefix = f"{group.replace('/', '.')}." if group and "@package _global_" not in text else ""
             for key, value in flatten(yaml.safe_load(text) or {}, frozenset({"best"})).items():
                 if key != "defaults":
                     set_key(tree, f"{prefix}{key}", value)

@@ -167,12 +167,13 @@ def _lay_on(
     tree = copy.deepcopy(saved)
     notes: list[str] = []
     errors: list[str] = []
+    whole = (*GLOBAL_GROUPS, "model/adapter")  # they are chosen at the first start
     for override in typed:
-        if override.key_or_group in GLOBAL_GROUPS:
+        if override.key_or_group in whole:
             errors.append(
                 f"{override.key_or_group}=: not on a saved run, whose configuration is the base; pass single options or groups"
             )
-    chosen = [o for o in typed if o.key_or_group in choices and o.key_or_group not in GLOBAL_GROUPS]
+    chosen = [o for o in typed if o.key_or_group in choices and o.key_or_group not in whole]
     if chosen:
         try:
             composed = compose.compose_tree([o.input_line or "" for o in chosen], config_dir)

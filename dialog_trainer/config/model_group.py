@@ -6,7 +6,18 @@ from typing import Annotated, Literal, NamedTuple
 
 from annotated_types import Ge, Le
 
-from dialog_trainer.config.fields import BelowOne, Count, Day, Length, Name, Record, Whole, setting
+from dialog_trainer.config.fields import (
+    BelowOne,
+    Count,
+    Day,
+    Length,
+    Name,
+    Positive,
+    Record,
+    Texts,
+    Whole,
+    setting,
+)
 
 
 class ModelSizes(NamedTuple):
@@ -17,6 +28,30 @@ class ModelSizes(NamedTuple):
     heads: int
     width: int
     positions: int
+
+
+class AdapterConfig(Record):
+    """Which weights are trained. The numbers are those of `method=lora` alone."""
+
+    method: Literal["none", "lora"] = setting(
+        "What is trained: none (no adapter: all weights) or lora (low-rank adapters and the rows of added tokens, Hu et al. "
+        "2021; the model itself stays as it is).",
+        "refused",
+    )
+    rank: Count | None = setting("Rank of the adapters of LoRA.", "refused", optional=True)
+    alpha: Positive | None = setting(
+        "Scale of the adapters: their output times alpha / rank.", "refused", optional=True
+    )
+    dropout: BelowOne | None = setting("Dropout probability of the input of the adapters.", "inexact", optional=True)
+    targets: Texts | None = setting(
+        "Names of the linear layers that get an adapter, as [c_attn,c_proj]. []: all but the head.",
+        "refused",
+        optional=True,
+    )
+
+    @property
+    def is_lora(self) -> bool:
+        return self.method == "lora"
 
 
 class ModelConfig(Record):
@@ -44,6 +79,7 @@ class ModelConfig(Record):
     dropout: BelowOne | None = setting(
         "Dropout probability of every layer. null: as the model's own config says.", "inexact"
     )
+    adapter: AdapterConfig = setting("What is trained.", when_absent={"method": "none"})
     vocab_size: Annotated[Whole, Ge(257), Le(1_000_000)] | None = setting(
         "Entries of the byte-level BPE learned from the training split; the dialogue tokens are added.",
         "refused",

@@ -49,6 +49,7 @@ def validate(tree: Mapping[str, Any]) -> Config:
     errors += _check_compile(values)
     errors += check_data_files(values)
     errors += check_model(values)
+    errors += _check_adapter(values)
     errors += _check_scratch(values, reading.values.keys() | reading.invalid.keys())
     if errors:
         raise ConfigError(errors)
@@ -227,6 +228,18 @@ def _check_compile(values: Values) -> list[str]:
         ]
     lack = missing_compiler()
     return [f"compile=true: {lack}, or use compile=false"] if lack else []
+
+
+def _check_adapter(values: Values) -> list[str]:
+    if values.get("model.adapter.method") != "lora":
+        return []
+    missing = [name for name in ("rank", "alpha", "dropout", "targets") if f"model.adapter.{name}" not in values]
+    found = [f"model.adapter.{name}: is missing; model/adapter=lora has it" for name in missing]
+    if values.get("model.pretrained_model", "") is None:
+        found.append("model/adapter=lora: a model from scratch has nothing to adapt; pass model.pretrained_model")
+    if values.get("parallel") == "fsdp":
+        found.append("parallel=fsdp: not with model/adapter=lora, whose gradients are small; use parallel=ddp")
+    return found
 
 
 def _check_scratch(values: Values, given: Set[str]) -> list[str]:

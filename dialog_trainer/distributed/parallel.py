@@ -39,7 +39,7 @@ def parallelize(loss: torch.nn.Module, strategy: str, blocks: Iterable[str], bat
             fully_shard(module, mesh=mesh)
         fully_shard(loss, mesh=mesh)  # in place
     else:
-        gradients = torch.autograd.grad(loss(batch)[0], list(loss.parameters()), allow_unused=True)
+        gradients = torch.autograd.grad(loss(batch)[0], trained_parameters(loss), allow_unused=True)
         parallel_loss = DistributedDataParallel(
             loss,
             device_ids=[device.index] if device.type == "cuda" else None,
@@ -93,9 +93,13 @@ def unsharded(loss: torch.nn.Module) -> Iterator[torch.nn.Module]:
     loss.reset_iter_state()
 
 
+def trained_parameters(module: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
 def count_local_parameters(loss: torch.nn.Module) -> int:
-    """The weights that this rank holds, as numbers."""
-    local = (one.to_local() if isinstance(one, DTensor) else one for one in loss.parameters())
+    """The trained weights that this rank holds, as numbers."""
+    local = (one.to_local() if isinstance(one, DTensor) else one for one in trained_parameters(loss))
     return sum(tensor.numel() for tensor in local)
 
 

@@ -43,7 +43,7 @@ def measure_gradient_alignment(model: PreTrainedModel, batches: Sequence[Batch])
 
 def _gradient(model: PreTrainedModel, batches: Sequence[Batch], role: Role) -> dict[str, torch.Tensor]:
     """The gradient of the mean loss over the tokens of `role`, by name of the weight."""
-    parameters = dict(model.named_parameters())
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     gradient = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     tokens = max(1, sum(int((batch.roles == role).sum()) for batch in batches))
     for batch in batches:
@@ -60,8 +60,9 @@ def _group_by_layer(model: PreTrainedModel) -> dict[str, list[str]]:
     tables (and a head tied to one), `head` is the rest: the output head and its norm."""
     tables = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding)}
     groups: dict[str, list[str]] = {}
-    for name, _ in model.named_parameters():
+    for name in (name for name, parameter in model.named_parameters() if parameter.requires_grad):
         number = next((part for part in name.split(".") if part.isdigit()), None)
-        other = "embeddings" if name.rpartition(".")[0] in tables else "head"
+        of_embeddings = name.rpartition(".")[0] in tables or name.startswith("lora_rows.embeddings.")
+        other = "embeddings" if of_embeddings else "head"
         groups.setdefault(other if number is None else f"block_{int(number):02d}", []).append(name)
     return groups

@@ -55,6 +55,15 @@ def fit_to_tokenizer(model: PreTrainedModel, tokenizer: DialogueTokenizer, *, ha
     )
 
 
+def new_token_ids(tokenizer: DialogueTokenizer) -> list[int]:
+    """The ids of the tokens that were added to a tokenizer, which its model has not been trained with."""
+    first_added = len(tokenizer) - tokenizer.added_tokens
+    own = {
+        token for token in astuple(tokenizer.special_tokens) if token is not None
+    }  # a template needs not all of them
+    return sorted(token for token in own if token >= first_added)
+
+
 def _set_padding(config: PreTrainedConfig, pad_id: int) -> None:
     """Sets the id of the padding, but where the model could not be built with it: XGLM has a position of that number."""
     before = config.pad_token_id

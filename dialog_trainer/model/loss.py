@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from dialog_trainer.model.adapters import trained_head_rows
 from dialog_trainer.model.kernels.linear_cross_entropy import linear_cross_entropy, linear_token_nll
 from dialog_trainer.model.packed_forward import packed_hidden_states, packed_logits
 from dialog_trainer.types import NUM_TURN_BINS, Batch, LossSum, Role
@@ -19,7 +20,7 @@ def compute_loss(model: PreTrainedModel, batch: Batch) -> LossSum:
     targets = batch.targets
     weights = batch.weights[targets]
     if has_plain_head(model):
-        total, nll = linear_cross_entropy(*_project_inputs(model, batch), weights)
+        total, nll = linear_cross_entropy(*_project_inputs(model, batch), weights, trained_head_rows(model))
     else:
         nll = _nll_from_logits(model, batch)
         total = (nll * weights).sum()

@@ -1,6 +1,7 @@
 """The content of a checkpoint: a plain Hugging Face directory plus `trainer/`. No file is a pickle.
 
     config.json, model.safetensors, tokenizer.json ...    what `from_pretrained` of transformers reads
+    adapter_config.json, adapter_model.safetensors ...    in their place where an adapter is trained: what peft reads
     trainer/state.json, trainer/optimizer.safetensors     what a resume needs besides
     manifest.json                                         bytes and sha256 of every other file; written last
 
@@ -9,11 +10,12 @@ Where checkpoints lie, and how one takes the place of another, is in `checkpoint
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,16 +28,19 @@ from transformers import PreTrainedModel
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import parallel
 from dialog_trainer.errors import CheckpointError
-from dialog_trainer.files import open_to_read, read_bounded, sha256_of_file
+from dialog_trainer.files import atomic_directory, open_to_read, read_bounded, sha256_of_file
 from dialog_trainer.training.saved_state import STATE_FILE
 
 MANIFEST = "manifest.json"
+# The model that the adapters of a run belong to, below the run.
+BASE = "base"
 OPTIMIZER_FILE = "trainer/optimizer.safetensors"
 Tensors = dict[str, torch.Tensor]
-# A directory without these is no checkpoint, whatever its manifest says.
-REQUIRED = {"config.json", STATE_FILE, OPTIMIZER_FILE}
-# It makes transformers load another model than the one next to it.
-FORBIDDEN = "adapter_config.json"
+# A directory without these is no checkpoint, whatever its manifest says; nor is one with the configs of both.
+REQUIRED = {STATE_FILE, OPTIMIZER_FILE}
+MODEL_CONFIG = "config.json"
+# Next to a model it makes transformers load another one.
+ADAPTER_CONFIG = "adapter_config.json"
 MAX_MANIFEST_BYTES = 2**20
 
 
@@ -47,8 +52,10 @@ class Manifest(BaseModel, strict=True):
 
 
 def collect_tensors(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> tuple[Tensors, Tensors]:
-    """Full weights and full optimizer state, by name, on rank 0. All ranks call this together."""
-    weights = model.state_dict(keep_vars=True)  # a tied weight, of two names, stays one tensor
+    """Full trained weights and full optimizer state, by name, on rank 0. All ranks call this together."""
+    adapter = getattr(model, "adapter", None)
+    # A tied weight, of two names, stays one tensor.
+    weights = adapter.trained_tensors() if adapter else model.state_dict(keep_vars=True)
     return parallel.gather_full_tensors(weights), parallel.gather_full_tensors(_optimizer_tensors(model, optimizer))
 
 
@@ -65,10 +72,18 @@ def write_checkpoint(
     Raises `OSError` or `SafetensorError` where the disk takes no more.
     """
     (directory / "trainer").mkdir()
-    model.save_pretrained(directory, state_dict=tensors[0], safe_serialization=True)
+    adapter = getattr(model, "adapter", None)
+    if adapter:
+        adapter.save(directory, tensors[0], BASE)
+    else:
+        model.save_pretrained(directory, state_dict=tensors[0], safe_serialization=True)
     tokenizer.save(directory)
     save_file(tensors[1], directory / OPTIMIZER_FILE)
     (directory / STATE_FILE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+    _write_manifest(directory)
+
+
+def _write_manifest(directory: Path) -> None:
     files = {
         path.relative_to(directory).as_posix(): (path.stat().st_size, sha256_of_file(path))
         for path in sorted(path for path in directory.rglob("*") if path.is_file())
@@ -76,18 +91,54 @@ def write_checkpoint(
     (directory / MANIFEST).write_text(Manifest(format=1, files=files).model_dump_json(indent=2), encoding="utf-8")
 
 
+def write_base(run: Path, model: PreTrainedModel, tokenizer: DialogueTokenizer) -> None:
+    """Writes the model without its adapter into the run, once: `base/`, a Hugging Face directory with a manifest."""
+    with atomic_directory(run, BASE) as directory:
+        model.save_pretrained(directory, state_dict=model.adapter.base_weights(), safe_serialization=True)  # type: ignore[operator, union-attr]  # set by `add_lora`
+        tokenizer.save(directory)
+        _write_manifest(directory)
+
+
+def digest_base(run: Path) -> str | None:
+    """The sha256 of the manifest of `base/`; None where the run has none."""
+    with contextlib.suppress(FileNotFoundError):
+        return hashlib.sha256(read_bounded(run, f"{BASE}/{MANIFEST}", MAX_MANIFEST_BYTES)).hexdigest()
+    return None
+
+
+def find_base(run: Path, digest: str | None) -> Path:
+    """`base/` of a run, every byte of it as a checkpoint with this digest of its manifest knows it. Raises `CheckpointError`."""
+    try:
+        found = digest_base(run)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: {error.strerror}") from None
+    if found is None:
+        raise CheckpointError(f"{run / BASE} is missing: it holds the model of the adapters; copy it from the run")
+    damage = "it is not the one that this checkpoint was trained on" if found != digest else _compare_files(run, BASE)
+    if damage:
+        raise CheckpointError(f"{run / BASE} cannot be used: {damage}")
+    return run / BASE
+
+
 def find_damage(run: Path, checkpoint: str) -> str | None:
     """What is wrong with a checkpoint, a directory below the run; None if every byte is as it was written."""
-    path = run / checkpoint
+    return _compare_files(run, checkpoint, REQUIRED)
+
+
+def _compare_files(run: Path, directory: str, required: Set[str] = frozenset()) -> str | None:
+    """What differs between a directory below the run and its manifest, which must name the `required` files."""
+    path = run / directory
     try:
-        files = Manifest.model_validate_json(read_bounded(run, f"{checkpoint}/{MANIFEST}", MAX_MANIFEST_BYTES)).files
-        missing = sorted(REQUIRED - set(files))
+        files = Manifest.model_validate_json(read_bounded(run, f"{directory}/{MANIFEST}", MAX_MANIFEST_BYTES)).files
+        missing = sorted(required - set(files))
         if missing:
             return f"{path / MANIFEST} does not name {', '.join(missing)}"
-        if os.path.lexists(path / FORBIDDEN):
-            return f"{path / FORBIDDEN} names another model: remove it"
+        if MODEL_CONFIG not in files and ADAPTER_CONFIG not in files:
+            return f"{path / MANIFEST} names neither {MODEL_CONFIG} nor {ADAPTER_CONFIG}"
+        if MODEL_CONFIG in files and os.path.lexists(path / ADAPTER_CONFIG):
+            return f"{path / ADAPTER_CONFIG} names another model: remove it"
         for name, (size, digest) in files.items():
-            with open_to_read(run, f"{checkpoint}/{name}") as file:
+            with open_to_read(run, f"{directory}/{name}") as file:
                 found = os.fstat(file.fileno()).st_size
                 if found != size:
                     return f"{path / name} has {found:,} bytes instead of {size:,}"

@@ -22,7 +22,7 @@ from dialog_trainer.files import (
     remove_directory,
     rename,
 )
-from dialog_trainer.training.checkpoint import find_damage, write_checkpoint
+from dialog_trainer.training.checkpoint import BASE, find_damage, write_checkpoint
 from dialog_trainer.training.checkpoint_directory import (
     BEST,
     KINDS,
@@ -138,6 +138,8 @@ def fork_checkpoints(run: Path, checkpoint: Path, new: Path) -> list[str]:
     """
     state = read_state(run, checkpoint.relative_to(run).as_posix())
     make_directory(new, "weights")
+    if list_directory(run, ".").get(BASE) == "directory":
+        copy_directory(run / BASE, new, BASE)
     copy_directory(checkpoint, new, f"weights/{step_name(state.step)}")
     missing = []
     for name in BEST:

@@ -84,14 +84,15 @@ def measure_memory(
         plain_loss.train()
         weights |= {parameter.untyped_storage().data_ptr() for parameter in plain_loss.parameters()}
         # The gradient of the output projection is kept once, whatever the number of tokens.
-        head_bytes = max(parameter.numel() * 4 for parameter in plain_loss.parameters())
+        largest = max(plain_loss.parameters(), key=torch.Tensor.numel)
+        head_bytes = largest.numel() * 4
         with saved_tensors_hooks(note, lambda tensor: tensor):
             plain_loss(batch)
     activations = sum(size for size in kept.values() if size < head_bytes)
     device = next(loss.parameters()).device
     used, free, processes = _used_bytes(device), free_bytes(device), _processes_sharing(device, processes)
     return MemoryEstimate(
-        fixed_bytes=used + 4 * local_parameters * (1 + state_size(optimizer)) + head_bytes,
+        fixed_bytes=used + 4 * local_parameters * (1 + state_size(optimizer)) + head_bytes * largest.requires_grad,
         token_bytes=activations / len(batch.ids),
         free_bytes=None if free is None else (free + used * processes) // processes,
     )

@@ -35,7 +35,8 @@ class SavedState(_Plain):
     """What a checkpoint keeps besides tensors: the position of the run, and what an exact resume depends on.
 
     `kept` names the step of the best checkpoints at the time of the save. `config` holds the settings (`Config.to_dict`),
-    `run_id` names the run; versions before 0.3 wrote neither.
+    `run_id` names the run; versions before 0.3 wrote neither. `base` is the digest of `base/` of a run with an adapter,
+    `new_token_ids` the tokens whose rows it holds.
     """
 
     step: _Count
@@ -56,6 +57,8 @@ class SavedState(_Plain):
     versions: dict[str, str]
     config: dict[str, Any] | None = None
     run_id: str | None = None
+    base: str | None = None
+    new_token_ids: Annotated[list[_Count], Field(max_length=16)] = []
 
 
 def read_state(run: Path, checkpoint: str) -> SavedState:

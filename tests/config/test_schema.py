@@ -210,10 +210,14 @@ def test_the_fields_of_a_command_are_no_part_of_a_run():
     }  # fmt: skip
 
 
+def group_of(path) -> str:
+    return path.parent.relative_to(CONF).as_posix().replace("/", ".")
+
+
 def test_conf_supplies_every_field_and_no_other():
     found = set()
     for path in GROUP_FILES:
-        prefix = "" if path.parent.name in ("conf", "runtime") else f"{path.parent.name}."
+        prefix = "" if path.parent.name in ("conf", "runtime") else f"{group_of(path)}."
         tree = read_conf(path.relative_to(CONF).as_posix())
         found |= set(flatten(tree, frozenset({"metrics.best"}), prefix))
     required = {key for key, setting in SETTINGS.items() if not setting.meta.optional or key.startswith("model.")}
@@ -225,8 +229,8 @@ def test_the_comments_of_conf_are_the_descriptions_of_the_schema(path):
     """The comment of a key is the block right above it. On a error the message holds the text to put there."""
     text = path.read_text(encoding="utf-8")
     assert "${" not in text
-    group, above, parents = path.parent.name, [], []
-    prefix = "" if group in ("conf", "runtime") else f"{group}."
+    group, above, parents = group_of(path), [], []
+    prefix = "" if group in (".", "runtime") else f"{group}."
     target = (yaml.safe_load(text) or {}).get("_target_")
     record = groups(Config).get(group)
     own = own_settings(record, group, target) or {} if target and issubclass(record, OpenGroup) else {}

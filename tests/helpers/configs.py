@@ -37,4 +37,6 @@ def conf_tree(model="gpt2_tiny", data="chitchat", optim="adamw", mask="step") ->
         group: read_conf(f"{group}/_base.yaml") | read_conf(f"{group}/{name}.yaml") for group, name in chosen.items()
     }
     whole = {"model": model, "optim": optim, "logger": "none"}
-    return tree | {group: read_conf(f"{group}/{name}.yaml") for group, name in whole.items()}
+    tree |= {group: read_conf(f"{group}/{name}.yaml") for group, name in whole.items()}
+    tree["model"]["adapter"] = read_conf("model/adapter/none.yaml")
+    return tree

@@ -56,7 +56,10 @@ class TrainingCallbacks:
         self._say, self._progress, self._stop = make_printer(console), progress, stop
         self._switch = parts.timeline.final_from_step
         self.saver = CheckpointSaver(folder, parts)
-        self._parameters = sum(parameter.numel() for parameter in parts.model.parameters())
+        # A frozen weight takes two of the three products: it has no gradient of its own.
+        self._parameters = round(
+            sum(one.numel() * (1 if one.requires_grad else 2 / 3) for one in parts.model.parameters())
+        )
         self._peak = collectives.world_size() * (device_peak_flops(parts.device, self._config.precision) or 0)
         self._probe: list[Batch] | None = None
         self._figures = figures

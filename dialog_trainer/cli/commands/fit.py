@@ -39,6 +39,7 @@ from dialog_trainer.data.prefetch import prefetch_batches
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives
 from dialog_trainer.distributed.failures import RESUME_HINT
+from dialog_trainer.distributed.parallel import trained_parameters
 from dialog_trainer.errors import TrainingError
 from dialog_trainer.masking.timeline import build_timeline
 from dialog_trainer.model.compile import COMPILE_ERRORS, failure_reason
@@ -151,9 +152,11 @@ def _fit(folder: Path, parts: TrainingParts, state: TrainingState, console: RunC
     if figures:
         figures.draw_schedule(plan.learning_rate)
     parameters = sum(parameter.numel() for parameter in parts.model.parameters())
+    trained = sum(parameter.numel() for parameter in trained_parameters(parts.model))
+    adapted = "" if trained == parameters else f" ({trained:,} of them trained)"
     processes = f" ({collectives.world_size()} processes, {config.parallel})" if collectives.world_size() > 1 else ""
     say(
-        f"run folder {folder}: {parameters:,} parameters on {parts.device}{processes}, "
+        f"run folder {folder}: {parameters:,} parameters{adapted} on {parts.device}{processes}, "
         f"{len(parts.mask_check.indices):,} sequences of {parts.mask_check.counts.tokens.sum():,} tokens, "
         f"{plan.steps_per_epoch:,} steps an epoch, steps {state.step:,} to {steps:,}, "
         f"validated every {validation_interval(config, plan.steps_per_epoch):,}"

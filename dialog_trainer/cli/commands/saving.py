@@ -15,7 +15,7 @@ import torch
 from dialog_trainer.cli.commands.parts import TrainingParts
 from dialog_trainer.distributed import collectives
 from dialog_trainer.tracking.run_directory import read_run_id
-from dialog_trainer.training.checkpoint import Tensors, collect_tensors
+from dialog_trainer.training.checkpoint import Tensors, collect_tensors, digest_base
 from dialog_trainer.training.checkpoint_directory import BEST
 from dialog_trainer.training.checkpoint_publishing import save_checkpoint
 from dialog_trainer.training.loop import TrainingState
@@ -32,14 +32,15 @@ class CheckpointSaver:
         self.folder, self._parts = folder, parts
         self._environment = parts.environment()
         self._run_id = read_run_id(folder) if collectives.is_rank0() else None
+        self._base = digest_base(folder) if collectives.is_rank0() else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._running: Future[None] | None = None
         self._last_save = time.monotonic()
 
     def describe(self) -> str:
         """What the checkpoints will take on the disk, and how they are written."""
-        weights = sum(parameter.numel() * 4 for parameter in self._parts.model.parameters())
-        size = weights * (1 + state_size(self._parts.optimizer))
+        trained = sum(one.numel() * 4 for one in self._parts.model.parameters() if one.requires_grad)
+        size = trained * (1 + state_size(self._parts.optimizer))
         most = self._parts.config.keep_checkpoints + len(BEST) + 1  # one is written before an old one goes
         free = shutil.disk_usage(self.folder).free
         short = "; that may not be enough: make room" if size * most > free else ""
@@ -72,6 +73,8 @@ class CheckpointSaver:
             **self._environment,
             "config": parts.config.to_dict(),
             "run_id": self._run_id,
+            "base": self._base,
+            "new_token_ids": getattr(getattr(parts.model, "adapter", None), "new_ids", []),
         }
         tensors = collect_tensors(parts.model, parts.optimizer)
         collectives.broadcast_from_rank0(lambda: self._start(tensors, record))

@@ -16,6 +16,7 @@ from dialog_trainer.reporting.console import make_printer
 from dialog_trainer.reporting.terminal import RunConsole
 from dialog_trainer.signals import StopSignal
 from dialog_trainer.tracking.run_directory import claim_run_directory, write_config
+from dialog_trainer.training.checkpoint import write_base
 from dialog_trainer.training.loop import TrainingState
 
 
@@ -35,6 +36,8 @@ def train_new_run(job: Job, console: RunConsole) -> int:
         folder = Path(collectives.broadcast_from_rank0(lambda: str(_claim(job))))
         with lock_for_all_ranks(folder):
             if collectives.is_rank0():
+                if config.model.adapter.is_lora:
+                    write_base(folder, model, tokenizer)
                 write_config(folder, parts.config.to_dict() | {"digest": parts.digest}, thaw(job.hydra_files))
             return fit(folder, parts, TrainingState(), console, stop)
 

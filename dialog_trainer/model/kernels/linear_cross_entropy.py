@@ -24,14 +24,25 @@ import torch
 CHUNK_LOGITS = {"cpu": 1 << 24, "cuda": 1 << 26}
 
 
+# Ids `(K,)` of rows of a weight, and their values `(K, D)`, which the weight holds too.
+Rows = tuple[torch.Tensor, torch.Tensor]
+
+
 def linear_cross_entropy(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, weights: torch.Tensor
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    weights: torch.Tensor,
+    rows: Rows | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`(Σ w·nll, nll)` in nats: a scalar with a gradient, and `(M,)` float32 without one.
 
-    `hidden` `(M, D)`, `weight` `(V, D)`, `bias` `(V,)` or None, `targets` `(M,)` int64, `weights` `(M,)` float32.
+    `hidden` `(M, D)`, `weight` `(V, D)`, `bias` `(V,)` or None, `targets` `(M,)` int64, `weights` `(M,)` float32. Of a
+    `weight` without a gradient the values of `rows` get that of their rows alone.
     """
-    total, nll = _LinearCrossEntropy.apply(hidden, weight, bias, targets, weights)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    row_ids, row_values = rows or (None, None)
+    total, nll = _LinearCrossEntropy.apply(hidden, weight, bias, targets, weights, row_ids, row_values)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return total, nll
 
 
@@ -91,6 +102,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         bias: torch.Tensor | None,
         targets: torch.Tensor,
         weights: torch.Tensor,
+        row_ids: torch.Tensor | None,
+        row_values: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = _product_dtype(hidden)
         ctx.dtypes = hidden.dtype, weight.dtype
@@ -100,6 +113,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             hidden_grad = torch.empty_like(states) if ctx.needs_input_grad[0] else None
             weight_grad = torch.zeros_like(weight) if ctx.needs_input_grad[1] and len(targets) == 0 else None
             bias_grad = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
+            values_grad = None if row_values is None else torch.zeros_like(row_values)
             for rows, chunk_nll, softmax in _project_chunks(states, table, bias, targets):
                 nll[rows] = chunk_nll
                 ids, row_weights = targets[rows], weights[rows].unsqueeze(1)
@@ -115,10 +129,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     else:
                         weight_grad += probabilities.T @ weighted
                     weight_grad.index_add_(0, ids, weighted.to(weight.dtype), alpha=-1)
+                if values_grad is not None and row_ids is not None:
+                    row_gradient = probabilities[:, row_ids] - torch.eq(ids.unsqueeze(1), row_ids).to(dtype)
+                    values_grad += row_gradient.T @ (states[rows] * row_weights.to(dtype))
                 if bias_grad is not None:
                     bias_grad += (softmax * row_weights).sum(0).to(bias_grad.dtype)
                     bias_grad.index_add_(0, ids, row_weights.squeeze(1).to(bias_grad.dtype), alpha=-1)
-        gradients = hidden_grad, weight_grad, bias_grad
+        gradients = hidden_grad, weight_grad, bias_grad, values_grad
         ctx.save_for_backward(*(gradient for gradient in gradients if gradient is not None))
         ctx.has_gradient = tuple(gradient is not None for gradient in gradients)
         ctx.mark_non_differentiable(nll)
@@ -130,6 +147,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         gradients = [next(saved) if present else None for present in ctx.has_gradient]
         if not _is_known_to_be_one(total_grad):
             gradients = [None if one is None else one.mul_(total_grad.to(one.dtype)) for one in gradients]
-        hidden_grad, weight_grad, bias_grad = gradients
+        hidden_grad, weight_grad, bias_grad, values_grad = gradients
         hidden_dtype, _ = ctx.dtypes
-        return None if hidden_grad is None else hidden_grad.to(hidden_dtype), weight_grad, bias_grad, None, None
+        hidden_grad = None if hidden_grad is None else hidden_grad.to(hidden_dtype)
+        return hidden_grad, weight_grad, bias_grad, None, None, None, values_grad
