@@ -136,7 +136,7 @@ def _why_no_model(model: str) -> str | None:
         return "there is no such folder; pass a folder or a hub id as gpt2" if missing else None
     if (place / "args.yaml").is_file() and not (place / "config.json").is_file():
         return f"is the folder of a run; pass one of its models, as {place / 'weights' / 'best_loss'}"
-    if (place / "adapter_config.json").is_file() and not (place / "config.json").is_file():
+    if (place / "adapter_config.json").is_file():
         return (
             "holds an adapter (LoRA), not a model: pass the folder of the model merged with it, as mode=export writes it "
             "for a run of model/adapter=lora, and `merge_and_unload` of peft for others"

@@ -130,7 +130,7 @@ class Config(Record):
     """The validated configuration of one command."""
 
     mode: Mode = setting(
-        "What to do: train, resume, validate or chat with a saved run, inspect (show which tokens carry the loss), or "
+        "What to do: train, resume, validate, chat with or export a saved run, inspect (show which tokens carry the loss), or "
         "verify_resume (check that a resume is exact here).",
         per_command=True,
     )

@@ -115,7 +115,7 @@ def _check_saved_run(values: Values) -> list[str]:
         return []
     mode = command.name
     if not command.works_on_saved_run and folder is not None:
-        return [f"resume_model_dir={folder}: goes with mode=resume, validate or chat, not with mode={mode}"]
+        return [f"resume_model_dir={folder}: goes with mode=resume, validate, chat or export, not with mode={mode}"]
     if command.works_on_saved_run and folder is None and "resume_model_dir" in values:
         return [f"mode={mode} needs a run: pass resume_model_dir=<run folder>"]
     return []

@@ -85,7 +85,7 @@ class LoraAdapter:
         return {name: value for name, value in self._model.named_parameters() if value.requires_grad}
 
     def base_weights(self) -> dict[str, torch.Tensor]:
-        """The weights of the model without the adapter by their names there; once merged, with it."""
+        """The weights of the model without the adapter, by their names there."""
         state = self._model.state_dict()
         frozen = {
             name: value for name, value in state.items() if ".lora_" not in name and not name.startswith("lora_rows.")
@@ -125,12 +125,13 @@ class LoraAdapter:
             raise CheckpointError(f"{path} cannot be read: {error}") from None
         write_trained_rows(self._model)
 
-    def merge(self) -> None:
-        """Adds the adapters to the weights, for good."""
+    def merged_weights(self) -> dict[str, torch.Tensor]:
+        """The weights of a model without an adapter that computes the same, by their names there; merges for good."""
         write_trained_rows(self._model)
         for module in self._model.modules():
             if isinstance(module, LoraLayer):
                 module.merge()
+        return self.base_weights()
 
     def _peft_name(self, name: str) -> str:
         if name.startswith("lora_rows."):

@@ -104,6 +104,8 @@ def load_pretrained(
         model, missing = source.load_model(config)
     except Exception as error:  # the hub's client raises many kinds; all mean that there is no model
         raise loading_error(name_or_path, error) from None
+    if hasattr(model, "peft_config"):
+        raise ModelError(f"{name_or_path} is an adapter, not a model: pass the folder of the model merged with it")
     if missing:
         raise ModelError(
             f"{name_or_path} has no weights for {missing[0]} (and {len(missing) - 1} others): they would be random"
@@ -136,6 +138,8 @@ def _find_weights(name_or_path: str, pickles: bool) -> _Source:
         size = GGUF_WEIGHTS_PER_BYTE * path.stat().st_size
         return _Source(str(path.parent), size, {"gguf_file": path.name})
     _check_config(path)
+    if (path / "adapter_config.json").exists():
+        raise ModelError(f"{path} holds an adapter, with which transformers would load the model that it names")
     files, safe = list(path.glob("*.safetensors")), True
     if pickles and not files:
         files = sorted(path.glob("*.bin"))

@@ -78,7 +78,7 @@ def test_all_faults_are_told_together(dialog_trainer, empty_folder):
         (["name=" + "n" * 300], "at most 240 bytes"),
         (["mode=resume"], "mode=resume needs a run: pass resume_model_dir=<run folder>"),
         (["mode=chat", "resume_model_dir=nowhere"], "resume_model_dir=nowhere: there is no such folder"),
-        (["resume_model_dir=x"], "goes with mode=resume, validate or chat"),
+        (["resume_model_dir=x"], "goes with mode=resume, validate, chat or export"),
         (["data=jsonl"], "data=jsonl needs data.train_data_path=<file.jsonl>"),
         (["data=jsonl", "data.train_data_path=nowhere.jsonl"], "does not exist; pass the path of a JSONL file"),
         (["metrics.best={bleu3: 1}"], "bleu3 is not computed; add it to metrics.names"),

@@ -14,6 +14,7 @@ from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.errors import ModelError
 from dialog_trainer.model.fitting import limit_generation
 from dialog_trainer.model.loading import build_from_scratch, describe_conversion, load_pretrained
+from tests.helpers.gguf_files import write_gguf
 
 OLD_ROWS = 300
 KINDS = {
@@ -296,6 +297,21 @@ def test_another_pt_file_is_named(tokenizer, tmp_path, saved, reason):
     torch.save(saved, tmp_path / "x.pt")
     with pytest.raises(ModelError, match=reason):
         load_pretrained(str(tmp_path / "x.pt"), tokenizer, None)
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_gguf_file_becomes_a_plain_model(tokenizer, tmp_path, quantized):
+    weights = write_gguf(tmp_path / "tiny.gguf", tokenizer, quantized)
+    read = DialogueTokenizer.pretrained(str(tmp_path / "tiny.gguf"))
+    text = "the sea likes long walks"
+    assert read.encode_batch([text]) == tokenizer.encode_batch([text])
+    model = load_pretrained(str(tmp_path / "tiny.gguf"), read, None)
+    embeddings = model.get_input_embeddings().weight[: len(weights["token_embd"])]
+    torch.testing.assert_close(embeddings, torch.tensor(weights["token_embd"]), rtol=0, atol=5e-3 if quantized else 0)
+    model.save_pretrained(tmp_path / "plain")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "plain")
+    ids = torch.arange(20).unsqueeze(0)
+    assert torch.equal(again(input_ids=ids).logits, model.eval()(input_ids=ids).logits)
 
 
 def test_saved_settings_bound_what_other_programs_generate(tokenizer, tmp_path):

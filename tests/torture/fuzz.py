@@ -9,12 +9,22 @@ from pathlib import Path
 from helpers.processes import SERVER
 
 from tests.torture.fuzz_readers import READERS, fuzz
+from tests.torture.model_readers import MODEL_READERS
 from tests.torture.run_readers import RUN_READERS
 from tests.torture.trials import Row, share
 
-ALL = {reader.name: reader for reader in (*READERS, *RUN_READERS)}
+ALL = {reader.name: reader for reader in (*READERS, *RUN_READERS, *MODEL_READERS)}
 # Of readers that build a model or a tokenizer, or compose a configuration, for each file.
-SLOW = {"tokenizer", "tokenizer config", "config.json", "header of weights", "overrides"}
+SLOW = {
+    "GGUF",
+    "checkpoint of the original",
+    "pytorch_model.bin",
+    "tokenizer",
+    "tokenizer config",
+    "config.json",
+    "header of weights",
+    "overrides",
+}
 SECONDS_EACH = 6
 # A mutation that asks for more is refused by the system, and counts as a failure.
 SPARE_BYTES = 3 * 2**30

@@ -99,7 +99,7 @@ DAMAGE = {
     "a list": (lambda folder: (folder / "manifest.json").write_text("[1, 2]"), "manifest.json is no manifest"),
     "deep": (lambda folder: (folder / "manifest.json").write_text("[" * 100_000), "manifest.json is no manifest"),
     "a size of text": (manifest({"config.json": ["1", "0" * 64]}), "manifest.json is no manifest: files.config.json"),
-    "names nothing": (manifest({}), "does not name config.json"),
+    "names nothing": (manifest({}), "does not name trainer/optimizer.safetensors, trainer/state.json"),
     "huge": (lambda folder: os.truncate(folder / "manifest.json", 2**30), "manifest.json: is larger than"),
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "manifest.json: No such file or directory"),
     "above": (name_also("../../secret"), "is no path below its folder"),
