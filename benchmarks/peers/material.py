@@ -26,9 +26,9 @@ from transformers import AutoModelForCausalLM
 
 from dialog_trainer.data.dataset import DialogueDataset, open_dialogues, open_tokens
 from dialog_trainer.data.sampler import global_batch_indices
+from dialog_trainer.data.sources import Jsonl
 from dialog_trainer.data.sources.chitchat import ChitChat
 from dialog_trainer.data.sources.dailydialog import DailyDialog
-from dialog_trainer.data.sources.jsonl import Jsonl
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights

@@ -18,7 +18,7 @@ from peers import material, ours
 from peers.contender import environment
 
 from dialog_trainer.data.dataset import open_dialogues
-from dialog_trainer.data.sources.jsonl import Jsonl
+from dialog_trainer.data.sources import Jsonl
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.evaluation.contexts import build_contexts, sample_dialogues
 from dialog_trainer.types import Role

@@ -25,7 +25,7 @@ Choices = dict[str, list[str]]
 SETTINGS = all_settings(Config)
 OPEN_GROUPS = tuple(key for key, record in groups(Config).items() if issubclass(record, OpenGroup))
 # Options that hold a dict: a typed one is meant whole.
-DICTS = ("metrics.best",)
+DICTS = ("metrics.best", "data.columns", "data.roles", "data.splits")
 MAX_JOBS = 1000
 MAX_OVERRIDES = 1000
 MAX_CHARACTERS = 4000

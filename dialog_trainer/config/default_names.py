@@ -13,7 +13,9 @@ from dialog_trainer.config.groups import DataConfig
 _INSIDE_A_RUN = ("weights", "best_metric", "best_loss", "last")
 # Stems of files that say nothing about the data in them.
 _PLAIN_STEMS = ("train", "training", "data", "dialogues", "dialogs")
-_BUILT_IN_CHOICES = ("dailydialog", "jsonl", "chitchat")
+_BUILT_IN_CHOICES = ("dailydialog", "files", "hub", "jsonl", "chitchat")
+# Sources that are called by the path or id of their data.
+_BY_PATH = tuple(f"dialog_trainer.data.sources.{name}" for name in ("Files", "Hub", "Jsonl"))
 _MAX_BYTES = 200
 
 
@@ -40,8 +42,8 @@ def _data_name(data: Any, choices: Mapping[str, str]) -> str:
         return "data"
     if target == "dialog_trainer.data.sources.DailyDialog":
         return "daily_dialog"
-    path = data.get("train_data_path")
-    if target == "dialog_trainer.data.sources.Jsonl" and isinstance(path, str) and path.strip():
+    path = data.get("id" if target.endswith("sources.Hub") else "train_data_path")
+    if target in _BY_PATH and isinstance(path, str) and path.strip():
         file = PurePath(path)
         named = [*file.parent.parts, file.name.split(".")[0]]
         return _path_part([part for part in named if part.lower() not in _PLAIN_STEMS], file.stem)

@@ -188,6 +188,35 @@ def _read_weights(value: Any) -> FrozenMapping:
     return FrozenMapping({key: float(weight) for key, weight in value.items()})
 
 
+def _read_columns(value: Any) -> FrozenMapping:
+    if not isinstance(value, Mapping) or not value or not set(value) <= set(ROW_FIELDS):
+        raise ValueError("is not a dict of what a row has")
+    if not all(key is None or (isinstance(key, str) and key) for key in value.values()):
+        raise ValueError("has a value that is no key")
+    return FrozenMapping(value)
+
+
+def _read_roles(value: Any) -> FrozenMapping:
+    if not isinstance(value, Mapping) or not value or not all(isinstance(key, str) and key for key in value):
+        raise ValueError("is not a dict of names")
+    for names in value.values():
+        if not all(isinstance(name, str) and name for name in (names if isinstance(names, list | tuple) else [names])):
+            raise ValueError("has a value that is no name")
+    return FrozenMapping(value)
+
+
+def _read_splits(value: Any) -> FrozenMapping:
+    if not isinstance(value, Mapping) or not value or not set(value) <= {"train", "validation", "test"}:
+        raise ValueError("is not a dict of splits")
+    if not all(isinstance(name, str) and name for name in value.values()):
+        raise ValueError("has a value that is no name")
+    return FrozenMapping(value)
+
+
+# What a row or a turn of data may have; `data.sources.row_plans` has the keys that each is known by.
+ROW_FIELDS = (
+    "turns", "role", "text", "dialogue", "prompt", "completion", "input", "history", "system", "tools", "references", "weight",
+)  # fmt: skip
 MIN_MAX_LEN = 8
 MAX_STEPS = 10_000_000
 MAX_COUNT = 2**63 - 1
@@ -242,5 +271,20 @@ ScoreWeights = Annotated[
     PlainValidator(_read_weights),
     Words("a dict of scores and weights, as {bleu2: 1}"),
     ScoreList(),
+]
+Columns = Annotated[
+    FrozenMapping,
+    PlainValidator(_read_columns),
+    Words(f"a dict from {', '.join(ROW_FIELDS)} to keys of the data, as {{turns: utterances, role: speaker}}"),
+]
+Roles = Annotated[
+    FrozenMapping,
+    PlainValidator(_read_roles),
+    Words("a dict from names to roles, as {agent: assistant}, or from a role to names, as {assistant: Monica}"),
+]
+SplitNames = Annotated[
+    FrozenMapping,
+    PlainValidator(_read_splits),
+    Words("a dict from train, validation, test to names of splits, as {validation: test}"),
 ]
 Arguments = Annotated[FrozenMapping, PlainValidator(freeze)]

@@ -12,6 +12,7 @@ from dialog_trainer.config.fields import (
     Arguments,
     BelowOne,
     Betas,
+    Columns,
     Count,
     CountOr0,
     Flag,
@@ -23,6 +24,8 @@ from dialog_trainer.config.fields import (
     Points,
     Positive,
     Record,
+    Roles,
+    SplitNames,
     Text,
     setting,
 )
@@ -62,15 +65,44 @@ class DailyDialogKeys(Record):
 
 class JsonlKeys(Record):
     train_data_path: Name | None = setting(
-        'File with a JSON object a line: {"turns": [...]}, {"messages": [{"role", "content"}]} or '
-        '{"conversations": [{"from", "value"}]}.'
+        "File, folder or pattern: JSON lines, JSON, CSV, TSV or parquet, also .gz or .zst. In a folder the names of files "
+        "tell the splits apart."
     )
     validation_data_path: Name | None = setting(
-        "The same for validation. null: a part of the training dialogues is held out, chosen by a hash of their text."
+        "The same for validation. null: that of the training folder, or a part of the training dialogues is held out, "
+        "chosen by a hash of their text."
     )
-    test_data_path: Name | None = setting("The same for split=test. null: there is no test split.")
+    test_data_path: Name | None = setting("The same for split=test. null: that of the training folder, if it has one.")
     validation_share: HeldOut = setting(
-        "Proportion of the training dialogues held out without a validation file.", "inexact"
+        "Proportion of the training dialogues held out without validation data.", "inexact"
+    )
+
+
+class MappingKeys(Record):
+    columns: Columns | None = setting(
+        "What a row has, and its key in the data, where that is not a usual one; null as a key: not read. null: none.",
+        "inexact",
+    )
+    roles: Roles | None = setting(
+        "Names of roles in the data, and their role; or a role, and the names of its speakers. null: the usual names.",
+        "inexact",
+    )
+
+
+class FilesKeys(MappingKeys, JsonlKeys):
+    """The keys of files that are read as they are."""
+
+
+class HubKeys(MappingKeys):
+    id: Name | None = setting("Data set on the hub (owner/name), or a folder with a copy of its files.", "inexact")
+    config: Name | None = setting("Its configuration (subset), if it has several. null: the default one.", "inexact")
+    revision: Name | None = setting("Its revision: a branch, tag or commit. null: the default branch.", "inexact")
+    splits: SplitNames | None = setting(
+        "Splits, and their names in the data set, where these are others, as {validation: test}. null: by their names.",
+        "inexact",
+    )
+    validation_share: HeldOut = setting(
+        "Proportion of the training dialogues held out without validation data.", "inexact"
     )
 
 
@@ -99,6 +131,8 @@ class DataConfig(OpenGroup):
 
     TARGETS: ClassVar = {
         f"{_SOURCES}.DailyDialog": DailyDialogKeys,
+        f"{_SOURCES}.Files": FilesKeys,
+        f"{_SOURCES}.Hub": HubKeys,
         f"{_SOURCES}.Jsonl": JsonlKeys,
         f"{_SOURCES}.ChitChat": NoKeys,
     }

@@ -49,14 +49,14 @@ HABITS = {
         "mode=resume resume_model_dir=<run folder> load_model_type=last",
     ),
     **dict.fromkeys(("train_file", "train_path", "dataset", "dataset_name", "data_path", "train_data", "data.file"),
-                    "data=jsonl data.train_data_path=<file.jsonl>"),
-    "dailydialog_train": "data=dailydialog (or data=jsonl for files of your own)",
+                    "data=files data.train_data_path=<file.jsonl>"),
+    "dailydialog_train": "data=dailydialog (or data=files for files of your own)",
     "dailydialog_dataset.path": "data=dailydialog data.path=<folder>",
     **{
-        f"CUSTOM.{split}_data_path": f"data=jsonl data.{split}_data_path=<file.jsonl>"
+        f"CUSTOM.{split}_data_path": f"data=files data.{split}_data_path=<file.jsonl>"
         for split in ("train", "validation", "test")
     },
-    "CUSTOM": "data=jsonl data.train_data_path=<file.jsonl>",
+    "CUSTOM": "data=files data.train_data_path=<file.jsonl>",
     **dict.fromkeys(("temperature", "top_p"), "chat.generation.{key}=<number> for a chat, metrics.generation.{key}=<number> for validations"),
     "max_new_tokens": "metrics.generation.max_new_tokens=<tokens>, or chat.generation.max_new_tokens=<tokens>",
     **dict.fromkeys(("wandb", "report_to", "tensorboard"), "logger=tensorboard"),
@@ -88,7 +88,7 @@ def hint_for_choice(group: str, value: object, choices: Iterable[str]) -> str:
     if not isinstance(value, str):
         return ""
     if group == "data" and ("/" in text or text.lower().endswith((".jsonl", ".json", ".csv", ".txt", ".parquet"))):
-        return f"; for a file of your own, write data=jsonl data.train_data_path={text}"
+        return f"; for a file of your own, write data=files data.train_data_path={text}"
     near = difflib.get_close_matches(text, list(choices), n=1, cutoff=0.8)
     if near:
         return f"; did you mean {group}={near[0]}?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.util
 import os
 import re
@@ -20,7 +21,7 @@ Values = Mapping[str, Any]
 # A file that holds a whole model: of llama.cpp, and a checkpoint of the original program.
 MODEL_FILES = (".gguf", ".pt")
 # Keys of `data` that hold paths, of built-in sources and of the user's own.
-_PATH_KEY = re.compile(r"(path|file|folder|directory|dir)s?$|^hub_id$")
+_PATH_KEY = re.compile(r"(path|file|folder|directory|dir)s?$|^(hub_)?id$")
 
 
 def check_names(values: Values) -> list[str]:
@@ -75,14 +76,16 @@ def check_data_files(values: Values) -> list[str]:
         and values.get("split") != "train"
         and apart
     )
-    if target.endswith("sources.Jsonl"):
+    if target in ("dialog_trainer.data.sources.Files", "dialog_trainer.data.sources.Jsonl"):
         for split in ("train", "validation", "test"):
             path = values.get(f"data.{split}_data_path")
-            problem = None if path is None or (spared and split == "train") else why_unreadable(Path(path))
+            problem = None if path is None or (spared and split == "train") else _why_no_data(path)
             if problem:
-                found.append(f"data.{split}_data_path={path}: {problem}; pass the path of a JSONL file")
+                found.append(f"data.{split}_data_path={path}: {problem}; pass a file, a folder or a pattern")
         if values.get("data.train_data_path", "-") is None and not spared:
-            found.append("data=jsonl needs data.train_data_path=<file.jsonl>")
+            found.append("data=files needs data.train_data_path=<file, folder or pattern>")
+    if target == "dialog_trainer.data.sources.Hub" and values.get("data.id", "-") is None:
+        found.append("data=hub needs data.id=<owner/name, or a folder with its files>")
     path = values.get("data.path")
     if target.endswith("sources.DailyDialog") and path is not None and not os.path.isdir(path):
         kind = "is a file, not a folder" if os.path.exists(path) else "does not exist"
@@ -92,11 +95,20 @@ def check_data_files(values: Values) -> list[str]:
     return found
 
 
+def _why_no_data(path: str) -> str | None:
+    """What keeps a file, folder or pattern from being read; None if nothing."""
+    if os.path.isdir(path):
+        return None if os.access(path, os.R_OK | os.X_OK) else "cannot be read (permission denied)"
+    if glob.has_magic(path) and not os.path.lexists(path):
+        return None if any(glob.iglob(path, recursive=True)) else "no file has such a name"
+    return why_unreadable(Path(path))
+
+
 def with_absolute_data_paths(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The tree of a configuration with the paths of its data made absolute, so that they hold in any working folder.
 
     A path is a value of `data` whose key says so (`data.train_data_path`, `data.files` of a source of the user's own) and
-    where something is.
+    where something is, or that is a pattern of paths.
     """
     data = {
         key: _absolute(value) if _PATH_KEY.search(key) and key != "cache_dir" else value
@@ -108,7 +120,8 @@ def with_absolute_data_paths(tree: Mapping[str, Any]) -> dict[str, Any]:
 def _absolute(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_absolute(item) for item in value]
-    return os.path.abspath(value) if isinstance(value, str) and value and os.path.exists(value) else value
+    is_path = isinstance(value, str) and value and (os.path.exists(value) or glob.has_magic(value))
+    return os.path.abspath(value) if is_path else value
 
 
 def check_model(values: Values) -> list[str]:

@@ -108,7 +108,7 @@ ALONE = {
     "truncation=split": "there is no option truncation; did you mean data.truncation?",
     "xyz=3": "there is no option xyz; --help shows all options",
     "epochs=3": "there is no option epochs; write steps=<updates>",
-    "CUSTOM.train_data_path=x": "there is no option CUSTOM.train_data_path; write data=jsonl data.train_data_path=",
+    "CUSTOM.train_data_path=x": "there is no option CUSTOM.train_data_path; write data=files data.train_data_path=",
     "scheduler_type=cosine": "there is no option scheduler_type; write scheduler=cosine",
     "optim.momentum=0.9": "there is no option optim.momentum; another choice of its group has it",
     "data.train_data_path=x": "there is no option data.train_data_path; another choice of its group has it",
@@ -181,7 +181,7 @@ def test_errors_of_values_and_of_keys_that_only_a_chosen_group_has():
     ) == [
         "data.hub_id=x: there is no option data.hub_id; another choice of its group has it",
         "data.validation_share=2: must be a number above 0, below 1",
-        "data=jsonl needs data.train_data_path=<file.jsonl>",
+        "data=files needs data.train_data_path=<file, folder or pattern>",
         "model.layers=0: must be a whole number of at least 1",
     ]
 

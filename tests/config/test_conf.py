@@ -35,7 +35,8 @@ ALONE = [[f"{group}={name}"] for group in ("experiment", "debug") for name in CH
 
 @pytest.mark.parametrize("choices", [*([choice for choice in row if choice] for row in ROWS), *ALONE])
 def test_each_choice_passes_every_check(choices, jsonl_folder):
-    paths = [f"data.train_data_path='{jsonl_folder}/train.jsonl'"] if "data=jsonl" in choices else []
+    paths = [f"data.train_data_path='{jsonl_folder}/train.jsonl'"] if {"data=files", "data=jsonl"} & {*choices} else []
+    paths += [f"data.id='{jsonl_folder}'"] if "data=hub" in choices else []
     [run] = compose_runs([*choices, *paths], None, sweep=False)
     assert run.config.mode == "train"
 
@@ -111,6 +112,8 @@ def test_masks_are_built(name, trained_role):
 def test_sources_are_built_and_read(name, jsonl_folder, tmp_path):
     paths = {
         "dailydialog": [f"data.path={jsonl_folder}"],
+        "files": [f"data.train_data_path={jsonl_folder}"],
+        "hub": [f"data.id={jsonl_folder}"],
         "jsonl": [f"data.train_data_path={jsonl_folder}/train.jsonl"],
         "chitchat": [],
     }[name]

@@ -13,7 +13,7 @@ from dialog_trainer.config.paths import with_absolute_data_paths
         ("path", "there", True), ("train_data_path", "there/file", True), ("folder", "./there", True), ("dir", "there", True),
         ("files", ["there/file", "there"], True), ("hub_id", "there", True), ("hub_id", "owner/name", False),
         ("path", "nowhere", False), ("path", None, False), ("path", "", False), ("separator", "there", False),
-        ("cache_dir", "there", False), ("profile_name", "there", False), ("paths", [3, None], False),
+        ("cache_dir", "there", False), ("train_data_path", "there/*.json", True), ("id", "there", True), ("id", "owner/name", False), ("profile_name", "there", False), ("paths", [3, None], False),
     ],
 )  # fmt: skip
 def test_only_paths_of_data_become_absolute(tmp_path, monkeypatch, key, value, is_path):

@@ -163,12 +163,14 @@ def test_files_of_own_dialogues_are_looked_for(tmp_path):
     file = tmp_path / "a b.jsonl"
     file.touch()
     tree = conf_tree(data="jsonl")
-    assert errors({}, tree) == ["data=jsonl needs data.train_data_path=<file.jsonl>"]
-    assert errors({"data.train_data_path": str(file)}, tree) == []
-    for bad, kind in ((tmp_path, "is a folder, not a file"), (tmp_path / "no", "does not exist"), ("x" * 300, "cannot be read (File name too long)")):  # fmt: skip
+    assert errors({}, tree) == ["data=files needs data.train_data_path=<file, folder or pattern>"]
+    for good in (file, tmp_path, tmp_path / "*.jsonl"):
+        assert errors({"data.train_data_path": str(good)}, tree) == []
+    assert errors({}, conf_tree(data="hub")) == ["data=hub needs data.id=<owner/name, or a folder with its files>"]
+    for bad, kind in ((tmp_path / "*.json", "no file has such a name"), (tmp_path / "no", "does not exist"), ("x" * 300, "cannot be read (File name too long)")):  # fmt: skip
         splits = ("train", "validation", "test")
         assert errors({f"data.{split}_data_path": str(bad) for split in splits}, tree) == [
-            f"data.{split}_data_path={bad}: {kind}; pass the path of a JSONL file" for split in splits
+            f"data.{split}_data_path={bad}: {kind}; pass a file, a folder or a pattern" for split in splits
         ]
     no_training_data = {"data.train_data_path": "no", "mode": "validate", "resume_model_dir": "x", "split": "test"}
     assert errors(no_training_data, tree) == []
@@ -373,7 +375,7 @@ def test_default_names_follow_the_model_and_the_data(model, data, values, projec
     [
         ("learning_rate", "optim.lr0="), ("lr", "optim.lr0="), ("epochs", "steps="), ("num_train_epochs", "steps="),
         ("max_steps", "steps="), ("scheduler_type", "scheduler="), ("dailydialog_train", "data=dailydialog"),
-        ("CUSTOM.train_data_path", "data.train_data_path="), ("CUSTOM.other", "data=jsonl"), ("top_p", "chat.generation.top_p="),
+        ("CUSTOM.train_data_path", "data.train_data_path="), ("CUSTOM.other", "data=files"), ("top_p", "chat.generation.top_p="),
         ("stepz", "did you mean steps?"), ("lr0", "did you mean optim.lr0?"), ("xyzxyz", "--help"),
     ],
 )  # fmt: skip
@@ -385,7 +387,7 @@ def test_what_people_type_by_habit_is_answered_with_the_form_here(key, form):
     ("group", "value", "form"),
     [
         ("model", "gpt2-medium", "model.pretrained_model=gpt2-medium"),
-        ("data", "my.jsonl", "data=jsonl data.train_data_path=my.jsonl"),
+        ("data", "my.jsonl", "data=files data.train_data_path=my.jsonl"),
         ("metrics", ["ppl", "bleu2"], "metrics.names=[ppl,bleu2]"),
         ("scheduler", "cosin", "did you mean scheduler=cosine?"),
         ("figures", False, "figures.enabled=false"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dialog_trainer.data import contamination
 from dialog_trainer.data.contamination import Contamination, Overlap, find_contamination
 from dialog_trainer.data.dataset import open_dialogues
-from dialog_trainer.data.sources.jsonl import Jsonl
+from dialog_trainer.data.sources import Jsonl
 
 KINDS = ("exact", "normalized", "near")
 

@@ -9,8 +9,8 @@ import pytest
 
 from dialog_trainer.data import dataset
 from dialog_trainer.data.dataset import _join
+from dialog_trainer.data.sources import Jsonl
 from dialog_trainer.data.sources.dailydialog import DailyDialog
-from dialog_trainer.data.sources.jsonl import Jsonl
 from dialog_trainer.data.truncation import TRUNCATIONS
 from dialog_trainer.errors import DataError
 from dialog_trainer.types import Role, TurnSpans

@@ -8,7 +8,7 @@ import torch
 from helpers.progress import RecordingProgress
 
 from dialog_trainer.data.dataset import open_dialogues, open_tokens
-from dialog_trainer.data.sources.jsonl import Jsonl
+from dialog_trainer.data.sources import Jsonl
 from dialog_trainer.errors import TrainingError
 from dialog_trainer.evaluation import evaluator, protocols
 from dialog_trainer.evaluation.contexts import sample_dialogues

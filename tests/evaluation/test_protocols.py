@@ -9,8 +9,8 @@ from helpers.progress import RecordingProgress
 from dialog_trainer.config.range_words import literal_names
 from dialog_trainer.config.schema import MetricsConfig
 from dialog_trainer.data.dataset import open_dialogues
+from dialog_trainer.data.sources import Jsonl
 from dialog_trainer.data.sources.dailydialog import DailyDialog
-from dialog_trainer.data.sources.jsonl import Jsonl
 from dialog_trainer.evaluation import protocols
 from dialog_trainer.evaluation.contexts import build_contexts
 from dialog_trainer.evaluation.original.protocol import OriginalProtocol

@@ -25,7 +25,7 @@ from pathlib import Path
 from dialog_trainer.cli.saved_config import read_saved
 from dialog_trainer.data.cache import MANIFEST, find_damage, open_entry
 from dialog_trainer.data.sources.dailydialog import DailyDialog
-from dialog_trainer.data.sources.jsonl import read_jsonl
+from dialog_trainer.data.sources.files import Files
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.errors import CheckpointError, DataError, DialogTrainerError, ModelError
 
@@ -155,7 +155,13 @@ def dialogues_in(folder: Path) -> list[object]:
 
 
 READERS = [
-    Reader("jsonl", "own.jsonl", valid_jsonl, lambda folder: list(read_jsonl(folder / "own.jsonl")), DataError),
+    Reader(
+        "jsonl",
+        "own.jsonl",
+        valid_jsonl,
+        lambda folder: list(Files(str(folder / "own.jsonl"), None, None, 0.01).dialogues("train")),
+        DataError,
+    ),
     Reader("text", "dialogues_train.txt", valid_text, dialogues_in, DataError),
     Reader("zip", "train.zip", valid_zips, dialogues_in, DataError),
     Reader("pickle", "dailydialog.train", valid_pickles, dialogues_in, DataError),

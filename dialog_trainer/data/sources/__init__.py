@@ -5,6 +5,10 @@ The dotted names of these classes are the `_target_` of saved runs: they must no
 
 from dialog_trainer.data.sources.chitchat import ChitChat
 from dialog_trainer.data.sources.dailydialog import DailyDialog
-from dialog_trainer.data.sources.jsonl import Jsonl
+from dialog_trainer.data.sources.files import Files
+from dialog_trainer.data.sources.hub import Hub
 
-__all__ = ["ChitChat", "DailyDialog", "Jsonl"]
+# Runs saved before there were other files have this name.
+Jsonl = Files
+
+__all__ = ["ChitChat", "DailyDialog", "Files", "Hub", "Jsonl"]

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 
-from dialog_trainer.data.sources.jsonl import read_jsonl
+from dialog_trainer.data.sources.hub import Hub
+from dialog_trainer.data.sources.json_rows import read_json_lines
+from dialog_trainer.data.sources.parsing import parse_rows
 from dialog_trainer.data.sources.pickles import read_pickle
 from dialog_trainer.data.sources.protocol import RawDialogue
 from dialog_trainer.data.sources.reading import decode_line, digest_of_data_file, open_data_file, read_lines
 from dialog_trainer.data.sources.row_errors import RowError
-from dialog_trainer.data.sources.row_format import alternate_roles, parse_row
+from dialog_trainer.data.sources.row_format import RowParser, alternate_roles
 from dialog_trainer.errors import DataError
 from dialog_trainer.files import sha256_of_texts
 
@@ -36,25 +38,33 @@ class DailyDialog:
 
     def __init__(self, path: str | None, hub_id: str, hub_revision: str | None, hub_column: str):
         self.path = Path(path) if path else None
-        self.hub_id, self.hub_revision, self.hub_column = hub_id, hub_revision, hub_column
+        self._hub_column = hub_column
+        self._hub = Hub(hub_id, None, hub_revision, None, {"turns": hub_column})
+        self.parser = RowParser()
 
     def dialogues(self, split: str) -> Iterator[RawDialogue]:
+        self.parser = RowParser()
         if self.path is None:
-            yield from _read_hub(self.hub_id, self.hub_revision, self.hub_column, split)
+            try:
+                yield from self._hub.dialogues(split)
+            except DataError as error:
+                raise DataError(f"{error} (data.path=<folder with train.jsonl or the official files>, data.hub_id, "
+                                "data.hub_revision, data.hub_column)") from None  # fmt: skip
         else:
             file = find_dailydialog_file(self.path, split)
-            yield from READERS.get(file.suffix, read_pickle)(file)
+            read = READERS.get(file.suffix)
+            yield from read(file, self.parser) if read else read_pickle(file)
 
     def digest(self, split: str) -> str:
-        if self.path is None:
-            files = sorted(Path(self.hub_id).rglob("*.parquet")) if Path(self.hub_id).is_dir() else []
-            digests = [digest_of_data_file(file) for file in files]
-            return sha256_of_texts("hub", self.hub_id, str(self.hub_revision), self.hub_column, split, *digests)
+        if self.path is None:  # as runs from before data=hub have it
+            hub, column = self._hub, self._hub_column
+            files = sorted(Path(hub.id).rglob("*.parquet")) if Path(hub.id).is_dir() else []
+            return sha256_of_texts("hub", hub.id, str(hub.revision), column, split, *map(digest_of_data_file, files))
         return digest_of_data_file(find_dailydialog_file(self.path, split))
 
     def describe(self, split: str) -> str:
         if self.path is None:
-            return f"{self.hub_id} ({self.hub_revision}), split {split}"
+            return self._hub.describe(split)
         return str(find_dailydialog_file(self.path, split))
 
 
@@ -76,15 +86,22 @@ def find_dailydialog_file(folder: Path, split: str) -> Path:
     raise DataError(f"{folder} has no {split} split: none of {', '.join(names)} exists; pass another data.path")
 
 
-def _read_official_text(path: Path) -> Iterator[RawDialogue]:
-    """The official distribution: one dialogue per line, `__eou__` ends a turn; plain or in a zip."""
+def _read_official_text(path: Path, parser: RowParser) -> Iterator[RawDialogue]:
+    """The official distribution: one dialogue per line, `__eou__` ends a turn; plain or in a zip.
+
+    Other sets of this form have columns of labels after the last `__eou__`, with tabs before them.
+    """
     with open_data_file(path) as file:
         lines = read_lines(file) if path.suffix != ".zip" else _read_zipped_lines(path, file)
         for number, raw in lines:
             try:
                 line = decode_line(raw, number).strip()
-                # Nothing follows the last `__eou__`: without `removesuffix` an empty turn would.
-                turns = alternate_roles(line.removesuffix("__eou__").split("__eou__")) if line else []
+                texts, end, rest = line.rpartition("__eou__")
+                if end and (not rest or rest.lstrip(" ").startswith("\t")):
+                    line = texts
+                    if rest:
+                        parser.skip("columns after the last __eou__")
+                turns = alternate_roles(line.split("__eou__")) if line else []
             except RowError as error:
                 raise DataError(f"{path}:{number}: {error}; or download it again") from None
             if turns:
@@ -111,27 +128,9 @@ def _read_zipped_lines(path: Path, file: BufferedReader) -> Iterator[tuple[int, 
         raise DataError(f"{path} does not hold {member}: {reason}; download it again") from None
 
 
-READERS = {".jsonl": read_jsonl, ".txt": _read_official_text, ".zip": _read_official_text}
+def _read_jsonl(path: Path, parser: RowParser) -> Iterator[RawDialogue]:
+    rows = ((str(number), f"{path}:{number}", value) for number, value in read_json_lines(path))
+    return parse_rows(rows, parser)
 
 
-def _read_hub(hub_id: str, revision: str | None, column: str, split: str) -> Iterator[RawDialogue]:
-    import datasets
-
-    try:
-        dataset = datasets.load_dataset(hub_id, revision=revision, split=split)
-    except Exception as error:  # the hub's client raises many classes; all mean that the data are not available
-        reason = str(error).strip().split("\n")[0]
-        raise DataError(
-            f"{hub_id} could not be loaded from the hub ({type(error).__name__}: {reason}). "
-            "Pass data.path=<folder with train.jsonl or the official files>, another data.hub_id, "
-            "or use data=chitchat, which needs no hub"
-        ) from None
-    if column not in dataset.column_names:
-        raise DataError(
-            f"{hub_id} has no column {column!r}: pass data.hub_column, one of {', '.join(dataset.column_names)}"
-        )
-    for index, row in enumerate(dataset.select_columns([column])):
-        try:
-            yield str(index), parse_row({"turns": row[column]})
-        except RowError as error:
-            raise DataError(f"{hub_id}, split {split}, row {index} of {column!r}: {error} (data.hub_column)") from None
+READERS = {".jsonl": _read_jsonl, ".txt": _read_official_text, ".zip": _read_official_text}

@@ -9,6 +9,7 @@ from dialog_trainer.data.sources.protocol import RawDialogue
 from dialog_trainer.data.sources.reading import MAX_LINE_BYTES
 from dialog_trainer.data.sources.row_errors import RowError, RowErrors
 from dialog_trainer.data.sources.row_format import MAX_TURNS, RowParser
+from dialog_trainer.errors import DataError
 
 # The id of a row, unique in its split; its place for messages; its value, or why it has none.
 Row = tuple[str, str, object]
@@ -40,6 +41,11 @@ def parse_rows(rows: Iterable[Row], parser: RowParser) -> Iterator[RawDialogue]:
         else:
             if not errors:
                 yield identifier, turns
+    if not errors:
+        try:
+            parser.check_mappings()
+        except RowError as error:
+            raise DataError(str(error)) from None
     errors.raise_any()
 
 

@@ -22,18 +22,19 @@ def open_data_file(path: Path) -> BufferedReader:
     problem = why_unreadable(path)
     if problem:
         raise DataError(f"{path} {problem}")
-    with _named_errors(path):
+    with named_errors(path):
         return path.open("rb")
 
 
 def digest_of_data_file(path: Path) -> str:
     """Hex sha256 of the bytes of a file. Raises `DataError`."""
-    with open_data_file(path) as file, _named_errors(path):
+    with open_data_file(path) as file, named_errors(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
-def _named_errors(path: object) -> Iterator[None]:
+def named_errors(path: object) -> Iterator[None]:
+    """Turns an error of the disk in its block into a `DataError` that names the file."""
     try:
         yield
     except OSError as error:  # a disk or a network that fails
@@ -46,15 +47,12 @@ def read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
     Only `\\n` ends a line: a text may hold U+2028 and other line separators.
     """
     number = 0
-    while True:
-        with _named_errors(file.name):
-            raw = file.readline(MAX_LINE_BYTES + 1)
-        if not raw:
-            return
-        number += 1
-        yield number, raw
-        if len(raw) > MAX_LINE_BYTES:
-            return
+    with named_errors(file.name):
+        while raw := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            yield number, raw
+            if len(raw) > MAX_LINE_BYTES:
+                return
 
 
 def decode_line(raw: bytes, number: int) -> str:

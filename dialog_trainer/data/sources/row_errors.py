@@ -24,16 +24,17 @@ class UnknownRoleError(RowError):
 
 
 class RowErrors:
-    """The errors of a split. Unknown names of roles are counted, to name the most frequent ones in one message."""
+    """The errors of a split, those alike in one line. Unknown names of roles are counted, to name the most frequent ones."""
 
     def __init__(self, max_names: int = 10_000):
-        self._lines: list[str] = []
+        # Reason -> the places of its rows.
+        self._places: dict[str, list[str]] = {}
         self._unknown: Counter[str] = Counter()
         self._first_unknown = ""
         self._max_names = max_names
 
     def __bool__(self) -> bool:
-        return bool(self._lines or self._unknown)
+        return bool(self._places or self._unknown)
 
     def add(self, place: str, error: RowError) -> None:
         """Raises `DataError` with the errors so far once there are too many."""
@@ -41,15 +42,19 @@ class RowErrors:
             self._first_unknown = self._first_unknown or place
             self._unknown.update(name for name in error.names if len(self._unknown) < self._max_names)
             return
-        self._lines.append(f"{place}: {error}")
-        if len(self._lines) >= MAX_ERRORS:
-            self._lines.append("(the rest of the data was not read)")
-            self.raise_any()
+        self._places.setdefault(str(error), []).append(place)
+        if sum(map(len, self._places.values())) >= MAX_ERRORS:
+            self.raise_any("(the rest of the data was not read)")
 
-    def raise_any(self) -> None:
-        """Raises one `DataError` with all errors, if there are any."""
-        lines = ["these rows are not dialogues; fix or remove them:", *self._lines] if self._lines else []
+    def raise_any(self, *more: str) -> None:
+        """Raises one `DataError` with all errors, if there are any, and the lines `more`."""
+        lines = []
+        for reason, (first, *others) in self._places.items():
+            alike = f" (and {len(others)} more rows, the last {others[-1]})" if others else ""
+            lines.append(f"{first}: {reason}{alike}")
+        if lines:
+            lines.insert(0, "these rows are not dialogues; fix or remove them:")
         if self._unknown:
             lines.append(describe_unknown(self._unknown, self._first_unknown))
         if lines:
-            raise DataError("\n".join(lines))
+            raise DataError("\n".join([*lines, *more]))

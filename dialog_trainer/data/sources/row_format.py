@@ -60,7 +60,8 @@ class RowParser:
         self._plans: dict[object, Plan] = {}
         self._unread: Counter[str] = Counter()
         self.by_position = 0  # dialogues whose roles the data do not name
-        self.names: set[str] = set()  # names of roles that the data gave, of those that `roles` names
+        self._speakers: Counter[str] = Counter()  # counted where `roles` names some
+        self._found_columns: set[str] = set()
 
     def parse(self, row: object) -> list[Turn]:
         """The turns of a row. Raises `RowError` with the place in the row."""
@@ -94,6 +95,36 @@ class RowParser:
         """The turns of a dialogue that has a row for each of them."""
         return self._finish(self._parts(rows, "utterance ", ""), False)
 
+    def knows(self, value: object) -> bool:
+        """Whether a value is a row in itself, not something that holds rows."""
+        form = self._form_of(value)
+        if form != "list" or isinstance(value, list):
+            return form is not None
+        items = value[self._plan_row(value, count=False).keys["turns"]]  # type: ignore[index]
+        return not (
+            isinstance(items, list) and items and isinstance(items[0], dict) and self._form_of(items[0]) == "list"
+        )
+
+    def _form_of(self, value: object) -> str | None:
+        try:
+            return "list" if isinstance(value, list) else self._plan_row(value, count=False).form
+        except RowError:
+            return None
+
+    def skip(self, key: str) -> None:
+        """Counts a key around the rows that is not read."""
+        self._unread[key[:100]] += 1
+
+    def check_mappings(self) -> None:
+        """Raises `RowError` if a key of `columns`, or each name of `roles`, is in none of the rows so far."""
+        for field, key in self._columns.items():
+            if key is not None and field not in self._found_columns:
+                raise RowError(f"data.columns.{field}: no row has the key {key!r}")
+        names = self._roles.names
+        if names and not names & self._speakers.keys():
+            found = ", ".join(f"{name!r} ({count:,} turns)" for name, count in self._speakers.most_common(8))
+            raise RowError(f"data.roles names {', '.join(sorted(names))}; the data have {found or 'no roles'}")
+
     def unread(self) -> dict[str, int]:
         """The keys that were not read, the most frequent first, each with the number of its rows or turns."""
         self._collect_unread()
@@ -103,11 +134,14 @@ class RowParser:
         if not isinstance(row, dict):
             raise RowError(f"expected an object; found {kind_of(row)}")
         signature = ("row", tuple(row), tuple(key for key, value in row.items() if value is None))
-        plan = self._plans.get(signature) or self._remember(signature, plan_row(row, self._columns))
+        plan = self._plans.get(signature)
+        if plan is None:
+            plan = self._remember(signature, row, plan_row(row, self._columns))
         plan.count += count and plan.form != "utterance"
         return plan
 
-    def _remember(self, signature: object, plan: Plan) -> Plan:
+    def _remember(self, signature: object, item: Mapping[str, Any], plan: Plan) -> Plan:
+        self._found_columns |= {field for field, key in self._columns.items() if key in item}
         if len(self._plans) >= MAX_PLANS:
             self._collect_unread()
             self._plans.clear()
@@ -136,7 +170,9 @@ class RowParser:
 
     def _add_item(self, item: dict[str, Any], prefix: str, parts: list[_Part]) -> None:
         signature = (prefix, tuple(item), tuple(key for key, value in item.items() if value is None))
-        plan = self._plans.get(signature) or self._remember(signature, plan_item(item, self._columns, prefix))
+        plan = self._plans.get(signature)
+        if plan is None:
+            plan = self._remember(signature, item, plan_item(item, self._columns, prefix))
         plan.count += 1
         weight = read_flags(item, plan.flags) if plan.flags else None
         keys = plan.keys
@@ -215,8 +251,8 @@ class RowParser:
             raise UnknownRoleError(
                 f"no role is known by the name {unknown[0]!r}; name the roles in data.roles", unknown
             )
-        if self._roles.names:
-            self.names |= self._roles.names & {name.strip().lower() for name in names}
+        if self._roles.names and (len(self._speakers) < MAX_PLANS or self._roles.names & self._speakers.keys()):
+            self._speakers.update(name.strip().lower() for name in names)
         return turns
 
 

@@ -40,7 +40,7 @@ def test_moved_data_are_typed_and_compared_by_their_content(dialog_trainer, run,
     resume = ("mode=resume", f"resume_model_dir='{run}'", "load_model_type=last", "steps=3")
     code, out, err = dialog_trainer(*resume)
     assert code == 2
-    assert f"data.train_data_path={tmp_path}/data/train.jsonl: does not exist; pass the path" in err
+    assert f"data.train_data_path={tmp_path}/data/train.jsonl: does not exist; pass a file" in err
     typed = [f"data.{split}_data_path=moved/{split}.jsonl" for split in ("train", "validation")]
     code, out, err = dialog_trainer(*resume, *typed)
     assert code == 0, out + err

@@ -11,10 +11,9 @@ from contextlib import suppress
 
 import pytest
 
-from dialog_trainer.data.sources import dailydialog, pickles
+from dialog_trainer.data.sources import Jsonl, dailydialog, pickles
 from dialog_trainer.data.sources.chitchat import ChitChat
 from dialog_trainer.data.sources.dailydialog import DailyDialog
-from dialog_trainer.data.sources.jsonl import Jsonl
 from dialog_trainer.errors import DataError
 
 METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
@@ -125,7 +124,7 @@ def test_a_pickle_that_is_too_large_is_not_read(tmp_path, monkeypatch):
 PLACES = {
     "pipe": (os.mkfifo, "is no regular file but a pipe or a device"),
     "device": (lambda path: path.symlink_to("/dev/zero"), "is no regular file but a pipe or a device"),
-    "folder": (os.mkdir, "is a folder, not a file"),
+    "folder": (os.mkdir, "is a folder, not a file|has no file of dialogues"),
     "dangling link": (lambda path: path.symlink_to("nowhere"), "is a link to a file that does not exist"),
     "loop": (lambda path: path.symlink_to(path), "cannot be read .Too many levels of symbolic links"),
 }
