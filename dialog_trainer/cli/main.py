@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterable
 
@@ -30,7 +31,7 @@ def entry() -> None:
     end_at_once_on_stop()
     block_stops(False)  # held while the interpreter started
     protect_standard_streams()
-    sys.excepthook = lambda kind, error, trace: write_line("".join(traceback.format_exception(error)), sys.stderr)
+    sys.excepthook = lambda kind, error, trace: report_unexpected(error)
     code = guard(_run_in_place)
     ignore_stops()
     sys.stdout.flush()
@@ -39,6 +40,24 @@ def entry() -> None:
             write_line(f"{name}: {error.strerror}", sys.stderr)
             code = code or 1
     sys.exit(code)
+
+
+def report_unexpected(error: BaseException) -> None:
+    """Prints an error that is none of the user's in a line, and keeps its traceback in a file."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", errors="replace", prefix="dialog_trainer-", suffix=".log", delete=False
+        ) as file:
+            file.write(text)
+    except OSError:
+        write_line(text, sys.stderr)
+        return
+    reason = str(error).strip().partition("\n")[0]
+    write_line(
+        f"{type(error).__name__}: {reason} (an error of dialog_trainer itself; the traceback is in {file.name})",
+        sys.stderr,
+    )
 
 
 def main(arguments: list[str]) -> int:

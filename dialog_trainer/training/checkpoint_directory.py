@@ -94,7 +94,7 @@ def locate(run: Path, name: str) -> str | None:
     """Where `last`, `best_metric` or `best_loss` lies, below the run; the newest `step-*` says which is which."""
     steps, view = list_steps(run), locate_view(run, name)
     if name == "last":
-        linked = list_directory(run, "weights").get(name) == "link"  # of an earlier version, where the link decides
+        linked = list_weights(run).get(name) == "link"  # of an earlier version, where the link decides
         return view if linked or not steps else steps[-1].path
     with contextlib.suppress(CheckpointError):
         kept = read_state(run, steps[-1].path).kept.get(name) if steps else None
@@ -104,7 +104,7 @@ def locate(run: Path, name: str) -> str | None:
 
 def locate_view(run: Path, name: str) -> str | None:
     """The directory `weights/<name>`, or the `step-*` next to it that a link of an earlier version names."""
-    kind = list_directory(run, "weights").get(name)
+    kind = list_weights(run).get(name)
     if kind == "link":
         target = os.readlink(run / "weights" / name)
         return next((one.path for one in list_steps(run) if one.name == target), None)
@@ -113,7 +113,7 @@ def locate_view(run: Path, name: str) -> str | None:
 
 def list_steps(run: Path) -> list[StepDirectory]:
     """The `step-*` directories, the newest last."""
-    matches = ((_STEP.fullmatch(name), kind) for name, kind in list_directory(run, "weights").items())
+    matches = ((_STEP.fullmatch(name), kind) for name, kind in list_weights(run).items())
     return sorted(StepDirectory(int(m[1]), int(m[2] or 1), m[0]) for m, kind in matches if m and kind == "directory")
 
 
@@ -137,6 +137,16 @@ def step_of_view(run: Path, name: str) -> int | None:
         return read_state(run, view).step if view else None
     except CheckpointError:  # damaged: found where it is looked for by name
         return None
+
+
+def list_weights(run: Path) -> dict[str, str]:
+    """What lies in `weights/`, as `list_directory`. Raises `CheckpointError` where that is a link or no directory."""
+    try:
+        return list_directory(run, "weights")
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename or run / 'weights'}: {error.strerror}; put the directory itself in its place"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -17,7 +17,6 @@ from dialog_trainer.files import (
     atomic_directory,
     copy_directory,
     is_disk_full,
-    list_directory,
     make_directory,
     remove_directory,
     rename,
@@ -29,6 +28,7 @@ from dialog_trainer.training.checkpoint_directory import (
     find_step,
     list_newest_first,
     list_steps,
+    list_weights,
     locate_view,
     lock_directory,
     step_name,
@@ -89,7 +89,7 @@ def repair(run: Path) -> tuple[str, list[str]]:
 
 
 def _replace_links(run: Path) -> None:
-    kinds = list_directory(run, "weights")
+    kinds = list_weights(run)
     linked = {name: locate_view(run, name) for name in KINDS.values() if kinds.get(name) == "link"}
     for one in list_steps(run) if linked.get("last") else ():
         if one.path not in linked.values():  # of a save that was killed, or left behind
@@ -185,6 +185,6 @@ def _remove(run: Path, path: str) -> None:
 
 
 def _sweep(run: Path) -> None:
-    for name in list_directory(run, "weights"):
+    for name in list_weights(run):
         if _LEFTOVER.fullmatch(name):
             remove_directory(run, f"weights/{name}")

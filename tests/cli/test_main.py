@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from dialog_trainer.cli.main import report_unexpected
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -223,3 +225,18 @@ def test_a_file_that_vanishes_is_one_message(dialog_trainer, tiny_options, monke
     assert code == 2
     assert "gone.jsonl" in err
     assert "Traceback" not in err
+
+
+def test_an_unexpected_error_is_a_line_and_its_traceback_a_file(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    try:
+        raise RuntimeError("a shape\nof two lines")
+    except RuntimeError as error:
+        report_unexpected(error)
+        (log,) = tmp_path.iterdir()
+        line = f"RuntimeError: a shape (an error of dialog_trainer itself; the traceback is in {log})\n"
+        assert capsys.readouterr().err == line
+        assert "test_an_unexpected_error" in log.read_text()
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+        report_unexpected(error)
+    assert capsys.readouterr().err.startswith("Traceback (most recent call last)")

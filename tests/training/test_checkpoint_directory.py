@@ -346,3 +346,16 @@ def test_a_reader_of_a_run_that_saves_gets_a_whole_checkpoint_each_time(save, ru
                 AutoModelForCausalLM.from_pretrained(held)
     assert len(set(seen)) > 2
     assert locate(run, "last") == "weights/step-00000039"
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+@pytest.mark.parametrize("use", [lambda run: find_checkpoint(run, "last"), repair])
+def test_weights_that_are_no_directory_are_an_error_of_the_checkpoint(run, save, kind, use):
+    save(1)
+    (run / "weights").rename(run / "elsewhere")
+    if kind == "link":
+        (run / "weights").symlink_to("elsewhere")
+    else:
+        (run / "weights").touch()
+    with pytest.raises(CheckpointError, match=r"weights: .*; put the directory itself in its place"):
+        use(run)

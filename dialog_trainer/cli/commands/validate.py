@@ -80,39 +80,54 @@ def validate_run(job: Job, console: RunConsole) -> int:
         collectives.assert_same_on_all_ranks(
             {"data": dialogues.digest, "weights": digest_weights(model)}, "give all the same files"
         )
-    with StopSignal() as stop:
+    with ExitStack() as logged:
+        if collectives.is_rank0():
+            logged.enter_context(console.log_to(open_log(run, "validate", 0, collectives.world_size())))
+        stop = logged.enter_context(StopSignal())
         stop_requested = lambda: collectives.stop_seen(stop.requested())  # noqa: E731
         with RunProgress(console, start=0, steps=0, stop_requested=stop_requested) as progress:
             result = run_validation(config, model, tokenizer, data, progress)
-    if result is None:
-        log("interrupted: no scores were written")
-        return int(collectives.all_reduce_max(stop.exit_code))
-    if not collectives.is_rank0():
-        return 0
-    with console.log_to(open_log(run, "validate", 0, collectives.world_size())):
-        for line in sample_lines(result.samples(config.prediction_print_n)):
-            log(line)
-        metrics = select_metrics(config)
-        summed = build_protocol(config).summed_metrics(metrics)
-        statistics = collect_statistics(summed, result.replies, dialogues.rows["id"], result.loss_sums)
-        scored: dict[str, Any] = {
-            "checkpoint": f"{_name_run(run)}/weights/step-{state.step:08d}",
-            "step": state.step,
-            "split": split,
-        }
-        with RunProgress(console, start=0, steps=0) as progress:
-            scored |= _analyze(config, data, training, result, statistics, progress, log)
-            scored["mask_digest"] = state.digest
-            if other:
-                scored["compared"] = _compare(metrics, scored["signature"], statistics, other, progress)
-        folder = f"validation/{split}/{scored['protocol']}"
-        _publish(console, scored, metrics, result, statistics, run, folder)
-        if scored["by_depth"] and config.figures.enabled:
-            from dialog_trainer.cli.commands.figures import draw_by_depth  # imports matplotlib
-
-            draw_by_depth(run, folder, config, scored)
-        log(f"written to {run / folder}")
+        if result is None:
+            log("interrupted: no scores were written")
+            return int(collectives.all_reduce_max(stop.exit_code))
+        if collectives.is_rank0():
+            _report(console, config, state, data, training, other, result)
     return 0
+
+
+def _report(
+    console: RunConsole,
+    config: Config,
+    state: SavedState,
+    data: Split,
+    training: DialogueDataset | None,
+    other: OtherScores | None,
+    result: ValidationResult,
+) -> None:
+    """Analyzes a validation, prints it and writes it into the run."""
+    log, run, split = make_printer(console), Path(config.resume_model_dir or ""), config.split
+    for line in sample_lines(result.samples(config.prediction_print_n)):
+        log(line)
+    metrics = select_metrics(config)
+    summed = build_protocol(config).summed_metrics(metrics)
+    statistics = collect_statistics(summed, result.replies, data.dialogues.rows["id"], result.loss_sums)
+    scored: dict[str, Any] = {
+        "checkpoint": f"{_name_run(run)}/weights/step-{state.step:08d}",
+        "step": state.step,
+        "split": split,
+    }
+    with RunProgress(console, start=0, steps=0) as progress:
+        scored |= _analyze(config, data, training, result, statistics, progress, log)
+        scored["mask_digest"] = state.digest
+        if other:
+            scored["compared"] = _compare(metrics, scored["signature"], statistics, other, progress)
+    folder = f"validation/{split}/{scored['protocol']}"
+    _publish(console, scored, metrics, result, statistics, run, folder)
+    if scored["by_depth"] and config.figures.enabled:
+        from dialog_trainer.cli.commands.figures import draw_by_depth  # imports matplotlib
+
+        draw_by_depth(run, folder, config, scored)
+    log(f"written to {run / folder}")
 
 
 def _compare_data(

@@ -10,9 +10,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 
-from nltk.translate.bleu_score import corpus_bleu
-from nltk.translate.nist_score import corpus_nist
-
 _Rows = Sequence[Sequence[str]]
 
 
@@ -38,6 +35,8 @@ def original_scores(
 
 
 def _bleu(rows: _Rows, references: _Rows, order: int) -> float:
+    from nltk.translate.bleu_score import corpus_bleu  # nltk looks for a home directory, and only these scores need it
+
     with warnings.catch_warnings():
         # An order without a match gives a score near 0, as in the original; nltk's advice to smooth does not apply.
         warnings.simplefilter("ignore")
@@ -45,6 +44,8 @@ def _bleu(rows: _Rows, references: _Rows, order: int) -> float:
 
 
 def _nist(rows: _Rows, references: _Rows, order: int) -> float:
+    from nltk.translate.nist_score import corpus_nist
+
     longest = max(map(len, rows))
     if not longest or not any(references):
         return 0.0

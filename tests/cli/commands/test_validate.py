@@ -390,7 +390,7 @@ def test_metrics_best_is_ignored(validate):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_a_signal_writes_nothing(dialog_trainer, runs, monkeypatch, number, code):
+def test_a_signal_writes_nothing_but_its_log(dialog_trainer, runs, monkeypatch, number, code):
     def interrupted(contexts, **keys):
         signal.raise_signal(number)
         return generate_replies(contexts, **keys)
@@ -398,9 +398,12 @@ def test_a_signal_writes_nothing(dialog_trainer, runs, monkeypatch, number, code
     monkeypatch.setattr(protocols, "generate_replies", interrupted)
     before = set(runs.rglob("*"))
     found, out, err = dialog_trainer("mode=validate", f"resume_model_dir='{runs}/one'")
+    log = runs / "one/logs/validate.log"
     assert (found, err) == (code, "")
     assert out.endswith("interrupted: no scores were written\n")
-    assert set(runs.rglob("*")) == before
+    assert set(runs.rglob("*")) == before | {log}
+    assert "validating split" in log.read_text()
+    assert log.read_text().endswith("interrupted: no scores were written\n")
 
 
 @pytest.fixture
