@@ -9,18 +9,21 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from dialog_trainer.build.instantiate import instantiate
+from dialog_trainer.build.instantiate import import_target, instantiate
 from dialog_trainer.config.schema import Config
 from dialog_trainer.data.cache import LAZY_BYTES, open_entry
+from dialog_trainer.data.chat_format import MakeFormat, SeparatorFormat
 from dialog_trainer.data.contamination import GRAM_WORDS, MIN_JACCARD, Contamination, Overlap, find_contamination
 from dialog_trainer.data.dataset import SEQUENCE_FORMAT, DialogueDataset, TokenDataset, open_dialogues, open_tokens
 from dialog_trainer.data.packing import batch_to_device, pack_micro_batches
+from dialog_trainer.data.template_format import TemplateFormat, choose_format
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives
 from dialog_trainer.errors import DataError
@@ -97,20 +100,30 @@ def load_tokenizer(config: Config, training: DialogueDataset, say: Say) -> tuple
     """The pretrained model's, or a BPE learned from the training split (once for the same dialogues and size); and the
     configuration with the chat format that it has."""
     tokenizer = _load_tokenizer(config, training, say)
-    return tokenizer, config.replace(
-        {"model.chat_format": tokenizer.chat_format.name, "model.chat_date": tokenizer.chat_date}
-    )
+    chosen = tokenizer.chat_format
+    name = chosen.name if config.model.chat_format == "auto" else config.model.chat_format
+    day = chosen.day if isinstance(chosen, TemplateFormat) else None
+    return tokenizer, config.replace({"model.chat_format": name, "model.chat_date": day and day.isoformat()})
+
+
+def make_chat_format(config: Config) -> MakeFormat:
+    """What makes the chat format of `model.chat_format`; a class of the user's own is imported."""
+    options = config.model
+    day = date.fromisoformat(options.chat_date) if options.chat_date else None
+    # The rows of the original program know its own format alone.
+    if options.chat_format == "separator" or (options.chat_format == "auto" and config.metrics.protocol == "original"):
+        return SeparatorFormat
+    if options.chat_format == "auto":
+        return partial(choose_format, day=day)
+    if options.chat_format == "template":
+        return partial(TemplateFormat, day=day)
+    return import_target(options.chat_format, "model.chat_format")
 
 
 def _load_tokenizer(config: Config, training: DialogueDataset, say: Say) -> DialogueTokenizer:
-    options = config.model
-    if options.pretrained_model:
-        # The rows of the original program know its own format alone.
-        original = config.metrics.protocol == "original" and options.chat_format == "auto"
-        tokenizer = DialogueTokenizer.pretrained(
-            options.pretrained_model, "separator" if original else options.chat_format, options.chat_date
-        )
-        for note in tokenizer.notes:
+    if config.model.pretrained_model:
+        tokenizer = DialogueTokenizer.pretrained(config.model.pretrained_model, make_chat_format(config))
+        for note in tokenizer.chat_format.notes:
             say(f"note: {note}")
         return tokenizer
     size = config.model.sizes.vocab_size
@@ -121,7 +134,7 @@ def _load_tokenizer(config: Config, training: DialogueDataset, say: Say) -> Dial
 
     name = f"vocabulary-{cache_key(SEQUENCE_FORMAT, training.digest, size)}"
     folder = open_entry(resolve_cache_dir(config), name, learn, say, check_up_to=_check_up_to())
-    return DialogueTokenizer.pretrained(str(folder))
+    return DialogueTokenizer.pretrained(str(folder), make_chat_format(config))
 
 
 def build_probe_batches(config: Config, held_out: TokenDataset, device: torch.device) -> list[Batch]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from dialog_trainer.build.data import make_chat_format
 from dialog_trainer.config.schema import Config
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives
@@ -56,7 +57,7 @@ def load_saved_model(
     folder: Path, config: Config, device: torch.device, say: Say
 ) -> tuple[PreTrainedModel, DialogueTokenizer]:
     """Model and vocabulary of a checkpoint folder `<run>/weights/<name>`; of an adapter the model is that in `<run>/base`."""
-    tokenizer = DialogueTokenizer.pretrained(str(folder), config.model.chat_format, config.model.chat_date)
+    tokenizer = DialogueTokenizer.pretrained(str(folder), make_chat_format(config))
     if config.model.adapter.is_lora:
         run = folder.parents[1]
         state = read_state(run, folder.relative_to(run).as_posix())

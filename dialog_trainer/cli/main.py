@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dialog_trainer import __version__
 from dialog_trainer.cli.flags import Flags, parse_flags
 from dialog_trainer.cli.guard import guard
-from dialog_trainer.cli.places import check_places, check_system
+from dialog_trainer.cli.places import DOTTED_KEYS, check_places, check_system
 from dialog_trainer.distributed.environment import RankInfo, detect_rank
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.screen import write, write_line
@@ -78,7 +78,9 @@ def _run_in_place() -> int:
 def _names_code(argument: str) -> bool:
     """Whether a typed option may name code of the user's own."""
     key, _, value = argument.lstrip("+").partition("=")
-    return key in ("allow_targets", "metrics.extra") or key.endswith("_target_") or (key == "mode" and "." in value)
+    return (
+        key in ("allow_targets", "metrics.extra") or key.endswith("_target_") or (key in DOTTED_KEYS and "." in value)
+    )
 
 
 def _import_from_current_folder() -> None:

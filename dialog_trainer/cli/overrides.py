@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
+from dialog_trainer.cli.places import DOTTED_KEYS
 from dialog_trainer.config.commands import is_dotted
 from dialog_trainer.config.groups import OpenGroup
 from dialog_trainer.config.hints import MODES, hint_for_choice, hint_for_key
@@ -84,7 +85,7 @@ def typed_targets(overrides: list[Override]) -> set[str]:
     found: set[str] = set()
     for override in overrides:
         key, value = override.key_or_group, override.value()
-        if isinstance(value, str) and (key.endswith("._target_") or (key == "mode" and is_dotted(value))):
+        if isinstance(value, str) and (key.endswith("._target_") or (key in DOTTED_KEYS and is_dotted(value))):
             found.add(value)
         if key in ("metrics.extra", "allow_targets") and isinstance(value, list):
             found |= {item for item in value if isinstance(item, str)}

@@ -11,6 +11,9 @@ from pathlib import Path
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.screen import write_line
 
+# Options that may have the dotted name of code of the user's own in place of one of ours.
+DOTTED_KEYS = ("mode", "model.chat_format")
+
 
 def check_system() -> None:
     """Raises `ConfigError` on native Windows, where a run could be written through somebody's link."""

@@ -72,7 +72,7 @@ BUILT_IN = {
 
 
 def is_dotted(name: str) -> bool:
-    """Whether a mode is the dotted name of a command of the user's own."""
+    """Whether a name is a dotted one, of code of the user's own."""
     return bool(_DOTTED.fullmatch(name))
 
 

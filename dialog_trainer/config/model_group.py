@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 from annotated_types import Ge, Le
+from pydantic import AfterValidator
 
+from dialog_trainer.config.commands import is_dotted
 from dialog_trainer.config.fields import (
     BelowOne,
     Count,
@@ -16,8 +18,23 @@ from dialog_trainer.config.fields import (
     Record,
     Texts,
     Whole,
+    Words,
     setting,
 )
+
+
+def _check_format(value: str) -> str:
+    if value not in CHAT_FORMATS and not is_dotted(value):
+        raise ValueError(f"is none of {', '.join(CHAT_FORMATS)}")
+    return value
+
+
+CHAT_FORMATS = ("auto", "separator", "template")
+ChatFormatName = Annotated[
+    str,
+    AfterValidator(_check_format),
+    Words("auto, separator, template, or the dotted name of a chat format of your own"),
+]
 
 
 class ModelSizes(NamedTuple):
@@ -33,7 +50,7 @@ class ModelSizes(NamedTuple):
 class AdapterConfig(Record):
     """Which weights are trained. The numbers are those of `method=lora` alone."""
 
-    method: Literal["none", "lora"] = setting(
+    method: Literal[none, lora] = setting(
         "What is trained: none (no adapter: all weights) or lora (low-rank adapters and the rows of added tokens, Hu et al. "
         "2021; the model itself stays as it is).",
         "refused",
@@ -65,7 +82,7 @@ class ModelConfig(Record):
     max_len: Length = setting(
         "Longest training sequence, and context window of replies, in tokens; at most the model's positions.", "inexact"
     )
-    chat_format: Literal["auto", "separator", "template"] = setting(
+    chat_format: ChatFormatName = setting(
         "How turns become tokens: separator ([CLS] turn [SEP] ...), template (the tokenizer's own chat template), or auto "
         "(template where an instruct model brings one).",
         "refused",

@@ -100,6 +100,11 @@ def _check_targets(values: Values) -> list[str]:
         near = difflib.get_close_matches(target, record.TARGETS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"not one of {', '.join(sorted(record.TARGETS))}"
         found.append(f"{group}._target_={target}: {hint}; to run this class as code, pass allow_targets=[{target}]")
+    chat_format = values.get("model.chat_format", "")
+    if is_dotted(chat_format) and chat_format not in allowed:
+        found.append(
+            f"model.chat_format={chat_format}: is code of your own; to run it, pass allow_targets=[{chat_format}]"
+        )
     if command.scores:
         found += [
             f"metrics.extra: {name} is code of your own; to run it, pass allow_targets=[{name}]"

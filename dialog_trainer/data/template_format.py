@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerFast
 
+from dialog_trainer.data.chat_format import ChatFormat, SeparatorFormat
 from dialog_trainer.data.template_cuts import (
     count_system_turns,
     count_tokens,
@@ -51,18 +52,20 @@ class TemplateFormat:
     """The chat template of a tokenizer as a `ChatFormat`. The template is saved as it came."""
 
     name = "template"
+    notes: tuple[str, ...] = ()
 
-    def __init__(self, encoder: TextEncoder, hf_tokenizer: PreTrainedTokenizerFast, day: date | None):
+    def __init__(self, hf_tokenizer: PreTrainedTokenizerFast, day: date | None = None):
         """`day` is what a template with a clock gets. Raises `ModelError` for a template that cannot be trained."""
         source = hf_tokenizer.chat_template
         if not isinstance(source, str):
             raise ModelError("it has no chat template: pass model.chat_format=separator")
-        self._encoder, self.template = encoder, source
+        self.encoder, self.template = TextEncoder(hf_tokenizer.backend_tokenizer.to_str()), source
         try:
             chat_template = ChatTemplate(source, _special_texts(hf_tokenizer), day)
         except ModelError as error:
             raise ModelError(f"{error}: pass model.chat_format=separator") from None
-        self.has_clock = chat_template.has_clock
+        # Only a template with a clock depends on it.
+        self.day = day if chat_template.has_clock else None
         self._planner = SectionPlanner(chat_template, hf_tokenizer)
         try:
             self._keeps_prefixes = all(map(self._planner.keeps_prefixes, _PROBES))
@@ -81,7 +84,7 @@ class TemplateFormat:
         self.contract = TokenContract(
             {Role.ASSISTANT: last_tokens}, dialogue_end=None, pad=None if pad in self.ends else pad
         )
-        self._digest = sha256_of_texts(encoder.digest(), source, str(day if self.has_clock else None))
+        self._digest = sha256_of_texts(self.encoder.digest(), source, str(self.day))
 
     def digest(self) -> str:
         return self._digest
@@ -93,7 +96,7 @@ class TemplateFormat:
             return [self._refuse_by_name(dialogue, self._divide_by_reply, max_len) for dialogue in dialogues]
         plans = [self._refuse_by_name(dialogue, self._plan_whole) for dialogue in dialogues]
         texts = [[turn.text for turn in dialogue.turns] for dialogue in dialogues]
-        encoded = encode_sections(self._encoder, plans, texts)
+        encoded = encode_sections(self.encoder, plans, texts)
         return [
             self._refuse_by_name(dialogue, self._truncate, _make_spans(tokens, dialogue.turns), max_len, truncation)
             for dialogue, tokens in zip(dialogues, encoded, strict=True)
@@ -170,7 +173,7 @@ class TemplateFormat:
         spans = mark_repeated(spans if count_tokens(spans) <= max_len else cut_to(spans, max_len), new.start)
         kept = {span.turn for span in spans if span.role != Role.FORMAT}
         lost = [index for index in new if index not in kept]
-        sizes = map(len, self._encoder.encode([turns[index].text for index in lost])) if lost else ()
+        sizes = map(len, self.encoder.encode([turns[index].text for index in lost])) if lost else ()
         empty = [Span(turns[index].role, index, (), lost=size) for index, size in zip(lost, sizes, strict=True)]
         return TokenSequence((spans[0], *empty, *spans[1:]))
 
@@ -194,7 +197,7 @@ class TemplateFormat:
         """The spans of the turns at `indices`."""
         chosen = [turns[index] for index in indices]
         sections = self._planner.plan(tuple(map(_role_name, chosen)), kind)
-        (tokens,) = encode_sections(self._encoder, [sections], [[turn.text for turn in chosen]])
+        (tokens,) = encode_sections(self.encoder, [sections], [[turn.text for turn in chosen]])
         return [replace(span, turn=indices[span.turn]) for span in _make_spans(tokens, chosen)]
 
     def _takes_system(self) -> bool:
@@ -203,6 +206,21 @@ class TemplateFormat:
         except TemplateRefusal:
             return False
         return True
+
+
+def choose_format(hf_tokenizer: PreTrainedTokenizerFast, day: date | None) -> ChatFormat:
+    """`model.chat_format=auto`: the chat template of an instruct model, if it can be trained, else the separator format."""
+    if not hf_tokenizer.chat_template or is_separator_template(hf_tokenizer):
+        return SeparatorFormat(hf_tokenizer)
+    chosen: ChatFormat
+    try:
+        chosen = TemplateFormat(hf_tokenizer, day)
+        note = "model.chat_format=auto is template: the model's own chat template"
+    except ModelError as error:
+        chosen = SeparatorFormat(hf_tokenizer)
+        note = f"model.chat_format=auto is separator: the model has a chat template, but {error}"
+    chosen.notes = (*chosen.notes, note)
+    return chosen
 
 
 def is_separator_template(hf_tokenizer: PreTrainedTokenizerFast) -> bool:

@@ -58,6 +58,13 @@ class TextEncoder:
         """The added tokens by id."""
         return self._tokenizer.get_added_tokens_decoder()
 
+    def id_of(self, token: str) -> int:
+        """The id of a token. Raises `KeyError`."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        if found is None:
+            raise KeyError(token)
+        return found
+
     def digest(self) -> str:
         """A hash that changes when the result of `encode` may change."""
         return sha256_of_texts(self._tokenizer.to_str())

@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import date
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from dialog_trainer.data.chat_format import ChatFormat, SeparatorFormat
+from dialog_trainer.data.chat_format import END_TOKEN, MakeFormat, SeparatorFormat
 from dialog_trainer.data.gguf_header import check_gguf, is_gguf
-from dialog_trainer.data.template_format import TemplateFormat, is_separator_template
-from dialog_trainer.data.text_encoder import TextEncoder, is_panic
+from dialog_trainer.data.text_encoder import is_panic
 from dialog_trainer.errors import ModelError
 from dialog_trainer.files import why_unreadable
 from dialog_trainer.types import SpecialTokens
 
-END_TOKEN = "<|endoftext|>"
 # Longer words (runs without a space, or of spaces) are cut to learn a vocabulary, which takes the square of their length.
 MAX_WORD = 1_000
 # Files of a tokenizer; the largest known one has 40 MB.
@@ -37,21 +34,14 @@ class DialogueTokenizer:
     Attributes:
         chat_format: how dialogues are laid out. The separator format adds `[CLS]`, which starts a dialogue, `[SEP]`, which
             ends a turn, and `[PAD]` to the tokenizer.
-        chat_date: the day that the chat template gets, if it has a clock.
         start_id, end_id, pad_id: ids of the token that starts a text (None: there is none), of the end-of-text token
             and of padding.
-        notes: what had to be changed, or is unusual, each as a line.
         added_tokens: how many tokens were new to the tokenizer.
         hf_tokenizer: the tokenizer of transformers, with these tokens and the template of the chat format.
     """
 
-    def __init__(
-        self, hf_tokenizer: PreTrainedTokenizerFast, chat_format: str = "separator", chat_date: str | None = None
-    ):
-        """`chat_format` is `separator` or `template`; a template with a clock gets the day `chat_date` (`YYYY-MM-DD`).
-
-        Raises `ModelError`.
-        """
+    def __init__(self, hf_tokenizer: PreTrainedTokenizerFast, make_format: MakeFormat = SeparatorFormat):
+        """Raises `ModelError`."""
         if '"Regex"' in json.dumps(json.loads(hf_tokenizer.backend_tokenizer.to_str())["decoder"]):
             # To decode cannot be given up, unlike to encode.
             raise ModelError("this tokenizer decodes by a regular expression: choose another model.pretrained_model")
@@ -59,53 +49,40 @@ class DialogueTokenizer:
         if largest > MAX_ID:
             raise ModelError(f"this tokenizer has the token id {largest:,}: choose another model.pretrained_model")
         size = len(hf_tokenizer)
-        self.notes: tuple[str, ...] = ()
-        if chat_format == "separator":
-            hf_tokenizer.add_special_tokens({"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"})
-            self.notes = _set_apart_end_token(hf_tokenizer)
+        self.chat_format = make_format(hf_tokenizer)
+        hf_tokenizer.chat_template = self.chat_format.template
         hf_tokenizer.padding_side = "left"  # as batched generation needs it
         description = hf_tokenizer.backend_tokenizer.to_str()
-        self._encoder = TextEncoder(description)
-        if self._encoder.added_tokens() != hf_tokenizer.backend_tokenizer.get_added_tokens_decoder():
+        if self.chat_format.encoder.added_tokens() != hf_tokenizer.backend_tokenizer.get_added_tokens_decoder():
             # Where ids have gaps, added tokens get other ids once the tokenizer was saved: those are used from the start.
             hf_tokenizer._tokenizer = Tokenizer.from_str(description)
         self.hf_tokenizer = hf_tokenizer
         self.added_tokens = len(hf_tokenizer) - size
-        self.chat_format: ChatFormat
-        self.chat_date = None
-        if chat_format == "separator":
-            self.start_id = hf_tokenizer.cls_token_id
-            self.end_id, self.pad_id = hf_tokenizer.eos_token_id, hf_tokenizer.pad_token_id
-            names = {"start": "[CLS]", "separator": "[SEP]", "end": hf_tokenizer.eos_token}
-            self.chat_format = SeparatorFormat(self._encoder, self.special_tokens, names)
-            hf_tokenizer.chat_template = self.chat_format.template
-        else:
-            self.chat_format = TemplateFormat(
-                self._encoder, hf_tokenizer, date.fromisoformat(chat_date) if chat_date else None
-            )
-            self.chat_date = chat_date if self.chat_format.has_clock else None
-            self.start_id = hf_tokenizer.bos_token_id
-            end = hf_tokenizer.eos_token_id
-            self.end_id = self.chat_format.ends[0] if end is None else end
-            self.pad_id = self.end_id if hf_tokenizer.pad_token_id is None else hf_tokenizer.pad_token_id
+        self.start_id = hf_tokenizer.cls_token_id if self.has_dialogue_tokens else hf_tokenizer.bos_token_id
+        end, pad = hf_tokenizer.eos_token_id, hf_tokenizer.pad_token_id
+        self.end_id = self.chat_format.ends[0] if end is None else end
+        self.pad_id = self.end_id if pad is None else pad
+
+    @property
+    def has_dialogue_tokens(self) -> bool:
+        """Whether the chat format is that of `[CLS]` and `[SEP]`."""
+        return isinstance(self.chat_format, SeparatorFormat)
 
     @property
     def special_tokens(self) -> SpecialTokens:
         """The tokens of the separator format."""
-        return SpecialTokens(self.hf_tokenizer.cls_token_id, self.hf_tokenizer.sep_token_id, self.end_id, self.pad_id)
+        assert isinstance(self.chat_format, SeparatorFormat)
+        return self.chat_format.special_tokens
 
     @classmethod
-    def pretrained(
-        cls, name_or_folder: str, chat_format: str = "separator", chat_date: str | None = None
-    ) -> DialogueTokenizer:
-        """The tokenizer of a hub id, a folder, a GGUF file or a checkpoint of the original program; `chat_format` may be
-        `auto`. Raises `ModelError`."""
+    def pretrained(cls, name_or_folder: str, make_format: MakeFormat = SeparatorFormat) -> DialogueTokenizer:
+        """The tokenizer of a hub id, a folder, a GGUF file or a checkpoint of the original program. Raises `ModelError`."""
         source, options = _find_tokenizer(name_or_folder)
         _check_files(Path(source))
         try:
             hf_tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
             if isinstance(hf_tokenizer, PreTrainedTokenizerFast):
-                return cls._by_format(hf_tokenizer, chat_format, chat_date)
+                return cls(hf_tokenizer, make_format)
         except ModelError as error:
             raise ModelError(f"{name_or_folder}: {error}") from None
         except BaseException as error:  # the hub's client raises many classes; all mean that it is not available
@@ -113,24 +90,6 @@ class DialogueTokenizer:
                 raise loading_error(name_or_folder, error) from None
             raise
         raise ModelError(f"{name_or_folder}: its tokenizer has no fast (tokenizers) form; choose another model")
-
-    @classmethod
-    def _by_format(
-        cls, hf_tokenizer: PreTrainedTokenizerFast, chat_format: str, chat_date: str | None
-    ) -> DialogueTokenizer:
-        """`auto`: the tokenizer's own chat template where it has one that can be trained, else the separator format."""
-        if chat_format != "auto":
-            return cls(hf_tokenizer, chat_format, chat_date)
-        if not hf_tokenizer.chat_template or is_separator_template(hf_tokenizer):
-            return cls(hf_tokenizer)
-        try:
-            found = cls(hf_tokenizer, "template", chat_date)
-        except ModelError as error:
-            found = cls(hf_tokenizer)
-            found.notes += (f"model.chat_format=auto is separator: the model has a chat template, but {error}",)
-            return found
-        found.notes += ("model.chat_format=auto is template: the model's own chat template",)
-        return found
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int) -> DialogueTokenizer:
@@ -155,7 +114,7 @@ class DialogueTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without special tokens. Raises `ModelError` where the tokenizer of a stranger takes too long."""
-        return self._encoder.encode(texts)
+        return self.chat_format.encoder.encode(texts)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids, without special tokens."""
@@ -177,22 +136,6 @@ class DialogueTokenizer:
     def save(self, folder: Path) -> None:
         """Writes the files of transformers' `save_pretrained`."""
         self.hf_tokenizer.save_pretrained(folder)
-
-
-def _set_apart_end_token(hf_tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:
-    """Gives a tokenizer whose end-of-text token is missing, or pads or starts a dialogue, one of its own; says so."""
-    end = hf_tokenizer.eos_token
-    if end == "[SEP]":
-        return (
-            "the tokenizer's end-of-text token is [SEP], which ends each turn too: the end of a dialogue is no sign of its own",
-        )
-    if end not in (None, "[PAD]", "[CLS]"):
-        return ()
-    hf_tokenizer.add_special_tokens({"eos_token": END_TOKEN})
-    why = (
-        "has no end-of-text token" if end is None else f"has {end} as its end-of-text token, which has another use here"
-    )
-    return (f"the tokenizer {why}: {END_TOKEN} is added, and ends a dialogue",)
 
 
 def cut_long_words(text: str) -> Iterator[str]:

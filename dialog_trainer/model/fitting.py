@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from typing import Any
 
 import torch
@@ -88,7 +87,9 @@ def limit_generation(model: PreTrainedModel, tokenizer: DialogueTokenizer, max_n
 def _set_to_mean(model: PreTrainedModel, tokenizer: DialogueTokenizer) -> None:
     """Starts the rows of added tokens, and those of no token, in embeddings and head at the mean of the rows before."""
     first_added = len(tokenizer) - tokenizer.added_tokens
-    others = set(tokenizer.hf_tokenizer.get_vocab().values()) - set(astuple(tokenizer.special_tokens))
+    chat_format = tokenizer.chat_format
+    added = {tokenizer.start_id, tokenizer.end_id, tokenizer.pad_id, *chat_format.ends, *chat_format.suppressed}
+    others = set(tokenizer.hf_tokenizer.get_vocab().values()) - added
     head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     embeddings: Any = model.get_input_embeddings()
     for layer in (embeddings, head):

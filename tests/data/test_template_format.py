@@ -1,22 +1,26 @@
 """The chat format `template`: spans, prompts and cuts of the template shapes that people meet."""
 
 from dataclasses import replace
+from datetime import date
+from functools import partial
 
 import pytest
 from helpers.templates import CHATML, SHAPES, TEXTS, make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dialog_trainer.data.template_format import TemplateFormat, choose_format
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.errors import DataError, ModelError
 from dialog_trainer.types import Dialogue, Role, Turn
 
 S, U, A = Role.SYSTEM, Role.USER, Role.ASSISTANT
 NAMES = {S: "system", U: "user", A: "assistant"}
-DAY = "2026-01-31"
+DAY = date(2026, 1, 31)
+TEMPLATE, AUTO = partial(TemplateFormat, day=DAY), partial(choose_format, day=DAY)
 WITHOUT_SYSTEM = {"gemma"}
 BY_REPLY = {"qwen3"}
-TOKENIZERS = {shape: DialogueTokenizer(make_tokenizer(shape), "template", DAY) for shape in SHAPES}
+TOKENIZERS = {shape: DialogueTokenizer(make_tokenizer(shape), TEMPLATE) for shape in SHAPES}
 
 
 def turns_of(*roles: Role, texts=TEXTS) -> tuple[Turn, ...]:
@@ -169,19 +173,22 @@ def test_a_dialogue_that_the_template_refuses_is_named(shape, roles, reason):
 
 
 def test_the_day_of_a_clock_is_fixed_and_part_of_the_digest():
-    first, second = (DialogueTokenizer(make_tokenizer("llama3"), "template", day) for day in (DAY, "2027-02-28"))
+    first, second = (
+        DialogueTokenizer(make_tokenizer("llama3"), partial(TemplateFormat, day=day))
+        for day in (DAY, date(2027, 2, 28))
+    )
     turns = turns_of(U, A)
     assert "31 Jan 2026" in first.hf_tokenizer.decode(encode("llama3", turns)[0].ids)
     assert first.digest() != second.digest()
-    assert first.chat_date == DAY
-    assert TOKENIZERS["chatml"].chat_date is None
+    assert first.chat_format.day == DAY
+    assert TOKENIZERS["chatml"].chat_format.day is None
 
 
 def test_the_template_is_saved_as_it_came(tmp_path):
     for shape in ("chatml", "qwen3"):
-        DialogueTokenizer(make_tokenizer(shape), "template").save(tmp_path)
+        DialogueTokenizer(make_tokenizer(shape), TemplateFormat).save(tmp_path)
         assert (tmp_path / "chat_template.jinja").read_text() == SHAPES[shape][0]
-        assert len(DialogueTokenizer.pretrained(str(tmp_path), "template")) == len(TOKENIZERS[shape])
+        assert len(DialogueTokenizer.pretrained(str(tmp_path), TemplateFormat)) == len(TOKENIZERS[shape])
 
 
 @pytest.mark.parametrize(
@@ -201,18 +208,18 @@ def test_auto_takes_a_template_that_can_be_trained(template, found, note, tmp_pa
     hf_tokenizer = make_tokenizer("chatml")
     hf_tokenizer.chat_template = template
     hf_tokenizer.save_pretrained(tmp_path)
-    tokenizer = DialogueTokenizer.pretrained(str(tmp_path), "auto")
+    tokenizer = DialogueTokenizer.pretrained(str(tmp_path), AUTO)
     assert tokenizer.chat_format.name == found
-    assert any(note in line for line in tokenizer.notes) if note else not tokenizer.notes
+    assert any(note in line for line in tokenizer.chat_format.notes) if note else not tokenizer.chat_format.notes
     if found == "separator" and note:
         with pytest.raises(ModelError, match=r"chat_format=separator"):
-            DialogueTokenizer.pretrained(str(tmp_path), "template")
+            DialogueTokenizer.pretrained(str(tmp_path), TemplateFormat)
 
 
 def test_auto_keeps_the_format_of_a_run_of_this_program(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
-    again = DialogueTokenizer.pretrained(str(tmp_path), "auto")
-    assert (again.chat_format.name, again.notes, again.digest()) == ("separator", (), tokenizer.digest())
+    again = DialogueTokenizer.pretrained(str(tmp_path), AUTO)
+    assert (again.chat_format.name, again.chat_format.notes, again.digest()) == ("separator", (), tokenizer.digest())
 
 
 def test_reply_of_either_role_has_a_prompt():

@@ -86,7 +86,7 @@ def test_end_token_is_one_of_its_own(end, added, note, tmp_path):
     assert found.added_tokens == added
     assert len({found.special_tokens.start, found.pad_id, found.end_id}) == 3
     assert (found.end_id == found.special_tokens.separator) == (end == "[SEP]")
-    assert [note in line for line in found.notes] == ([True] if note else [])
+    assert [note in line for line in found.chat_format.notes] == ([True] if note else [])
     found.save(tmp_path)
     again = DialogueTokenizer.pretrained(str(tmp_path))
     assert (again.special_tokens, again.added_tokens) == (found.special_tokens, 0)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def folder(tmp_path, dialogue_turns):
-    """The five files and 48 chat logs."""
+    """The six files and 48 chat logs."""
     for path in (ROOT / "docs" / "extending").glob("*.py"):
         shutil.copy(path, tmp_path)
     (tmp_path / "logs").mkdir()
@@ -44,7 +44,7 @@ def test_source_metric_schedule_and_tracker_examples(folder):
     command = dialog_trainer(
         *SOURCE, "metrics.extra=[my_metric.question_rate]", "metrics.names=[ppl,bleu2,question_rate]",
         "mask_schedule._target_=my_schedule.exponential", "mask_schedule.rate=2",
-        "logger._target_=my_tracker.CsvTracker", "logger.keys=[validation_loss]",
+        "model.chat_format=my_format.ChatLogFormat", "logger._target_=my_tracker.CsvTracker", "logger.keys=[validation_loss]",
         "model=gpt2_tiny", "model.layers=1", "model.width=16", "model.heads=2", "model.vocab_size=300", "steps=4",
         "batch_size=8", "metrics.max_dialogues=2", "metrics.generation.max_new_tokens=4", "figures.enabled=false",
         "project=runs", "name=one", "device=cpu",
