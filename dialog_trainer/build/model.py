@@ -17,7 +17,7 @@ from dialog_trainer.distributed import collectives
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.files import sha256_of_texts
 from dialog_trainer.model.adapters import LoraAdapter, add_lora
-from dialog_trainer.model.fitting import limit_generation, new_token_ids
+from dialog_trainer.model.fitting import limit_generation
 from dialog_trainer.model.kernels.activations import fuse_activations
 from dialog_trainer.model.loading import build_from_scratch, describe_conversion, load_pretrained
 from dialog_trainer.model.packed_forward import use_packed_attention
@@ -49,7 +49,7 @@ def build_model(config: Config, tokenizer: DialogueTokenizer, device: torch.devi
             check=check,
         )
     if options.adapter.is_lora:
-        _add_adapter(model, config, new_token_ids(tokenizer))
+        _add_adapter(model, config, tokenizer.new_token_ids)
     return _prepare(model, tokenizer, config, device, say)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from annotated_types import Ge, Le
 from pydantic import AfterValidator
@@ -50,7 +50,7 @@ class ModelSizes(NamedTuple):
 class AdapterConfig(Record):
     """Which weights are trained. The numbers are those of `method=lora` alone."""
 
-    method: Literal[none, lora] = setting(
+    method: Literal["none", "lora"] = setting(
         "What is trained: none (no adapter: all weights) or lora (low-rank adapters and the rows of added tokens, Hu et al. "
         "2021; the model itself stays as it is).",
         "refused",

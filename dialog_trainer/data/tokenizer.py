@@ -36,7 +36,7 @@ class DialogueTokenizer:
             ends a turn, and `[PAD]` to the tokenizer.
         start_id, end_id, pad_id: ids of the token that starts a text (None: there is none), of the end-of-text token
             and of padding.
-        added_tokens: how many tokens were new to the tokenizer.
+        new_token_ids: ids of the tokens that the format added to the tokenizer, ascending; `added_tokens` counts them.
         hf_tokenizer: the tokenizer of transformers, with these tokens and the template of the chat format.
     """
 
@@ -45,10 +45,10 @@ class DialogueTokenizer:
         if '"Regex"' in json.dumps(json.loads(hf_tokenizer.backend_tokenizer.to_str())["decoder"]):
             # To decode cannot be given up, unlike to encode.
             raise ModelError("this tokenizer decodes by a regular expression: choose another model.pretrained_model")
-        largest = max(hf_tokenizer.get_vocab().values())
+        known = hf_tokenizer.get_vocab()
+        largest = max(known.values())
         if largest > MAX_ID:
             raise ModelError(f"this tokenizer has the token id {largest:,}: choose another model.pretrained_model")
-        size = len(hf_tokenizer)
         self.chat_format = make_format(hf_tokenizer)
         hf_tokenizer.chat_template = self.chat_format.template
         hf_tokenizer.padding_side = "left"  # as batched generation needs it
@@ -57,7 +57,8 @@ class DialogueTokenizer:
             # Where ids have gaps, added tokens get other ids once the tokenizer was saved: those are used from the start.
             hf_tokenizer._tokenizer = Tokenizer.from_str(description)
         self.hf_tokenizer = hf_tokenizer
-        self.added_tokens = len(hf_tokenizer) - size
+        self.new_token_ids = sorted(index for token, index in hf_tokenizer.get_vocab().items() if token not in known)
+        self.added_tokens = len(self.new_token_ids)
         self.start_id = hf_tokenizer.cls_token_id if self.has_dialogue_tokens else hf_tokenizer.bos_token_id
         end, pad = hf_tokenizer.eos_token_id, hf_tokenizer.pad_token_id
         self.end_id = self.chat_format.ends[0] if end is None else end

@@ -54,15 +54,6 @@ def fit_to_tokenizer(model: PreTrainedModel, tokenizer: DialogueTokenizer, *, ha
     )
 
 
-def new_token_ids(tokenizer: DialogueTokenizer) -> list[int]:
-    """The ids of the tokens that were added to a tokenizer, which its model has not been trained with."""
-    first_added = len(tokenizer) - tokenizer.added_tokens
-    own = {
-        token for token in astuple(tokenizer.special_tokens) if token is not None
-    }  # a template needs not all of them
-    return sorted(token for token in own if token >= first_added)
-
-
 def _set_padding(config: PreTrainedConfig, pad_id: int) -> None:
     """Sets the id of the padding, but where the model could not be built with it: XGLM has a position of that number."""
     before = config.pad_token_id
@@ -87,9 +78,7 @@ def limit_generation(model: PreTrainedModel, tokenizer: DialogueTokenizer, max_n
 def _set_to_mean(model: PreTrainedModel, tokenizer: DialogueTokenizer) -> None:
     """Starts the rows of added tokens, and those of no token, in embeddings and head at the mean of the rows before."""
     first_added = len(tokenizer) - tokenizer.added_tokens
-    chat_format = tokenizer.chat_format
-    added = {tokenizer.start_id, tokenizer.end_id, tokenizer.pad_id, *chat_format.ends, *chat_format.suppressed}
-    others = set(tokenizer.hf_tokenizer.get_vocab().values()) - added
+    others = set(tokenizer.hf_tokenizer.get_vocab().values()) - set(tokenizer.new_token_ids)
     head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     embeddings: Any = model.get_input_embeddings()
     for layer in (embeddings, head):
