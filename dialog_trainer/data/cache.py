@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -14,8 +15,8 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -59,14 +60,30 @@ def open_entry(
         return cache_dir / name
     try:
         if os.path.lexists(cache_dir / name):
-            say(f"note: {cache_dir / name} is built again: {problem}")
-            _remove(cache_dir, name)
+            with _lock(cache_dir):  # another process may have built it again since
+                problem = find_damage(cache_dir, name, check_up_to)
+                if problem is None:
+                    return cache_dir / name
+                say(f"note: {cache_dir / name} is built again: {problem}")
+                _remove(cache_dir, name)
         _build(cache_dir, name, write)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and find_damage(cache_dir, name, check_up_to) is None:
             return cache_dir / name  # another process has published the same content
         raise
     return cache_dir / name
+
+
+@contextmanager
+def _lock(cache_dir: Path) -> Iterator[None]:
+    """Holds the directory of the cache; on a file system without locks it does nothing."""
+    descriptor = os.open(cache_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def find_damage(cache_dir: Path, name: str, check_up_to: int = sys.maxsize) -> str | None:

@@ -17,6 +17,7 @@ from dialog_trainer.files import (
     atomic_directory,
     copy_directory,
     is_disk_full,
+    list_directory,
     make_directory,
     remove_directory,
     rename,

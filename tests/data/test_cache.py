@@ -13,6 +13,7 @@ import time
 import pytest
 
 from dialog_trainer.data import cache, dataset
+from dialog_trainer.data import cache as cache_module
 from dialog_trainer.data.cache import MANIFEST, find_damage, open_entry
 from dialog_trainer.data.dataset import open_dialogues, open_tokens
 from dialog_trainer.data.sources.dailydialog import DailyDialog
@@ -105,6 +106,23 @@ def test_damage_is_told_and_built_again(entry, kind):
     assert [line.split(" is built again: ")[0] for line in lines] == [f"note: {entry}"]
     assert not list(entry.parent.glob(".aside-*"))
     open_entry(entry.parent, entry.name, None, quiet)
+
+
+def test_what_another_process_has_built_again_meanwhile_is_kept(entry, monkeypatch):
+    """Both find the damage; the second must not remove what the first has built since, and may be reading."""
+    DAMAGE["flip"][0](entry)
+    kept, find = [], cache_module.find_damage
+
+    def find_and_let_another_build(*arguments):
+        found = find(*arguments)
+        if found and not kept:
+            kept.append(found)
+            open_entry(entry.parent, entry.name, write, [].append)
+        return found
+
+    monkeypatch.setattr(cache_module, "find_damage", find_and_let_another_build)
+    assert open_entry(entry.parent, entry.name, None, quiet) == entry
+    assert kept == ["b.bin has changed"]
 
 
 def test_a_file_above_the_bound_is_not_hashed(entry):
