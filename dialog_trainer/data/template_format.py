@@ -66,6 +66,7 @@ class TemplateFormat:
             raise ModelError(f"{error}: pass model.chat_format=separator") from None
         # Only a template with a clock depends on it.
         self.day = day if chat_template.has_clock else None
+        self._searched = chat_template.searched
         self._planner = SectionPlanner(chat_template, hf_tokenizer)
         try:
             self._keeps_prefixes = all(map(self._planner.keeps_prefixes, _PROBES))
@@ -92,6 +93,8 @@ class TemplateFormat:
     def encode_dialogues(
         self, dialogues: Sequence[Dialogue], max_len: int, truncation: str
     ) -> list[list[TokenSequence]]:
+        for dialogue in dialogues:
+            self._refuse_by_name(dialogue, self._check_texts)
         if not self._keeps_prefixes:
             return [self._refuse_by_name(dialogue, self._divide_by_reply, max_len) for dialogue in dialogues]
         plans = [self._refuse_by_name(dialogue, self._plan_whole) for dialogue in dialogues]
@@ -120,6 +123,12 @@ class TemplateFormat:
             return work(dialogue.turns, *arguments)
         except TemplateRefusal as error:
             raise DataError(f"dialogue {dialogue.id}: the chat template cannot write it ({error}); {_REMEDY}") from None
+
+    def _check_texts(self, turns: Sequence[Turn]) -> None:
+        for index, turn in enumerate(turns):
+            found = next((text for text in self._searched if text in turn.text), None)
+            if found is not None:
+                raise TemplateRefusal(f"it treats {found!r}, which turn {index} holds, in its own way")
 
     def _plan_whole(self, turns: Sequence[Turn]) -> list[Section]:
         return self._planner.plan_whole(tuple(map(_role_name, turns)))

@@ -24,6 +24,7 @@ MAX_TEMPLATE_CHARACTERS = 2**20
 MAX_LAYOUT_CHARACTERS = 2**22
 # Signs of the private use area around the number of a turn, and around what `{% generation %}` marks.
 TURN_OPEN, TURN_CLOSE, MARK_OPEN, MARK_CLOSE = "\ue0f0", "\ue0f1", "\ue0f2", "\ue0f3"
+_SEARCHES = {"endswith", "partition", "replace", "rpartition", "rsplit", "split", "startswith"}
 PLACEHOLDER = re.compile(f"{TURN_OPEN}(\\d+){TURN_CLOSE}")
 
 
@@ -39,7 +40,10 @@ class TemplateRefusal(ValueError):
 
 
 class ChatTemplate:
-    """A chat template, rendered as transformers does, in a sandbox and in bounded time."""
+    """A chat template, rendered as transformers does, in a sandbox and in bounded time.
+
+    `searched` are the texts that it looks for in a turn.
+    """
 
     def __init__(self, source: str, tokens: dict[str, str], day: date | None):
         """`tokens` are the special tokens by name, as `bos_token`; `day` is what a template with a clock gets.
@@ -52,6 +56,7 @@ class ChatTemplate:
             raise ModelError(f"its chat template has {len(source):,} characters, more than {MAX_TEMPLATE_CHARACTERS:,}")
         try:
             self._template = _Sandbox().from_string(source)
+            self.searched = _find_searched_texts(_Sandbox().parse(source))
         except (jinja2.TemplateError, RecursionError, ValueError) as error:
             raise ModelError(f"its chat template is no Jinja template ({_reason(error)})") from None
 
@@ -113,6 +118,18 @@ def placeholder(turn: int) -> str:
 
 def _reason(error: BaseException) -> str:
     return f"{str(error) or type(error).__name__}".split("\n")[0][:200]
+
+
+def _find_searched_texts(template: nodes.Template) -> tuple[str, ...]:
+    """The texts that a template looks for in a turn, as `</think>`: it treats a turn that holds one in its own way."""
+    found = []
+    for call in template.find_all(nodes.Call):
+        if isinstance(call.node, nodes.Getattr) and call.node.attr in _SEARCHES:
+            found += [argument.value for argument in call.args if isinstance(argument, nodes.Const)]
+    for compare in template.find_all(nodes.Compare):
+        if compare.ops and compare.ops[0].op in ("in", "notin") and isinstance(compare.expr, nodes.Const):
+            found.append(compare.expr.value)
+    return tuple(sorted({text for text in found if isinstance(text, str) and len(text.strip()) > 2}))
 
 
 class _Generation(Extension):

@@ -37,7 +37,7 @@ def apply_template(shape, turns, **options):
 
 
 words = st.lists(
-    st.sampled_from(["the", "sea", "is", "blue", "한국", "🙂", "</think", "x\n\ny", "[INST]", "?"]),
+    st.sampled_from(["the", "sea", "is", "blue", "한국", "🙂", "<think>", "x\n\ny", "[INST]", "?"]),
     min_size=1,
     max_size=8,
 )
@@ -170,6 +170,13 @@ def test_a_dialogue_that_the_template_refuses_is_named(shape, roles, reason):
         DataError, match=rf"dialogue d: the chat template cannot write it .*{reason}.*chat_format=separator"
     ):
         encode(shape, turns_of(*roles))
+
+
+def test_a_text_that_the_template_looks_for_is_named():
+    turns = [Turn(U, "How ?"), Turn(A, "<think>Well</think>So .")]
+    with pytest.raises(DataError, match=r"dialogue d: .*it treats '</think>', which turn 1 holds, in its own way"):
+        encode("qwen3", turns)
+    assert encode("chatml", turns)
 
 
 def test_the_day_of_a_clock_is_fixed_and_part_of_the_digest():
