@@ -21,7 +21,12 @@ from dialog_trainer.errors import ConfigError
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.masking.timeline import weigh_roles_at_step
-from dialog_trainer.types import Batch
+from dialog_trainer.types import Batch, Say
+
+# Learning rates of `optim.lr0=auto`. That of a model from scratch is divided by its width: 4e-3 at 128, 6.7e-4 at 768.
+PRETRAINED_LEARNING_RATE = 1e-4
+LORA_LEARNING_RATE = 1e-3
+SCRATCH_LEARNING_RATE = 0.512
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ def build_optimizer(config: Config, model: PreTrainedModel) -> torch.optim.Optim
     target, arguments = config.optim.target, config.optim.arguments
     # One pass over weights, gradient and state, where the class knows it and no other way is asked for.
     one_pass = {} if {"fused", "foreach"} & arguments.keys() else {"fused": True}
-    build = instantiate(target, arguments, "optim", lr=config.optim.lr0, **one_pass)
+    build = instantiate(target, arguments, "optim", lr=choose_learning_rate(config), **one_pass)
     tuples = {key: tuple(value) for key, value in build.keywords.items() if isinstance(value, list)}
     build = partial(build, **tuples)
     try:
@@ -48,6 +53,28 @@ def build_optimizer(config: Config, model: PreTrainedModel) -> torch.optim.Optim
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError([f"optim: {target} refuses {build.keywords}: {error}"]) from None
     return optimizer
+
+
+def choose_learning_rate(config: Config) -> float:
+    """`optim.lr0` as a number: of `auto` that which fits the model."""
+    if config.optim.lr0 != "auto":
+        return config.optim.lr0
+    if config.model.adapter.is_lora:
+        return LORA_LEARNING_RATE
+    return (
+        PRETRAINED_LEARNING_RATE if config.model.pretrained_model else SCRATCH_LEARNING_RATE / config.model.sizes.width
+    )
+
+
+def resolve_learning_rate(config: Config, say: Say) -> Config:
+    """The configuration with a number for `optim.lr0`; says what `auto` became."""
+    if config.optim.lr0 != "auto":
+        return config
+    options, chosen = config.model, choose_learning_rate(config)
+    kind = "a pretrained model" if options.pretrained_model else f"a model from scratch of width {options.width}"
+    kind = "the adapter of a pretrained model" if options.adapter.is_lora else kind
+    say(f"optim.lr0=auto: {chosen:g}, for {kind}")
+    return config.replace({"optim.lr0": chosen})
 
 
 def plan_training(
@@ -74,7 +101,7 @@ def plan_training(
         for batch in pack_micro_batches(training, indices, weigh, config.forward_tokens):
             yield batch_to_device(batch, device)
 
-    lr0 = config.optim.lr0
+    lr0 = choose_learning_rate(config)
     return TrainingPlan(
         lambda step: lr0 * factor(step),
         role_weights,

@@ -144,6 +144,13 @@ def _read_micro_batch_tokens(value: Any) -> Any:
     raise ValueError("is none of them")
 
 
+def _read_learning_rate(value: Any) -> Any:
+    value = _read_number(value)
+    if value == "auto" or (type(value) in (int, float) and 0 < value < math.inf):
+        return value if value == "auto" else float(value)
+    raise ValueError("is none of them")
+
+
 def _read_interval(value: Any) -> Any:
     value = _read_whole(value)
     if value == "epoch" or (type(value) is int and value >= 1):
@@ -250,6 +257,9 @@ MicroBatchTokens = Annotated[
     int | Literal["auto"],
     PlainValidator(_read_micro_batch_tokens),
     Words(f"auto, or a whole number of at least {MIN_MAX_LEN}"),
+]
+LearningRate = Annotated[
+    float | Literal["auto"], PlainValidator(_read_learning_rate), Words("a number above 0, or auto")
 ]
 Interval = Annotated[
     int | Literal["epoch"], PlainValidator(_read_interval), Words("a whole number of at least 1, or epoch")

@@ -18,6 +18,7 @@ from dialog_trainer.config.fields import (
     Flag,
     Fraction,
     HeldOut,
+    LearningRate,
     Name,
     NotNegative,
     OnResume,
@@ -165,7 +166,10 @@ class SgdKeys(OptimizerKeys):
 
 class OptimConfig(OpenGroup):
     target: Text = setting("Class of the optimizer.", "refused", alias="_target_")
-    lr0: Positive = setting("Learning rate that the scheduler's factor multiplies.")
+    lr0: LearningRate = setting(
+        "Learning rate that the scheduler's factor multiplies. auto: 1e-4 for a pretrained model, 1e-3 "
+        "for its adapter, 0.512 / model.width for a model from scratch; decided at the first start."
+    )
 
     TARGETS: ClassVar = {"torch.optim.AdamW": AdamKeys, "torch.optim.Adam": AdamKeys, "torch.optim.SGD": SgdKeys}
     OWN_ON_RESUME: ClassVar = "refused"

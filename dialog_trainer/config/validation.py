@@ -50,6 +50,8 @@ def validate(tree: Mapping[str, Any]) -> Config:
     errors += check_data_files(values)
     errors += check_model(values)
     errors += _check_adapter(values)
+    if values.get("optim.lr0") == "auto" and values.get("optim._target_") == "torch.optim.SGD":
+        errors.append("optim.lr0=auto: not with optim=sgd, which needs a larger one; type a number")
     errors += _check_scratch(values, reading.values.keys() | reading.invalid.keys())
     if errors:
         raise ConfigError(errors)

@@ -114,15 +114,15 @@ ALONE = {
     "data.train_data_path=x": "there is no option data.train_data_path; another choice of its group has it",
     "metrics.best.bleu4=1": "there is no option metrics.best.bleu4; did you mean ",
     "steps=0": "must be a whole number from 1 to 10,000,000",
-    "optim.lr0=abc": "must be a number above 0",
+    "optim.lr0=abc": "must be a number above 0, or auto",
     "metrics.names=ppl": "must be a list of ppl, ",
     "name=123": "must be a text that is not empty; to pass a number as a text",
     "mode=report": "is not in this version; use train, resume, validate",
     "scheduler=cosin": "scheduler has no such choice; there are constant, cosine, linear; did you mean scheduler=cosine?",
     "optim=null": "optim has no such choice; there are adam, adamw, sgd",
     "optim=[adam,sgd]": "optim has no such choice; there are adam, adamw, sgd",
-    "experiment=nope": "experiment has no such choice; there are demo, original",
-    "experiment=null": "experiment has no such choice; there are demo, original",
+    "experiment=nope": "experiment has no such choice; there are demo, laptop, original",
+    "experiment=null": "experiment has no such choice; there are demo, laptop, original",
     "~steps": "an option cannot be removed; set it to another value",
     "~optim": "an option cannot be removed; set it to another value",
     "~optim.eps=1e-8": "an option cannot be removed; set it to another value",
@@ -288,5 +288,5 @@ def test_the_errors_of_a_folder_of_own_groups(tmp_path):
         "mode=resume: works on one saved run; type it by itself, not in a sweep or a file"
     ]
     assert errors(*TINY, "experiment=none", config_dir=own) == [
-        "experiment=none: experiment has no such choice; there are bad, demo, mine, original, resumes"
+        "experiment=none: experiment has no such choice; there are bad, demo, laptop, mine, original, resumes"
     ]

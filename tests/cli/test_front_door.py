@@ -36,7 +36,7 @@ def test_help_has_a_line_for_each_option_with_default_unit_and_range(tmp_path):
     page = run("--help", cwd=tmp_path).stdout
     for line in (
         "  steps=30000                     Updates (optimizer steps) of the run, counted from its first start. [a whole",
-        "  optim.lr0=0.0001                Learning rate that the scheduler's factor multiplies. [a number above 0]",
+        "  optim.lr0=auto                  Learning rate that the scheduler's factor multiplies. auto: 1e-4 for a pretrained",
         "  model                           gpt2 (default), gpt2_tiny",
         "  -m, --multirun",
         "Mask: which turns carry the loss, and when (group mask_schedule)",
@@ -52,7 +52,8 @@ def test_every_option_is_on_the_page_of_help():
     from dialog_trainer.config.schema import Config
     from dialog_trainer.config.table import settings
 
-    page = format_help(CONF, {"model": ["gpt2", "gpt2_tiny"]}, ["model=gpt2_tiny"])
+    choices = {"model": ["gpt2", "gpt2_tiny"], "model/adapter": ["none", "lora"]}
+    page = format_help(CONF, choices, ["model=gpt2_tiny", "model/adapter=lora"])
     for key in settings(Config):
         if not key.endswith("_target_"):
             assert f"  {key}=" in page, key
@@ -148,9 +149,10 @@ def test_the_tab_key_completes_choices_and_options(typed, offered, tmp_path, mon
 def test_hydras_own_flags_show_the_configuration(tmp_path):
     group = tmp_path / "groups" / "model"
     group.mkdir(parents=True)
-    (group / "mine.yaml").write_text("pretrained_model: gpt2\nmax_len: 64\ndropout: null\n")
+    own = ["pretrained_model: gpt2", "max_len: 64", "dropout: null", "chat_format: separator", "chat_date: null"]
+    (group / "mine.yaml").write_text("\n".join(own))
     shown = run("--config-dir", "groups", "--cfg", "job", "model=mine", "--package", "model", cwd=tmp_path)
-    assert shown.stdout.splitlines() == ["# @package model", "pretrained_model: gpt2", "max_len: 64", "dropout: null"]
+    assert shown.stdout.splitlines() == ["# @package model", *own, "adapter:", "  method: none"]
     assert "main" in run("--info", "searchpath", cwd=tmp_path).stdout
     assert "Hydra" in run("--hydra-help", cwd=tmp_path).stdout
 

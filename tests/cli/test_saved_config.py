@@ -118,7 +118,7 @@ SCHEDULER = "scheduler._target_", "dialog_trainer.training.learning_rate.cosine"
         # A group brings its own, and keeps what all its choices have, as the saved warm-up of 7.
         (["scheduler=constant"], [(*SCHEDULER, "dialog_trainer.training.learning_rate.constant"), ("scheduler.lrf", "0.1", "(none)")]),
         (["scheduler.warmup_steps=7", "scheduler=linear"], [(*SCHEDULER, "dialog_trainer.training.learning_rate.linear")]),
-        (["optim=adamw"], [("optim.lr0", "0.5", "0.0001")]),
+        (["optim=adamw"], [("optim.lr0", "0.5", "auto")]),
         (["metrics=response", "mask_schedule=step"], []),
         (["mask_schedule.normalize=turn"], [("mask_schedule.normalize", "token", "turn")]),
         (["train_user_turn_mask_step=0.50", "optim.lr0='0.5'", "model.dropout=0.1"], []),
@@ -331,7 +331,7 @@ def test_no_key_that_every_choice_of_a_group_has_may_be_missing(run, kept, key):
         ("optim._target_", "os.system", "optim._target_=os.system: not one of "),
         ("data._target_", "os.system", "data._target_=os.system: not one of "),
         ("steps", "many", "steps=many: must be a whole number from 1 to 10,000,000"),
-        ("optim.lr0", None, "optim.lr0=null: must be a number above 0"),
+        ("optim.lr0", None, "optim.lr0=null: must be a number above 0, or auto"),
     ],
 )
 def test_values_of_a_stranger_pass_the_same_rules(run, kept, key, value, error):

@@ -12,7 +12,7 @@ from dialog_trainer.build.data import load_dialogues
 from dialog_trainer.build.evaluation import build_protocol
 from dialog_trainer.build.mask import build_mask
 from dialog_trainer.build.model import build_model
-from dialog_trainer.build.optimization import build_optimizer, plan_training
+from dialog_trainer.build.optimization import build_optimizer, choose_learning_rate, plan_training
 from dialog_trainer.cli.compose import compose_runs
 from dialog_trainer.cli.conf import GLOBAL_GROUPS, list_choices
 from dialog_trainer.config.schema import Config
@@ -57,6 +57,20 @@ def test_optimizers_are_built(name, tiny_model):
     built = build_optimizer(compose_config(f"optim={name}"), tiny_model)
     assert type(built).__name__.lower() == name
     assert len(built.param_groups[0]["params"]) == len(list(tiny_model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "learning_rate"),
+    [
+        ("gpt2", {}, 1e-4),
+        ("gpt2", {"optim.lr0": 0.5}, 0.5),
+        ("gpt2_tiny", {}, 4e-3),
+        ("gpt2_tiny", {"model.width": 256, "model.heads": 4}, 2e-3),
+        ("gpt2", {"model.adapter.method": "lora"}, 1e-3),
+    ],
+)
+def test_an_automatic_learning_rate_fits_the_model(model, changes, learning_rate):
+    assert choose_learning_rate(compose_config(f"model={model}").replace(changes)) == pytest.approx(learning_rate)
 
 
 def built_plan(config, *, mask=None):

@@ -62,7 +62,7 @@ RANGES = {
     "data.workers": ((0, 3, None), (-1, True, 1.5)),
     "data.cache_dir": (("a", None), ("", 3)),
     "optim.betas": (((0.9, 0.999), (0.0, 0.0)), ([0.9], [0.9, 1], [0.9, "0"], [0.9, True], 0.9, None)),
-    "optim.lr0": ((1e-4,), (0, None, "fast")),
+    "optim.lr0": ((1e-4, "auto"), (0, None, "fast")),
     "metrics.common": (((), ("lr", "train_loss")), (["loss"], "lr", None, [["lr"]])),
     "metrics.names": (((), ("ppl",)), ("ppl", None, [{}])),
     "metrics.best": (({"bleu2": 1.0}, {"ppl": -0.5}), ({}, {"bleu2": "1"}, {"bleu2": True}, {"bleu2": float("nan")}, "bleu2", None)),
@@ -172,7 +172,7 @@ def test_nothing_inside_a_configuration_can_be_changed(tree):
 def test_replace_validates_and_leaves_the_original(tree):
     config = Config.read(tree)
     assert config.replace({"optim.lr0": 0.5, "optim.betas": [0.1, 0.2]}).optim.arguments["betas"] == (0.1, 0.2)
-    assert config.optim.lr0 == 1e-4
+    assert config.optim.lr0 == "auto"
     with pytest.raises(ConfigError, match="steps=0: must be"):
         config.replace({"steps": 0})
 

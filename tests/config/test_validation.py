@@ -236,6 +236,13 @@ def test_a_warm_up_longer_than_the_run_is_said_in_one_line(warmup, steps, count)
     assert all(f"warmup_steps={warmup:,}" in line and f"steps={steps:,}" in line for line in lines)
 
 
+def test_sgd_has_no_automatic_learning_rate():
+    assert errors({"optim.lr0": "auto"}, conf_tree(optim="sgd")) == [
+        "optim.lr0=auto: not with optim=sgd, which needs a larger one; type a number"
+    ]
+    assert not errors({"optim.lr0": "auto"}, conf_tree(optim="adam"))
+
+
 @pytest.mark.parametrize(
     ("files", "given", "reason"),
     [

@@ -17,7 +17,7 @@ from dialog_trainer.build.data import report_contamination, tokenize_split
 from dialog_trainer.build.evaluation import resolve_word_tokenizer
 from dialog_trainer.build.mask import build_mask, check_split_mask, digest_mask
 from dialog_trainer.build.model import digest_weights
-from dialog_trainer.build.optimization import build_optimizer, plan_training
+from dialog_trainer.build.optimization import build_optimizer, plan_training, resolve_learning_rate
 from dialog_trainer.build.runtime import (
     build_autocast,
     build_grad_scaler,
@@ -106,6 +106,7 @@ def build_parts(
     digest = digest_mask(config, train_split, tokenizer, excluded_dialogues)
     shared = {"training data and mask": digest["whole"], "validation data": validation.digest}
     collectives.assert_same_on_all_ranks(shared | {"weights": digest_weights(model)}, "give all the same files")
+    config = resolve_learning_rate(config, say)
     config = resolve_compile(config, model, device, say)
     loss = parallelize_loss(config, model, device)
     optimizer, scaler = build_optimizer(config, model), build_grad_scaler(config, device)
