@@ -25,24 +25,29 @@ class Conversation:
         self._max_context_tokens = window - max_new_tokens
         self._system = [Turn(Role.SYSTEM, system)] if system else []
         self._texts: list[str] = []
+        self._start = 0  # of the context, in the history
 
     def ask(self, line: str) -> list[int]:
-        """Adds the user's line and returns the context; a context that is too long loses whole turns from the left.
+        """Adds the user's line and returns the context; a context that is too long loses whole exchanges from the left.
 
         Raises `LineTooLong`, with the history unchanged.
         """
-        needed = len(self._encode([line], UNBOUNDED))
+        needed = len(self._encode([line]))
         if needed > self._max_context_tokens:
             raise LineTooLong(
                 f"that line takes {needed:,} tokens, and there is room for {self._max_context_tokens:,}: send a shorter one"
             )
         self._texts.append(line)
-        return self._encode(self._texts, self._max_context_tokens)
+        self._start = 0
+        while len(context := self._encode(self._texts[self._start :])) > self._max_context_tokens:
+            self._start += 2
+        return context
 
     def answer(self, reply: str) -> None:
-        """Adds the model's reply; an empty one removes the user's line, so that turns keep alternating."""
+        """Adds the model's reply, and forgets what will not fit again; an empty one removes the user's line, so that turns
+        keep alternating."""
         if reply:
-            self._texts.append(reply)
+            self._texts = [*self._texts[self._start :], reply]
         else:
             self._texts.pop()
 
@@ -50,9 +55,9 @@ class Conversation:
         """Forgets all turns."""
         self._texts.clear()
 
-    def _encode(self, texts: list[str], max_tokens: int) -> list[int]:
+    def _encode(self, texts: list[str]) -> list[int]:
         """The prompt of the reply to `texts`."""
         turns = [Turn(Role.ASSISTANT if index % 2 else Role.USER, text) for index, text in enumerate(texts)]
         turns = [*self._system, *turns, Turn(Role.ASSISTANT, "")]
-        (ids,) = self._format.encode_contexts(turns, [len(turns) - 1], max_tokens)
+        (ids,) = self._format.encode_contexts(turns, [len(turns) - 1], UNBOUNDED)
         return ids

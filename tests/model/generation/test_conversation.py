@@ -43,7 +43,7 @@ def test_typed_separator_ends_no_turn(tokenizer):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(LINE, LINE), min_size=1, max_size=8))
+@given(st.lists(st.tuples(LINE, LINE | st.just("")), min_size=1, max_size=8))
 def test_full_window_drops_whole_turns_from_the_left(tokenizer, exchanges):
     conversation, texts = talk(tokenizer, WINDOW), []
     for line, reply in exchanges:
@@ -56,7 +56,23 @@ def test_full_window_drops_whole_turns_from_the_left(tokenizer, exchanges):
         suffixes = [by_template(tokenizer, texts[start:]) for start in range(0, len(texts), 2)]
         assert context == next(ids for ids in suffixes if len(ids) <= WINDOW - NEW)
         conversation.answer(reply)
-        texts.append(reply)
+        texts = [*texts, reply] if reply else texts[:-1]
+
+
+def test_a_long_conversation_is_not_encoded_again_and_again(tokenizer, monkeypatch):
+    encoded, encode = [], tokenizer.chat_format.encode_contexts
+
+    def count(turns, *arguments):
+        encoded.append(len(turns))
+        return encode(turns, *arguments)
+
+    monkeypatch.setattr(tokenizer.chat_format, "encode_contexts", count)
+    conversation = talk(tokenizer, WINDOW)
+    for _ in range(100):
+        conversation.ask("a b")
+        conversation.answer("c d")
+    assert max(encoded) <= WINDOW - NEW
+    assert len(encoded) < 400
 
 
 def test_reset_forgets(tokenizer):
