@@ -93,9 +93,9 @@ def find_damage(cache_dir: Path, name: str, check_up_to: int = sys.maxsize) -> s
         for file_name, (size, digest) in manifest.items():
             with open_to_read(cache_dir, f"{name}/{file_name}") as file:
                 if os.fstat(file.fileno()).st_size != size:
-                    return f"{file_name} has another size"
+                    return f"{file_name} has another size than {MANIFEST} says"
                 if size <= check_up_to and hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    return f"{file_name} has changed"
+                    return f"{file_name} and {MANIFEST} differ (sha256)"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except OSError as error:

@@ -141,9 +141,9 @@ def _compare_files(run: Path, directory: str, required: Set[str] = frozenset()) 
             with open_to_read(run, f"{directory}/{name}") as file:
                 found = os.fstat(file.fileno()).st_size
                 if found != size:
-                    return f"{path / name} has {found:,} bytes instead of {size:,}"
+                    return f"{path / name} has {found:,} bytes instead of the {size:,} of {MANIFEST}"
                 if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    return f"{path / name} has changed since it was written (sha256 differs)"
+                    return f"{path / name} and {MANIFEST} differ (sha256): one of them has changed since it was written"
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{path / MANIFEST} is no manifest: {'.'.join(map(str, first['loc']))} {first['msg']}"

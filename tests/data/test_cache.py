@@ -73,10 +73,13 @@ def make_folder(entry):
 
 
 DAMAGE = {
-    "flip": (lambda entry: (entry / "b.bin").write_bytes(bytes(range(255)) + b"\x00"), "b.bin has changed"),
-    "cut": (cut("b.bin", 255), "b.bin has another size"),
-    "zeros": (lambda entry: (entry / "b.bin").write_bytes(bytes(256)), "b.bin has changed"),
-    "longer": (lambda entry: (entry / "b.bin").write_bytes(bytes(range(256)) + b"\x00"), "b.bin has another size"),
+    "flip": (lambda entry: (entry / "b.bin").write_bytes(bytes(range(255)) + b"\x00"), f"b.bin and {MANIFEST} differ"),
+    "cut": (cut("b.bin", 255), f"b.bin has another size than {MANIFEST} says"),
+    "zeros": (lambda entry: (entry / "b.bin").write_bytes(bytes(256)), f"b.bin and {MANIFEST} differ"),
+    "longer": (
+        lambda entry: (entry / "b.bin").write_bytes(bytes(range(256)) + b"\x00"),
+        f"b.bin has another size than {MANIFEST} says",
+    ),
     "no file": (lambda entry: (entry / "b.bin").unlink(), "b.bin is missing"),
     "pipe": (make_pipe, "b.bin: is no regular file"),
     "folder": (make_folder, "b.bin: is no regular file"),
@@ -84,6 +87,7 @@ DAMAGE = {
     "no manifest": (lambda entry: (entry / MANIFEST).unlink(), f"{MANIFEST} is missing"),
     "half a manifest": (cut(MANIFEST, 20), f"{MANIFEST} is damaged"),
     "a list": (put(MANIFEST, "[1]"), f"{MANIFEST} is damaged"),
+    "another manifest": (put(MANIFEST, f'{{"b.bin": [256, "{"0" * 64}"]}}'), f"b.bin and {MANIFEST} differ"),
     "other values": (put(MANIFEST, '{"b.bin": 3}'), f"{MANIFEST} is damaged"),
     "nested": (put(MANIFEST, "[" * 200_000), f"{MANIFEST} is damaged"),
     "outside": (put(MANIFEST, '{"../../x": [1, "a"]}'), "is no path below its folder"),
@@ -122,13 +126,13 @@ def test_what_another_process_has_built_again_meanwhile_is_kept(entry, monkeypat
 
     monkeypatch.setattr(cache_module, "find_damage", find_and_let_another_build)
     assert open_entry(entry.parent, entry.name, None, quiet) == entry
-    assert kept == ["b.bin has changed"]
+    assert kept == [f"b.bin and {MANIFEST} differ (sha256)"]
 
 
 def test_a_file_above_the_bound_is_not_hashed(entry):
     DAMAGE["flip"][0](entry)
     assert find_damage(entry.parent, entry.name, 255) is None
-    assert find_damage(entry.parent, entry.name, 256) == "b.bin has changed"
+    assert find_damage(entry.parent, entry.name, 256) == f"b.bin and {MANIFEST} differ (sha256)"
 
 
 def test_the_first_of_two_builders_wins(tmp_path):
@@ -255,7 +259,7 @@ def test_flipped_bits_of_every_file_are_noticed(tables):
         damaged = bytearray(whole)
         damaged[random_.randrange(len(whole))] ^= 1 << random_.randrange(8)
         path.write_bytes(damaged)
-        assert find_damage(tables.folder, path.parent.name) == f"{path.name} has changed"
+        assert find_damage(tables.folder, path.parent.name) == f"{path.name} and {MANIFEST} differ (sha256)"
         path.write_bytes(whole)
 
 

@@ -89,7 +89,7 @@ def link_away(name):
 DAMAGE = {
     "one bit": (
         lambda folder: flip(folder / "model.safetensors"),
-        "model.safetensors has changed since it was written",
+        "model.safetensors and manifest.json differ",
     ),
     "cut": (
         lambda folder: (folder / "trainer/optimizer.safetensors").write_bytes(b""),

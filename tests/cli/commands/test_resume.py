@@ -326,7 +326,10 @@ def test_a_damaged_last_checkpoint_is_put_aside_and_its_steps_repeated(train, re
     flip(run / "weights/step-00000004/model.safetensors")
     code, out, err = resume(run, "steps=6")
     assert code == 0, err
-    assert "model.safetensors has changed since it was written (sha256 differs)): moved to" in out
+    assert (
+        "model.safetensors and manifest.json differ (sha256): one of them has changed since it was written): moved to"
+        in out
+    )
     assert "weights/step-00000002 (step 2) is the newest that is whole: later steps are repeated" in out
     assert digests(run) == digests(straight)
     flip(run / "weights/step-00000006/model.safetensors")
