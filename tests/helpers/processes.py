@@ -80,6 +80,8 @@ def run_forked(entry: Callable[..., None], arguments: tuple, folder: Path, file:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(write_through=True)
     os.environ.update(environ)
+    # The server's method names locks, and those of a killed process are reported as leaked.
+    multiprocessing.set_start_method("fork", force=True)
     sys.path[:0] = [str(folder), *environ.get("PYTHONPATH", "").split(os.pathsep)]
     # The ranks of a group are forked too.
     launcher.start_processes = functools.partial(launcher.start_processes, start_method="fork")
@@ -174,6 +176,7 @@ def forked(options: Sequence[object], folder: Path, entry=run_command, **environ
     """Runs `entry(*options)`, the command line where nothing else is said, in a fork of a process that has imported
     everything: a start takes no time."""
     file = folder / "output.txt"
+    file.unlink(missing_ok=True)  # of an earlier command: this one may be killed before it opens the file
     process = SERVER.Process(target=run_forked, args=(entry, tuple(options), folder, file, environ))
     process.start()
     run = Started(process, file)

@@ -41,7 +41,7 @@ def zero(path: Path, other: Path, draw: random.Random) -> None:
 
 def swap(path: Path, other: Path, draw: random.Random) -> None:
     content = other.read_bytes()
-    path.write_bytes(content if content != path.read_bytes() else content + b" ")  # some files are alike in all runs
+    path.write_bytes(content if content != path.read_bytes() else content + b"x")  # some files are alike in all runs
 
 
 def link_away(path: Path, other: Path, draw: random.Random) -> None:

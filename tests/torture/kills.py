@@ -37,7 +37,8 @@ def run(count: int, seed: int, folder: Path, straight: Path) -> list[Row]:
     validated = validate(straight, straight.parents[1] / "cache")
     campaign = Campaign(straight, validated, time.monotonic() - begin, random.Random(f"kills {seed}"))
     ended = Row("runs that were killed, at their end")
-    while (left := count - campaign.kills()) > 0:
+    # A run that is not killed once fails early: as many of them end the campaign.
+    while (left := count - campaign.kills()) > 0 and ended.trials < count:
         place = folder / f"killed-{ended.trials}"
         shutil.copytree(straight.parents[1] / "dialogues", place / "dialogues")
         ended.try_out(lambda p=place, n=left: campaign.kill_until_end(p, n))
@@ -74,17 +75,19 @@ class Campaign:
                 options, whole = tiny_options(place / "dialogues", place), 0
             else:
                 options = resume_options(run)
+            if moment == PARTS.index("cache building"):  # of the cache that is there nothing is written
+                shutil.rmtree(place / "cache", ignore_errors=True)
             code, output = self.execute_and_kill(options, place, moment)
-            problem = check_start(output, whole) or find_traceback(output)
+            newest = newest_step(run)
+            problem = check_start(output, whole, newest) or find_traceback(output)
             if code == -signal.SIGKILL:
                 self.rows[PARTS[moment]].add(problem)
             elif problem or code:
                 return problem or f"exit code {code}: {output}"
             else:
                 break
-            saved = [int(path.name[5:13]) for path in run.glob("weights/step-*")]
-            whole = max(saved, default=0)
-            if saved:
+            whole = newest
+            if whole:
                 done = max((step + 1 for step, split in newest_rows(run) if split == "train"), default=0)
                 self.lost.append(max(0, done - whole))
         self.kill_validation(place)
@@ -107,12 +110,18 @@ class Campaign:
             row.add(find_traceback(output) or (None if found == self.validated else f"other replies: {sorted(found)}"))
 
 
-def check_start(output: str, whole: int) -> str | None:
-    """Whether a resume started from the newest checkpoint that lay there when its predecessor was killed."""
+def newest_step(run: Path) -> int:
+    """The step of the newest checkpoint that is published; 0 if there is none."""
+    return max((int(path.name[5:13]) for path in run.glob("weights/step-*")), default=0)
+
+
+def check_start(output: str, whole: int, newest: int) -> str | None:
+    """Whether a resume started from the checkpoint of step `whole`, the newest one when its predecessor was killed, and
+    left one as new there."""
     started = re.search(r", steps (\d+) to ", output)
     if started and int(started[1]) < whole:
         return f"resumed from step {started[1]} although step {whole} was saved"
-    return None
+    return f"step {whole} was saved, and now {newest} is the newest" if newest < whole else None
 
 
 def landmark(moment: int, place: Path, draw: random.Random) -> Callable[[], bool]:
@@ -132,14 +141,21 @@ def landmark(moment: int, place: Path, draw: random.Random) -> Callable[[], bool
 
     match PARTS[moment]:
         case "cache building":
-            return lambda: any((place / "cache").rglob(".aside-*"))
+            return begins_to_write(place / "cache/dialog_trainer")
         case "training":
             return holds_after(f'"step": {draw.randrange(STEPS)}, ')
         case "save":
-            return lambda: any(run.glob("weights/.aside-*"))
+            step, begins = draw.randrange(STEPS), begins_to_write(run / "weights")
+            return lambda: newest_step(run) >= step - 2 and begins()
         case "validation and generation":
             return holds_after(f'"step": {draw.choice((9, 19, 29))}, ')
     return lambda: True
+
+
+def begins_to_write(folder: Path) -> Callable[[], bool]:
+    """Whether a directory is being written there; what an earlier process left of one does not count."""
+    before = set(folder.glob(".aside-*"))
+    return lambda: not before.issuperset(folder.glob(".aside-*"))
 
 
 def wait(job: Started, holds: Callable[[], bool], seconds: float) -> None:

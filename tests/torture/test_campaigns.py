@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tests.torture import attacks, damage, disk, groups, kills, report
+from tests.torture import attacks, damage, disk, groups, kills, report, trials
 from tests.torture.trials import Row, compare, train_straight
 
 pytestmark = pytest.mark.slow
@@ -38,7 +38,21 @@ def test_harm_and_differences_are_noticed(straight, tmp_path):
     assert compare(stranger.run, straight) == "1 lines cannot be parsed"
     damage.flip(stranger.run / "weights/last/model.safetensors", straight, random.Random(0))
     assert compare(stranger.run, straight) == "weights/last/model.safetensors differs"
-    assert kills.check_start("13 steps an epoch, steps 4 to 30, validated every 10", 6) is not None
+    start = "13 steps an epoch, steps 4 to 30, validated every 10"
+    assert kills.check_start(start, 6, 8) is not None
+    assert kills.check_start("", 6, 4) is not None
+    assert kills.check_start(start, 4, 8) is None
+
+
+def test_what_a_killed_process_left_is_not_taken_for_a_new_one(tmp_path):
+    (tmp_path / "output.txt").write_text("of an earlier command")
+    with trials.command(["mode=chat"], tmp_path, tmp_path) as job:
+        assert "earlier" not in job.output()
+    (tmp_path / "weights/.aside-1").mkdir(parents=True)
+    begins = kills.begins_to_write(tmp_path / "weights")
+    assert not begins()
+    (tmp_path / "weights/.aside-2").mkdir()
+    assert begins()
 
 
 def test_the_page_has_the_table_of_the_run(tmp_path):
