@@ -20,7 +20,7 @@ from dialog_trainer.build.instantiate import import_target, instantiate
 from dialog_trainer.config.schema import Config
 from dialog_trainer.data.cache import LAZY_BYTES, open_entry
 from dialog_trainer.data.chat_format import MakeFormat, SeparatorFormat
-from dialog_trainer.data.contamination import GRAM_WORDS, MIN_JACCARD, Contamination, Overlap, find_contamination
+from dialog_trainer.data.contamination import GRAM_WORDS, MIN_JACCARD, WORD, Contamination, Overlap, find_contamination
 from dialog_trainer.data.dataset import SEQUENCE_FORMAT, DialogueDataset, TokenDataset, open_dialogues, open_tokens
 from dialog_trainer.data.packing import batch_to_device, pack_micro_batches
 from dialog_trainer.data.template_format import TemplateFormat, choose_format
@@ -178,7 +178,7 @@ def measure_contamination(
     config: Config, training: DialogueDataset, held_out: DialogueDataset, say: Say
 ) -> Contamination:
     """The held-out dialogues that are also in the training split; looked for once for the same two splits."""
-    key = cache_key(training.digest, held_out.digest, MIN_JACCARD, GRAM_WORDS)
+    key = cache_key(training.digest, held_out.digest, MIN_JACCARD, GRAM_WORDS, WORD.pattern)
 
     def look(aside: Path) -> None:
         if len(training) >= MIN_ANNOUNCED:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping
+from functools import reduce
+from operator import add
+
+import numpy as np
 
 from dialog_trainer.build.data import Split
 from dialog_trainer.build.instantiate import instantiate
@@ -14,6 +18,7 @@ from dialog_trainer.data.dataset import SEQUENCE_FORMAT, DialogueDataset
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.files import sha256_of_texts
+from dialog_trainer.masking.coverage import MaskCounts, SplitSummary, count_coverage
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.masking.timeline import ScheduleTimeline
@@ -58,6 +63,43 @@ def check_split_mask(
         drop_untrained=config.mask_schedule.untrained == "drop",
         dialogue_id=lambda index: split.dialogues.rows[index]["id"],
         excluded_dialogues=excluded_dialogues,
+    )
+
+
+def summarize_training(split: Split, tokenizer: DialogueTokenizer, check: MaskCheckResult) -> SplitSummary:
+    """What was understood of the training split, from the counts of `check_split_mask`."""
+    final, first = check.counts.trained[0].sum(1), check.counts.trained[1].sum(1)
+    return _summarize("train", split, tokenizer, check.counts, first, final)
+
+
+def summarize_held_out(name: str, split: Split, tokenizer: DialogueTokenizer, mask: Mask) -> SplitSummary:
+    """What was understood of a held-out split, whose loss covers the trained role and the ends whatever the mask."""
+    covered = (mask.trained_role, Role.END)
+    counts = reduce(
+        add,
+        (
+            count_coverage(spans, [np.isin(spans.roles, covered).astype(np.float32)])
+            for _, _, spans in split.tokens.chunks()
+        ),
+    )
+    scored = counts.trained[0].sum(1)
+    return _summarize(name, split, tokenizer, counts, scored, scored)
+
+
+def _summarize(
+    name: str, split: Split, tokenizer: DialogueTokenizer, counts: MaskCounts, before: np.ndarray, after: np.ndarray
+) -> SplitSummary:
+    unknown, read = tokenizer.unknown_id, split.dialogues.counts
+    return SplitSummary(
+        name,
+        read.turns_by_role,
+        counts.tokens.sum(1),
+        before,
+        after,
+        counts.lost_tokens,
+        0 if unknown is None else sum(int((ids == unknown).sum()) for _, ids, _ in split.tokens.chunks()),
+        read.unread,
+        read.by_position,
     )
 
 

@@ -7,9 +7,10 @@ Only the texts of the turns count, not their roles. Each kind includes the one b
   punctuation and missing spaces are the most common differences between copies). A dialogue without letters or digits
   has only exact copies.
 - near: the Jaccard index of the sets of word 5-grams (Broder 1997, "On the resemblance and containment of documents") is
-  at least 0.5. A word is a string of letters and digits in lower case; a 5-gram may cross turns; a dialogue of fewer
-  than five words is one gram. Counted exactly, with an inverted index. (At 0.8, one reply in 30 that was left in
-  DailyDialog's test split was still the reply to the most similar training context.)
+  at least 0.5. A word is a string of letters and digits in lower case, or one character of a script without spaces; a
+  5-gram may cross turns; a dialogue of fewer than five words is one gram. Counted exactly, with an inverted index. (At
+  0.8, one reply in 30 that was left in DailyDialog's test split was still the reply to the most similar training
+  context.)
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ INDEXED_AT_ONCE = 10_000
 # Dialogues read from a dataset at a time.
 CHUNK = 1_000
 
-_WORD = re.compile(r"[^\W_]+")
+# Scripts without spaces between words: Chinese and Japanese, Thai, Lao, Burmese, Khmer. Each of their characters is a word.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 # (held-out index, training index)
 _Pairs = set[tuple[int, int]]
 
@@ -116,11 +119,11 @@ def _find_near_copies(training: DialogueDataset, held_out: DialogueDataset) -> _
 
 
 def _letters(texts: Sequence[str]) -> str:
-    return "".join(_WORD.findall(" ".join(texts).lower())) or "\n".join(texts)
+    return "".join(WORD.findall(" ".join(texts).lower())) or "\n".join(texts)
 
 
 def _grams(texts: Sequence[str]) -> set[tuple[str, ...]]:
-    words = _WORD.findall(" ".join(texts).lower())
+    words = WORD.findall(" ".join(texts).lower())
     if len(words) < GRAM_WORDS:
         return {tuple(words)} if words else set()
     return set(zip(*(words[start:] for start in range(GRAM_WORDS)), strict=False))

@@ -113,6 +113,12 @@ class DialogueTokenizer:
     def __len__(self) -> int:
         return len(self.hf_tokenizer)
 
+    @property
+    def unknown_id(self) -> int | None:
+        """The id that stands for texts which the vocabulary does not have; None where it has every text."""
+        unknown = self.hf_tokenizer.unk_token_id
+        return None if unknown == self.end_id else unknown  # GPT-2's is its end, and never occurs
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without special tokens. Raises `ModelError` where the tokenizer of a stranger takes too long."""
         return self.chat_format.encoder.encode(texts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -60,6 +60,27 @@ def count_coverage(spans: TurnSpans, point_weights: Sequence[np.ndarray]) -> Mas
         lost_turns=int((is_turn & (spans.lengths == 0)).sum()),
         lost_ends=int(((spans.roles == Role.END) & (spans.lengths == 0)).sum()),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class SplitSummary:
+    """What was understood of a split.
+
+    `turns_by_role`: the name of each role or tool, and its number of turns. `tokens`, `before` and `after` `(5,)` by
+    role: its tokens, and those that carry loss at the start and at the end of training. `lost` tokens of turns to
+    truncation; `unknown` tokens that the vocabulary does not have. `unread`: keys of the data that were not read, with
+    how often they occur; `by_position`: the dialogues whose roles the data do not name.
+    """
+
+    name: str
+    turns_by_role: Mapping[str, int]
+    tokens: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    lost: int
+    unknown: int
+    unread: Mapping[str, int]
+    by_position: int
 
 
 def compute_trained_fraction(counts: MaskCounts, point: int) -> float:

@@ -79,6 +79,9 @@ def test_exact_and_normalized(one, other, expected):
 @pytest.mark.parametrize(
     ("one", "other", "near"),
     [
+        (["你今天晚上去看电影吗", "我想去看电影"], ["你今天晚上去看电影吗", "我想去看电视"], True),
+        (["你今天晚上去看电影吗", "我想去看电影"], ["他们明天早上坐火车", "是的"], False),
+        (["วันนี้อากาศดีมาก", "ใช่แล้ว"], ["วันนี้อากาศดีมาก", "ใช่ครับ"], True),
         # n different words are n - 4 grams.
         ([numbered(8)], [numbered(6)], True),  # 2 of 4
         ([numbered(7)], [numbered(5)], False),  # 1 of 3

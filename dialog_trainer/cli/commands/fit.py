@@ -15,7 +15,13 @@ from transformers import PreTrainedModel
 
 from dialog_trainer.build.data import report_contamination, tokenize_split
 from dialog_trainer.build.evaluation import resolve_word_tokenizer
-from dialog_trainer.build.mask import build_mask, check_split_mask, digest_mask
+from dialog_trainer.build.mask import (
+    build_mask,
+    check_split_mask,
+    digest_mask,
+    summarize_held_out,
+    summarize_training,
+)
 from dialog_trainer.build.model import digest_weights
 from dialog_trainer.build.optimization import build_optimizer, plan_training, resolve_learning_rate
 from dialog_trainer.build.runtime import (
@@ -45,6 +51,7 @@ from dialog_trainer.masking.timeline import build_timeline
 from dialog_trainer.model.compile import COMPILE_ERRORS, failure_reason
 from dialog_trainer.reporting.console import closing_lines, make_printer, mask_line
 from dialog_trainer.reporting.progress import RunProgress
+from dialog_trainer.reporting.split_table import report_splits, truncation_options
 from dialog_trainer.reporting.terminal import RunConsole
 from dialog_trainer.signals import StopSignal
 from dialog_trainer.tracking.run_directory import lock_run_directory, open_log
@@ -103,6 +110,11 @@ def build_parts(
     mask = build_mask(config)
     timeline = build_timeline(mask, config.planned_steps)
     mask_check = check_split_mask(config, train_split, tokenizer, mask, timeline, excluded_dialogues)
+    summaries = (
+        summarize_training(train_split, tokenizer, mask_check),
+        summarize_held_out("validation", validation_split, tokenizer, mask),
+    )
+    report_splits(summaries, timeline, mask.trained_role, truncation_options(config), say)
     digest = digest_mask(config, train_split, tokenizer, excluded_dialogues)
     shared = {"training data and mask": digest["whole"], "validation data": validation.digest}
     collectives.assert_same_on_all_ranks(shared | {"weights": digest_weights(model)}, "give all the same files")

@@ -22,7 +22,13 @@ from dialog_trainer.build.data import (
     report_contamination,
     tokenize_split,
 )
-from dialog_trainer.build.mask import build_mask, check_split_mask, digest_mask
+from dialog_trainer.build.mask import (
+    build_mask,
+    check_split_mask,
+    digest_mask,
+    summarize_held_out,
+    summarize_training,
+)
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.schema import Config
 from dialog_trainer.data.tokenizer import DialogueTokenizer
@@ -36,6 +42,7 @@ from dialog_trainer.masking.validation import MaskCheckResult
 from dialog_trainer.reporting.console import make_printer, mask_line
 from dialog_trainer.reporting.mask_page.content import build_page_content, describe_sequence
 from dialog_trainer.reporting.mask_page.page import render_mask_page
+from dialog_trainer.reporting.split_table import report_splits, truncation_options
 from dialog_trainer.reporting.tables import build_mask_tables
 from dialog_trainer.reporting.terminal import print_sequence, print_tables
 from dialog_trainer.seeds import derive_seed
@@ -103,10 +110,15 @@ def _load(config: Config, say: Say) -> MaskedSplit:
     dialogues = load_dialogues(config, "train", say)
     tokenizer, config = load_tokenizer(fix_chat_date(config), dialogues, say)
     split = tokenize_split(config, dialogues, tokenizer, say, config.data.truncation)
-    excluded_dialogues: set[int] = set()
-    if config.data.drop_leaks:
-        excluded_dialogues = report_contamination(config, dialogues, load_dialogues(config, "validation", say), say)
+    validation = load_dialogues(config, "validation", say)
+    excluded_dialogues = report_contamination(config, dialogues, validation, say) if config.data.drop_leaks else set()
     check = check_split_mask(config, split, tokenizer, mask, timeline, excluded_dialogues)
+    held_out = tokenize_split(config, validation, tokenizer, say)
+    summaries = (
+        summarize_training(split, tokenizer, check),
+        summarize_held_out("validation", held_out, tokenizer, mask),
+    )
+    report_splits(summaries, timeline, mask.trained_role, truncation_options(config), say)
     used = np.zeros(len(split.tokens), dtype=bool)
     used[check.indices] = True
     digest = digest_mask(config, split, tokenizer, excluded_dialogues)["whole"]

@@ -159,14 +159,12 @@ def test_a_sequence_without_a_token_to_train_is_refused_or_dropped(
 @pytest.mark.parametrize(
     ("turn", "said"),
     [
-        (says("system", "be brief", weight=0.5), "messages[0] gives a loss weight to a system turn, which is never trained; leave it out"),
-        (says("system", "be brief", train=True), "messages[0] gives a loss weight to a system turn, which is never trained; leave it out"),
-        (says("user", "the sea", weight=-1), "messages[0].weight is -1; it should be a number from 0 to 1,000"),
-        (says("user", "the sea", weight=float("nan")), "messages[0].weight is nan; it should be a number from 0 to 1,000"),
-        (says("user", "the sea", weight="1"), "messages[0].weight is '1'; it should be a number from 0 to 1,000"),
-        (says("user", "the sea", train=0), "messages[0].train should be true or false; found 0"),
-        (says("user", "the sea", train=True, weight=1), "messages[0] has both 'train' and 'weight'; keep one"),
-        (says("narrator", "the sea"), "messages[0].role is 'narrator'; known roles: system, user"),
+        (says("system", "be brief", weight=0.5), "turn 0 gives a loss weight to a turn of the system, which is never trained"),
+        (says("user", "the sea", weight=-1), "messages[0] has 'weight': -1; it should be a number from 0 to 1,000"),
+        (says("user", "the sea", weight=float("nan")), "messages[0] has 'weight': nan; it should be a number from 0 to 1,000"),
+        (says("user", "the sea", train=0.5), "messages[0] has 'train': 0.5; it should be true or false"),
+        (says("user", "the sea", train=False, weight=1), "messages[0] has 'train' and 'weight', which disagree; keep one"),
+        (says("narrator", "the sea"), "these roles are not known: 'narrator' (1 turns). Say who the assistant is"),
     ],
 )  # fmt: skip
 def test_an_invalid_weight_names_file_and_line(dialog_trainer, own_data, tmp_path, turn, said):
