@@ -32,7 +32,8 @@ def resolve_names(tree: Mapping[str, Any], choices: Mapping[str, str]) -> dict[s
 def _model_name(model: Any, choices: Mapping[str, str]) -> str:
     pretrained = model.get("pretrained_model") if isinstance(model, Mapping) else None
     if isinstance(pretrained, str) and pretrained.strip():
-        return _path_part([part for part in PurePath(pretrained).parts if part not in _INSIDE_A_RUN], "model")
+        parts = PurePath(pretrained.removesuffix(".gguf")).parts
+        return _path_part([part for part in parts if part not in _INSIDE_A_RUN], "model")
     return _path_part([choices.get("model", "")], "model")
 
 
