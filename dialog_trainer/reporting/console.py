@@ -50,7 +50,7 @@ def score_line(
     """The loss and the scores of one validation, and which of them are the best so far."""
     notes = [note for note, holds in (("best loss", better_loss), ("best score", better_score)) if holds]
     if better_score and best.score_ties:
-        notes[-1] += f", of {best.score_ties + 1} equal ones that with the lowest loss"
+        notes[-1] += _describe_ties(best)
     if best.bad_validations:
         notes.append(f"{best.bad_validations} without improvement")
     scores = "  ".join(f"{name} {'-' if value is None else f'{value:z.4f}'}" for name, value in result.scores.items())
@@ -139,7 +139,7 @@ def describe_checkpoint(run: Path, folder: Path, kind: str, state: SavedState) -
 
 
 def _describe_ties(best: BestTracker | SavedBest) -> str:
-    return f", of {best.score_ties + 1} equal scores that with the lowest loss" if best.score_ties else ""
+    return f", the lowest loss of {best.score_ties + 1} equal scores" if best.score_ties else ""
 
 
 def _shorten(text: str) -> str:

@@ -97,8 +97,9 @@ def _plot_scores(style: FigureStyle, scores: Mapping[str, str], rows: Sequence[R
     figure, panels = make_panels(style, "Scores on the validation split", "step", [2.2] * len(scores))
     for axes, (name, better) in zip(panels, scores.items(), strict=True):
         plot_rows(axes, rows, name, color=theme.accent)
-        if not any(row.get(name) for row in rows):
-            axes.set_ylim(0, 1)  # matplotlib would invent negative scores around a line of zeros
+        values = {row[name] for row in rows if row.get(name) is not None}
+        if len(values) <= 1:  # matplotlib would invent a scale around one value
+            axes.set_ylim(0, headroom([*values], 1.3) if any(values) else 1)
         _shade_interval(axes, theme, rows, name)
         _mark_best(axes, theme, rows, name, better)
         axes.set_ylabel(name if better == "neither" else f"{name}\n({better} is better)")
@@ -108,13 +109,15 @@ def _plot_scores(style: FigureStyle, scores: Mapping[str, str], rows: Sequence[R
 
 
 def _mark_best(axes: Axes, theme: Theme, rows: Sequence[Row], name: str, better: str) -> None:
-    """A ring around the best value; a score without a direction has none."""
+    """A ring around the best value, and those equal to it; a score without a direction has none."""
     points = [(row[name], row["step"]) for row in rows if row.get(name) is not None]
     if better == "neither" or len(points) < 2:
         return
-    value, step = (max if better == "higher" else min)(points, key=lambda point: point[0])
-    axes.scatter([step], [value], s=70, facecolors="none", edgecolors=theme.ink, lw=1.6, zorder=3,
-                 label=f"best {value:,.4g} (step {step:,})")  # fmt: skip
+    value = (max if better == "higher" else min)(point[0] for point in points)
+    steps = [step for one, step in points if one == value]
+    where = f"step {steps[0]:,}" if len(steps) == 1 else f"{len(steps):,} equal ones"
+    axes.scatter(steps, [value] * len(steps), s=70, facecolors="none", edgecolors=theme.ink, lw=1.6, zorder=3,
+                 label=f"best {value:,.4g} ({where})")  # fmt: skip
 
 
 def _shade_interval(axes: Axes, theme: Theme, rows: Sequence[Row], name: str) -> None:

@@ -8,14 +8,16 @@ import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rcParams
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from dialog_trainer.files import write_atomically
@@ -84,7 +86,9 @@ def make_panels(
     """Axes in a column over one x axis; the heights include labels and legends."""
     theme = style.theme
     figure = Figure(figsize=(WIDTH_INCHES, sum(heights_inches)), layout="constrained", facecolor=theme.background)
-    figure.suptitle(textwrap.fill(style.title(subject), TITLE_CHARACTERS), fontsize=11, color=theme.ink)
+    title = textwrap.fill(style.title(subject), TITLE_CHARACTERS)
+    families = filter(None, (*rcParams["font.family"], find_font(title)))
+    figure.suptitle(title, fontsize=11, color=theme.ink, fontfamily=list(families))
     grid = figure.subplots(len(heights_inches), sharex=True, squeeze=False, height_ratios=heights_inches)
     panels: list[Axes] = grid[:, 0].tolist()
     panels[-1].set_xlabel(xlabel)
@@ -100,6 +104,27 @@ def make_panels(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     figure.align_ylabels()
     return figure, panels
+
+
+@cache
+def find_font(text: str) -> str | None:
+    """The name of an installed font for the characters of `text` that matplotlib's own lacks, as Chinese ones; "" where it
+    lacks none, None where no font has them."""
+    missing = set(map(ord, text)) - {*get_font(findfont(FontProperties())).get_charmap(), ord("\n")}
+    if not missing:
+        return ""
+    for entry in sorted(fontManager.ttflist, key=lambda one: ("CJK" not in one.name, one.name, one.weight != 400)):
+        # matplotlib's fallback, whose glyphs are boxes
+        if entry.name != "Last Resort High-Efficiency" and missing <= get_font(entry.fname).get_charmap().keys():
+            return entry.name
+    return None
+
+
+def describe_missing_font(run: str) -> str | None:
+    """A line where the name of a run cannot be drawn in the titles of figures."""
+    if find_font(run) is None:
+        return f"note: no installed font has the characters of {run}: figures show boxes in their place; install one, as Noto Sans CJK"
+    return None
 
 
 def format_tick(value: float, _position: int | None = None) -> str:

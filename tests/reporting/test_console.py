@@ -89,13 +89,13 @@ LATER = STATE | {"step": 1200, "best": {**STATE["best"], "loss": 1.25, "loss_ste
         ("last", STATE, STATE, "last, step 4, best score 0.0000, validation loss 2.5000); metric, loss and last are the same"),
         (
             "metric", STATE, LATER,
-            "metric, step 4, best score 0.0000, of 3 equal scores that with the lowest loss); "
+            "metric, step 4, best score 0.0000, the lowest loss of 3 equal scores); "
             "load_model_type=loss: step 60, validation loss 1.2500; load_model_type=last: step 1,200",
         ),
         (
             "last", LATER, LATER,
-            "last, step 1,200); load_model_type=metric: step 4, best score 0.0000, of 3 equal scores that with the lowest "
-            "loss; load_model_type=loss: step 60, validation loss 1.2500",
+            "last, step 1,200); load_model_type=metric: step 4, best score 0.0000, the lowest loss of 3 "
+            "equal scores; load_model_type=loss: step 60, validation loss 1.2500",
         ),
         ("metric", STATE, None, "metric, step 4, best score 0.0000, validation loss 2.5000); metric, loss and last are the same"),
     ],

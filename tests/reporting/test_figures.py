@@ -1,6 +1,7 @@
 """The figures of a run: the data they show, their words, and the files."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from helpers.contrast import contrast
@@ -8,6 +9,7 @@ from helpers.contrast import contrast
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights, linear, random_turns, step
 from dialog_trainer.masking.timeline import build_timeline
+from dialog_trainer.reporting import plotting
 from dialog_trainer.reporting.curves import plot_curves
 from dialog_trainer.reporting.mask_curves import (
     WeightsAtStep,
@@ -358,3 +360,42 @@ def test_figures_are_files_of_the_chosen_format(tmp_path, metrics, by_role, form
     files = sorted((tmp_path / "vis outputs").iterdir())
     assert [file.name for file in files] == sorted(f"{name}.{format}" for name in figures)
     assert all(file.read_bytes().startswith(start) for file in files)
+
+
+def test_equal_best_scores_are_all_marked_and_the_scale_begins_at_0(tmp_path):
+    log = MetricWriter(tmp_path, "metrics.jsonl", 0)
+    for at, ppl in ((10, 30.0), (20, 20.0), (30, 20.0)):
+        log.add(step=at, epoch=0, split="validation", values={"bleu2": 0.5, "ppl": ppl, "length": None})
+    log.close()
+    figures = plot_curves(STYLE, tmp_path / "metrics.jsonl", common=(), scores=SCORES, switch=0)
+    bleu, ppl, length = figures["scores"].axes
+    assert "best 0.5 (3 equal ones)" in legend(bleu)
+    assert "best 20 (2 equal ones)" in legend(ppl)
+    assert [axes.get_ylim() for axes in (bleu, length)] == [(0, 0.65), (0, 1)]
+
+
+def test_a_font_is_found_for_what_the_own_one_lacks(monkeypatch):
+    fonts = {"Serif": "中", "Some CJK": "中文"}
+
+    entries = [SimpleNamespace(name=name, fname=name, weight=400) for name in fonts]
+    get_font = plotting.get_font
+    monkeypatch.setattr(plotting, "fontManager", SimpleNamespace(ttflist=entries))
+    monkeypatch.setattr(
+        plotting,
+        "get_font",
+        lambda name: (
+            SimpleNamespace(get_charmap=lambda: dict.fromkeys(map(ord, fonts[name])))
+            if name in fonts
+            else get_font(name)
+        ),
+    )
+    plotting.find_font.cache_clear()
+    assert [plotting.find_font(text) for text in ("run 7\nä", "中 a", "文 b", "한")] == [
+        "",
+        "Some CJK",
+        "Some CJK",
+        None,
+    ]
+    assert plotting.describe_missing_font("中文") is None
+    assert "no installed font has the characters of 한: " in plotting.describe_missing_font("한")
+    plotting.find_font.cache_clear()

@@ -161,7 +161,7 @@ def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: RunCo
 def _fit(folder: Path, parts: TrainingParts, state: TrainingState, console: RunConsole, stop: StopSignal) -> int:
     say, config, plan = make_printer(console), parts.config, parts.plan
     steps = config.steps
-    figures = _open_figures(folder, parts)
+    figures = _open_figures(folder, parts, say)
     if figures:
         figures.draw_schedule(plan.learning_rate)
     parameters = sum(parameter.numel() for parameter in parts.model.parameters())
@@ -198,11 +198,15 @@ def final_split(config: Config) -> str:
     return "validation" if config.data.arguments.get("test_data_path", "-") is None else "test"
 
 
-def _open_figures(folder: Path, parts: TrainingParts) -> TrainingFigures | None:
+def _open_figures(folder: Path, parts: TrainingParts, say: Say) -> TrainingFigures | None:
     if not (collectives.is_rank0() and parts.config.figures.enabled):
         return None
     from dialog_trainer.cli.commands.figures import TrainingFigures  # imports matplotlib
+    from dialog_trainer.reporting.plotting import describe_missing_font
 
+    note = describe_missing_font(folder.name)
+    if note:
+        say(note)
     return TrainingFigures(folder, parts.config, parts.plan.role_weights, parts.timeline.final_from_step)
 
 

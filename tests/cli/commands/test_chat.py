@@ -38,7 +38,7 @@ def test_piped_lines_give_a_line_each_and_write_no_file(chat, trained_run):
     [
         (
             [],
-            r"metric, step 4, best score \d\.\d{4}(, of \d equal scores .*)?(, validation loss \d\.\d{4})?",
+            r"metric, step 4, best score \d\.\d{4}(, the lowest loss of \d equal scores)?(, validation loss \d\.\d{4})?",
             "greedy, at most 6 tokens a reply",
         ),
         (
