@@ -65,6 +65,12 @@ def resolve_word_tokenizer(config: Config, held_out: DialogueDataset, say: Say) 
         return config.replace({"metrics.tokenize": "13a"}) if config.metrics.tokenize == "auto" else config
     texts = _sample_replies(config, held_out)
     tokenizer: str = config.metrics.tokenize
+    if not texts and len(held_out) <= MAX_SCRIPT_DIALOGUES:
+        say(
+            "note: no dialogue of this split has a reply to score: scores of replies are missing, and best_metric is the "
+            "checkpoint with the lowest loss"
+        )
+        return config.replace({"metrics.tokenize": "13a"}) if tokenizer == "auto" else config
     if tokenizer == "auto":
         tokenizer, script = collectives.broadcast_from_rank0(lambda: choose_tokenizer(texts))
         unit = " (by characters)" if tokenizer in ("zh", "char") else ""

@@ -48,7 +48,7 @@ def build_notes(scored: Mapping[str, Any], split_size: int) -> list[str]:
         f"Signature: {scored['signature']}",
     ]
     if not replies:
-        notes.append("No replies: no dialogue has a later turn of the role that replies.")
+        notes.append("No replies to score: no dialogue has a later turn of the role that replies.")
     if clean and not clean["dialogues"]:
         notes.append(
             f"No scores without contamination: each of the {dialogues:,} dialogues replied to is also in the training split."

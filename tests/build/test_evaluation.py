@@ -173,6 +173,8 @@ def resolved(*overrides: str, texts=(ENGLISH, CHINESE), mode: str = "train") -> 
         (("metrics.tokenize=13a",), (ENGLISH, CHINESE), "13a", ["metrics.tokenize=13a takes texts without spaces as one", "have 1.0 words"]),
         ((), (ENGLISH, "yes", ENGLISH, "no"), "13a", ["tokenizer 13a", "have 1.0 words each on average (13a)"]),
         (("metrics=original",), (ENGLISH, CHINESE), "13a", []),
+        ((), (CHINESE,), "13a", ["no dialogue of this split has a reply to score"]),
+        (("metrics.tokenize=zh",), (CHINESE,), "zh", ["no dialogue of this split has a reply to score"]),
     ],
 )  # fmt: skip
 def test_the_tokenizer_of_words_is_that_of_the_replies(overrides, texts, tokenizer, said):

@@ -36,7 +36,7 @@ def test_counts_loss_and_signature_are_named():
     assert "70 replies in 40 dialogues (metrics.max_dialogues=null: in all 50)." in notes(dialogues=40)
     assert "Loss 2.5000: " in notes()
     assert "Signature: protocol:response" in notes()
-    assert "No replies: " in notes(replies=0)
+    assert "No replies to score: " in notes(replies=0)
 
 
 @pytest.mark.parametrize(
