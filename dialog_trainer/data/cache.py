@@ -24,6 +24,7 @@ from dialog_trainer.errors import DataError
 from dialog_trainer.files import (
     atomic_directory,
     is_disk_full,
+    list_directory,
     open_to_read,
     read_bounded,
     remove_directory,
@@ -96,6 +97,9 @@ def find_damage(cache_dir: Path, name: str, check_up_to: int = sys.maxsize) -> s
                     return f"{file_name} has another size than {MANIFEST} says"
                 if size <= check_up_to and hashlib.file_digest(file, "sha256").hexdigest() != digest:
                     return f"{file_name} and {MANIFEST} differ (sha256)"
+        unlisted = sorted(list_directory(cache_dir, name).keys() - manifest.keys() - {MANIFEST})
+        if unlisted and not unlisted[-1].startswith("."):  # hidden files are the system's
+            return f"{unlisted[-1]} is not in {MANIFEST}"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except OSError as error:

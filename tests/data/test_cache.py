@@ -89,6 +89,7 @@ DAMAGE = {
     "a list": (put(MANIFEST, "[1]"), f"{MANIFEST} is damaged"),
     "another manifest": (put(MANIFEST, f'{{"b.bin": [256, "{"0" * 64}"]}}'), f"b.bin and {MANIFEST} differ"),
     "other values": (put(MANIFEST, '{"b.bin": 3}'), f"{MANIFEST} is damaged"),
+    "a manifest of nothing": (put(MANIFEST, "{}"), f"b.bin is not in {MANIFEST}"),
     "nested": (put(MANIFEST, "[" * 200_000), f"{MANIFEST} is damaged"),
     "outside": (put(MANIFEST, '{"../../x": [1, "a"]}'), "is no path below its folder"),
     "huge manifest": (put(MANIFEST, " " * (2**20 + 1)), f"{MANIFEST}: is larger than"),
