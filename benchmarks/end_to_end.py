@@ -64,7 +64,7 @@ def measure_start(folder: Path) -> None:
 
 
 def _seconds_to_first_step(project: Path, cache: Path) -> float:
-    overrides = ("experiment=demo", "steps=2", f"project={project}", f"data.cache_dir={cache}")
+    overrides = ("experiment=demo_scratch", "steps=2", f"project={project}", f"data.cache_dir={cache}")
     start = time.perf_counter()
     with subprocess.Popen(command(*overrides), stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:

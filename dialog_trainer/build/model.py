@@ -24,7 +24,7 @@ from dialog_trainer.model.packed_forward import use_packed_attention
 from dialog_trainer.seeds import derive_seed
 from dialog_trainer.training.checkpoint import find_base
 from dialog_trainer.training.memory import check_model_fits
-from dialog_trainer.training.saved_state import read_state
+from dialog_trainer.training.saved_state import SavedState, read_state
 from dialog_trainer.types import Say
 
 
@@ -59,13 +59,26 @@ def load_saved_model(
     """Model and vocabulary of a checkpoint folder `<run>/weights/<name>`; of an adapter the model is that in `<run>/base`."""
     tokenizer = DialogueTokenizer.pretrained(str(folder), make_chat_format(config))
     if config.model.adapter.is_lora:
-        run = folder.parents[1]
-        state = read_state(run, folder.relative_to(run).as_posix())
-        model = load_pretrained(str(find_base(run, state.base)), tokenizer, config.model.dropout)
+        base, state = _find_base(folder)
+        model = load_pretrained(str(base), tokenizer, config.model.dropout)
         _add_adapter(model, config, state.new_token_ids).load(folder)
     else:
         model = load_pretrained(str(folder), tokenizer, config.model.dropout)
     return _prepare(model, tokenizer, config, device, say), tokenizer
+
+
+def load_base_model(
+    folder: Path, config: Config, tokenizer: DialogueTokenizer, device: torch.device, say: Say
+) -> PreTrainedModel:
+    """The model that the adapter in a checkpoint folder belongs to, without it."""
+    model = load_pretrained(str(_find_base(folder)[0]), tokenizer, config.model.dropout)
+    return _prepare(model, tokenizer, config, device, say)
+
+
+def _find_base(checkpoint: Path) -> tuple[Path, SavedState]:
+    run = checkpoint.parents[1]
+    state = read_state(run, checkpoint.relative_to(run).as_posix())
+    return find_base(run, state.base), state
 
 
 def _add_adapter(model: PreTrainedModel, config: Config, new_ids: Sequence[int]) -> LoraAdapter:

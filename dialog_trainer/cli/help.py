@@ -25,7 +25,7 @@ Usage: python -m dialog_trainer [option=value ...] [group=choice ...] [flag ...]
 """
 EXAMPLES = """\
 Examples
-  python -m dialog_trainer experiment=demo
+  python -m dialog_trainer experiment=demo_scratch
   python -m dialog_trainer data=files data.train_data_path=my.jsonl model=gpt2_tiny
   python -m dialog_trainer mode=inspect data=dailydialog data.path=<folder> progress=0.6
   python -m dialog_trainer -m train_user_turn_mask_step=0,0.25,0.5,0.75,1 seed=0,1,2

@@ -64,6 +64,7 @@ BUILT_IN = {
         Command("validate", f"{_COMMANDS}.validate.validate_run", works_on_saved_run=True, scores=True, shares_work=True),
         Command("chat", f"{_COMMANDS}.chat.chat_with_run", works_on_saved_run=True, needs_data=False, runs_code_of=()),
         Command("export", f"{_COMMANDS}.export.export_run", works_on_saved_run=True, needs_data=False, runs_code_of=()),
+        Command("before_after", f"{_COMMANDS}.before_after.compare_before_after", works_on_saved_run=True),
         Command("inspect", f"{_COMMANDS}.inspect.inspect_mask", runs_code_of=("data", "mask_schedule")),
         Command("verify_resume", f"{_COMMANDS}.verify_resume.verify_resume", trains=True, scores=True,
                 runs_code_of=_TRAINING_CODE),

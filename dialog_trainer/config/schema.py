@@ -130,8 +130,8 @@ class Config(Record):
     """The validated configuration of one command."""
 
     mode: Mode = setting(
-        "What to do: train, resume, validate, chat with or export a saved run, inspect (show which tokens carry the loss), or "
-        "verify_resume (check that a resume is exact here).",
+        "What to do: train, resume, validate, chat with or export a saved run, before_after (what training changed, with an "
+        "adapter), inspect (show which tokens carry the loss), or verify_resume (check that a resume is exact here).",
         per_command=True,
     )
     project: Name = setting('Folder of runs; any path without ":" and "..". null: outputs/<name of the model>.')

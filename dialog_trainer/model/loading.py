@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -60,14 +62,15 @@ class _Source:
         if self.weights is not None:
             model = build_from_config(config)
             return model, sorted(model.load_state_dict(self.weights, strict=False).missing_keys)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            self.name,
-            config=config,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **self.options,
-        )
+        with contextlib.redirect_stderr(io.StringIO()):  # of a GGUF file transformers always draws a bar
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                self.name,
+                config=config,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **self.options,
+            )
         return loaded[0], sorted(loaded[1]["missing_keys"])
 
 

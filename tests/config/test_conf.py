@@ -37,6 +37,7 @@ ALONE = [[f"{group}={name}"] for group in ("experiment", "debug") for name in CH
 def test_each_choice_passes_every_check(choices, jsonl_folder):
     paths = [f"data.train_data_path='{jsonl_folder}/train.jsonl'"] if {"data=files", "data=jsonl"} & {*choices} else []
     paths += [f"data.id='{jsonl_folder}'"] if "data=hub" in choices else []
+    paths += ["model.pretrained_model=gpt2"] if "experiment=demo" in choices else []  # its file is fetched
     [run] = compose_runs([*choices, *paths], None, sweep=False)
     assert run.config.mode == "train"
 

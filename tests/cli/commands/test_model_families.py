@@ -2,6 +2,8 @@
 
 import io
 import json
+import math
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -117,6 +119,19 @@ def test_export_merges_the_adapter(dialog_trainer, adapted):
     ids = torch.arange(20).unsqueeze(0)
     assert (merged(input_ids=ids).logits - base(input_ids=ids).logits).abs().max() > 1e-3
     assert dialog_trainer("mode=export", f"resume_model_dir={adapted}", "load_model_type=last")[0] == 0  # again
+
+
+def test_before_and_after_are_of_the_same_tokens(dialog_trainer, adapted):
+    code, out, err = dialog_trainer("mode=before_after", f"resume_model_dir={adapted}", "load_model_type=last")
+    assert code == 0, err
+    assert re.search(r"at 0.00 +at 0.50", out)
+    row = re.search(r"^ *assistant +([\d,]+) +([\d.]+) +([\d.]+) *$", out, flags=re.M)
+    assert row, out
+    rows = [json.loads(line) for line in (adapted / "metrics.jsonl").read_text().splitlines()]
+    measured = rows[-1]["assistant_nll"]
+    assert float(row[3]) == pytest.approx(math.exp(measured), rel=1e-3)
+    assert float(row[2]) > float(row[3])  # it has learned
+    assert out.count("How are you today?") == 1
 
 
 def test_an_adapter_is_chosen_at_the_first_start(dialog_trainer, adapted):
