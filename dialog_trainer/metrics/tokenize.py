@@ -100,11 +100,11 @@ def find_script(text: str) -> str:
     """`Chinese`, `Japanese`, `Korean`, `a script without spaces`, `Latin script` (also without a letter) or `other script`."""
     letters = len(_LETTER.findall(text))
     counts = {name: len(pattern.findall(text)) for name, pattern in _OF_SCRIPT.items()}
-    least = MIN_FRACTION * letters
-    if letters and counts["Han"] + counts["kana"] >= least:
-        return "Japanese" if counts["kana"] >= MIN_KANA * (counts["Han"] + counts["kana"]) else "Chinese"
-    if letters and counts["Hangul"] >= least:
+    least, ideographs = MIN_FRACTION * letters, counts["Han"] + counts["kana"]
+    if letters and counts["Hangul"] >= max(least, ideographs):
         return "Korean"
+    if letters and ideographs >= least:
+        return "Japanese" if counts["kana"] >= MIN_KANA * ideographs else "Chinese"
     if letters and counts["without spaces"] >= least:
         return "a script without spaces"
     return "Latin script" if 2 * counts["Latin"] >= letters else "other script"

@@ -39,5 +39,5 @@ def _best_validations(run: Path) -> list[str]:
     return [
         text
         for value, step in ((best.loss, best.loss_step), (best.score, best.score_step))
-        for text in (("-", "-") if value is None else (f"{value:.4f}", f"{step:,}"))
+        for text in (("-", "-") if value is None else (f"{value:z.4f}", f"{step:,}"))
     ]

@@ -55,6 +55,7 @@ def test_references_score_1_against_themselves(references):
         ("The ramen place is called 一蘭, I think", "13a", "Latin script"),
         ("我用 Python 写代码", "zh", "Chinese"),  # 5 of 11 letters
         ("这是の店里的面条很好吃真的很好吃", "zh", "Chinese"),
+        ("韓國語를 배웁니다", "char", "Korean"),
         ("カラオケ", "char", "Japanese"),
         ("東京大学に行く", "char", "Japanese"),
         ("\u1112\u1161\u11ab\u1100\u116e\u11a8", "char", "Korean"),  # decomposed

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from dialog_trainer.build import data as build_data
 from dialog_trainer.build.data import load_dialogues, measure_contamination
 from dialog_trainer.cli.commands import validate as validate_command
+from dialog_trainer.cli.commands.validate import _name_run
 from dialog_trainer.cli.main import main
 from dialog_trainer.data.contamination import find_contamination
 from dialog_trainer.data.tokenizer import DialogueTokenizer
@@ -310,6 +312,11 @@ def test_compared_with_itself_nothing_differs(validate, runs):
         assert "Difference from one/weights/step-00000003" in out
         assert "two or more dialogues): distinct1" in out
         assert "another signature" not in out
+
+
+@pytest.mark.parametrize(("run", "name"), [("runs/one", "one"), ("multirun/study/0", "study/0"), ("/12", "/12")])
+def test_a_job_of_a_sweep_is_named_with_its_sweep(run, name):
+    assert _name_run(Path(run)) == name
 
 
 def test_two_runs_are_compared(validate, runs):
