@@ -188,15 +188,22 @@ def _batches(dialogues: Iterable[Dialogue]) -> Iterator[list[Dialogue]]:
 
 
 def _to_record_batch(dialogues: Sequence[Dialogue], schema: pa.Schema) -> pa.RecordBatch:
-    columns = {
-        "id": [dialogue.id for dialogue in dialogues],
-        "roles": [[int(turn.role) for turn in dialogue.turns] for dialogue in dialogues],
-        "texts": [[turn.text for turn in dialogue.turns] for dialogue in dialogues],
-        "weights": [[turn.weight for turn in dialogue.turns] for dialogue in dialogues],
-        "references": [[turn.references for turn in dialogue.turns] for dialogue in dialogues],
-        "labels": [[turn.label for turn in dialogue.turns] for dialogue in dialogues],
+    turns = [turn for dialogue in dialogues for turn in dialogue.turns]
+    ends = np.cumsum([0, *(len(dialogue.turns) for dialogue in dialogues)], dtype=np.int32)
+    accepted = [turn.references for turn in turns]
+    flat = {
+        "roles": pa.array(np.fromiter((turn.role for turn in turns), dtype=np.int8)),
+        "texts": pa.array([turn.text for turn in turns], pa.string()),
+        "weights": pa.array(np.fromiter((turn.weight for turn in turns), dtype=np.float32)),
+        "references": pa.ListArray.from_arrays(
+            pa.array(np.cumsum([0, *map(len, accepted)], dtype=np.int32)),
+            pa.array([text for texts in accepted for text in texts], pa.string()),
+        ),
+        "labels": pa.array([turn.label for turn in turns], pa.string()),
     }
-    return pa.record_batch([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+    columns = {name: pa.ListArray.from_arrays(pa.array(ends), values) for name, values in flat.items()}
+    columns["id"] = pa.array([dialogue.id for dialogue in dialogues], pa.string())
+    return pa.record_batch([columns[field.name].cast(field.type) for field in schema], schema=schema)
 
 
 def open_tokens(

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from helpers.processes import SERVER
 
+from tests.torture.file_readers import FILE_READERS
 from tests.torture.fuzz_readers import READERS, fuzz
 from tests.torture.model_readers import MODEL_READERS
 from tests.torture.run_readers import RUN_READERS
 from tests.torture.trials import Row, share
 
-ALL = {reader.name: reader for reader in (*READERS, *RUN_READERS, *MODEL_READERS)}
+ALL = {reader.name: reader for reader in (*READERS, *FILE_READERS, *RUN_READERS, *MODEL_READERS)}
 # Of readers that build a model or a tokenizer, or compose a configuration, for each file.
 SLOW = {
     "GGUF",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dialog_trainer.data.sources.protocol import RawDialogue
-from dialog_trainer.types import Dialogue, Role, Turn
+from dialog_trainer.types import Dialogue, Role
 
 # White space, controls, and what Unicode calls "default ignorable" (zero-width spaces, joiners, marks of direction,
 # variation selectors, fillers), with the blank pattern of Braille.
@@ -17,7 +17,7 @@ _INVISIBLE = re.compile(
     "\\u2060-\\u206f\\u2800\\u3164\\ufe00-\\ufe0f\\ufeff\\uffa0\\ufff0-\\ufffb"
     "\\U0001bca0-\\U0001bca3\\U0001d173-\\U0001d17a\\U000e0000-\\U000e0fff]*"
 )
-_ROLE_NAMES = {role: role.name.lower() for role in Role}
+_ROLE_NAMES = [role.name.lower() for role in Role]  # by the number: the hash of an enum is slow
 
 
 @dataclass(slots=True)
@@ -54,7 +54,13 @@ def clean_dialogues(raw: Iterable[RawDialogue], counts: ReadCounts) -> Iterator[
     A turn keeps its role when an empty turn before it is dropped.
     """
     for identifier, turns in raw:
-        kept = tuple(_strip(turn) for turn in turns if not is_invisible(turn.text))
+        kept = []
+        for turn in turns:
+            text = turn.text.strip()
+            # Most turns begin with a letter of ASCII: they need no pattern.
+            if not text or (not " " < text[0] < "\x7f" and is_invisible(text)):
+                continue
+            kept.append(turn if len(text) == len(turn.text) else dataclasses.replace(turn, text=text))
         counts.empty_turns += len(turns) - len(kept)
         if len(kept) < 2:
             counts.short_dialogues += 1
@@ -64,9 +70,4 @@ def clean_dialogues(raw: Iterable[RawDialogue], counts: ReadCounts) -> Iterator[
         for turn in kept:
             name = turn.label or _ROLE_NAMES[turn.role]
             counts.turns_by_role[name] = counts.turns_by_role.get(name, 0) + 1
-        yield Dialogue(identifier, kept)
-
-
-def _strip(turn: Turn) -> Turn:
-    text = turn.text.strip()
-    return turn if len(text) == len(turn.text) else dataclasses.replace(turn, text=text)
+        yield Dialogue(identifier, tuple(kept))

@@ -36,12 +36,12 @@ class RoleMap:
 
     def __init__(self, roles: Mapping[str, str | Sequence[str]] | None = None):
         self.names: set[str] = set()
-        self._known = dict(KNOWN_ROLES)
+        self.known = dict(KNOWN_ROLES)
         self._others: NamedRole | None = None
         self._first: NamedRole | None = None
         for key, value in (roles or {}).items():
             if isinstance(value, str) and value in KNOWN_ROLES:
-                self._known[_plain(key)] = KNOWN_ROLES[value]
+                self.known[_plain(key)] = KNOWN_ROLES[value]
                 self.names.add(_plain(key))
             else:
                 self._name_people(key, [value] if isinstance(value, str) else list(value))
@@ -50,18 +50,23 @@ class RoleMap:
         own = KNOWN_ROLES[role]
         self._others = (Role.USER if own[0] == Role.ASSISTANT else Role.ASSISTANT, "")
         for name in KNOWN_ROLES:
-            if self._known[name][0] != Role.SYSTEM:
-                self._known.pop(name)
+            if self.known[name][0] != Role.SYSTEM:
+                self.known.pop(name)
         if people == [FIRST_SPEAKER]:
             self._first = own
             return
         for person in people:
-            self._known[_plain(person)] = own
+            self.known[_plain(person)] = own
             self.names.add(_plain(person))
+
+    @property
+    def needs_dialogue(self) -> bool:
+        """Whether a role depends on more than its name, or names are counted."""
+        return bool(self._others or self.names)
 
     def resolve(self, names: Sequence[str]) -> list[NamedRole | None]:
         """The roles of the speakers of a dialogue, None for a name that nothing is known of."""
-        found = [self._known.get(name) or self._known.get(_plain(name), self._others) for name in names]
+        found = [self.known.get(name) or self.known.get(_plain(name), self._others) for name in names]
         if self._first is not None:
             speakers = [name for name, role in zip(names, found, strict=True) if role is self._others]
             found = [

@@ -51,6 +51,11 @@ class Plan:
     calls: tuple[str, ...] = ()
     count: int = 0
 
+    @property
+    def is_plain(self) -> bool:
+        """Of a turn: it has a role, a text, and no more."""
+        return not (self.form or self.flags or self.calls or self.unread) and self.keys.keys() == {"role", "text"}
+
 
 def plan_row(row: Mapping[str, Any], columns: Mapping[str, str | None]) -> Plan:
     """Raises `RowError` for keys that are no dialogue, or more than one."""

@@ -1,11 +1,13 @@
-"""Texts in rows: strings, lists of parts, calls of tools."""
+"""Texts in rows: strings, lists of parts, calls of tools, and the accepted texts of turns."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
 from dialog_trainer.data.sources.row_errors import RowError
+from dialog_trainer.types import Turn
 
 
 def read_content(item: dict[str, Any], key: str) -> str:
@@ -55,6 +57,20 @@ def kind_of(value: object) -> str:
     return names.get(type(value), type(value).__name__)
 
 
+def read_list(value: object, name: str) -> list[Any]:
+    """A list, or the list that a text holds as JSON, as tables have it."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise RowError(
+                f"{name} is a text that looks like a list but is not JSON; write it with json.dumps"
+            ) from None
+    if not isinstance(value, list):
+        raise RowError(f"{name} should be a list; found {kind_of(value)}")
+    return value
+
+
 def read_text(value: object, place: str = "") -> str:
     """A string without halves of characters, as it is. Raises `RowError` for anything else."""
     if not isinstance(value, str):
@@ -68,3 +84,24 @@ def read_text(value: object, place: str = "") -> str:
                 f"{error.start}; write the whole character".lstrip()
             ) from None
     return value
+
+
+def with_references(turns: list[Turn], references: object) -> list[Turn]:
+    """`references[i]` are the accepted texts of turn `i + 1`; without any, its own text alone is accepted.
+
+    An empty text is a reference too: silence is accepted (DailyDialog's multi-reference data have one).
+    """
+    if not isinstance(references, list):
+        raise RowError(f"'references' should be a list of lists of strings; found {kind_of(references)}")
+    parsed = [_references(texts, f"references[{index}]") for index, texts in enumerate(references)]
+    after_first = max(0, len(turns) - 1)
+    if any(parsed[after_first:]):  # empty lists may follow: DailyDialog's have one behind the last turn
+        raise RowError(f"'references' has {len(references)} lists for {after_first} turns after the first")
+    by_turn: list[tuple[str, ...]] = [(), *parsed, *[()] * len(turns)]
+    return [dataclasses.replace(turn, references=by_turn[index]) for index, turn in enumerate(turns)]
+
+
+def _references(texts: object, place: str) -> tuple[str, ...]:
+    if not isinstance(texts, list):
+        raise RowError(f"{place} should be a list of strings; found {kind_of(texts)}")
+    return tuple(read_text(text, f"{place}[{index}]").strip() for index, text in enumerate(texts))

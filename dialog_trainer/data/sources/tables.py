@@ -31,7 +31,11 @@ def read_csv(path: Path, delimiter: str | None) -> Iterator[tuple[int, object]]:
 
 def _read_records(lines: _Lines, path: Path, delimiter: str | None) -> Iterator[tuple[int, object]]:
     csv.field_size_limit(MAX_LINE_BYTES)
-    header_line = next(lines, "")
+    try:
+        header_line = next(lines, "")
+    except RowError as error:
+        yield 1, error
+        return
     delimiter = delimiter or max(",;\t", key=header_line.count)
     lines.put_back(header_line)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)

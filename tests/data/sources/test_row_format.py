@@ -247,6 +247,29 @@ def test_names_get_their_roles(roles, names, expected):
         parser.parse(rows[0])
 
 
+ITEMS = st.fixed_dictionaries(
+    {
+        "role": st.sampled_from(["user", "assistant", "tool", "Human", "nobody"]),
+        "content": st.sampled_from(["a", "한", "", None, ["b"], 3]),
+    },
+    optional={"weight": st.sampled_from([0, None, "x"]), "name": st.just("n")},
+)
+
+
+@settings(deadline=None)
+@given(st.lists(ITEMS | st.just({"role": "user", "content": "a"}), max_size=4))
+def test_the_fast_way_of_plain_lists_gives_the_same(items):
+    def outcome(parser):
+        try:
+            return parser.parse({"messages": items})
+        except RowError as error:
+            return str(error)
+
+    warm = RowParser()
+    warm.parse({"messages": [{"role": "user", "content": "a"}]})
+    assert outcome(warm) == outcome(RowParser())
+
+
 def split_of(rows, **mappings):
     parser = RowParser(**mappings)
     return list(parse_rows(((str(n), f"own.jsonl:{n}", row) for n, row in enumerate(rows, start=1)), parser)), parser
