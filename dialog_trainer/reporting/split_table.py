@@ -13,7 +13,7 @@ from dialog_trainer.types import Role, Say
 
 # Keys that a line lists, and the characters of each.
 MAX_KEYS = 6
-MAX_KEY = 24
+MAX_KEY = 40
 _ROLES = {
     Role.USER: "user",
     Role.ASSISTANT: "assistant",

@@ -57,7 +57,7 @@ def test_each_role_has_its_turns_tokens_and_loss():
     assert lines[7:] == [
         "train: turns that count as the system's: 5 of tool",
         "train: dialogues without names of roles: 7 (turns alternate, the user first)",
-        f"train: keys not read: emotion (900), {'a' * 24} (3), 0 (1), 1 (1), 2 (1), 3 (1) and 5 more",
+        f"train: keys not read: emotion (900), {'a' * 40} (3), 0 (1), 1 (1), 2 (1), 3 (1) and 5 more",
         "train: truncation takes 6.1% of the tokens (model.max_len=128)",
         "train: 1.0% of the tokens are unknown to the vocabulary: does the model know this language?",
     ]

@@ -31,7 +31,9 @@ from dialog_trainer.build.mask import (
 )
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.schema import Config
+from dialog_trainer.data.dataset import DialogueDataset
 from dialog_trainer.data.tokenizer import DialogueTokenizer
+from dialog_trainer.errors import DataError
 from dialog_trainer.evaluation.contexts import sample_dialogues
 from dialog_trainer.files import read_bounded, write_atomically
 from dialog_trainer.masking.coverage import DatasetCoverage, measure_coverage
@@ -110,19 +112,29 @@ def _load(config: Config, say: Say) -> MaskedSplit:
     dialogues = load_dialogues(config, "train", say)
     tokenizer, config = load_tokenizer(fix_chat_date(config), dialogues, say)
     split = tokenize_split(config, dialogues, tokenizer, say, config.data.truncation)
-    validation = load_dialogues(config, "validation", say)
-    excluded_dialogues = report_contamination(config, dialogues, validation, say) if config.data.drop_leaks else set()
+    validation = _load_validation(config, say)
+    excluded_dialogues = set[int]()
+    if config.data.drop_leaks and validation is not None:
+        excluded_dialogues = report_contamination(config, dialogues, validation, say)
     check = check_split_mask(config, split, tokenizer, mask, timeline, excluded_dialogues)
-    held_out = tokenize_split(config, validation, tokenizer, say)
-    summaries = (
-        summarize_training(split, tokenizer, check),
-        summarize_held_out("validation", held_out, tokenizer, mask),
-    )
+    summaries = [summarize_training(split, tokenizer, check)]
+    if validation is not None:
+        held_out = tokenize_split(config, validation, tokenizer, say)
+        summaries.append(summarize_held_out("validation", held_out, tokenizer, mask))
     report_splits(summaries, timeline, mask.trained_role, truncation_options(config), say)
     used = np.zeros(len(split.tokens), dtype=bool)
     used[check.indices] = True
     digest = digest_mask(config, split, tokenizer, excluded_dialogues)["whole"]
     return MaskedSplit(split, tokenizer, mask, timeline, check, used, digest)
+
+
+def _load_validation(config: Config, say: Say) -> DialogueDataset | None:
+    """The validation split; None, with a note, where there is none: the page shows the training split alone."""
+    try:
+        return load_dialogues(config, "validation", say)
+    except DataError as error:
+        say(f"note: {error}")
+        return None
 
 
 def _choose_progress(config: Config, timeline: ScheduleTimeline) -> list[float]:

@@ -26,8 +26,8 @@ def is_flag(key: str) -> bool:
         return True
     if key in AMBIGUOUS:
         raise RowError(
-            f"has the key {key!r}, which some programs use for turns that are trained and others for turns that are not; "
-            "write 'train': true or false in its place"
+            f"has the key {key!r}, which means different things in different programs; write 'train': true or false in its "
+            "place, or ignore all flags: 'data.columns={weight: null}'"
         )
     if len(key) > max(map(len, FLAGS)) + 2:
         return False
