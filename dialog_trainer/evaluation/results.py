@@ -136,7 +136,8 @@ def _replying_roles(signature: str) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
-        return f"has no {Path(error.filename).name} yet"
+        missing = Path(error.filename).name
+        return f"has no {missing if missing in (SCORES_FILE, DIALOGUES_FILE) else 'scores'} yet"
     return f"holds no scores of this version ({error})"
 
 

@@ -9,7 +9,7 @@ import pytest
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.evaluation import results
 from dialog_trainer.evaluation.analysis import Statistics, collect_statistics
-from dialog_trainer.evaluation.results import archive_scores, read_scores, write_scores
+from dialog_trainer.evaluation.results import archive_scores, read_comparable_scores, read_scores, write_scores
 from dialog_trainer.metrics.registry import SCORE_NAMES, SCORES
 from dialog_trainer.types import Reply
 
@@ -178,3 +178,11 @@ def test_statistics_of_another_rule_are_named(tmp_path, name, numbers):
     (place / "dialogues.jsonl").write_text("\n".join(lines))
     with pytest.raises(CheckpointError, match=rf"dialogues.jsonl: {name} has not \d+ numbers a dialogue"):
         read_scores(place, SCORES)
+
+
+def test_a_run_without_scores_is_named(tmp_path):
+    expected = {"split": "test", "protocol": "response", "data": "", "dialogues": 1, "signature": ""}
+    with pytest.raises(
+        CheckpointError, match="validation/test/response: has no scores yet; run mode=validate on that run"
+    ):
+        read_comparable_scores(tmp_path, expected, SCORES)
