@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -87,6 +88,8 @@ class Hub:
         """The names of its splits."""
         import datasets
 
+        # It warns, each time that the set is opened, of a README without metadata.
+        logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)
         try:
             names: list[str] = datasets.get_dataset_split_names(self.id, self.config, revision=self.revision)
         except Exception as error:  # the hub's client raises many classes; all mean that the data are not available
