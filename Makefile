@@ -42,7 +42,7 @@ demo-lora: $(DEMO_MODEL)
 	echo "Go on with:" && \
 	echo "  $(RUN) mode=chat resume_model_dir=$$run load_model_type=last" && \
 	echo "  $(RUN) mode=export resume_model_dir=$$run load_model_type=last      # a folder for transformers" && \
-	echo "  $(RUN) mode=resume resume_model_dir=$$run load_model_type=last steps=200" && \
+	echo "  $(RUN) mode=resume resume_model_dir=$$run load_model_type=last steps=200 schedule_steps=200" && \
 	echo "  $(RUN) -m experiment=demo train_user_turn_mask_step=0,0.5,1      # about $$(((3 * seconds + 59) / 60)) minutes: when to drop the user's turns"
 
 demo-scratch: $(STAMP) ## Train a small chatbot from scratch on real dialogues, score it and talk to it (a few minutes, no download)
