@@ -149,10 +149,10 @@ def test_the_tab_key_completes_choices_and_options(typed, offered, tmp_path, mon
 def test_hydras_own_flags_show_the_configuration(tmp_path):
     group = tmp_path / "groups" / "model"
     group.mkdir(parents=True)
-    own = ["pretrained_model: gpt2", "max_len: 64", "dropout: null", "chat_format: separator", "chat_date: null"]
+    own, shared = ["pretrained_model: gpt2", "max_len: 64", "dropout: null"], ["chat_format: auto", "chat_date: null"]
     (group / "mine.yaml").write_text("\n".join(own))
     shown = run("--config-dir", "groups", "--cfg", "job", "model=mine", "--package", "model", cwd=tmp_path)
-    assert shown.stdout.splitlines() == ["# @package model", *own, "adapter:", "  method: none"]
+    assert shown.stdout.splitlines() == ["# @package model", *shared, *own, "adapter:", "  method: none"]
     assert "main" in run("--info", "searchpath", cwd=tmp_path).stdout
     assert "Hydra" in run("--hydra-help", cwd=tmp_path).stdout
 

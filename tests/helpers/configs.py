@@ -32,11 +32,11 @@ def conf_tree(model="gpt2_tiny", data="chitchat", optim="adamw", mask="step") ->
     """The defaults of conf/ with these choices, put together without Hydra."""
     tree = {**read_conf("config.yaml"), **read_conf("runtime/default.yaml"), "project": "outputs/a", "name": "b"}
     tree |= {group: read_conf(f"{group}/default.yaml") for group in ("chat", "figures")}
-    chosen = {"data": data, "scheduler": "cosine", "mask_schedule": mask, "metrics": "response"}
+    chosen = {"model": model, "data": data, "scheduler": "cosine", "mask_schedule": mask, "metrics": "response"}
     tree |= {
         group: read_conf(f"{group}/_base.yaml") | read_conf(f"{group}/{name}.yaml") for group, name in chosen.items()
     }
-    whole = {"model": model, "optim": optim, "logger": "none"}
+    whole = {"optim": optim, "logger": "none"}
     tree |= {group: read_conf(f"{group}/{name}.yaml") for group, name in whole.items()}
     tree["model"]["adapter"] = read_conf("model/adapter/none.yaml")
     return tree

@@ -61,7 +61,7 @@ def sequence(identifier: str, spans: list[dict], **changes) -> dict:
 
 def content(kind: str = "step", **changes) -> dict:
     """Three sequences: a complete one, a truncated one with turns of other weights, one of a user alone."""
-    start = span("start", 0, 0, "[CLS]", [0.0, 0.0, 0.0], [0.0, 0.0, 0.0])
+    start = span("format", 0, 0, "[CLS]", [0.0, 0.0, 0.0], [0.0, 0.0, 0.0])
     whole = [
         start,
         span("system", 0, 1, "Be kind [SEP]", [0.0, 0.0, 0.0]),
@@ -227,7 +227,7 @@ def test_a_page_opens_without_other_files(shown):
         "Dialogue train/3456", "part 2 of 3", "6 tokens", "1,200 tokens truncated", "1 turn removed", "truncated", "longest",
     ]  # fmt: skip
     labels = shown.all(".sequence:first-child .label", "one.textContent")
-    assert labels == ["start", "system 0", "user 1", "assistant 2", "end"]
+    assert labels == ["format", "system 0", "user 1", "assistant 2", "end"]
     assert shown.all("nav a", "one.textContent") == []
 
 
@@ -376,7 +376,7 @@ def test_keys_go_from_token_to_token(shown):
         reached.append((facts["role"], facts["position"]))
     assert reached == [
         ("system", "1"), ("user", "4"), ("user", "5"), ("user", "6"), ("system", "1"), ("end", "12"), ("end", "12"),
-        ("assistant", "11"), ("start", "0"),
+        ("assistant", "11"), ("format", "0"),
     ]  # fmt: skip
     shown.browser.press("Escape")
     assert shown.all("#token-facts[hidden]", "1") == [1]
@@ -539,7 +539,7 @@ def test_a_dark_page_shows_dark_figures(shown, scheme, width):
 def test_text_and_lines_of_the_page_have_enough_contrast(shown, scheme):
     shown.browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     shown.open(content())
-    names = ["ink", "muted", "unshaded", "user", "assistant", "system", "end", "start", "page", "raised"]
+    names = ["ink", "muted", "unshaded", "user", "assistant", "system", "end", "format", "page", "raised"]
     style = "getComputedStyle(document.documentElement).getPropertyValue"
     values = {name: shown.run(f"{style}('--{name}')").strip() for name in names}
     colors = {
