@@ -71,6 +71,12 @@ def main() -> None:
             step(*parts, options.tokens, options.precision)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         return
+    # First: a process that is forked from a large one counts its memory.
+    arguments = [sys.executable, __file__, "--tokens", str(options.tokens), "--precision", options.precision]
+    memory = {
+        kind: int(subprocess.run([*arguments, "--memory-of", kind], check=True, capture_output=True, text=True).stdout)
+        for kind in KINDS
+    }
     models = {kind: build(kind) for kind in KINDS}
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for number in range(options.steps + 1):
@@ -80,11 +86,6 @@ def main() -> None:
                 seconds[kind].append(taken)
     del models
     speed = {kind: options.tokens / statistics.median(values) for kind, values in seconds.items()}
-    arguments = [sys.executable, __file__, "--tokens", str(options.tokens), "--precision", options.precision]
-    memory = {
-        kind: int(subprocess.run([*arguments, "--memory-of", kind], check=True, capture_output=True, text=True).stdout)
-        for kind in KINDS
-    }
     found = {
         "tokens a second": {kind: round(value, 1) for kind, value in speed.items()},
         "times the speed": round(speed["lora"] / speed["full"], 2),
