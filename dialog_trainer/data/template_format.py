@@ -35,7 +35,7 @@ from dialog_trainer.data.template_cuts import (
 )
 from dialog_trainer.data.template_layout import ChatTemplate, TemplateRefusal, placeholder
 from dialog_trainer.data.template_sections import Section, SectionPlanner, encode_sections
-from dialog_trainer.data.text_encoder import TextEncoder
+from dialog_trainer.data.text_encoder import TextEncoder, UnfinishedError
 from dialog_trainer.data.truncation import keep_first
 from dialog_trainer.errors import DataError, ModelError
 from dialog_trainer.files import sha256_of_texts
@@ -62,6 +62,8 @@ class TemplateFormat:
         self.encoder, self.template = TextEncoder(hf_tokenizer.backend_tokenizer.to_str()), source
         try:
             chat_template = ChatTemplate(source, _special_texts(hf_tokenizer), day)
+        except UnfinishedError:
+            raise
         except ModelError as error:
             raise ModelError(f"{error}: pass model.chat_format=separator") from None
         # Only a template with a clock depends on it.
@@ -225,6 +227,8 @@ def choose_format(hf_tokenizer: PreTrainedTokenizerFast, day: date | None) -> Ch
     try:
         chosen = TemplateFormat(hf_tokenizer, day)
         note = "model.chat_format=auto is template: the model's own chat template"
+    except UnfinishedError:
+        raise
     except ModelError as error:
         chosen = SeparatorFormat(hf_tokenizer)
         note = f"model.chat_format=auto is separator: the model has a chat template, but {error}"
@@ -237,6 +241,8 @@ def is_separator_template(hf_tokenizer: PreTrainedTokenizerFast) -> bool:
     try:
         tokens = _special_texts(hf_tokenizer)
         text = ChatTemplate(str(hf_tokenizer.chat_template), tokens, None).lay_out(_PROBES[0]).text
+    except UnfinishedError:
+        raise
     except (ModelError, TemplateRefusal):
         return False
     return text == f"[CLS]{placeholder(0)}[SEP]{placeholder(1)}[SEP]{hf_tokenizer.eos_token}"

@@ -6,7 +6,6 @@ does nor where a turn ends, and dialogues with the same roles share a layout.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from datetime import date
@@ -15,13 +14,15 @@ from typing import Any, NamedTuple
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from dialog_trainer.data.template_sandbox import Sandbox, render
 from dialog_trainer.data.text_encoder import run_in_time
 from dialog_trainer.errors import ModelError
 
 MAX_TEMPLATE_CHARACTERS = 2**20
 MAX_LAYOUT_CHARACTERS = 2**22
+MAX_DATE_CHARACTERS = 1_000
+_GIVEN_UP = ("the chat template", "its loops do not end")
 # Signs of the private use area around the number of a turn, and around what `{% generation %}` marks.
 TURN_OPEN, TURN_CLOSE, MARK_OPEN, MARK_CLOSE = "\ue0f0", "\ue0f1", "\ue0f2", "\ue0f3"
 _SEARCHES = {"endswith", "partition", "replace", "rpartition", "rsplit", "split", "startswith"}
@@ -54,10 +55,13 @@ class ChatTemplate:
         self._tokens, self._day = tokens, day
         if len(source) > MAX_TEMPLATE_CHARACTERS:
             raise ModelError(f"its chat template has {len(source):,} characters, more than {MAX_TEMPLATE_CHARACTERS:,}")
+        sandbox = Sandbox([_Generation, loopcontrols])
         try:
-            self._template = _Sandbox().from_string(source)
-            self.searched = _find_searched_texts(_Sandbox().parse(source))
-        except (jinja2.TemplateError, RecursionError, ValueError) as error:
+            self._template = run_in_time(lambda: sandbox.compile_source(source), len(source), *_GIVEN_UP)
+            self.searched = _find_searched_texts(sandbox.parse(source))
+        except ModelError:
+            raise
+        except Exception as error:  # of Jinja, and of Python, which compiles what Jinja writes
             raise ModelError(f"its chat template is no Jinja template ({_reason(error)})") from None
 
     @property
@@ -70,9 +74,7 @@ class ChatTemplate:
         Raises `TemplateRefusal` where the template refuses the roles, or leaves out, repeats or moves a turn.
         """
         messages = [{"role": role, "content": placeholder(turn)} for turn, role in enumerate(roles)]
-        rendered = run_in_time(
-            lambda: self._render(messages, generation_prompt), 0, "the chat template", "its loops do not end"
-        )
+        rendered = run_in_time(lambda: self._render(messages, generation_prompt), 0, *_GIVEN_UP)
         parts, marked, opened, length = [], [], 0, 0
         for part in re.split(f"([{MARK_OPEN}{MARK_CLOSE}])", rendered):
             if part == MARK_OPEN:
@@ -92,23 +94,30 @@ class ChatTemplate:
         return Layout(text, tuple(marked))
 
     def _render(self, messages: list[dict[str, str]], generation_prompt: bool) -> str:
+        longest = MAX_LAYOUT_CHARACTERS + 4 * sum(len(message["content"]) for message in messages)
+        variables = {
+            "messages": messages,
+            "add_generation_prompt": generation_prompt,
+            "enable_thinking": False,
+            "strftime_now": self._strftime,
+            "tools": None,
+            "documents": None,
+            **self._tokens,
+        }
         try:
-            text = self._template.render(
-                messages=messages,
-                add_generation_prompt=generation_prompt,
-                enable_thinking=False,
-                strftime_now=self._strftime,
-                tools=None,
-                documents=None,
-                **self._tokens,
-            )
+            text = render(self._template, longest, variables)
+            text.encode()
+        except UnicodeEncodeError:
+            raise TemplateRefusal("it writes half of a surrogate pair, which is no character") from None
         except Exception as error:  # a template may do anything; what it raises says why it refuses a dialogue
             raise TemplateRefusal(_reason(error)) from None
-        if len(text) > MAX_LAYOUT_CHARACTERS:
+        if len(text) > longest:
             raise TemplateRefusal(f"it writes {len(text):,} characters")
         return text
 
     def _strftime(self, form: str) -> str:
+        if len(form) > MAX_DATE_CHARACTERS:
+            raise TemplateRefusal(f"it asks for a date of {len(form):,} characters")
         return (self._day or date.today()).strftime(form)
 
 
@@ -145,40 +154,3 @@ class _Generation(Extension):
     @jinja2.pass_eval_context
     def _mark(self, context: jinja2.nodes.EvalContext, caller: Any) -> str:
         return f"{MARK_OPEN}{caller()}{MARK_CLOSE}"
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """The environment of transformers' templates; a text cannot be multiplied or padded beyond bounds."""
-
-    intercepted_binops = frozenset({"*", "**", "%"})
-
-    def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
-        self.globals["raise_exception"] = _raise_exception
-        self.filters["tojson"] = lambda value, indent=None, ensure_ascii=False, **_: json.dumps(
-            value, ensure_ascii=ensure_ascii, indent=indent
-        )
-        for name in ("center", "format", "indent", "wordwrap"):
-            del self.filters[name]
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        numbers = all(isinstance(one, (int, float)) and abs(one) < 2**31 for one in (left, right))
-        if not numbers or (operator == "**" and abs(right) > 8):
-            raise jinja2.exceptions.SecurityError(f"{operator} is for small numbers alone")
-        return super().call_binop(context, operator, left, right)
-
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        padding = isinstance(obj, str) and attr in {
-            "center",
-            "expandtabs",
-            "format",
-            "format_map",
-            "ljust",
-            "rjust",
-            "zfill",
-        }
-        return not padding and super().is_safe_attribute(obj, attr, value)
-
-
-def _raise_exception(message: str) -> None:
-    raise TemplateRefusal(message)

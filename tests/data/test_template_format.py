@@ -207,7 +207,7 @@ def test_the_template_is_saved_as_it_came(tmp_path):
         ("{{ messages[0].content }}", "separator", "writes the assistant turn 1 0 times"),
         ("{% for", "separator", "no Jinja template"),
         ("{% for i in range(9**9) %}{% endfor %}", "separator", "for small numbers alone"),
-        ("{{ 'x' * 1000000000 }}", "separator", "for small numbers alone"),
+        ("{{ 'x' * 1000000000 }}", "separator", "builds texts or lists of more than"),
         ("{{ ''.__class__.__mro__ }}", "separator", "unsafe"),
     ],
 )
