@@ -14,7 +14,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerFast
 
 from dialog_trainer.data.template_layout import PLACEHOLDER, ChatTemplate, Layout, TemplateRefusal, placeholder
-from dialog_trainer.data.text_encoder import TextEncoder
+from dialog_trainer.data.text_encoder import TextEncoder, is_control
 
 # Plans that are kept: dialogues with the same roles share one.
 MAX_PLANS = 4096
@@ -47,7 +47,7 @@ class SectionPlanner:
         self._template = template
         tokens = {token.content: (index, token) for index, token in hf_tokenizer.added_tokens_decoder.items()}
         self._special = {
-            name: (index, token.lstrip, token.rstrip) for name, (index, token) in tokens.items() if token.special
+            name: (index, token.lstrip, token.rstrip) for name, (index, token) in tokens.items() if is_control(token)
         }
         names = "|".join(re.escape(name) for name in sorted(self._special, key=len, reverse=True)) or "(?!)"
         self._end = re.compile(f"\\s*({names})")

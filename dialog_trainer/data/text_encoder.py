@@ -183,8 +183,9 @@ def run_in_time(work: Callable[[], T], characters: int, what: str = "the tokeniz
         if not thread.is_alive():
             break
     else:
+        amount = f" {characters:,} characters" if characters else ""
         raise UnfinishedError(
-            f"{what} has not finished {characters:,} characters in time: {cause}; choose another model.pretrained_model"
+            f"{what} has not finished{amount} in time: {cause}; choose another model.pretrained_model"
         )
     if isinstance(outcome[0], BaseException):
         if is_panic(outcome[0]):
