@@ -6,6 +6,7 @@ separator and template (ChatML) interleaved, in one process.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import statistics
 import time
@@ -30,6 +31,7 @@ def main() -> None:
     dialogues = [Dialogue(one.id, one.turns[:TURNS]) for one in itertools.islice(read, DIALOGUES)]
     tokenizer = DialogueTokenizer.train((turn.text for one in dialogues for turn in one.turns), 8_000)
     made: dict[str, DialogueTokenizer] = {"separator": tokenizer, "template": with_template(tokenizer)}
+    gc.freeze()  # as a run does once everything is imported
     rates: dict[str, list[float]] = {name: [] for name in made}
     for _ in range(ROUNDS):
         for name, one in made.items():

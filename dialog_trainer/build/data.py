@@ -19,18 +19,18 @@ import torch
 from dialog_trainer.build.instantiate import import_target, instantiate
 from dialog_trainer.config.schema import Config
 from dialog_trainer.data.cache import LAZY_BYTES, open_entry
-from dialog_trainer.data.chat_format import MakeFormat, SeparatorFormat
+from dialog_trainer.data.chat_format import ChatFormat, MakeFormat, SeparatorFormat
 from dialog_trainer.data.contamination import GRAM_WORDS, MIN_JACCARD, WORD, Contamination, Overlap, find_contamination
 from dialog_trainer.data.dataset import SEQUENCE_FORMAT, DialogueDataset, TokenDataset, open_dialogues, open_tokens
 from dialog_trainer.data.packing import batch_to_device, pack_micro_batches
 from dialog_trainer.data.template_format import TemplateFormat, choose_format
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives
-from dialog_trainer.errors import DataError
+from dialog_trainer.errors import ConfigError, DataError
 from dialog_trainer.evaluation.losses import weigh_every_turn
 from dialog_trainer.files import cache_key
 from dialog_trainer.seeds import derive_seed
-from dialog_trainer.types import Batch, Say
+from dialog_trainer.types import Batch, Role, Say
 
 MAX_DEFAULT_WORKERS = 8
 # Tokens of the held-out dialogues on which the gradients of the two roles are compared.
@@ -101,9 +101,21 @@ def load_tokenizer(config: Config, training: DialogueDataset, say: Say) -> tuple
     configuration with the chat format that it has."""
     tokenizer = _load_tokenizer(config, training, say)
     chosen = tokenizer.chat_format
+    check_replying_roles(config, chosen)
     name = chosen.name if config.model.chat_format == "auto" else config.model.chat_format
     day = chosen.day if isinstance(chosen, TemplateFormat) else None
     return tokenizer, config.replace({"model.chat_format": name, "model.chat_date": day and day.isoformat()})
+
+
+def check_replying_roles(config: Config, chat_format: ChatFormat) -> None:
+    """Raises `ConfigError` where turns are generated that no token of the chat format ends."""
+    both = config.metrics.protocol in ("all_turns", "rollout") and "metrics"
+    option = both or (config.mask_schedule.trained_role == "user" and "mask_schedule.trained_role")
+    if option and Role.USER not in chat_format.ended_roles:
+        raise ConfigError(
+            [f"{option}: the chat template ends a user turn with no token of its own, so that generated ones would not stop; "
+             "use another protocol and trained_role=assistant, or model.chat_format=separator"]
+        )  # fmt: skip
 
 
 def make_chat_format(config: Config) -> MakeFormat:

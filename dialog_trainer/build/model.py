@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from dialog_trainer.build.data import make_chat_format
+from dialog_trainer.build.data import check_replying_roles, make_chat_format
 from dialog_trainer.config.schema import Config
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives
@@ -58,6 +58,8 @@ def load_saved_model(
 ) -> tuple[PreTrainedModel, DialogueTokenizer]:
     """Model and vocabulary of a checkpoint folder `<run>/weights/<name>`; of an adapter the model is that in `<run>/base`."""
     tokenizer = DialogueTokenizer.pretrained(str(folder), make_chat_format(config))
+    if config.command.scores:
+        check_replying_roles(config, tokenizer.chat_format)
     if config.model.adapter.is_lora:
         base, state = _find_base(folder)
         model = load_pretrained(str(base), tokenizer, config.model.dropout)

@@ -43,6 +43,7 @@ class ChatFormat(Protocol):
         suppressed: ids that a reply never holds.
         contract: what holds for the tokens of each sequence.
         has_system: whether a dialogue may start with a system turn of its own.
+        ended_roles: roles whose turns end with a token, so that generation knows where to stop.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ChatFormat(Protocol):
     suppressed: tuple[int, ...]
     contract: TokenContract
     has_system: bool
+    ended_roles: frozenset[Role]
 
     def encode_dialogues(
         self, dialogues: Sequence[Dialogue], max_len: int, truncation: str
@@ -82,6 +84,7 @@ class SeparatorFormat:
 
     name = "separator"
     has_system = False
+    ended_roles = frozenset({Role.USER, Role.ASSISTANT})
 
     def __init__(self, hf_tokenizer: PreTrainedTokenizerFast):
         """Adds `[CLS]`, `[SEP]` and `[PAD]` to the tokenizer."""
@@ -97,6 +100,7 @@ class SeparatorFormat:
         start, separator, end, pad = astuple(self.special_tokens)
         names = {"start": "[CLS]", "separator": "[SEP]", "end": hf_tokenizer.eos_token}
         self.template = SEPARATOR_TEMPLATE % {name: json.dumps(token) for name, token in names.items()}
+        hf_tokenizer.chat_template = self.template
         self.ends: tuple[int, ...] = (separator, end)
         self.suppressed: tuple[int, ...] = (start, pad)
         ends = frozenset([separator])

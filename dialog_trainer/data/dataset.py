@@ -221,7 +221,7 @@ def open_tokens(
 
     `check_up_to` as in `open_entry`. A start reads all of them, to check their mask: none is too large to be hashed.
     """
-    key = cache_key(CACHE_FORMAT, dialogues.digest, tokenizer.digest(), max_len, truncation)
+    key = cache_key(CACHE_FORMAT, dialogues.digest, tokenizer.digest(), tokenizer.end_id, max_len, truncation)
     processes = max(1, min(workers, len(dialogues) // MIN_DIALOGUES_PER_WORKER))
 
     def tokenize(rows: _Columns, indices: list[int]) -> _Columns:

@@ -14,7 +14,6 @@ for each reply, written as a chat would write it; turns that an earlier sequence
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
@@ -57,6 +56,8 @@ class TemplateFormat:
     def __init__(self, hf_tokenizer: PreTrainedTokenizerFast, day: date | None = None):
         """`day` is what a template with a clock gets. Raises `ModelError` for a template that cannot be trained."""
         source = hf_tokenizer.chat_template
+        if isinstance(source, dict):  # of several templates transformers takes that one
+            source = source.get("default")
         if not isinstance(source, str):
             raise ModelError("it has no chat template: pass model.chat_format=separator")
         self.encoder, self.template = TextEncoder(hf_tokenizer.backend_tokenizer.to_str()), source
@@ -68,26 +69,27 @@ class TemplateFormat:
             raise ModelError(f"{error}: pass model.chat_format=separator") from None
         # Only a template with a clock depends on it.
         self.day = day if chat_template.has_clock else None
-        self._searched = chat_template.searched
         self._planner = SectionPlanner(chat_template, hf_tokenizer)
         try:
-            self._keeps_prefixes = all(map(self._planner.keeps_prefixes, _PROBES))
-            reply_ends = {self._planner.end_of_reply(roles) for roles in _PROBES}
-            kind = "whole" if self._keeps_prefixes else "reply"
-            probes = [self._encode(_probe_turns(roles), list(range(len(roles))), kind) for roles in _PROBES]
+            probes = [
+                self._encode(_probe_turns(roles), list(range(len(roles))), self._kind(roles)) for roles in _PROBES
+            ]
+            reply_ends = set.union(*(self._planner.find_ends(roles, "assistant") for roles in _PROBES))
+            user_ends = set.union(*(self._planner.find_ends(roles, "user") for roles in _PROBES))
         except TemplateRefusal as error:
             raise ModelError(
                 f"its chat template cannot be trained ({error}): pass model.chat_format=separator"
             ) from None
         self.has_system = self._takes_system()
+        self.ended_roles = frozenset({Role.ASSISTANT, *([Role.USER] if user_ends else [])})
         end, pad, start = hf_tokenizer.eos_token_id, hf_tokenizer.pad_token_id, hf_tokenizer.bos_token_id
-        self.ends = tuple(sorted(reply_ends | ({end} if end is not None else set())))
+        self.ends = tuple(sorted(reply_ends | user_ends | ({end} if end is not None else set())))
         self.suppressed = tuple(sorted({token for token in (pad, start) if token is not None} - set(self.ends)))
         last_tokens = frozenset(span.ids[-1] for spans in probes for span in spans if span.role == Role.ASSISTANT)
-        self.contract = TokenContract(
-            {Role.ASSISTANT: last_tokens}, dialogue_end=None, pad=None if pad in self.ends else pad
-        )
-        self._digest = sha256_of_texts(self.encoder.digest(), source, str(self.day))
+        never = None if pad in self.ends or pad == hf_tokenizer.unk_token_id else pad
+        self.contract = TokenContract({Role.ASSISTANT: last_tokens}, dialogue_end=None, pad=never)
+        texts = sorted(_special_texts(hf_tokenizer).items())
+        self._digest = sha256_of_texts(self.encoder.digest(), source, str(texts), str(self.day))
 
     def digest(self) -> str:
         return self._digest
@@ -95,17 +97,24 @@ class TemplateFormat:
     def encode_dialogues(
         self, dialogues: Sequence[Dialogue], max_len: int, truncation: str
     ) -> list[list[TokenSequence]]:
-        for dialogue in dialogues:
-            self._refuse_by_name(dialogue, self._check_texts)
-        if not self._keeps_prefixes:
-            return [self._refuse_by_name(dialogue, self._divide_by_reply, max_len) for dialogue in dialogues]
-        plans = [self._refuse_by_name(dialogue, self._plan_whole) for dialogue in dialogues]
-        texts = [[turn.text for turn in dialogue.turns] for dialogue in dialogues]
-        encoded = encode_sections(self.encoder, plans, texts)
+        found = self._planner.find_changed_turns(
+            [(tuple(map(_role_name, one.turns)), [turn.text for turn in one.turns]) for one in dialogues]
+        )
+        for dialogue, turn in zip(dialogues, found, strict=True):
+            self._refuse_by_name(dialogue, _check_text, turn)
+        whole = [one for one in dialogues if self._kind(tuple(map(_role_name, one.turns))) == "whole"]
+        plans = [self._refuse_by_name(one, self._plan_whole) for one in whole]
+        tokens = iter(encode_sections(self.encoder, plans, [[turn.text for turn in one.turns] for one in whole]))
+        is_whole = set(map(id, whole))
         return [
-            self._refuse_by_name(dialogue, self._truncate, _make_spans(tokens, dialogue.turns), max_len, truncation)
-            for dialogue, tokens in zip(dialogues, encoded, strict=True)
+            self._refuse_by_name(one, self._truncate, _make_spans(next(tokens), one.turns), max_len, truncation)
+            if id(one) in is_whole
+            else self._refuse_by_name(one, self._divide_by_reply, max_len)
+            for one in dialogues
         ]
+
+    def _kind(self, roles: tuple[str, ...]) -> str:
+        return "whole" if self._planner.is_whole(roles) else "reply"
 
     def encode_contexts(self, turns: Sequence[Turn], indices: Sequence[int], max_tokens: int) -> list[list[int]]:
         try:
@@ -126,14 +135,8 @@ class TemplateFormat:
         except TemplateRefusal as error:
             raise DataError(f"dialogue {dialogue.id}: the chat template cannot write it ({error}); {_REMEDY}") from None
 
-    def _check_texts(self, turns: Sequence[Turn]) -> None:
-        for index, turn in enumerate(turns):
-            found = next((text for text in self._searched if text in turn.text), None)
-            if found is not None:
-                raise TemplateRefusal(f"it treats {found!r}, which turn {index} holds, in its own way")
-
     def _plan_whole(self, turns: Sequence[Turn]) -> list[Section]:
-        return self._planner.plan_whole(tuple(map(_role_name, turns)))
+        return self._planner.plan(tuple(map(_role_name, turns)), "whole")
 
     def _truncate(self, turns: Sequence[Turn], whole: list[Span], max_len: int, truncation: str) -> list[TokenSequence]:
         if count_tokens(whole) <= max_len:
@@ -198,11 +201,17 @@ class TemplateFormat:
         def encode(choice: int) -> list[Span]:
             return self._encode(turns, [*system, *range(starts[choice], end), *behind], kind)
 
-        everything = encode(0)
-        if count_tokens(everything) <= max_tokens or len(starts) == 1:
-            return everything
-        fitting = bisect_left(range(len(starts)), True, key=lambda choice: count_tokens(encode(choice)) <= max_tokens)
-        return encode(min(fitting, len(starts) - 1))
+        # From the right, in growing steps: the work is that of what fits, not of the whole dialogue.
+        fitting, best = len(starts) - 1, encode(len(starts) - 1)
+        too_long, step = -1, 1
+        while fitting - too_long > 1 and count_tokens(best) <= max_tokens:
+            choice = max(0, fitting - step) if too_long < 0 else (fitting + too_long) // 2
+            spans = encode(choice)
+            if count_tokens(spans) <= max_tokens:
+                fitting, best, step = choice, spans, 2 * step
+            else:
+                too_long = choice
+        return best
 
     def _encode(self, turns: Sequence[Turn], indices: list[int], kind: str) -> list[Span]:
         """The spans of the turns at `indices`."""
@@ -213,7 +222,7 @@ class TemplateFormat:
 
     def _takes_system(self) -> bool:
         try:
-            self._planner.plan(("system", "user", "assistant"), "whole")
+            self._planner.plan(("system", "user"), "prompt")
         except TemplateRefusal:
             return False
         return True
@@ -250,6 +259,12 @@ def is_separator_template(hf_tokenizer: PreTrainedTokenizerFast) -> bool:
 
 def _special_texts(hf_tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
     return {name: text for name, text in hf_tokenizer.special_tokens_map.items() if isinstance(text, str)}
+
+
+def _check_text(turns: Sequence[Turn], changed: int | None) -> None:
+    """Refuses a dialogue of which the template changes the turn `changed`."""
+    if changed is not None:
+        raise TemplateRefusal(f"it changes the text of turn {changed}, {turns[changed].text[:40]!r}")
 
 
 def _role_name(turn: Turn) -> str:

@@ -25,7 +25,6 @@ MAX_DATE_CHARACTERS = 1_000
 _GIVEN_UP = ("the chat template", "its loops do not end")
 # Signs of the private use area around the number of a turn, and around what `{% generation %}` marks.
 TURN_OPEN, TURN_CLOSE, MARK_OPEN, MARK_CLOSE = "\ue0f0", "\ue0f1", "\ue0f2", "\ue0f3"
-_SEARCHES = {"endswith", "partition", "replace", "rpartition", "rsplit", "split", "startswith"}
 PLACEHOLDER = re.compile(f"{TURN_OPEN}(\\d+){TURN_CLOSE}")
 
 
@@ -41,28 +40,27 @@ class TemplateRefusal(ValueError):
 
 
 class ChatTemplate:
-    """A chat template, rendered as transformers does, in a sandbox and in bounded time.
-
-    `searched` are the texts that it looks for in a turn.
-    """
+    """A chat template, rendered as transformers does, in a sandbox and in bounded time."""
 
     def __init__(self, source: str, tokens: dict[str, str], day: date | None):
         """`tokens` are the special tokens by name, as `bos_token`; `day` is what a template with a clock gets.
 
         Raises `ModelError`.
         """
-        self.source, self.has_marks = source, bool(re.search(r"\{%-?\s*generation\b", source))
+        self.source = source
         self._tokens, self._day = tokens, day
         if len(source) > MAX_TEMPLATE_CHARACTERS:
             raise ModelError(f"its chat template has {len(source):,} characters, more than {MAX_TEMPLATE_CHARACTERS:,}")
         sandbox = Sandbox([_Generation, loopcontrols])
         try:
             self._template = run_in_time(lambda: sandbox.compile_source(source), len(source), *_GIVEN_UP)
-            self.searched = _find_searched_texts(sandbox.parse(source))
         except ModelError:
             raise
         except Exception as error:  # of Jinja, and of Python, which compiles what Jinja writes
             raise ModelError(f"its chat template is no Jinja template ({_reason(error)})") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:  # jinja's own template cannot be sent to another process
+        return type(self), (self.source, self._tokens, self._day)
 
     @property
     def has_clock(self) -> bool:
@@ -92,6 +90,23 @@ class ChatTemplate:
         if found != sorted(found):
             raise TemplateRefusal("it changes the order of the turns")
         return Layout(text, tuple(marked))
+
+    def render_texts(self, dialogues: Sequence[tuple[Sequence[str], Sequence[str], bool]]) -> list[str]:
+        """What the template writes for the roles and texts of each dialogue, with what opens a reply where that is asked
+        for; nothing for a dialogue that it refuses."""
+
+        def render_all() -> list[str]:
+            return [self._render_or_refuse(*dialogue) for dialogue in dialogues]
+
+        characters = sum(len(text) for _, texts, _ in dialogues for text in texts)
+        return run_in_time(render_all, characters, *_GIVEN_UP)
+
+    def _render_or_refuse(self, roles: Sequence[str], texts: Sequence[str], generation_prompt: bool) -> str:
+        messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+        try:
+            return re.sub(f"[{MARK_OPEN}{MARK_CLOSE}]", "", self._render(messages, generation_prompt))
+        except TemplateRefusal:
+            return ""
 
     def _render(self, messages: list[dict[str, str]], generation_prompt: bool) -> str:
         longest = MAX_LAYOUT_CHARACTERS + 4 * sum(len(message["content"]) for message in messages)
@@ -127,18 +142,6 @@ def placeholder(turn: int) -> str:
 
 def _reason(error: BaseException) -> str:
     return f"{str(error) or type(error).__name__}".split("\n")[0][:200]
-
-
-def _find_searched_texts(template: nodes.Template) -> tuple[str, ...]:
-    """The texts that a template looks for in a turn, as `</think>`: it treats a turn that holds one in its own way."""
-    found = []
-    for call in template.find_all(nodes.Call):
-        if isinstance(call.node, nodes.Getattr) and call.node.attr in _SEARCHES:
-            found += [argument.value for argument in call.args if isinstance(argument, nodes.Const)]
-    for compare in template.find_all(nodes.Compare):
-        if compare.ops and compare.ops[0].op in ("in", "notin") and isinstance(compare.expr, nodes.Const):
-            found.append(compare.expr.value)
-    return tuple(sorted({text for text in found if isinstance(text, str) and len(text.strip()) > 2}))
 
 
 class _Generation(Extension):

@@ -6,6 +6,7 @@ stays characters here.
 
 from __future__ import annotations
 
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -21,11 +22,13 @@ MAX_PLANS = 4096
 
 
 class Part(NamedTuple):
-    """Characters of the template, or, where `turn` is given, the text of that turn. `owner`: the turn they belong to."""
+    """Characters of the template, or, where `turn` is given, the text of that turn. `owner`: the turn they belong to;
+    `opens_reply`: the first characters that a reply owns."""
 
     text: str
     turn: int | None
     owner: int | None
+    opens_reply: bool = False
 
 
 class Section(NamedTuple):
@@ -53,68 +56,121 @@ class SectionPlanner:
         self._end = re.compile(f"\\s*({names})")
         self._cut = re.compile(f"{PLACEHOLDER.pattern}|({names})")
         self._plans: dict[tuple[tuple[str, ...], str], list[Section]] = {}
-
-    def plan_whole(self, roles: tuple[str, ...]) -> list[Section]:
-        """`plan` of a whole dialogue, whose prompts must be beginnings of it."""
-        if (roles, "whole") not in self._plans and not self.keeps_prefixes(roles):
-            raise TemplateRefusal("it changes what it wrote before a reply once the dialogue goes on")
-        return self.plan(roles, "whole")
+        self._layouts: dict[tuple[tuple[str, ...], bool], Layout] = {}
+        self._whole: dict[tuple[str, ...], bool] = {}
 
     def plan(self, roles: tuple[str, ...], kind: str) -> list[Section]:
         """The sections of a dialogue whose turns have these `roles`; the same ones are kept.
 
-        `kind` is `whole`; `prompt` (what a chat gives the model before the turn behind them, the assistant's); `opening`
-        (the same for the last of `roles`, whose own text is left out); or `reply` (the prompt of the last turn, which is
-        the assistant's, its text and its end). Raises `TemplateRefusal`.
+        For the roles (user, assistant) and ChatML, by `kind`:
+
+            whole    <|im_start|>user\n TEXT <|im_end|>\n<|im_start|>assistant\n TEXT <|im_end|>\n
+            reply    <|im_start|>user\n TEXT <|im_end|>\n<|im_start|>assistant\n TEXT <|im_end|>
+            opening  <|im_start|>user\n TEXT <|im_end|>\n<|im_start|>assistant\n
+            prompt   the same, for the role (user) alone: what the template itself writes to open a reply
+
+        Raises `TemplateRefusal`.
         """
         key = (roles, kind)
         if key not in self._plans:
             if len(self._plans) >= MAX_PLANS:
                 self._plans.clear()
-            self._plans[key] = self._divide(*self._lay_out(roles, kind), roles)
+            self._plans[key] = self._divide(self._lay_out(roles, kind), roles)
         return self._plans[key]
 
-    def end_of_reply(self, roles: tuple[str, ...]) -> int:
-        """The id of the special token that ends the last turn. Raises `TemplateRefusal` if there is none."""
-        return self._special[self._find_end(self._template.lay_out(roles).text, len(roles) - 1)][0]
+    def is_whole(self, roles: tuple[str, ...]) -> bool:
+        """Whether one sequence can hold these turns: the prompts of the first and of the last reply are beginnings of it."""
+        if roles not in self._whole:
+            if len(self._whole) >= MAX_PLANS:
+                self._whole.clear()
+            replies = [turn for turn, role in enumerate(roles) if role == "assistant" and turn > 0]
+            try:
+                text = self._layout(roles).text
+                prompts = [self._prompt(roles[:turn]) for turn in {*replies[:1], *replies[-1:]}]
+                self._whole[roles] = all(map(text.startswith, prompts))
+            except TemplateRefusal:
+                self._whole[roles] = False
+        return self._whole[roles]
 
-    def keeps_prefixes(self, roles: tuple[str, ...]) -> bool:
-        """Whether the prompts of the first and of the last reply are beginnings of the whole dialogue."""
-        replies = [turn for turn, role in enumerate(roles) if role == "assistant"]
-        text = self._template.lay_out(roles).text
-        return all(text.startswith(self._prompt(roles[:turn])) for turn in {*replies[:1], *replies[-1:]})
+    def find_ends(self, roles: tuple[str, ...], role: str) -> set[int]:
+        """Ids of the special tokens that end the turns of `role`. Raises `TemplateRefusal` where a reply has none."""
+        text = self._layout(roles).text
+        turns = [turn for turn, one in enumerate(roles) if one == role]
+        if role != "assistant":
+            turns = [turn for turn in turns if self._end.match(text, _end_of_text(text, turn))]
+        return {self._special[self._find_end(text, turn)][0] for turn in turns}
+
+    def find_changed_turns(self, dialogues: Sequence[tuple[tuple[str, ...], Sequence[str]]]) -> list[int | None]:
+        """For the roles and texts of each dialogue, the first turn whose text the template does not write as it is."""
+        asked = [
+            (roles, texts, False) if self.is_whole(roles) else _up_to_last_reply(roles, texts)
+            for roles, texts in dialogues
+        ]
+        rendered = self._template.render_texts(asked)
+        return [self._find_change(*one, text) for one, text in zip(asked, rendered, strict=True)]
+
+    def _find_change(self, roles: tuple[str, ...], texts: Sequence[str], prompt: bool, rendered: str) -> int | None:
+        try:
+            layout = self._layout(roles, prompt).text if roles else ""
+        except TemplateRefusal:  # a plan says why
+            return None
+        ends, expected = [], ""
+        for number, piece in enumerate(PLACEHOLDER.split(layout)):
+            expected += texts[int(piece)] if number % 2 else piece
+            ends += [len(expected)] if number % 2 else []
+        if not roles or rendered == expected:
+            return None
+        return min(bisect_right(ends, len(os.path.commonprefix([rendered, expected]))), len(ends) - 1)  # noqa: RUF071
+
+    def _layout(self, roles: tuple[str, ...], generation_prompt: bool = False) -> Layout:
+        key = (roles, generation_prompt)
+        if key not in self._layouts:
+            if len(self._layouts) >= MAX_PLANS:
+                self._layouts.clear()
+            self._layouts[key] = self._template.lay_out(roles, generation_prompt)
+        return self._layouts[key]
 
     def _prompt(self, roles: tuple[str, ...]) -> str:
-        return self._template.lay_out(roles, generation_prompt=True).text
+        return self._layout(roles, generation_prompt=True).text
 
     def _find_end(self, text: str, turn: int) -> str:
-        found = self._end.match(text, text.index(placeholder(turn)) + len(placeholder(turn)))
+        found = self._end.match(text, _end_of_text(text, turn))
         if found is None:
             raise TemplateRefusal(
                 "it ends a reply without a special token, so that a chat would not know where to stop"
             )
         return found[1]
 
-    def _lay_out(self, roles: tuple[str, ...], kind: str) -> tuple[Layout, int | None]:
-        """The layout, and where the prompt of the last reply ends in it."""
+    def _lay_out(self, roles: tuple[str, ...], kind: str) -> Layout:
         if kind == "prompt":
-            return Layout(self._prompt(roles), ()), None
-        layout = self._template.lay_out(roles)
-        last = len(roles) - 1
+            return Layout(self._prompt(roles), ())
+        layout, last = self._layout(roles), len(roles) - 1
         if kind == "opening":
-            return Layout(layout.text[: layout.text.index(placeholder(last))], ()), None
+            return Layout(layout.text[: layout.text.index(placeholder(last))], ())
         if kind == "reply":
-            prompt = self._prompt(roles[:-1])
-            return Layout(prompt + placeholder(last) + self._find_end(layout.text, last), ()), len(prompt)
+            return Layout(self._prompt(roles[:-1]) + placeholder(last) + self._find_end(layout.text, last), ())
         replies = [turn for turn, role in enumerate(roles) if role == "assistant"]
-        if not replies:
-            return layout, None
-        self._find_end(layout.text, replies[-1])
-        prompt = self._prompt(roles[: replies[-1]])
-        return layout, len(prompt) if layout.text.startswith(prompt) else None
+        if replies:
+            self._find_end(layout.text, replies[-1])
+        return layout
 
-    def _divide(self, layout: Layout, prompt_length: int | None, roles: tuple[str, ...]) -> list[Section]:
-        owners = self._own(layout, prompt_length, roles)
+    def _find_lead(self, text: str, roles: tuple[str, ...]) -> str:
+        """What a layout writes between the prompt of a reply and its text, as a space: a chat generates it."""
+        replies = [int(sign[1]) for sign in PLACEHOLDER.finditer(text)]
+        replies = [turn for turn in replies if roles[turn] == "assistant" and turn > 0]
+        prompt = self._prompt(roles[: replies[-1]]) if replies else ""
+        if not replies or not text.startswith(prompt):
+            return ""
+        lead = text[len(prompt) : text.index(placeholder(replies[-1]))]
+        if lead.strip():
+            raise TemplateRefusal(
+                f"it writes {lead.strip()!r} between what opens a reply and its text, which a chat cannot"
+            )
+        return lead
+
+    def _divide(self, layout: Layout, roles: tuple[str, ...]) -> list[Section]:
+        owners = self._own(layout, roles)
+        replies = {turn for turn, role in enumerate(roles) if role == "assistant"}
         sections: list[Section] = []
         parts: list[Part] = []
         strip, position = False, 0
@@ -127,14 +183,18 @@ class SectionPlanner:
             strip = strip and start == end
             while start < end:
                 stop = next((at for at in range(start, end) if owners[at] != owners[start]), end)
-                parts.append(Part(layout.text[start:stop], None, owners[start]))
+                add_part(layout.text[start:stop], None, owners[start])
                 start = stop
+
+        def add_part(text: str, turn: int | None, owner: int | None) -> None:
+            opens = owner in replies and bool(parts) and parts[-1].owner != owner
+            parts.append(Part(text, turn, owner, opens))
 
         for sign in self._cut.finditer(layout.text):
             add_text(position, sign.start())
             position = sign.end()
             if sign[1] is not None:
-                parts.append(Part("", int(sign[1]), int(sign[1])))
+                add_part("", int(sign[1]), int(sign[1]))
                 strip = False
                 continue
             index, before, behind = self._special[sign[2]]
@@ -149,18 +209,15 @@ class SectionPlanner:
         add_text(position, len(layout.text))
         return [*sections, Section(tuple(parts), None, None)] if parts else sections
 
-    def _own(self, layout: Layout, prompt_length: int | None, roles: tuple[str, ...]) -> list[int | None]:
+    def _own(self, layout: Layout, roles: tuple[str, ...]) -> list[int | None]:
         """The turn that owns each character of a layout."""
         owners: list[int | None] = [None] * len(layout.text)
 
         def own(start: int, end: int, turn: int) -> None:
             owners[start:end] = [turn] * (end - start)
 
-        lead = ""
+        lead = self._find_lead(layout.text, roles)
         places = {int(sign[1]): sign.span() for sign in PLACEHOLDER.finditer(layout.text)}
-        if prompt_length is not None:
-            last = max(turn for turn in places if roles[turn] == "assistant")
-            lead = layout.text[prompt_length : places[last][0]]
         for turn, (start, end) in places.items():
             found = self._end.match(layout.text, end)
             own(start, found.end() if found else end, turn)
@@ -176,36 +233,55 @@ class SectionPlanner:
 def encode_sections(
     encoder: TextEncoder, plans: Sequence[Sequence[Section]], texts: Sequence[Sequence[str]]
 ) -> list[list[tuple[int | None, list[int]]]]:
-    """The tokens of each plan, whose turns have these `texts`, as groups `(owner, ids)`. Raises `ModelError`."""
+    """The tokens of each plan, whose turns have these `texts`, as groups `(owner, ids)`. Raises `ModelError`.
+
+    A token belongs to the part that holds its last character. But no token reaches from a prompt into a reply, which a
+    chat encodes and generates apart: there the section is encoded in two.
+    """
     filled = [
-        [
-            "".join([part.text if part.turn is None else turn_texts[part.turn] for part in section.parts])
-            for section in sections
-        ]
+        [[part.text if part.turn is None else turn_texts[part.turn] for part in section.parts] for section in sections]
         for sections, turn_texts in zip(plans, texts, strict=True)
     ]
-    unique = list(dict.fromkeys(text for row in filled for text in row if text))
-    encoded = dict(zip(unique, encoder.encode_with_ends(unique), strict=True)) if unique else {}
+    whole = {"".join(parts): None for row in filled for parts in row if parts}
+    encoded = dict(zip(whole, encoder.encode_with_ends(list(whole)), strict=True)) if whole else {}
     return [
         [
             group
-            for section, text in zip(sections, row, strict=True)
-            for group in _group_tokens(section, turn_texts, *encoded.get(text, ([], [])))
+            for section, parts in zip(sections, row, strict=True)
+            for group in _group_tokens(encoder, section, parts, *encoded.get("".join(parts), ([], [])))
         ]
-        for sections, turn_texts, row in zip(plans, texts, filled, strict=True)
+        for sections, row in zip(plans, filled, strict=True)
     ]
 
 
 def _group_tokens(
-    section: Section, turn_texts: Sequence[str], ids: list[int], ends: list[int]
+    encoder: TextEncoder, section: Section, parts: Sequence[str], ids: list[int], ends: list[int]
 ) -> list[tuple[int | None, list[int]]]:
-    """A token belongs to the part that holds its last character."""
     if section.special is not None:
         return [(section.owner, [section.special])]
     groups, first, border = [], 0, 0
-    for part in section.parts[:-1]:
-        border += len(part.text if part.turn is None else turn_texts[part.turn])
-        end = bisect_right(ends, border)
+    for number, (part, text) in enumerate(zip(section.parts, parts, strict=True)):
+        if part.opens_reply and (first == 0 or ends[first - 1] != border):
+            before, behind = "".join(parts[:number]), "".join(parts[number:])
+            (left, left_ends), (right, right_ends) = encoder.encode_with_ends([before, behind])
+            ids, ends = left + right, [*left_ends, *(border + end for end in right_ends)]
+            groups, first = (
+                _group_tokens(encoder, Section(section.parts[:number], None, None), parts[:number], left, left_ends),
+                len(left),
+            )
+        border += len(text)
+        end = len(ids) if number == len(parts) - 1 else bisect_right(ends, border)
         groups.append((part.owner, ids[first:end]))
         first = end
-    return [*groups, (section.parts[-1].owner, ids[first:])]
+    return groups
+
+
+def _end_of_text(text: str, turn: int) -> int:
+    """Where the text of a turn ends in a layout."""
+    return text.index(placeholder(turn)) + len(placeholder(turn))
+
+
+def _up_to_last_reply(roles: tuple[str, ...], texts: Sequence[str]) -> tuple[tuple[str, ...], Sequence[str], bool]:
+    """What a chat renders for the last reply."""
+    last = max((turn for turn, role in enumerate(roles) if role == "assistant"), default=0)
+    return roles[:last], texts[:last], True

@@ -50,7 +50,6 @@ class DialogueTokenizer:
         if largest > MAX_ID:
             raise ModelError(f"this tokenizer has the token id {largest:,}: choose another model.pretrained_model")
         self.chat_format = make_format(hf_tokenizer)
-        hf_tokenizer.chat_template = self.chat_format.template
         hf_tokenizer.padding_side = "left"  # as batched generation needs it
         description = hf_tokenizer.backend_tokenizer.to_str()
         if self.chat_format.encoder.added_tokens() != hf_tokenizer.backend_tokenizer.get_added_tokens_decoder():

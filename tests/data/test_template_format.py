@@ -1,13 +1,15 @@
 """The chat format `template`: spans, prompts and cuts of the template shapes that people meet."""
 
+import pickle
 from dataclasses import replace
 from datetime import date
 from functools import partial
 
 import pytest
-from helpers.templates import CHATML, SHAPES, TEXTS, make_tokenizer
+from helpers.templates import CHATML, MISTRAL, SHAPES, TEXTS, make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
 
 from dialog_trainer.data.template_format import TemplateFormat, choose_format
 from dialog_trainer.data.tokenizer import DialogueTokenizer
@@ -172,11 +174,82 @@ def test_a_dialogue_that_the_template_refuses_is_named(shape, roles, reason):
         encode(shape, turns_of(*roles))
 
 
-def test_a_text_that_the_template_looks_for_is_named():
+def test_a_text_that_the_template_changes_is_named():
     turns = [Turn(U, "How ?"), Turn(A, "<think>Well</think>So .")]
-    with pytest.raises(DataError, match=r"dialogue d: .*it treats '</think>', which turn 1 holds, in its own way"):
+    with pytest.raises(DataError, match=r"dialogue d: .*it changes the text of turn 1, '<think>Well</think>So \.'"):
         encode("qwen3", turns)
     assert encode("chatml", turns)
+
+
+CHANGES = ["m.content | lower", "m.content[:5]", "m.content.split() | join(' ')", "m.content | replace('fine', 'x')"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_each_way_to_change_a_text_is_noticed(change):
+    hf_tokenizer = make_tokenizer("chatml")
+    hf_tokenizer.chat_template = CHATML.replace("m['content']", f"({change})")
+    chat_format = TemplateFormat(hf_tokenizer)
+    dialogue = Dialogue("d", (Turn(U, "hi"), Turn(A, "Well,\n  I am fine")))
+    with pytest.raises(DataError, match="it changes the text of turn 1"):
+        chat_format.encode_dialogues([dialogue], 100, "split")
+
+
+@pytest.mark.parametrize("shape", sorted(SHAPES.keys() - {"gemma"}))
+def test_an_assistant_that_speaks_first_is_trained(shape):
+    sequences = encode(shape, turns_of(A, U, A))
+    spans = [span for one in sequences for span in one.spans if span.role != Role.FORMAT]
+    assert [(span.role, span.turn) for span in spans] == [(A, 0), (U, 1), (A, 2)]
+
+
+def test_no_token_reaches_from_a_prompt_into_a_reply():
+    hf_tokenizer = make_tokenizer("mistral")
+    hf_tokenizer.chat_template = MISTRAL.replace("' ' + m.content + eos", "m.content + eos")
+    backend = hf_tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Split(" ", "isolated")
+    chat_format = TemplateFormat(hf_tokenizer)
+    for text in ("Fine", "] Fine", "[/INST]x"):
+        turns = (Turn(U, "Hi"), Turn(A, text))
+        ((sequence,),) = chat_format.encode_dialogues([Dialogue("d", turns)], 100, "split")
+        (prompt,) = chat_format.encode_contexts(turns, [1], 100)
+        assert sequence.ids[: len(prompt)] == prompt
+        assert len(sequence.spans[-1].ids) > 1
+
+
+def test_what_a_chat_cannot_write_before_a_reply_is_refused():
+    hf_tokenizer = make_tokenizer("chatml")
+    hf_tokenizer.chat_template = CHATML.replace(
+        "m['content']", "('final: ' if m.role == 'assistant' else '') + m['content']"
+    )
+    with pytest.raises(ModelError, match="it writes 'final:' between what opens a reply and its text"):
+        TemplateFormat(hf_tokenizer)
+
+
+def test_every_end_of_a_reply_stops_one():
+    hf_tokenizer = make_tokenizer("chatml")
+    hf_tokenizer.add_special_tokens({"additional_special_tokens": ["<|last|>"]})
+    hf_tokenizer.chat_template = CHATML.replace("'<|im_end|>'", "('<|last|>' if loop.last else '<|im_end|>')")
+    chat_format = TemplateFormat(hf_tokenizer)
+    assert set(hf_tokenizer.convert_ids_to_tokens(chat_format.ends)) == {"<|im_end|>", "<|last|>", "</s>"}
+
+
+def test_the_end_of_text_token_is_part_of_the_digest():
+    made = [make_tokenizer("mistral") for _ in range(2)]
+    made[1].eos_token = "<s>"
+    first, second = (TemplateFormat(one).digest() for one in made)
+    assert first != second
+
+
+def test_a_format_can_be_sent_to_another_process():
+    for shape in SHAPES:
+        copy = pickle.loads(pickle.dumps(TOKENIZERS[shape].chat_format))
+        turns = turns_of(U, A, U, A)
+        assert copy.encode_dialogues([Dialogue("d", turns)], 999, "split") == [encode(shape, turns)]
+
+
+def test_of_several_templates_the_default_is_taken(tmp_path):
+    hf_tokenizer = make_tokenizer("chatml")
+    hf_tokenizer.chat_template = {"default": CHATML, "tool_use": "x"}
+    assert choose_format(hf_tokenizer, DAY).template == CHATML
 
 
 def test_the_day_of_a_clock_is_fixed_and_part_of_the_digest():

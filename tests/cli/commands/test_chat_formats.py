@@ -80,3 +80,11 @@ def test_a_format_without_system_turns_refuses_one(trained_run, dialog_trainer):
 def test_a_model_without_a_template_cannot_have_one(tiny_options, gpt2_folder, dialog_trainer):
     code, _, err = dialog_trainer(*tiny_options, "model.chat_format=template")
     assert (code, "a model from scratch has no chat template" in err) == (2, True)
+
+
+@pytest.mark.parametrize("instruct_model", ["mistral"], indirect=True)
+def test_user_turns_without_an_end_are_not_generated(instruct_model, tiny_options, dialog_trainer):
+    options = [option for option in tiny_options if not option.startswith(("model", "metrics"))]
+    for more in ("metrics=rollout", "mask_schedule.trained_role=user"):
+        code, _, err = dialog_trainer(*options, f"model.pretrained_model='{instruct_model}'", more)
+        assert (code, "ends a user turn with no token of its own" in err) == (2, True)

@@ -16,13 +16,17 @@ from dialog_trainer.model.generation.kv_cache import generate_with_cache, group_
 from dialog_trainer.model.generation.sampling import GREEDY, Decoding, draw_uniforms
 from dialog_trainer.model.kernels.attention import Packing
 from dialog_trainer.model.packed_forward import ATTENTION, padded_attention
+from dialog_trainer.types import SpecialTokens
 
 pytestmark = pytest.mark.slow
 
 NEW = 8
 SAMPLE = Decoding("sample", temperature=1.3, top_p=0.9)
 BEAM = Decoding("beam", beams=3)
-SPECIAL_TOKENS = SimpleNamespace(cls_id=3, pad_id=4, sep_id=5, end_id=6)
+SPECIAL_TOKENS = SimpleNamespace(
+    special_tokens=SpecialTokens(start=3, separator=5, end=6, pad=4), end_id=6, pad_id=4,
+    chat_format=SimpleNamespace(ends=(5, 6), suppressed=(3, 4)),
+)  # fmt: skip
 CACHED = {
     "gpt2": {}, "llama": {"num_key_value_heads": 2}, "gpt_neox": {}, "opt": {},
     "gpt_neo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 4},
@@ -212,19 +216,19 @@ def test_replies_hold_no_special_token(model, tokenizer):
 
 
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLE, BEAM], ids=lambda decoding: decoding.kind)
-@pytest.mark.parametrize("ending", ["sep_id", "end_id"])
+@pytest.mark.parametrize("ending", ["separator", "end"])
 def test_sep_and_end_of_text_end_a_reply(tiny_model, tokenizer, ending, decoding):
-    always_say(tiny_model, getattr(tokenizer, ending))
+    always_say(tiny_model, getattr(tokenizer.special_tokens, ending))
     assert replies_of(tiny_model, tokenizer, [[5, 6], [7]], 1000, decoding) == [([], True), ([], True)]
 
 
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLE, BEAM], ids=lambda decoding: decoding.kind)
-@pytest.mark.parametrize("never", ["cls_id", "pad_id"])
+@pytest.mark.parametrize("never", ["start", "pad"])
 def test_cls_and_pad_are_never_generated(tiny_model, tokenizer, never, decoding):
-    always_say(tiny_model, getattr(tokenizer, never))
+    always_say(tiny_model, getattr(tokenizer.special_tokens, never))
     for ids, ended in replies_of(tiny_model, tokenizer, [[5, 6], [7]], 1000, decoding):
         assert ids
-        assert getattr(tokenizer, never) not in ids
+        assert getattr(tokenizer.special_tokens, never) not in ids
         assert ended or len(ids) == NEW
 
 
