@@ -56,9 +56,9 @@ def valid_packed() -> list[bytes]:
     bomb = b'{"turns": ["' + b"a" * 2**26
     contents = [*valid_jsonl(), *valid_documents()[:2], bomb]
     return [
-        *map(gzip.compress, contents),
+        *(gzip.compress(content, mtime=0) for content in contents),
         *(pa.compress(content, codec="zstd", asbytes=True) for content in contents),
-        gzip.compress(valid_parquet()[0]),
+        gzip.compress(valid_parquet()[0], mtime=0),
     ]
 
 

@@ -56,7 +56,7 @@ def sqlite_file(folder):
 
 OTHER_KINDS = [
     (zip_file(), "is a zip archive"), (pickle.dumps([("a", "b")]), "is a pickle, which may hold code"), (arrow_file(), "is an Arrow file"),
-    (b"BZh91AY", "bzip2"), (b"\xfd7zXZ\x00", "xz"), (gzip.compress(gzip.compress(ROW)), "is compressed twice"),
+    (b"BZh91AY", "bzip2"), (b"\xfd7zXZ\x00", "xz"), (gzip.compress(gzip.compress(ROW, mtime=0), mtime=0), "is compressed twice"),
     (b"\xd0\xcf\x11\xe0", "old office document"), (b"%PDF-1.7", "PDF"), (b"GGUF\x03", "weights of a model"),
     (ROW.decode().encode("utf-16"), "is text in UTF-16; convert it: iconv -f UTF-16 -t UTF-8"),
     (ROW.decode().encode("utf-16-le"), "is text in UTF-16"), (ROW.decode().encode("utf-32"), "is text in UTF-32"),
