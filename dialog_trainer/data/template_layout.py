@@ -19,7 +19,8 @@ from dialog_trainer.data.template_sandbox import Sandbox, render
 from dialog_trainer.data.text_encoder import run_in_time
 from dialog_trainer.errors import ModelError
 
-MAX_TEMPLATE_CHARACTERS = 2**20
+# Python takes 2 KB of memory to compile a character. The longest known templates have 30,000.
+MAX_TEMPLATE_CHARACTERS = 2**17
 MAX_LAYOUT_CHARACTERS = 2**22
 MAX_DATE_CHARACTERS = 1_000
 _GIVEN_UP = ("the chat template", "its loops do not end")

@@ -22,10 +22,10 @@ from jinja2.visitor import NodeTransformer
 
 # A rendering may build so many times the characters that one of its texts may have.
 TEXTS = 16
-# The memory of an item of a list or dict, in characters.
+# The memory of an item of a list or dict, or of any value, in characters.
 ITEM = 16
 MAX_EXPONENT, MAX_NUMBER, MAX_INDENT = 8, 2**31, 16
-CONCATENATE, TAKE = "~", "[:]"  # operators, as filters that no template can name
+CONCATENATE, TAKE, BUILD = "~", "[:]", "[]"  # operators, as filters that no template can name
 
 _TEXT_FILTERS = {
     "capitalize", "e", "escape", "forceescape", "lower", "safe", "string", "striptags", "title", "trim", "truncate",
@@ -71,7 +71,8 @@ _budget: ContextVar[_Budget] = ContextVar("budget")
 class Sandbox(ImmutableSandboxedEnvironment):
     """The environment of transformers' chat templates, within bounds."""
 
-    intercepted_binops = frozenset({"+", "*", "**", "%", "//"})
+    intercepted_binops = frozenset({"+", "-", "*", "**", "%", "//"})
+    intercepted_unops = frozenset({"+", "-"})
 
     def __init__(self, extensions: Sequence[type[Extension]]):
         # Jinja computes constants while it compiles, before there is a budget, unless told not to.
@@ -87,7 +88,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             else:
                 self.filters[name] = functools.partial(_refuse_filter, name)
         self.filters |= {"join": _join_filter, "replace": _replace_filter, "tojson": _to_json}
-        self.filters |= {CONCATENATE: _join_filter, TAKE: _take}
+        self.filters |= {CONCATENATE: _join_filter, TAKE: _take, BUILD: _count}
 
     def compile_source(self, source: str) -> jinja2.Template:
         """The template of a text. Raises what Jinja and Python raise, `SyntaxError` and `RecursionError` among others."""
@@ -95,15 +96,20 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         values = (left, right)
-        if operator == "+":
+        times = next((one for one in values if isinstance(one, int)), None)
+        repeated = next((one for one in values if isinstance(one, (str, list, tuple))), None)
+        if operator in "+-":
             _budget.get().spend(sum(map(_size, values)))
-        elif operator == "*" and any(isinstance(one, int) for one in values) and any(map(_size, values)):
-            _budget.get().spend(max(map(_size, values)) * max(0, *(one for one in values if isinstance(one, int))))
+        elif operator == "*" and times is not None and repeated is not None:
+            _budget.get().spend(_size(repeated) * max(0, times))
         else:
             small = all(isinstance(one, (int, float)) and abs(one) < MAX_NUMBER for one in values)
             if not small or (operator == "**" and abs(right) > MAX_EXPONENT):
                 raise SecurityError(f"{operator} is for small numbers alone")
         return super().call_binop(context, operator, left, right)
+
+    def call_unop(self, context: Context, operator: str, arg: Any) -> Any:
+        return _count(super().call_unop(context, operator, arg))
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         for kind, methods in _METHODS:
@@ -143,6 +149,15 @@ class _CountedOperators(NodeTransformer):
         borders = [one or nodes.Const(None) for one in (node.arg.start, node.arg.stop, node.arg.step)]
         return nodes.Filter(node.node, TAKE, borders, [], None, None, lineno=node.lineno)
 
+    def visit_List(self, node: nodes.List | nodes.Dict | nodes.Tuple) -> nodes.Node:
+        self.generic_visit(node)
+        return nodes.Filter(node, BUILD, [], [], None, None, lineno=node.lineno)
+
+    visit_Dict = visit_List
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
+        return self.visit_List(node) if node.ctx == "load" else self.generic_visit(node)
+
     def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:
         return nodes.Const(node.data, lineno=node.lineno)
 
@@ -150,11 +165,13 @@ class _CountedOperators(NodeTransformer):
 def _size(value: Any) -> int:
     if isinstance(value, str):
         return len(value)
-    return ITEM * len(value) if isinstance(value, (bytes, dict, list, tuple)) else 0
+    if isinstance(value, int):
+        return value.bit_length() // 32
+    return ITEM * len(value) if isinstance(value, (dict, list, tuple)) else 0
 
 
 def _count(value: Any) -> Any:
-    _budget.get().spend(_size(value))
+    _budget.get().spend(_size(value) + ITEM)
     return value
 
 

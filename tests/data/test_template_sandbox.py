@@ -30,10 +30,11 @@ def grow(start, step):
         "{% set x %}  {{ messages[0].content | upper }} text {% endset %}{{ x | trim }}{{ x.split() | length }}",
         "{% macro say(x) %}<{{ x }}>{{ caller() }}{% endmacro %}{% call say('a') %}b{% endcall %}",
         "{% filter upper %}text {{ 'more' | title }}{% endfilter %}",
-        "{{ '=' * 3 }}{{ [1, 'b'] * 2 }}{{ 7 // 2 }}{{ 7 % 2 }}{{ 2 ** 3 }}{{ [1] + [2.5, none, true] }}",
+        "{{ '=' * 3 }}{{ [1, 'b'] * 2 }}{{ 7 // 2 }}{{ 7 % 2 }}{{ 2 ** 3 }}{{ [1] + [2.5, none, true] }}{{ -3 - 1 }}",
         "{{ messages | tojson }}{{ {'b': 'é', 'a': [1]} | tojson(indent=2, sort_keys=true) }}{{ 'é' | tojson(true) }}",
         "{% for m in messages if m.role != 'x' %}{{ loop.index }}{% if loop.last %}{% break %}{% endif %}{% endfor %}",
         "{{ messages[0] }}{{ messages[0].get('content') }}{{ messages[0].items() | list }}{{ (1, 'a') }}",
+        "{% for k, v in {'a': (1, 2)}.items() %}{% set x, y = v %}{{ k }}{{ 2 in (1, 2) }}{{ x }}{{ {} }}{{ [] }}{% endfor %}",
         "{{ dict(a=1).a }}{{ [3, 1] | sort | first }}{{ 'a\\n' | e | trim }}{{ 'abcdef' | truncate(3, true, '') }}",
     ],
 )
@@ -62,6 +63,14 @@ def test_what_is_allowed_is_written_as_transformers_writes_it(source):
         (grow("['ab' * 1000000]", "ns.s + [ns.s[0] | upper]"), "more than"),
         (grow("['ab' * 1000000]", "ns.s + [ns.s[0].upper()]"), "more than"),
         ("{% set x %}{% for a in range(99999) %}" + "a" * 999 + "{% endfor %}{% endset %}", "more than"),
+        (
+            "{% set ns = namespace(s=[]) %}"
+            + "{% for i in range(99999) %}{% set ns.s = [ns.s, ("
+            + "i," * 999
+            + ")] %}{% endfor %}",
+            "more than",
+        ),
+        (grow("[('f' * 4000000) | int(base=16)]", "ns.s + [-ns.s[0]]"), "more than"),
         ("{{ [1] | batch(200000000, 0) | list | length }}", "filter batch"),
         ("{{ [1] | slice(60000000) | max }}", "filter slice"),
         ("{{ [[1]] | sum(start=[]) }}", "filter sum"),
@@ -93,7 +102,7 @@ def test_what_is_large_or_differs_by_process_is_refused(source, reason):
 
 @pytest.mark.parametrize(
     "source",
-    ["{% for a in [1] %}" * 25 + "{% endfor %}" * 25, "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "{{ ", "{{ 1 | nothing }}"],
+    ["{% for a in [1] %}" * 25 + "{% endfor %}" * 25, "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "{{ ", "{{ 1 | nothing }}", "{{ " + "-" * 5000 + "1 }}"],
 )  # fmt: skip
 def test_what_does_not_compile_is_a_message(source):
     with pytest.raises(ModelError, match="its chat template is no Jinja template"):
