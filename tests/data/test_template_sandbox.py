@@ -70,7 +70,7 @@ def test_what_is_allowed_is_written_as_transformers_writes_it(source):
             + ")] %}{% endfor %}",
             "more than",
         ),
-        (grow("[('f' * 4000000) | int(base=16)]", "ns.s + [-ns.s[0]]"), "more than"),
+        (grow("[('f' * 4000000) | int(base=16)]", "ns.s + [-ns.s[0]]").replace("60", "999"), "more than"),
         ("{{ [1] | batch(200000000, 0) | list | length }}", "filter batch"),
         ("{{ [1] | slice(60000000) | max }}", "filter slice"),
         ("{{ [[1]] | sum(start=[]) }}", "filter sum"),
