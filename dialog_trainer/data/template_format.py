@@ -42,6 +42,7 @@ from dialog_trainer.types import Dialogue, Role, Span, TokenContract, TokenSeque
 
 T = TypeVar("T")
 _ROLE_NAMES = {Role.SYSTEM: "system", Role.USER: "user", Role.ASSISTANT: "assistant"}
+_PASS = ": pass model.chat_format=separator"
 _REMEDY = "change the data, or pass model.chat_format=separator"
 # Roles with which a template is tried when it is loaded.
 _PROBES = (("user", "assistant"), ("user", "assistant", "user", "assistant"))
@@ -59,17 +60,17 @@ class TemplateFormat:
         if isinstance(source, dict):  # of several templates transformers takes that one
             source = source.get("default")
         if not isinstance(source, str):
-            raise ModelError("it has no chat template: pass model.chat_format=separator")
+            raise ModelError(f"it has no chat template{_PASS}")
         self.encoder, self.template = TextEncoder(hf_tokenizer.backend_tokenizer.to_str()), source
         try:
             chat_template = ChatTemplate(source, _special_texts(hf_tokenizer), day)
         except UnfinishedError:
             raise
         except ModelError as error:
-            raise ModelError(f"{error}: pass model.chat_format=separator") from None
+            raise ModelError(f"{error}{_PASS}") from None
         # Only a template with a clock depends on it.
         self.day = day if chat_template.has_clock else None
-        self._planner = SectionPlanner(chat_template, hf_tokenizer)
+        self._planner = SectionPlanner(chat_template, hf_tokenizer, self.encoder)
         try:
             probes = [
                 self._encode(_probe_turns(roles), list(range(len(roles))), self._kind(roles)) for roles in _PROBES
@@ -240,7 +241,9 @@ def choose_format(hf_tokenizer: PreTrainedTokenizerFast, day: date | None) -> Ch
         raise
     except ModelError as error:
         chosen = SeparatorFormat(hf_tokenizer)
-        note = f"model.chat_format=auto is separator: the model has a chat template, but {error}"
+        note = (
+            f"model.chat_format=auto is separator: the model has a chat template, but {str(error).removesuffix(_PASS)}"
+        )
     chosen.notes = (*chosen.notes, note)
     return chosen
 

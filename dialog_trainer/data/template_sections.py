@@ -46,12 +46,14 @@ class SectionPlanner:
     writes between the generation prompt and its text. `{% generation %}` marks go before that.
     """
 
-    def __init__(self, template: ChatTemplate, hf_tokenizer: PreTrainedTokenizerFast):
+    def __init__(self, template: ChatTemplate, hf_tokenizer: PreTrainedTokenizerFast, encoder: TextEncoder):
         self._template = template
         tokens = {token.content: (index, token) for index, token in hf_tokenizer.added_tokens_decoder.items()}
         self._special = {
             name: (index, token.lstrip, token.rstrip) for name, (index, token) in tokens.items() if is_control(token)
         }
+        found = {name: encoder.why_found_otherwise(token) for name, (_, token) in tokens.items()}
+        self._found_otherwise = {name: reason for name, reason in found.items() if reason and name in self._special}
         names = "|".join(re.escape(name) for name in sorted(self._special, key=len, reverse=True)) or "(?!)"
         self._end = re.compile(f"\\s*({names})")
         self._cut = re.compile(f"{PLACEHOLDER.pattern}|({names})")
@@ -198,6 +200,9 @@ class SectionPlanner:
                 strip = False
                 continue
             index, before, behind = self._special[sign[2]]
+            reason = self._found_otherwise.get(sign[2])
+            if reason:
+                raise TemplateRefusal(f"transformers finds its token {sign[2]} in another way: {reason}")
             while before and parts and parts[-1].turn is None:
                 text = parts[-1].text.rstrip()
                 parts[-1:] = [parts[-1]._replace(text=text)] if text else []
@@ -242,15 +247,20 @@ def encode_sections(
         [[part.text if part.turn is None else turn_texts[part.turn] for part in section.parts] for section in sections]
         for sections, turn_texts in zip(plans, texts, strict=True)
     ]
-    whole = {"".join(parts): None for row in filled for parts in row if parts}
-    encoded = dict(zip(whole, encoder.encode_with_ends(list(whole)), strict=True)) if whole else {}
+    # Before the first section of a dialogue there is no token.
+    joined = [[("".join(parts), number == 0) for number, parts in enumerate(row)] for row in filled]
+    encoded: dict[tuple[str, bool], tuple[list[int], list[int]]] = {}
+    for at_start in (True, False):
+        keys = list(dict.fromkeys(key for row in joined for key in row if key[0] and key[1] == at_start))
+        texts_of_keys = [text for text, _ in keys]
+        encoded |= zip(keys, encoder.encode_with_ends(texts_of_keys, at_start) if keys else (), strict=True)
     return [
         [
             group
-            for section, parts in zip(sections, row, strict=True)
-            for group in _group_tokens(encoder, section, parts, *encoded.get("".join(parts), ([], [])))
+            for section, parts, key in zip(sections, row, keys, strict=True)
+            for group in _group_tokens(encoder, section, parts, *encoded.get(key, ([], [])))
         ]
-        for sections, row in zip(plans, filled, strict=True)
+        for sections, row, keys in zip(plans, filled, joined, strict=True)
     ]
 
 

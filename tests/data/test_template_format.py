@@ -9,7 +9,7 @@ import pytest
 from helpers.templates import CHATML, MISTRAL, SHAPES, TEXTS, make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import pre_tokenizers
+from tokenizers import AddedToken, pre_tokenizers
 
 from dialog_trainer.data.template_format import TemplateFormat, choose_format
 from dialog_trainer.data.tokenizer import DialogueTokenizer
@@ -312,3 +312,22 @@ def test_reply_of_either_role_has_a_prompt():
         ids = encode(shape, turns)[0].ids
         assert ids[: len(prompt)] == prompt
         assert tokenizer.decode(ids[len(prompt) :]).strip().startswith(turns[2].text)
+
+
+def test_a_template_that_begins_with_text_marks_its_start():
+    """A tokenizer that marks the start of an input alone, before a template without a token there."""
+    hf_tokenizer = make_tokenizer("mistral")
+    hf_tokenizer.chat_template = MISTRAL.replace("{{ bos_token }}", "")
+    hf_tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="[", prepend_scheme="first")
+    chat_format = TemplateFormat(hf_tokenizer)
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Fine"}]
+    ((sequence,),) = chat_format.encode_dialogues([Dialogue("d", (Turn(U, "Hi"), Turn(A, "Fine")))], 100, "split")
+    assert sequence.ids == hf_tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
+
+
+def test_a_token_that_transformers_finds_otherwise_is_refused():
+    hf_tokenizer = make_tokenizer("chatml")
+    hf_tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<|odd|>", single_word=True)]})
+    hf_tokenizer.chat_template = CHATML.replace("'<|im_end|>'", "'<|odd|>'")
+    with pytest.raises(ModelError, match=r"<\|odd\|> in another way: .*single_word"):
+        TemplateFormat(hf_tokenizer)
