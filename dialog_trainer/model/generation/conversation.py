@@ -32,15 +32,16 @@ class Conversation:
 
         Raises `LineTooLong`, with the history unchanged.
         """
-        needed = len(self._encode([line]))
-        if needed > self._max_context_tokens:
-            raise LineTooLong(
-                f"that line takes {needed:,} tokens, and there is room for {self._max_context_tokens:,}: send a shorter one"
-            )
-        self._texts.append(line)
-        self._start = 0
-        while len(context := self._encode(self._texts[self._start :])) > self._max_context_tokens:
-            self._start += 2
+        texts, room = [*self._texts, line], self._max_context_tokens
+        # A line that may be too long alone is tried alone first: the history is not encoded with it.
+        start = 0 if len(line) <= room or len(self._encode([line])) <= room else len(texts) - 1
+        while len(context := self._encode(texts[start:])) > room:
+            if start == len(texts) - 1:
+                raise LineTooLong(
+                    f"that line takes {len(context):,} tokens, and there is room for {room:,}: send a shorter one"
+                )
+            start += 2
+        self._texts, self._start = texts, start
         return context
 
     def answer(self, reply: str) -> None:

@@ -75,5 +75,5 @@ def test_a_missing_split_names_the_option(dialog_trainer, tiny_options, jsonl_fo
     validate = ("mode=validate", f"resume_model_dir='{tmp_path}/runs/own'", "split=test")
     code, _, err = dialog_trainer(*validate)
     assert code == 2
-    assert "there is no test data: pass data.test_data_path=<file.jsonl>" in err
+    assert "there is no test data: pass data.test_data_path=<file, folder or pattern>" in err
     assert dialog_trainer(*validate, f"data.test_data_path='{jsonl_folder}/test.jsonl'")[0] == 0
