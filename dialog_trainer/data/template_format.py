@@ -78,9 +78,7 @@ class TemplateFormat:
             reply_ends = set.union(*(self._planner.find_ends(roles, "assistant") for roles in _PROBES))
             user_ends = set.union(*(self._planner.find_ends(roles, "user") for roles in _PROBES))
         except TemplateRefusal as error:
-            raise ModelError(
-                f"its chat template cannot be trained ({error}): pass model.chat_format=separator"
-            ) from None
+            raise ModelError(f"its chat template cannot be trained ({error}){_PASS}") from None
         self.has_system = self._takes_system()
         self.ended_roles = frozenset({Role.ASSISTANT, *([Role.USER] if user_ends else [])})
         end, pad, start = hf_tokenizer.eos_token_id, hf_tokenizer.pad_token_id, hf_tokenizer.bos_token_id

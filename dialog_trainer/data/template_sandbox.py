@@ -75,7 +75,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     intercepted_unops = frozenset({"+", "-"})
 
     def __init__(self, extensions: Sequence[type[Extension]]):
-        # Jinja computes constants while it compiles, before there is a budget, unless told not to.
+        # Jinja computes constants while it compiles, before there is a budget, unless this is set.
         super().__init__(
             trim_blocks=True, lstrip_blocks=True, extensions=extensions, optimized=False, finalize=_write_out
         )

@@ -25,7 +25,7 @@ from dialog_trainer.files import sha256_of_texts
 class Files:
     """Your own data: JSON lines, JSON, CSV, TSV or parquet, also compressed by gzip or zstandard.
 
-    A path is a file, a folder or a pattern. In a folder, the splits are told apart by the names of files and folders.
+    A path is a file, a folder or a pattern. In a folder, the names of files and folders say the split.
     Without validation data, the fraction `validation_share` of the training dialogues is held out, chosen by a hash of
     their text: copies of a dialogue are on the same side, in whatever order.
 

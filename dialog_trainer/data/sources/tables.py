@@ -48,7 +48,7 @@ def _read_records(lines: _Lines, path: Path, delimiter: str | None) -> Iterator[
         except csv.Error as error:
             yield reader.line_num, RowError(f"not CSV: {error}")
             continue
-        except RowError as error:  # nothing after it can be told apart
+        except RowError as error:  # where the next row starts is not known
             yield reader.line_num, error
             return
         lines.size = 0
