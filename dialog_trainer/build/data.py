@@ -23,6 +23,7 @@ from dialog_trainer.data.chat_format import ChatFormat, MakeFormat, SeparatorFor
 from dialog_trainer.data.contamination import GRAM_WORDS, MIN_JACCARD, WORD, Contamination, Overlap, find_contamination
 from dialog_trainer.data.dataset import SEQUENCE_FORMAT, DialogueDataset, TokenDataset, open_dialogues, open_tokens
 from dialog_trainer.data.packing import batch_to_device, pack_micro_batches
+from dialog_trainer.data.sources.protocol import DialogueSource
 from dialog_trainer.data.template_format import TemplateFormat, choose_format
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives
@@ -51,7 +52,7 @@ class Split:
 class FirstDialogues:
     """A source cut after its first `count` dialogues."""
 
-    source: Any
+    source: DialogueSource
     count: int
 
     def digest(self, split: str) -> str:
@@ -64,8 +65,22 @@ class FirstDialogues:
         return itertools.islice(self.source.dialogues(split), self.count)
 
 
+def find_final_split(config: Config) -> str:
+    """The split to score a finished run on: test, where the source has one."""
+    try:
+        _make_source(config).describe("test")
+    except Exception:  # a source may be the user's own code, and a run that is done must end well
+        return "validation"
+    return "test"
+
+
+def _make_source(config: Config) -> DialogueSource:
+    source: DialogueSource = instantiate(config.data.target, config.data.arguments, "data", given=0)()
+    return source
+
+
 def load_dialogues(config: Config, split: str, say: Say) -> DialogueDataset:
-    source = instantiate(config.data.target, config.data.arguments, "data", given=0)()
+    source = _make_source(config)
     limit = {"train": config.data.max_train_dialogues, "validation": config.data.max_validation_dialogues}.get(split)
     if limit:
         source = FirstDialogues(source, limit)

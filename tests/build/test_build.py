@@ -227,3 +227,20 @@ def test_the_digest_of_the_data_knows_which_dialogues_are_left_out(config, token
     assert digests[1] == digests[2]
     assert len({digest["data"] for digest in digests}) == 3
     assert len({digest["schedule"] for digest in digests}) == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "split"),
+    [
+        (["train.jsonl", "validation.jsonl", "test.jsonl"], ["data.train_data_path={folder}"], "test"),
+        (["train.jsonl", "validation.jsonl"], ["data.train_data_path={folder}"], "validation"),
+        (["train.jsonl"], ["data.train_data_path={folder}/train.jsonl"], "validation"),
+        (["a.jsonl", "b.jsonl"], ["data.train_data_path={folder}/a.jsonl", "data.test_data_path={folder}/b.jsonl"], "test"),
+    ],
+    ids=["folder with test", "folder without test", "one file", "typed test"],
+)  # fmt: skip
+def test_a_finished_run_is_scored_on_test_where_there_is_one(tmp_path, files, options, split):
+    for name in files:
+        (tmp_path / name).write_text('{"turns": ["Hi .", "Hello !"]}\n')
+    typed = [option.format(folder=tmp_path).replace("=", "='", 1) + "'" for option in options]
+    assert data.find_final_split(compose_config("data=files", *typed)) == split

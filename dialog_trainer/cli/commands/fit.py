@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel
 
-from dialog_trainer.build.data import report_contamination, tokenize_split
+from dialog_trainer.build.data import find_final_split, report_contamination, tokenize_split
 from dialog_trainer.build.evaluation import resolve_word_tokenizer
 from dialog_trainer.build.mask import (
     build_mask,
@@ -188,14 +188,11 @@ def _fit(folder: Path, parts: TrainingParts, state: TrainingState, console: RunC
             run.wait_for_save()
         finally:
             run.finish_figures()
-    for line in closing_lines(folder, outcome, state.step, state.best, final_split(config), launch_options(config)):
+    for line in closing_lines(
+        folder, outcome, state.step, state.best, find_final_split(config), launch_options(config)
+    ):
         say(line)
     return int(collectives.all_reduce_max(stop.exit_code)) if outcome == "interrupted" else 0
-
-
-def final_split(config: Config) -> str:
-    """The split to score a finished run on."""
-    return "validation" if config.data.arguments.get("test_data_path", "-") is None else "test"
 
 
 def _open_figures(folder: Path, parts: TrainingParts, say: Say) -> TrainingFigures | None:

@@ -22,12 +22,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from dialog_trainer.build.data import load_dialogues
+from dialog_trainer.build.data import find_final_split, load_dialogues
 from dialog_trainer.build.model import load_saved_model
 from dialog_trainer.cli.commands.fit import (
     begin_training,
     build_parts,
-    final_split,
     fit,
     fix_schedule_steps,
     lock_for_all_ranks,
@@ -173,7 +172,7 @@ def _close_again(folder: Path, job: Job, state: TrainingState, outcome: str, say
             draw_finished_run(folder, job.config)
         except OSError as error:
             say(f"note: the figures could not be drawn: {error}")
-    for line in closing_lines(folder, outcome, state.step, state.best, final_split(job.config)):
+    for line in closing_lines(folder, outcome, state.step, state.best, find_final_split(job.config)):
         say(line)
     return 0
 
