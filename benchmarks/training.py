@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def run_measurements(arguments: argparse.Namespace) -> dict[str, Any]:
-    settings = {key: getattr(arguments, key) for key in ("batch_size", "rounds", "precision")}
+    settings = {key: getattr(arguments, key) for key in ("batch_size", "rounds", "precision", "lora")}
     out: dict[str, Any] = machine.describe(arguments.threads, settings) | {"steps": []}
     print(", ".join(f"{key} {value}" for key, value in out["machine"].items()), flush=True)
     with tempfile.TemporaryDirectory(prefix="dialog-trainer-bench-") as name:
@@ -95,6 +95,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max-len", nargs="+", type=int, default=[128])
     parser.add_argument("--dropout", nargs="+", type=float, default=[0.1])
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--lora", action="store_true", help="train an adapter: ours, hf and hf-best alone can")
     parser.add_argument("--batch-size", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, help=f"batches in a round, at most 50; default: by size {STEPS}")
@@ -130,7 +131,7 @@ def build_job(arguments: argparse.Namespace, max_len: int, dropout: float) -> di
     return {
         "max_len": max_len, "dropout": dropout, "precision": arguments.precision, "batch_size": arguments.batch_size,
         "lr": 1e-4, "weight_decay": 0.01, "max_grad_norm": 1.0, "threads": arguments.threads, "order": "given",
-        "best": False, "padding_free": False, "overrides": [],
+        "best": False, "padding_free": False, "lora": arguments.lora, "overrides": [],
     }  # fmt: skip
 
 

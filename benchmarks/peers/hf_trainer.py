@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 from peers import material
 from peers.gate import Gate
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -50,7 +51,16 @@ def model_of(job: dict[str, Any]):
     folder = Path(job["folder"]) / "model"
     dropouts = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), job["dropout"])
     config = AutoConfig.from_pretrained(folder, **dropouts)
-    return AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
+    return add_lora(model, job["dropout"]) if job["lora"] else model
+
+
+def add_lora(model, dropout: float):
+    """The adapter of conf/model/adapter/lora.yaml, by peft."""
+    return get_peft_model(
+        model,
+        LoraConfig(r=16, lora_alpha=32, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
 
 
 def tokenizer_of(job: dict[str, Any]):

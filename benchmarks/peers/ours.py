@@ -45,7 +45,7 @@ def overrides_of(job: dict) -> list[str]:
         "optim=adamw", f"optim.lr0={job['lr']}", f"optim.weight_decay={job['weight_decay']}", "scheduler=constant",
         "scheduler.warmup_steps=0", f"max_grad_norm={job['max_grad_norm']}", f"precision={job['precision']}",
         f"steps={NEVER}", f"validate_every_n_steps={NEVER}", f"project='{folder / 'runs'}'", "name=run",
-        *job["overrides"],
+        *(["model/adapter=lora", f"model.adapter.dropout={job['dropout']}"] if job["lora"] else []), *job["overrides"],
     ]  # fmt: skip
     return list({text.split("=", 1)[0]: text for text in found}.values())
 
