@@ -32,8 +32,9 @@ from dialog_trainer.data.template_cuts import (
     keep_end_of_turns,
     mark_repeated,
 )
+from dialog_trainer.data.template_encoding import encode_sections
 from dialog_trainer.data.template_layout import ChatTemplate, TemplateRefusal, placeholder
-from dialog_trainer.data.template_sections import Section, SectionPlanner, encode_sections
+from dialog_trainer.data.template_sections import Section, SectionPlanner
 from dialog_trainer.data.text_encoder import TextEncoder, UnfinishedError
 from dialog_trainer.data.truncation import keep_first
 from dialog_trainer.errors import DataError, ModelError
@@ -79,6 +80,7 @@ class TemplateFormat:
             user_ends = set.union(*(self._planner.find_ends(roles, "user") for roles in _PROBES))
         except TemplateRefusal as error:
             raise ModelError(f"its chat template cannot be trained ({error}){_PASS}") from None
+        self.notes = tuple(filter(None, [self._planner.describe_open_thoughts()]))
         self.has_system = self._takes_system()
         self.ended_roles = frozenset({Role.ASSISTANT, *([Role.USER] if user_ends else [])})
         end, pad, start = hf_tokenizer.eos_token_id, hf_tokenizer.pad_token_id, hf_tokenizer.bos_token_id

@@ -1,8 +1,4 @@
-"""From the layout of a chat template to tokens: what stands between two special tokens is encoded as one text.
-
-That gives the ids of transformers' `apply_chat_template`, except where a text holds the name of a special token, which
-stays characters here.
-"""
+"""Divides the layout of a chat template into sections: its special tokens, and the characters between them."""
 
 from __future__ import annotations
 
@@ -19,6 +15,7 @@ from dialog_trainer.data.text_encoder import TextEncoder, is_control
 
 # Plans that are kept: dialogues with the same roles share one.
 MAX_PLANS = 4096
+_OPEN_THOUGHTS = re.compile(r"(<(?:think|thinking|thought|reasoning)>)\s*$")
 
 
 class Part(NamedTuple):
@@ -101,6 +98,14 @@ class SectionPlanner:
         if role != "assistant":
             turns = [turn for turn in turns if self._end.match(text, _end_of_text(text, turn))]
         return {self._special[self._find_end(text, turn)][0] for turn in turns}
+
+    def describe_open_thoughts(self) -> str | None:
+        """A note on a template whose generation prompt begins the thoughts of a reasoning model, and ends in them."""
+        opened = _OPEN_THOUGHTS.search(self._prompt(("user",)))
+        return opened and (
+            f"the chat template opens a reply with {opened[1]}, and dialogues have no thoughts: replies are trained right "
+            "behind it, as a chat generates them; a program that hides thoughts would hide them"
+        )
 
     def find_changed_turns(self, dialogues: Sequence[tuple[tuple[str, ...], Sequence[str]]]) -> list[int | None]:
         """For the roles and texts of each dialogue, the first turn whose text the template does not write as it is."""
@@ -233,57 +238,6 @@ class SectionPlanner:
             if inside:
                 own(start, end, inside[-1])
         return owners
-
-
-def encode_sections(
-    encoder: TextEncoder, plans: Sequence[Sequence[Section]], texts: Sequence[Sequence[str]]
-) -> list[list[tuple[int | None, list[int]]]]:
-    """The tokens of each plan, whose turns have these `texts`, as groups `(owner, ids)`. Raises `ModelError`.
-
-    A token belongs to the part that holds its last character. But no token reaches from a prompt into a reply, which a
-    chat encodes and generates apart: there the section is encoded in two.
-    """
-    filled = [
-        [[part.text if part.turn is None else turn_texts[part.turn] for part in section.parts] for section in sections]
-        for sections, turn_texts in zip(plans, texts, strict=True)
-    ]
-    # Before the first section of a dialogue there is no token.
-    joined = [[("".join(parts), number == 0) for number, parts in enumerate(row)] for row in filled]
-    encoded: dict[tuple[str, bool], tuple[list[int], list[int]]] = {}
-    for at_start in (True, False):
-        keys = list(dict.fromkeys(key for row in joined for key in row if key[0] and key[1] == at_start))
-        texts_of_keys = [text for text, _ in keys]
-        encoded |= zip(keys, encoder.encode_with_ends(texts_of_keys, at_start) if keys else (), strict=True)
-    return [
-        [
-            group
-            for section, parts, key in zip(sections, row, keys, strict=True)
-            for group in _group_tokens(encoder, section, parts, *encoded.get(key, ([], [])))
-        ]
-        for sections, row, keys in zip(plans, filled, joined, strict=True)
-    ]
-
-
-def _group_tokens(
-    encoder: TextEncoder, section: Section, parts: Sequence[str], ids: list[int], ends: list[int]
-) -> list[tuple[int | None, list[int]]]:
-    if section.special is not None:
-        return [(section.owner, [section.special])]
-    groups, first, border = [], 0, 0
-    for number, (part, text) in enumerate(zip(section.parts, parts, strict=True)):
-        if part.opens_reply and (first == 0 or ends[first - 1] != border):
-            before, behind = "".join(parts[:number]), "".join(parts[number:])
-            (left, left_ends), (right, right_ends) = encoder.encode_with_ends([before, behind])
-            ids, ends = left + right, [*left_ends, *(border + end for end in right_ends)]
-            groups, first = (
-                _group_tokens(encoder, Section(section.parts[:number], None, None), parts[:number], left, left_ends),
-                len(left),
-            )
-        border += len(text)
-        end = len(ids) if number == len(parts) - 1 else bisect_right(ends, border)
-        groups.append((part.owner, ids[first:end]))
-        first = end
-    return groups
 
 
 def _end_of_text(text: str, turn: int) -> int:

@@ -181,6 +181,17 @@ def test_a_text_that_the_template_changes_is_named():
     assert encode("chatml", turns)
 
 
+def test_a_prompt_that_opens_thoughts_is_noted():
+    hf_tokenizer = make_tokenizer("chatml")
+    hf_tokenizer.chat_template = CHATML.replace("assistant\n' }}{% endif", "assistant\n<think>\n' }}{% endif")
+    chat_format = TemplateFormat(hf_tokenizer)
+    ((sequence,),) = chat_format.encode_dialogues([Dialogue("d", turns_of(U, A))], 100, "split")
+    before = [token for span in sequence.spans for token in span.ids if span.role != Role.ASSISTANT]
+    assert hf_tokenizer.decode(before).endswith("assistant\n<think>\n")
+    assert "opens a reply with <think>" in chat_format.notes[0]
+    assert TemplateFormat(make_tokenizer("chatml")).notes == TemplateFormat(make_tokenizer("qwen3")).notes == ()
+
+
 CHANGES = ["m.content | lower", "m.content[:5]", "m.content.split() | join(' ')", "m.content | replace('fine', 'x')"]
 
 
