@@ -48,7 +48,7 @@ SECTIONS = {
         "micro_batch_tokens", "activation_checkpointing",
     ),
 }  # fmt: skip
-_GROUPS = {
+GROUPS = {
     "model": "Model", "data": "Dialogues", "optim": "Optimizer", "scheduler": "Learning rate",
     "mask_schedule": "Mask: which turns carry the loss, and when", "metrics": "Scores and curves",
     "resume": "Resume", "chat": "Chat", "figures": "Figures", "logger": "Tracker besides metrics.jsonl",
@@ -72,8 +72,8 @@ def format_help(conf: Path, choices: Mapping[str, list[str]], overrides: list[st
     values = read_values(conf, chosen)
     for title, keys in SECTIONS.items():
         lines += ["", title, *_option_lines([settings(Config)[key] for key in keys], values, width)]
-    for group, title in _GROUPS.items():
-        lines += ["", f"{title} (group {group})", *_option_lines(_settings_of(group, values), values, width)]
+    for group, title in GROUPS.items():
+        lines += ["", f"{title} (group {group})", *_option_lines(settings_of(group, values), values, width)]
     return "\n".join([*lines, "", EXAMPLES])
 
 
@@ -101,7 +101,8 @@ def read_values(conf: Path, chosen: Mapping[str, str]) -> dict[str, Any]:
     return flatten(tree, frozenset({"metrics.best"}))
 
 
-def _settings_of(group: str, values: Mapping[str, Any]) -> list[Setting]:
+def settings_of(group: str, values: Mapping[str, Any]) -> list[Setting]:
+    """The options of a group that are among `values`, those of its chosen target included."""
     record = groups(Config)[group]
     found = {key: setting for key, setting in all_settings(Config).items() if key.startswith(f"{group}.")}
     if issubclass(record, OpenGroup):
@@ -118,7 +119,7 @@ def _flag_lines(width: int) -> Iterator[str]:
 
 
 def _group_lines(choices: Mapping[str, list[str]], chosen: Mapping[str, str], width: int) -> Iterator[str]:
-    for group in (*_GROUPS, *sorted(choices.keys() - _GROUPS)):
+    for group in (*GROUPS, *sorted(choices.keys() - GROUPS)):
         names = choices.get(group, [])
         if names in ([], ["default"]):
             continue
@@ -129,7 +130,9 @@ def _group_lines(choices: Mapping[str, list[str]], chosen: Mapping[str, str], wi
 def _option_lines(listed: list[Setting], values: Mapping[str, Any], width: int) -> Iterator[str]:
     for setting in listed:
         yield from _two_columns(
-            f"{setting.key}={_show(values.get(setting.key))}", f"{setting.description} [{short_range(setting)}]", width
+            f"{setting.key}={show_default(values.get(setting.key))}",
+            f"{setting.description} [{short_range(setting)}]",
+            width,
         )
 
 
@@ -140,7 +143,8 @@ def _two_columns(left: str, right: str, width: int) -> list[str]:
     return [*first, *(" " * _WIDTH + line for line in lines[1:])]
 
 
-def _show(value: Any) -> str:
+def show_default(value: Any) -> str:
+    """A value as it is typed on the command line."""
     if isinstance(value, str):
         return value
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).replace("\n...", "").strip()
