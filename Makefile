@@ -3,17 +3,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/dialog-trainer
 STAMP := $(VENV)/.installed
+# pinned: the versions of constraints.txt; newest: what pip resolves today; lowest: the oldest that pyproject.toml allows.
+VERSIONS ?= pinned
 
-.PHONY: help install demo demo-lora demo-scratch test test-fast lint check-extras torture bench bench-start bench-quick bench-processes gpu-check clean
+.PHONY: help install demo demo-lora demo-scratch test test-fast lint check-extras docs release-check torture bench bench-start bench-quick bench-processes gpu-check clean
 
 help: ## Show these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
 
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+EXTRAS := --editable '.[demo,dev]'
+INSTALL_pinned = $(PIP) "$$(grep '^torch==' constraints.txt)" && $(PIP) --constraint constraints.txt $(EXTRAS)
+INSTALL_newest = $(PIP) $(EXTRAS)
+INSTALL_lowest = $(PIP) uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --resolution lowest-direct $(EXTRAS)
+
 $(STAMP): pyproject.toml constraints.txt
 	@echo "installing into $(VENV): a few minutes, most of them for torch"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev]'
+	$(INSTALL_$(VERSIONS))
 	@touch $@
 
 install: $(STAMP) ## Make .venv and install the package with the pinned versions
@@ -79,6 +86,12 @@ check-extras: $(STAMP) ## Check that each extra resolves with the pinned version
 		echo "extra $$extra"; \
 		$(BIN)/python -m pip install --dry-run --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$$extra]" || exit 1; \
 	done
+
+docs: $(STAMP) ## Write docs/options.md from the schema and conf/
+	$(BIN)/python -m dialog_trainer.cli.reference > docs/options.md.new && mv docs/options.md.new docs/options.md
+
+release-check: $(STAMP) ## Build wheel and sdist, install each outside the checkout, and train a run there (a few minutes)
+	.ci/release-check $(CURDIR)/$(BIN)/python $(PYTHON)
 
 torture: $(STAMP) ## Kill, damage, fill and attack small runs, and write docs/reliability.md (half an hour; TORTURE_SCALE=0.1)
 	$(BIN)/python -m tests.torture
