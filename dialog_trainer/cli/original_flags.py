@@ -28,7 +28,7 @@ KEYS = {
     "lr0": "optim.lr0", "lrf": "scheduler.lrf", "warmup_steps": "scheduler.warmup_steps",
     "common": "metrics.common", "metrics": "metrics.names",
 }  # fmt: skip
-_TAKEN = {
+TAKEN = {
     *KEYS, "scheduler_type", "dailydialog_train", "dailydialog_dataset.path",
     *(f"CUSTOM.{split}_data_path" for split in ("train", "validation", "test")),
 }  # fmt: skip
@@ -113,7 +113,7 @@ def _read_config(path: str, notes: list[str]) -> list[str]:
         notes.append(f"--config {path or '<file>'} cannot be read ({reason}): its options are missing above")
         return []
     values = flatten({key: value for key, value in tree.items() if isinstance(key, str)})
-    unknown = [key for key in values if key not in (*_TAKEN, *_WRITTEN)]
+    unknown = [key for key in values if key not in (*TAKEN, *_WRITTEN)]
     if unknown:
         notes.append(f"not known here, left out: {', '.join(unknown)}")
     if values.get("workers") == 0:
