@@ -1,8 +1,6 @@
 """`conf/`: every choice composes, keeps the schema and builds; the comments are held by test_schema."""
 
 import itertools
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +13,6 @@ from dialog_trainer.build.model import build_model
 from dialog_trainer.build.optimization import build_optimizer, choose_learning_rate, plan_training
 from dialog_trainer.cli.compose import compose_runs
 from dialog_trainer.cli.conf import GLOBAL_GROUPS, list_choices
-from dialog_trainer.config.schema import Config
-from dialog_trainer.config.table import all_settings
-from dialog_trainer.config.versions import ALIASES
 from dialog_trainer.metrics.registry import SCORE_NAMES
 from dialog_trainer.model.loading import build_from_scratch
 from dialog_trainer.types import Role
@@ -160,17 +155,6 @@ def test_models_are_built(tokenizer, tmp_path):
         say,
     )
     assert (loaded.config.n_embd, loaded.config.resid_pdrop) == (8, 0.25)
-
-
-def test_the_options_that_the_readme_names_exist():
-    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    typed = {
-        key
-        for line in re.findall(r"^    python -m dialog_trainer(.*)", text, flags=re.M)
-        for key in re.findall(r" ([\w.]+)=", line)
-    }
-    assert len(typed) > 8
-    assert typed <= {*all_settings(Config), *ALIASES, *CHOICES}
 
 
 def test_small_configurations_for_finding_errors():
