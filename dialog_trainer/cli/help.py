@@ -44,7 +44,7 @@ SECTIONS = {
         "resume_model_dir", "load_model_type", "split", "compare_with", "ui", "progress", "inspect_dialogues",
     ),
     "Devices, precision and memory (group runtime)": (
-        "device", "processes", "port", "parallel", "distributed_timeout_seconds", "precision", "compile",
+        "device", "processes", "threads", "port", "parallel", "distributed_timeout_seconds", "precision", "compile",
         "micro_batch_tokens", "activation_checkpointing",
     ),
 }  # fmt: skip

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
     from dialog_trainer.distributed.store import ControlStore
     from dialog_trainer.reporting.terminal import RunConsole
 
-# Set before torch makes its first tensor. Deterministic CUDA kernels need the first; with the second, large CPU tensors
-# start at multiples of 2 MiB, in pages of that size: 0.1 to 0.3 of 4.7 GB less is lost between them at 124 M.
+# Set before torch is imported. Deterministic CUDA kernels need the first; with the second, large CPU tensors start at
+# multiples of 2 MiB, in pages of that size: 0.1 to 0.3 of 4.7 GB less is lost between them at 124 M.
 READ_BY_TORCH = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "THP_MEM_ALLOC_ENABLE": "1"}
+# A thread that waits for another one gives its core away at once, in GNU's OpenMP and in LLVM's or Intel's. By default it
+# spins for milliseconds: on a machine with other busy programs it spins away the time that the other thread needs.
+WAITING = {"GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 # Without a reachable hub its client retries for a minute; a connection attempt first lets it use its cache, or fail, at once.
 CONNECT_SECONDS = 3.0
 SLOW_SECONDS = 2.0
@@ -37,9 +41,17 @@ PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 def rendezvous(rank_info: RankInfo) -> ControlStore:
     """The control store of the torchrun or Slurm job that this process is a rank of."""
+    set_environment()
     from dialog_trainer.distributed.launcher import open_environment_store
 
     return open_environment_store(rank_info)
+
+
+def set_environment() -> None:
+    """Sets what torch and OpenMP read as they are loaded, here and in spawned processes, where the user has not."""
+    waiting = {} if {"OMP_WAIT_POLICY", *WAITING} & os.environ.keys() else WAITING
+    for name, value in (READ_BY_TORCH | waiting).items():
+        os.environ.setdefault(name, value)
 
 
 def run_job(job: Job, store: ControlStore | None = None, arguments: Sequence[str] = ()) -> int:
@@ -47,6 +59,7 @@ def run_job(job: Job, store: ControlStore | None = None, arguments: Sequence[str
 
     `arguments` are those of the command line: the same on all ranks.
     """
+    set_environment()
     world_size = store.rank_info.size if store else count_processes(job.config)
     errors = find_process_errors(job.config, world_size, started=store is not None)
     if errors:
@@ -92,19 +105,20 @@ def _run_in_group(store: ControlStore, text: str, arguments: Sequence[str] = ())
 
 def _run(job: Job) -> int:
     console = _set_up_process(job.config)
+    from dialog_trainer.build.threads import set_threads
     from dialog_trainer.distributed import collectives
+    from dialog_trainer.reporting.console import make_printer
 
     if not collectives.is_rank0():
         console.quiet = True
-    return job.config.command.load()(job, console)
+    config = set_threads(job, make_printer(console))
+    return config.command.load()(replace(job, config=config), console)
 
 
 def _set_up_process(config: Config) -> RunConsole:
     if needs_hub(config):
         with announce_if_slow("looking for the hub, as the model or the data are not on this machine"):
             go_offline_if_unreachable()
-    for name, value in READ_BY_TORCH.items():
-        os.environ.setdefault(name, value)
     with announce_if_slow("importing torch and transformers"):
         _import_commands()
     from dialog_trainer.model.kernels.malloc import keep_freed_memory

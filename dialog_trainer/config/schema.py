@@ -150,6 +150,9 @@ class Config(Record):
         "CPU processes that share each batch and each validation. On GPUs there is one for each device named.",
         "inexact",
     )
+    threads: Annotated[Whole, Ge(1), Le(1024)] | None = setting(
+        "CPU threads of each process. null: its part of the cores, fixed at the start.", "inexact", when_absent=None
+    )
     port: Annotated[Whole, Ge(1024), Le(65535)] | None = setting(
         "TCP port of the rendezvous of one machine's processes. null: a file instead of a port.", per_command=True
     )
