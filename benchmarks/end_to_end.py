@@ -156,7 +156,7 @@ def _peak_memory(folder: Path, train: Path, held_out: Path) -> tuple[float, floa
     overrides = (
         "model=gpt2_tiny", "data=jsonl", f"data.train_data_path={train}", f"data.validation_data_path={held_out}",
         f"data.cache_dir={folder / 'memory'}", f"project={folder / 'runs'}", "steps=200", "metrics.max_dialogues=10",
-        "data.workers=1",
+        "data.workers=1", "precision=fp32",
     )  # fmt: skip
     resident = anonymous = 0.0
     with subprocess.Popen(command(*overrides), stdout=subprocess.DEVNULL) as process:

@@ -72,6 +72,7 @@ def main() -> None:
             model_options(arguments.size, folder),
             folder,
             "device=cpu",
+            "precision=fp32",
             "model.dropout=0.1",
             "batch_size=24",
             "train_user_turn_mask_step=0",

@@ -159,7 +159,7 @@ def run_options(folder: Path, steps: int, model: Path | None = None) -> list[str
         f"data.validation_data_path='{folder / 'validation.jsonl'}'", f"data.cache_dir='{folder / 'cache'}'",
         "data.workers=1", "train_user_turn_mask_step=0", "seed=0", f"batch_size={BATCH_SIZE}", "device=cpu",
         f"steps={steps}", f"validate_every_n_steps={ours.NEVER}", "metrics.max_dialogues=1", "metrics.max_new_tokens=2",
-        f"project='{folder / 'runs'}'", "name=quick",
+        f"project='{folder / 'runs'}'", "name=quick", "precision=fp32",
     ]  # fmt: skip
 
 

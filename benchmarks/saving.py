@@ -58,7 +58,7 @@ def run(folder: Path, way: str, name: str) -> tuple[float, float]:
         "model=gpt2_tiny", "model.layers=6", "model.heads=6", "model.width=384", "data=jsonl", f"project={folder}/runs",
         f"data.train_data_path={folder}/train.jsonl", f"data.validation_data_path={folder}/validation.jsonl",
         f"data.cache_dir={folder}/cache", f"name={name}", f"steps={STEPS}", "batch_size=24", "device=cpu",
-        "figures.enabled=false", "prediction_print_n=0", f"validate_every_n_steps={STEPS}",
+        "precision=fp32", "figures.enabled=false", "prediction_print_n=0", f"validate_every_n_steps={STEPS}",
         *([] if way == "no saves" else [f"save_every_n_steps={EVERY}"]),
     ]  # fmt: skip
     done = subprocess.run(

@@ -142,7 +142,7 @@ def options_of_a_tiny_run(dialogues: Path, folder: Path) -> list[str]:
         "model.max_len=48", "model.vocab_size=300", "data=dailydialog", f"data.path='{dialogues}'",
         "batch_size=8", "steps=6", "scheduler.warmup_steps=2", "optim.lr0=1e-2", "prediction_print_n=1",
         "metrics.max_dialogues=2", "metrics.max_new_tokens=6", "micro_batch_tokens=128", f"project='{folder}/runs'",
-        "name=run", "device=cpu", "figures.enabled=false",
+        "name=run", "device=cpu", "precision=fp32", "figures.enabled=false",
     ]  # fmt: skip
 
 

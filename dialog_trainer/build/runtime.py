@@ -61,7 +61,7 @@ def select_device(config: Config) -> torch.device:
             here = f" for {collectives.local_size()} processes on this machine" if collectives.local_size() > 1 else ""
             raise ConfigError([f"device={show(config.device)}: {there}{here}; use device=auto or device=cpu"])
         device = torch.device("cuda", indices[collectives.local_rank()])
-        if config.precision == "bf16" and torch.cuda.get_device_capability(device) < (8, 0):
+        if config.precision == "bf16" and config.command.trains and torch.cuda.get_device_capability(device) < (8, 0):
             name = torch.cuda.get_device_name(device)
             raise ConfigError(
                 [f"precision=bf16: {name} has no arithmetic for it; use precision=fp16 or precision=fp32"]
@@ -73,7 +73,10 @@ def select_device(config: Config) -> torch.device:
 
 
 def build_autocast(config: Config, device: torch.device) -> Callable[[], AbstractContextManager[None]]:
-    """Makes the autocast context (mixed precision: bf16 or fp16 activations, fp32 weights) of `precision` on this device."""
+    """Makes the autocast context (mixed precision: bf16 or fp16 activations, fp32 weights) of `precision` on this device.
+
+    `precision=auto` must be resolved.
+    """
     if config.precision == "fp32":
         return contextlib.nullcontext
     return partial(torch.autocast, device.type, dtype=_DTYPES[config.precision])

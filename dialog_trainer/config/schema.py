@@ -163,8 +163,8 @@ class Config(Record):
     distributed_timeout_seconds: Positive = setting(
         "Seconds after which a process that does not answer ends the run.", per_command=True
     )
-    precision: Literal["fp32", "bf16", "fp16"] = setting(
-        "Autocast precision of the forward pass; weights and optimizer stay fp32, and fp16 uses a loss scale.",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "Autocast precision of training; weights and scores stay fp32. auto: bf16 where it is native and faster.",
         "inexact",
     )
     compile: Compile = setting(

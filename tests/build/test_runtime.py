@@ -27,7 +27,7 @@ from tests.helpers.configs import compose_config
 
 @pytest.fixture
 def config(jsonl_folder):
-    return compose_config("data=dailydialog", f"data.path='{jsonl_folder}'", "model=gpt2_tiny")
+    return compose_config("data=dailydialog", f"data.path='{jsonl_folder}'", "model=gpt2_tiny", "precision=fp32")
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def runs(jsonl_folder, tmp_path_factory) -> Path:
         "model.max_len=96", "model.vocab_size=300", "data=dailydialog", f"data.path='{jsonl_folder}'", "batch_size=19",
         "scheduler.warmup_steps=2", "optim.lr0=1e-2", "prediction_print_n=1", "metrics.max_dialogues=2",
         "metrics.max_new_tokens=6", "micro_batch_tokens=256", "validate_every_n_steps=9999", f"project='{folder}'",
-        "device=cpu", "seed=3",
+        "device=cpu", "precision=fp32", "seed=3",
     ]  # fmt: skip
 
     def trained(size):

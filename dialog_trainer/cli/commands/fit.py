@@ -24,6 +24,7 @@ from dialog_trainer.build.mask import (
 )
 from dialog_trainer.build.model import digest_weights
 from dialog_trainer.build.optimization import build_optimizer, plan_training, resolve_learning_rate
+from dialog_trainer.build.precision import resolve_precision
 from dialog_trainer.build.runtime import (
     build_autocast,
     build_grad_scaler,
@@ -119,6 +120,7 @@ def build_parts(
     shared = {"training data and mask": digest["whole"], "validation data": validation.digest}
     collectives.assert_same_on_all_ranks(shared | {"weights": digest_weights(model)}, "give all the same files")
     config = resolve_learning_rate(config, say)
+    config = resolve_precision(config, model, device, say)
     config = resolve_compile(config, model, device, say)
     loss = parallelize_loss(config, model, device)
     optimizer, scaler = build_optimizer(config, model), build_grad_scaler(config, device)

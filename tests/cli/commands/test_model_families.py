@@ -44,7 +44,7 @@ def run_options(tokenizer, tmp_path, jsonl_folder):
             "data=dailydialog", f"data.path='{jsonl_folder}'", "batch_size=4", "schedule_steps=6", "steps=6",
             "scheduler.warmup_steps=0", "optim.lr0=1e-2", "metrics.max_dialogues=1", "metrics.max_new_tokens=4",
             "prediction_print_n=0", "micro_batch_tokens=256", f"project='{tmp_path}/runs'", "device=cpu",
-            "figures.enabled=false", "validate_every_n_steps=3", *(["model.adapter.dropout=0.1"] if adapter == "lora" else []),
+            "precision=fp32", "figures.enabled=false", "validate_every_n_steps=3", *(["model.adapter.dropout=0.1"] if adapter == "lora" else []),
         ]  # fmt: skip
 
     return options

@@ -79,6 +79,7 @@ def resume(dialog_trainer):
         (12, 7, ("optim=sgd", "optim.lr0=0.1", "scheduler=linear")),
         (12, 5, ("optim=adam", "scheduler=constant", "data.truncation=keep_start")),
         (12, 9, ("max_grad_norm=null", "train_user_turn_mask_step=0", "data.truncation=keep_end")),
+        (6, 3, ("precision=bf16",)),
     ],
 )
 def test_stopped_and_resumed_equals_straight(train, resume, steps, stop, options):

@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import save_file
 
+from dialog_trainer.build.evaluation import run_validation
 from dialog_trainer.cli.commands import saving
 from dialog_trainer.training import checkpoint
 from dialog_trainer.training.checkpoint_directory import find_checkpoint
@@ -357,9 +359,17 @@ def test_a_warmup_longer_than_the_run_is_said_in_one_line(train):
     assert out.count("note: the warm-up (scheduler.warmup_steps=9) is longer than the run (steps=2)") == 1
 
 
-def test_bf16_runs_and_stays_near_fp32(train, tmp_path):
+def test_bf16_runs_and_stays_near_fp32(train, tmp_path, monkeypatch):
     train("model.dropout=0")
+    autocast = []
+
+    def validate(*arguments, **named):
+        autocast.append(torch.is_autocast_enabled("cpu"))
+        return run_validation(*arguments, **named)
+
+    monkeypatch.setattr("dialog_trainer.cli.commands.callbacks.run_validation", validate)
     train("model.dropout=0", "precision=bf16")
+    assert set(autocast) == {False}
     one, other = (rows(tmp_path / "runs" / name, "train") for name in ("run", "run2"))
     assert one[0]["train_loss"] != other[0]["train_loss"]
     assert other[-1]["train_loss"] == pytest.approx(one[-1]["train_loss"], rel=0.02)

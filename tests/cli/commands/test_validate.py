@@ -77,7 +77,7 @@ def options(data, runs, name: str) -> list[str]:
         "model.vocab_size=300", "data=jsonl", *(f"data.{s}_data_path='{data}/{s}.jsonl'" for s in ("train", "validation", "test")),
         "batch_size=8", "steps=3", "scheduler.warmup_steps=1", "optim.lr0=1e-2", "prediction_print_n=1",
         f"metrics.names=[{','.join(NAMES)}]", "metrics.max_dialogues=3", "metrics.max_new_tokens=6", "micro_batch_tokens=128",
-        f"project='{runs}'", f"name={name}", "device=cpu", "figures.enabled=false",
+        f"project='{runs}'", f"name={name}", "device=cpu", "precision=fp32", "figures.enabled=false",
     ]  # fmt: skip
 
 
