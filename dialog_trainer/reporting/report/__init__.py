@@ -1,0 +1,1 @@
+"""Reports on runs: statistics over seeds, collected runs, figures, and pages."""
