@@ -41,7 +41,7 @@ SECTIONS = {
         "prediction_print_n", "nan_policy", "max_skipped_updates",
     ),
     "A saved run, and mode=inspect": (
-        "resume_model_dir", "load_model_type", "split", "compare_with", "ui", "progress", "inspect_dialogues",
+        "resume_model_dir", "load_model_type", "split", "compare_with", "runs", "ui", "progress", "inspect_dialogues",
     ),
     "Devices, precision and memory (group runtime)": (
         "device", "processes", "threads", "port", "parallel", "distributed_timeout_seconds", "precision", "compile",
@@ -51,7 +51,7 @@ SECTIONS = {
 GROUPS = {
     "model": "Model", "data": "Dialogues", "optim": "Optimizer", "scheduler": "Learning rate",
     "mask_schedule": "Mask: which turns carry the loss, and when", "metrics": "Scores and curves",
-    "resume": "Resume", "chat": "Chat", "figures": "Figures", "logger": "Tracker besides metrics.jsonl",
+    "resume": "Resume", "report": "Report: mode=report", "chat": "Chat", "figures": "Figures", "logger": "Tracker besides metrics.jsonl",
 }  # fmt: skip
 _WIDTH = 34
 

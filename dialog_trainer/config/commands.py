@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from dialog_trainer.config.fields import Later, Words
+from dialog_trainer.config.fields import Words
 from dialog_trainer.errors import ConfigError
 
 # `(job, console)` -> exit code. The types of both are those of `config.job.Job` and `rich.console.Console`.
@@ -32,6 +32,7 @@ class Command:
         trains: makes updates, chooses best checkpoints and may compile the model.
         scores: computes `metrics.names`.
         shares_work: may run on several processes, each of which takes a shard.
+        takes_runs: works on the runs of `runs`.
         runs_code_of: the open groups whose `_target_` it runs; the others need no permission.
     """
 
@@ -42,6 +43,7 @@ class Command:
     trains: bool = False
     scores: bool = False
     shares_work: bool = False
+    takes_runs: bool = False
     runs_code_of: tuple[str, ...] = ("data",)
 
     def load(self) -> RunCommand:
@@ -61,7 +63,9 @@ BUILT_IN = {
                 runs_code_of=_TRAINING_CODE),
         Command("resume", f"{_COMMANDS}.resume.resume_run", works_on_saved_run=True, trains=True, scores=True,
                 shares_work=True, runs_code_of=_TRAINING_CODE),
-        Command("validate", f"{_COMMANDS}.validate.validate_run", works_on_saved_run=True, scores=True, shares_work=True),
+        Command("validate", f"{_COMMANDS}.validate.validate_run", works_on_saved_run=True, scores=True, shares_work=True,
+                takes_runs=True),
+        Command("report", f"{_COMMANDS}.report.report_runs", needs_data=False, takes_runs=True, runs_code_of=()),
         Command("chat", f"{_COMMANDS}.chat.chat_with_run", works_on_saved_run=True, needs_data=False, runs_code_of=()),
         Command("export", f"{_COMMANDS}.export.export_run", works_on_saved_run=True, needs_data=False, runs_code_of=()),
         Command("before_after", f"{_COMMANDS}.before_after.compare_before_after", works_on_saved_run=True),
@@ -107,5 +111,4 @@ Mode = Annotated[
     str,
     AfterValidator(_check_mode),
     Words(f"{', '.join(BUILT_IN)}, or the dotted name of a command of your own"),
-    Later(("report",)),
 ]

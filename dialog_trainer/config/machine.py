@@ -64,12 +64,14 @@ def missing_compiler() -> str | None:
 
 
 def needs_hub(config: Config) -> bool:
-    """Whether a new run names a model, or any command but a chat a data set, that is not on this machine."""
-    model, data = config.model.pretrained_model, config.data
+    """Whether a new run names a model, or any command that needs dialogues a data set, that is not on this machine."""
+    model, data, command = config.model.pretrained_model, config.data, config.command
+    if not command.needs_data:
+        return False
     data_from_hub = (
         data.target.endswith(".DailyDialog")
         and data.arguments.get("path") is None
         and not os.path.isdir(data.arguments.get("hub_id") or "")
     )
-    model_from_hub = not config.command.works_on_saved_run and model is not None and not os.path.exists(model)
-    return model_from_hub or (data_from_hub and config.command.needs_data)
+    model_from_hub = not command.works_on_saved_run and model is not None and not os.path.exists(model)
+    return model_from_hub or data_from_hub

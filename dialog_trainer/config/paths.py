@@ -54,10 +54,27 @@ def check_names(values: Values) -> list[str]:
 def check_folders(values: Values) -> list[str]:
     """The errors of folders that are to be written."""
     command = command_of(values)
-    writes = command is not None and not command.works_on_saved_run
+    writes = command is not None and command.needs_data and not command.works_on_saved_run
     keys = ("project", "data.cache_dir") if writes else ("data.cache_dir",)
     found = (_blocked_folder(key, Path(values[key]).absolute()) for key in keys if values.get(key))
     return [error for error in found if error]
+
+
+def check_runs(values: Values) -> list[str]:
+    """The errors of folders of runs."""
+    command, places = command_of(values), values.get("runs")
+    if command is None:
+        return []
+    if places is not None and not command.takes_runs:
+        return [f"runs={_show_runs(places)}: goes with mode=report or mode=validate, not with mode={command.name}"]
+    if not places and command.takes_runs and not command.works_on_saved_run:
+        return [f"mode={command.name} needs runs: pass runs=<folder of a sweep>, or runs=[<run folder>,<run folder>]"]
+    missing = [place for place in places or () if not os.path.isdir(place)]
+    return [f"runs={place}: there is no such folder" for place in missing]
+
+
+def _show_runs(places: tuple[str, ...]) -> str:
+    return show(places[0] if len(places) == 1 else list(places))
 
 
 def check_data_files(values: Values) -> list[str]:

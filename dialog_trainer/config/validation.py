@@ -14,7 +14,7 @@ from typing import Any
 from dialog_trainer.config.commands import BUILT_IN, command_of, is_dotted
 from dialog_trainer.config.groups import OpenGroup
 from dialog_trainer.config.machine import missing_compiler
-from dialog_trainer.config.paths import Values, check_data_files, check_folders, check_model, check_names
+from dialog_trainer.config.paths import Values, check_data_files, check_folders, check_model, check_names, check_runs
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import Setting, all_settings, construct, groups, read
 from dialog_trainer.errors import ConfigError
@@ -41,6 +41,7 @@ def validate(tree: Mapping[str, Any]) -> Config:
         values = {key: value for key, value in values.items() if key != "mode"}
     errors += _check_targets(values)
     errors += check_names(values) or check_folders(values)
+    errors += check_runs(values)
     errors += _check_saved_run(values)
     errors += _check_scores(values, score_names)
     errors += _check_schedule(values)
@@ -123,7 +124,7 @@ def _check_saved_run(values: Values) -> list[str]:
     mode = command.name
     if not command.works_on_saved_run and folder is not None:
         return [f"resume_model_dir={folder}: goes with mode=resume, validate, chat or export, not with mode={mode}"]
-    if command.works_on_saved_run and folder is None and "resume_model_dir" in values:
+    if command.works_on_saved_run and folder is None and "resume_model_dir" in values and not values.get("runs"):
         return [f"mode={mode} needs a run: pass resume_model_dir=<run folder>"]
     return []
 

@@ -54,7 +54,7 @@ class ValidationResult:
 
     `loss` is in nats per token, over the turns of the trained role and the ends of dialogues; `losses` by role and by
     turn. `loss_sums` `(D, 4)`: nats, tokens, words and bytes of the same tokens, by dialogue of the split (words and
-    bytes are 0 if no score needs them). `scores` by name, None without a reply to score; `replies` to `num_replied` dialogues of the split.
+    bytes are 0 if no score needs them); `role_sums` `(D, 5, 2)`: nats and tokens by role. `scores` by name, None without a reply to score; `replies` to `num_replied` dialogues of the split.
     """
 
     loss: float
@@ -63,6 +63,7 @@ class ValidationResult:
     scores: dict[str, float | None]
     replies: list[Reply]
     num_replied: int
+    role_sums: np.ndarray
 
     def samples(self, count: int) -> list[Reply]:
         """At most `count` replies, sampled by a hash of their contexts: the same contexts in each validation."""
@@ -105,7 +106,7 @@ def evaluate(
     values |= {name: one.value(totals) for name, one in plan.metrics.items() if one.from_loss and one.value}
     by_role_and_turn = nll_by_role(losses.role_turn_sums) | nll_by_turn(losses.role_turn_sums)
     scores = {name: values[name] for name in plan.metrics}
-    return ValidationResult(loss, by_role_and_turn, loss_sums, scores, replies, num_replied)
+    return ValidationResult(loss, by_role_and_turn, loss_sums, scores, replies, num_replied, losses.by_dialogue)
 
 
 def _mean_loss(losses: HeldOutLosses, role: Role) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.evaluation.analysis import Statistics
+from dialog_trainer.evaluation.losses import ROLE_NAMES
 from dialog_trainer.evaluation.protocols import Metrics
 from dialog_trainer.files import open_to_read, read_bounded, rename, write_atomically
 from dialog_trainer.metrics.registry import compute_statistics
@@ -44,8 +45,12 @@ def write_scores(
     replies: Sequence[Reply],
     statistics: Statistics,
     page: str,
+    facts: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Writes the four files into the `folder` of a run, each atomically and scores.json last; `page`: that of scores.md."""
+    """Writes the four files into the `folder` of a run, each atomically and scores.json last; `page`: that of scores.md.
+
+    `facts` are further keys of the rows of dialogues.jsonl, by dialogue.
+    """
     names = list(statistics.rows)
     by_dialogue: dict[str, dict[str, list[float]]] = {}
     # Perplexities first: they have all dialogues, in the order in which each score has its own.
@@ -64,10 +69,26 @@ def write_scores(
     write_atomically(
         run,
         f"{folder}/{DIALOGUES_FILE}",
-        _json_lines({"dialogue_id": identifier, "statistics": rows} for identifier, rows in by_dialogue.items()),
+        _json_lines(
+            {"dialogue_id": identifier, "statistics": by_dialogue.get(identifier, {}), **facts.get(identifier, {})}
+            for identifier in dict.fromkeys([*facts, *by_dialogue])
+        ),
     )
     write_atomically(run, f"{folder}/scores.md", page)
     write_atomically(run, f"{folder}/{SCORES_FILE}", json.dumps(scored, indent=2, ensure_ascii=False) + "\n")
+
+
+def describe_dialogues(
+    ids: Sequence[str], role_sums: np.ndarray, clean_ids: Collection[str] | None
+) -> dict[str, dict[str, Any]]:
+    """The `facts` of `write_scores`: nats and tokens by role, of `role_sums` `(D, 5, 2)`, and which dialogues are also in
+    the training split (`clean_ids` are the others; None: all)."""
+    facts: dict[str, dict[str, Any]] = {}
+    for identifier, sums in zip(ids, role_sums, strict=True):
+        facts[identifier] = {"losses": {f"{name}_nll": sums[role].tolist() for role, name in ROLE_NAMES.items()}}
+        if clean_ids is not None and identifier not in clean_ids:
+            facts[identifier]["contaminated"] = True
+    return facts
 
 
 def archive_scores(run: Path, folder: str, scored: Mapping[str, Any]) -> Path | None:

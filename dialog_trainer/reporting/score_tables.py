@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dialog_trainer.reporting.tables import TextTable
+from dialog_trainer.reporting.tables import TextTable, render_markdown_table
 
 INTERVAL = "95 % interval"
 # Below it, a bootstrap over dialogues gives rough intervals and p values: their columns say so.
@@ -55,13 +55,8 @@ def render_markdown(scored: Scored, notes: Sequence[str], tables: Sequence[TextT
     lines = [f"# Scores of {scored['checkpoint']} on split {scored['split']}", ""]
     lines += [line for note in notes for line in (note, "")]
     for table in tables:
-        lines += [f"## {table.title}", "", _row(table.head), _row(["---", *["---:"] * (len(table.head) - 1)])]
-        lines += [*(_row(row) for row in table.rows), ""]
+        lines += [f"## {table.title}", "", *render_markdown_table(table), ""]
     return "\n".join(lines)
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _interval(score: Scored, sign: str = "") -> str:

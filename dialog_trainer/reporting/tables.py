@@ -20,6 +20,12 @@ class TextTable:
     rows: list[list[str]]
 
 
+def render_markdown_table(table: TextTable) -> list[str]:
+    """The lines of a table in Markdown, without its title: the first column to the left, the others to the right."""
+    rows = [table.head, ["---", *["---:"] * (len(table.head) - 1)], *table.rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+
+
 def build_mask_tables(coverage: DatasetCoverage, progress: Sequence[float]) -> list[TextTable]:
     """Trained tokens by role and by turn at each point of `progress`, what truncation took, and what is untrained."""
     points = [f"trained at progress {point:.2f}" for point in progress]

@@ -97,8 +97,19 @@ def read_rows(path: Path) -> Iterator[Row]:
 
     Raises `CheckpointError` for what is no regular file.
     """
+    yield from _parse_lines(read_lines(path))
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, with their ends, not parsed; none where it is missing. Passes over too long ones, and raises
+    `CheckpointError`, as `read_rows` does."""
     with _open(path) as file:
-        yield from _parse_lines(_read_lines(file))
+        is_start = True
+        while part := file.readline(MAX_LINE_BYTES):
+            is_end = part.endswith(b"\n")
+            if is_start and (is_end or len(part) < MAX_LINE_BYTES):
+                yield part
+            is_start = is_end
 
 
 def read_rows_after(path: Path, offset: int) -> tuple[list[Row], int]:
@@ -119,15 +130,6 @@ def _open(path: Path) -> BinaryIO:
         raise CheckpointError(
             f"{path} {error.strerror}: replace it by the file that the run wrote, or remove it"
         ) from None
-
-
-def _read_lines(file: BinaryIO) -> Iterator[bytes]:
-    is_start = True
-    while part := file.readline(MAX_LINE_BYTES):
-        is_end = part.endswith(b"\n")
-        if is_start and (is_end or len(part) < MAX_LINE_BYTES):
-            yield part
-        is_start = is_end
 
 
 def _parse_lines(lines: Iterable[bytes]) -> Iterator[Row]:
@@ -152,7 +154,12 @@ def _read_float(text: str) -> float:
 def read_metric_rows(path: Path) -> Iterator[Row]:
     """The rows of `metrics.jsonl`: `step` and `attempt` count, `split` and `signature` are texts, all else is a number or
     None. Passes over other rows, and raises `CheckpointError`, as `read_rows` does."""
-    for row in read_rows(path):
+    yield from parse_metric_rows(read_lines(path))
+
+
+def parse_metric_rows(lines: Iterable[bytes]) -> Iterator[Row]:
+    """The rows of lines of `metrics.jsonl`, as `read_metric_rows`."""
+    for row in _parse_lines(lines):
         counts = all(type(row.get(key)) is int and 0 <= row[key] < MAX_COUNT for key in ("step", "attempt"))
         texts = all(isinstance(row.get(key, ""), str) for key in _TEXTS)
         if counts and texts and "split" in row and all(map(_is_value, (row[key] for key in row.keys() - _TEXTS))):

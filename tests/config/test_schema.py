@@ -39,7 +39,7 @@ FRACTION = ((0.0, 0.5, 1.0), (-0.1, 1.1, float("nan"), True, [0.5], "half"))
 FLAG = ((True, False), (0, 1, "true"))
 TEXT = (("a", "한국 a=b 'c'"), ("", "  ", 3, True, ["a"]))
 RANGES = {
-    "mode": (("train", "resume", "validate", "chat", "inspect", "verify_resume"), ("report", "Train", "", None, 1, ["train"])),
+    "mode": (("train", "resume", "validate", "chat", "inspect", "report", "verify_resume"), ("reports", "Train", "", None, 1, ["train"])),
     "name": TEXT,
     "seed": ((0, 2**63 - 1), (-1, 2**63, 0.5, True, None)),
     "deterministic": FLAG,
@@ -70,6 +70,9 @@ RANGES = {
     "chat.generation.top_p": ((0.01, 1.0), (0, 1.1, None)),
     "chat.generation.max_new_tokens": ((1, None), (0, True)),
     "metrics.generation.beams": ((2, 64), (1, 65)),
+    "runs": ((("a",), ("a", "b b"), None), ((1,), "", [""], {"a": 1})),
+    "report.baseline": (("0.5", "a=1, b=2", None), ("", [1], {})),
+    "report.equivalence_margin": ((0.01, None), (0, -1, True)),
     "figures.format": (("png", "svg", "pdf"), ("jpg", None)),
 }  # fmt: skip
 
@@ -125,7 +128,7 @@ def test_a_quoted_number_is_a_number(tree, key, typed, held):
         ({"foo": 1}, "foo=1: there is no such option"),
         ({"chat.bar": 2}, "chat.bar=2: there is no such option"),
         ({"optim.speed": 2}, "optim.speed=2: there is no such option; torch.optim.AdamW takes foreach, "),
-        ({"mode": "report"}, "mode=report: is not in this version; use train, resume"),
+        ({"ui": "web"}, "ui=web: is not in this version; use terminal"),
         ({"metrics.common": ["lrr"]}, "did you mean lr?"),
         ({"name": 123}, "to pass a number as a text"),
     ],
@@ -206,7 +209,7 @@ def test_what_a_changed_key_means_for_a_resumed_run(key, kind):
 def test_the_fields_of_a_command_are_no_part_of_a_run():
     assert {key.split(".")[0] for key, setting in SETTINGS.items() if setting.meta.per_command} == {
         "mode", "resume_model_dir", "load_model_type", "split", "compare_with", "ui", "allow_targets", "chat", "port",
-        "distributed_timeout_seconds", "resume",
+        "distributed_timeout_seconds", "resume", "runs", "report",
     }  # fmt: skip
 
 

@@ -138,7 +138,8 @@ def replies(turns: int) -> list[Reply]:
 def test_samples_are_always_the_same_contexts():
     def contexts(replies: list[Reply], count: int) -> list[int]:
         return [
-            reply.turn_index for reply in ValidationResult(0.0, {}, np.zeros((1, 4)), {}, replies, 1).samples(count)
+            reply.turn_index
+            for reply in ValidationResult(0.0, {}, np.zeros((1, 4)), {}, replies, 1, np.zeros((1, 5, 2))).samples(count)
         ]
 
     said = replies(30)

@@ -9,7 +9,13 @@ import pytest
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.evaluation import results
 from dialog_trainer.evaluation.analysis import Statistics, collect_statistics
-from dialog_trainer.evaluation.results import archive_scores, read_comparable_scores, read_scores, write_scores
+from dialog_trainer.evaluation.results import (
+    archive_scores,
+    describe_dialogues,
+    read_comparable_scores,
+    read_scores,
+    write_scores,
+)
 from dialog_trainer.metrics.registry import SCORE_NAMES, SCORES
 from dialog_trainer.types import Reply
 
@@ -31,9 +37,9 @@ def made(names=SCORE_NAMES) -> Statistics:
     )
 
 
-def written(place, statistics: Statistics, scored: dict = SCORED):
+def written(place, statistics: Statistics, scored: dict = SCORED, facts: dict | None = None):
     place.mkdir(parents=True, exist_ok=True)
-    write_scores(place.parent, place.name, scored, SCORES, REPLIES, statistics, "# Scores\n")
+    write_scores(place.parent, place.name, scored, SCORES, REPLIES, statistics, "# Scores\n", facts or {})
     return place
 
 
@@ -75,6 +81,17 @@ def test_statistics_round_trip_in_any_order(tmp_path, names):
     for name, rows in before.rows.items():
         assert after.rows[name].dtype == np.float64
         assert np.array_equal(after.rows[name], rows)
+
+
+def test_losses_by_role_and_contamination_are_kept_by_dialogue(tmp_path):
+    ids = ["a", "b"]
+    role_sums = np.arange(20.0).reshape(2, 5, 2)
+    facts = describe_dialogues(ids, role_sums, clean_ids={"a"})
+    rows = rows_of(written(tmp_path / "v", made(()), facts=facts) / "dialogues.jsonl")
+    losses = {"user_nll": [2.0, 3.0], "assistant_nll": [4.0, 5.0], "end_nll": [6.0, 7.0]}
+    assert rows[0] == {"dialogue_id": "a", "statistics": {}, "losses": losses}
+    assert [row.get("contaminated") for row in rows] == [None, True]
+    assert [row.get("contaminated") for row in describe_dialogues(ids, role_sums, None).values()] == [None, None]
 
 
 def test_files_are_replaced(tmp_path):

@@ -38,7 +38,12 @@ from dialog_trainer.evaluation.contexts import sample_dialogues
 from dialog_trainer.evaluation.evaluator import ValidationResult
 from dialog_trainer.evaluation.progress import Progress
 from dialog_trainer.evaluation.protocols import Metrics
-from dialog_trainer.evaluation.results import archive_scores, read_comparable_scores, write_scores
+from dialog_trainer.evaluation.results import (
+    archive_scores,
+    describe_dialogues,
+    read_comparable_scores,
+    write_scores,
+)
 from dialog_trainer.reporting.console import describe_checkpoint, make_printer, sample_lines
 from dialog_trainer.reporting.progress import RunProgress
 from dialog_trainer.reporting.score_tables import render_markdown
@@ -110,19 +115,22 @@ def _report(
         log(line)
     metrics = select_metrics(config)
     summed = build_protocol(config).summed_metrics(metrics)
-    statistics = collect_statistics(summed, result.replies, data.dialogues.rows["id"], result.loss_sums)
+    ids = data.dialogues.rows["id"]
+    clean_ids = None if training is None else _find_clean_ids(config, training, data.dialogues, log)
+    statistics = collect_statistics(summed, result.replies, ids, result.loss_sums)
     scored: dict[str, Any] = {
         "checkpoint": f"{_name_run(run)}/weights/step-{state.step:08d}",
         "step": state.step,
         "split": split,
     }
     with RunProgress(console, start=0, steps=0) as progress:
-        scored |= _analyze(config, data, training, result, statistics, progress, log)
+        scored |= _analyze(config, data, training, clean_ids, result, statistics, progress, log)
         scored["mask_digest"] = state.digest
         if other:
             scored["compared"] = _compare(metrics, scored["signature"], statistics, other, progress)
     folder = f"validation/{split}/{scored['protocol']}"
-    _publish(console, scored, metrics, result, statistics, run, folder)
+    facts = describe_dialogues(ids, result.role_sums, clean_ids)
+    _publish(console, scored, metrics, result, statistics, facts, run)
     if scored["by_depth"] and config.figures.enabled:
         from dialog_trainer.cli.commands.figures import draw_by_depth  # imports matplotlib
 
@@ -178,23 +186,26 @@ def _read_other_scores(config: Config, dialogues: DialogueDataset) -> OtherScore
     return read_comparable_scores(Path(config.compare_with), expected, known_metrics(config))
 
 
+def _find_clean_ids(config: Config, training: DialogueDataset, dialogues: DialogueDataset, log: Say) -> set[str] | None:
+    """The dialogues that are not also in the training split; None where none is."""
+    contamination = measure_contamination(config, training, dialogues, log)
+    log(contamination.summary(config.split))
+    ids = dialogues.rows["id"]
+    contaminated = {ids[index] for index in contamination.widest().held_out}
+    return set(ids) - contaminated if contaminated else None
+
+
 def _analyze(
     config: Config,
     data: Split,
     training: DialogueDataset | None,
+    clean_ids: set[str] | None,
     result: ValidationResult,
     statistics: Statistics,
     progress: Progress,
     log: Say,
 ) -> dict[str, Any]:
     """The entries of scores.json that do not depend on the run."""
-    clean_ids = None
-    if training is not None:
-        contamination = measure_contamination(config, training, data.dialogues, log)
-        log(contamination.summary(config.split))
-        ids = data.dialogues.rows["id"]
-        contaminated = {ids[index] for index in contamination.widest().held_out}
-        clean_ids = set(ids) - contaminated if contaminated else None
     entries = {
         "protocol": config.metrics.protocol,
         "signature": build_signature(config, data, result),
@@ -238,11 +249,11 @@ def _publish(
     metrics: Metrics,
     result: ValidationResult,
     statistics: Statistics,
+    facts: Mapping[str, Mapping[str, Any]],
     run: Path,
-    folder: str,
 ) -> None:
     """Prints the scores and writes them into the run."""
-    log = make_printer(console)
+    log, folder = make_printer(console), f"validation/{scored['split']}/{scored['protocol']}"
     tables, notes = build_tables(scored), build_notes(scored, split_size=len(result.loss_sums))
     print_tables(console, tables)
     for note in notes:
@@ -250,4 +261,5 @@ def _publish(
     archive = archive_scores(run, folder, scored)
     if archive:
         log(f"{run / folder} held the scores of another checkpoint, or with another signature: moved to {archive}")
-    write_scores(run, folder, scored, metrics, result.replies, statistics, render_markdown(scored, notes, tables))
+    page = render_markdown(scored, notes, tables)
+    write_scores(run, folder, scored, metrics, result.replies, statistics, page, facts)

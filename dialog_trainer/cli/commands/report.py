@@ -1,0 +1,116 @@
+"""mode=report: compares runs, and writes the report into the folder of the sweep."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from dialog_trainer.cli.overrides import DICTS
+from dialog_trainer.cli.plain_yaml import MAX_BYTES, load_plain
+from dialog_trainer.cli.saved_config import read_saved
+from dialog_trainer.config.frozen import flatten
+from dialog_trainer.config.job import Job
+from dialog_trainer.config.report_group import ReportConfig
+from dialog_trainer.errors import CheckpointError, ConfigError
+from dialog_trainer.files import list_directory, read_bounded
+from dialog_trainer.reporting.console import make_printer
+from dialog_trainer.reporting.report.collect import JobStatus, RunRecord, collect_run
+from dialog_trainer.reporting.report.report import build_report, write_report
+from dialog_trainer.reporting.terminal import print_tables
+from dialog_trainer.sweeps.record import SWEEP_FILE, JobRecord, read_sweep
+
+MAX_RUNS = 10_000
+_NUMBER = re.compile(r"(\d+)")
+
+
+def report_runs(job: Job, console: Console) -> int:
+    """mode=report of `runs`."""
+    places = [Path(place) for place in job.config.runs or ()]
+    if len(places) > 1 and job.config.report.out is None:
+        raise ConfigError(
+            ["mode=report: runs of several places need a folder for the report: pass report.out=<folder>"]
+        )
+    report_on(places, job.config.report, console)
+    return 0
+
+
+def report_on(places: Sequence[Path], options: ReportConfig, console: Console) -> None:
+    """Prints and writes the report on the runs in `places`: folders of sweeps, runs, or folders of runs.
+
+    Raises `CheckpointError` where there is no run that is complete, `ConfigError` for options that do not fit the runs.
+    """
+    say = make_printer(console)
+    runs: list[RunRecord] = []
+    absent: list[tuple[str, str]] = []
+    for place in places:
+        for folder, record in find_runs(place):
+            try:
+                runs.append(_collect(folder, record))
+            except CheckpointError as error:
+                status = _describe_status(record).end if record else "not a run"
+                reason = status if record and not folder.exists() else str(error)
+                absent.append((folder.name, reason + (f" ({record.error})" if record and record.error else "")))
+    title = ", ".join(place.resolve().name for place in places)
+    report = build_report(f"Report on {title}", runs, absent, options)
+    folder = Path(options.out) if options.out else places[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    names = write_report(folder, report)
+    print_tables(console, [report.primary_table])
+    for line in (*report.headline, *(f"warning: {warning}" for warning in report.warnings)):
+        say(line)
+    say(f"written to {folder}: {', '.join(names)}")
+
+
+def find_runs(place: Path) -> Iterator[tuple[Path, JobRecord | None]]:
+    """The run folders of a place, in order, each with its job in `sweep.json` where there is one; those of a sweep whether
+    they exist or not. Raises `CheckpointError` where there is none."""
+    entries = list_directory(place, ".")
+    if SWEEP_FILE in entries:
+        for job in read_sweep(place).jobs:
+            yield place / job.name, job
+        return
+    if "args.yaml" in entries:
+        yield place, None
+        return
+    inside = [
+        name for name, kind in entries.items() if kind == "directory" and os.path.exists(place / name / "args.yaml")
+    ]
+    if not inside:
+        raise CheckpointError(
+            f"runs={place}: holds no run (no folder with args.yaml); pass the folder of a sweep or of runs"
+        )
+    if len(inside) > MAX_RUNS:
+        raise CheckpointError(f"runs={place}: {len(inside):,} runs; a report is on at most {MAX_RUNS:,}")
+    for name in sorted(
+        inside, key=lambda name: [int(part) if part.isdecimal() else part for part in _NUMBER.split(name)]
+    ):
+        yield place / name, None
+
+
+def _collect(folder: Path, record: JobRecord | None) -> RunRecord:
+    settings = flatten(read_saved(folder), frozenset(DICTS))
+    # Of a job the swept options alone were typed for it.
+    typed = record.overrides if record else _read_typed(folder)
+    return collect_run(folder, settings, typed, _describe_status(record) if record else None)
+
+
+def _read_typed(folder: Path) -> tuple[str, ...]:
+    """What was typed for a run; nothing where that is not known."""
+    try:
+        typed = load_plain(read_bounded(folder, ".hydra/overrides.yaml", MAX_BYTES))
+    except (OSError, ValueError):
+        return ()
+    return tuple(text for text in typed if isinstance(text, str)) if isinstance(typed, list) else ()
+
+
+def _describe_status(record: JobRecord) -> JobStatus:
+    ends = {
+        "done": record.end or "finished",
+        "stopped": f"stopped by a signal at step {record.steps_done:,} of {record.steps:,}",
+        "running": f"running: step {record.steps_done:,} of {record.steps:,}",
+    }
+    return JobStatus(ends.get(record.status, record.status), record.error, record.seconds, record.tokens)
