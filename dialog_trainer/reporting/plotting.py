@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps, rcParams
+from matplotlib import colormaps, rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -93,17 +93,22 @@ def make_panels(
     panels: list[Axes] = grid[:, 0].tolist()
     panels[-1].set_xlabel(xlabel)
     for axes in panels:
-        axes.set_facecolor(theme.background)
-        axes.grid(color=theme.grid, lw=0.8)
-        axes.set_axisbelow(True)
-        axes.tick_params(colors=theme.ink)
-        axes.spines[:].set_color(theme.muted)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.label.set_color(theme.ink)
-            axis.set_major_formatter(FuncFormatter(format_tick))
+        style_axes(axes, theme)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     figure.align_ylabels()
     return figure, panels
+
+
+def style_axes(axes: Axes, theme: Theme) -> None:
+    """Colors, grid and ticks of all figures."""
+    axes.set_facecolor(theme.background)
+    axes.grid(color=theme.grid, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=theme.ink)
+    axes.spines[:].set_color(theme.muted)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set_color(theme.ink)
+        axis.set_major_formatter(FuncFormatter(format_tick))
 
 
 @cache
@@ -200,13 +205,13 @@ def save_figures(run: Path, folder: str, style: FigureStyle, figures: Mapping[st
         write_atomically(run, f"{folder}/{name}.{style.format}", render_figure(figure, style.format))
 
 
-def render_figure(figure: Figure, format: str = "png") -> bytes:
-    """The bytes of a file of that format, without the time at which it was made."""
+def render_figure(figure: Figure, format: str = "png", dpi: int = DPI) -> bytes:
+    """The bytes of a file of that format, without the time at which it was made; the fonts of a PDF stay text."""
     content = io.BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), rc_context({"pdf.fonttype": 42}):
         warnings.filterwarnings("ignore", message="Glyph")  # the name of a run may be in a script that the font lacks
-        figure.savefig(content, dpi=DPI, format=format, metadata=metadata)
+        figure.savefig(content, dpi=dpi, format=format, metadata=metadata)
     return content.getvalue()
 
 

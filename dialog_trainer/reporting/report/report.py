@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dialog_trainer.config.report_group import ReportConfig
+from dialog_trainer.config.table import show
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.files import write_atomically
+from dialog_trainer.reporting.plotting import LIGHT, render_figure
 from dialog_trainer.reporting.report.arms import Design, find_design
 from dialog_trainer.reporting.report.collect import RunRecord
 from dialog_trainer.reporting.report.comparison import (
@@ -19,6 +22,8 @@ from dialog_trainer.reporting.report.comparison import (
     find_warnings,
     list_quantities,
 )
+from dialog_trainer.reporting.report.figures import build_figures
+from dialog_trainer.reporting.report.page import PAPER_DPI, embed_figure, render_page
 from dialog_trainer.reporting.report.sentences import build_headline, build_notes
 from dialog_trainer.reporting.report.tables import (
     build_full_table,
@@ -106,10 +111,38 @@ def render_markdown(report: Report) -> str:
 def write_report(folder: Path, report: Report) -> list[str]:
     """Writes the files of a report; returns their names. Raises `OSError`."""
     quantities = [one.quantity for one in report.comparisons]
-    files = {
-        "report.md": render_markdown(report),
-        "results.csv": render_csv(report.runs, report.design, quantities),
-    }
+    files: dict[str, str | bytes] = {}
+    embedded = []
+    for one in build_figures(report.comparisons, report.design):
+        light = one.draw(LIGHT)
+        png = render_figure(light, dpi=PAPER_DPI)
+        embedded.append(embed_figure(one, png))
+        files |= {f"figures/{one.name}.png": png, f"figures/{one.name}.pdf": render_figure(light, "pdf")}
+    files["report.html"] = _render_html(report, embedded)
+    files["report.md"] = render_markdown(report)
+    files["results.csv"] = render_csv(report.runs, report.design, quantities)
     for name, content in files.items():
         write_atomically(folder, name, content)
     return list(files)
+
+
+def _render_html(report: Report, figures: Sequence[Mapping[str, Any]]) -> str:
+    content = {
+        "title": report.title,
+        "headline": report.headline,
+        "warnings": report.warnings,
+        "primary": report.primary_table,
+        "figures": figures,
+        "tables": [*report.further_tables(), report.runs_table],
+        "notes": report.notes,
+        "shared": _list_shared(report.runs),
+    }
+    return render_page("comparison.html", content)
+
+
+def _list_shared(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
+    """The settings, and facts of the environment, that all runs have alike."""
+    first, *others = (
+        {**run.environment(), **{key: show(value) for key, value in run.settings.items()}} for run in runs
+    )
+    return [(key, value) for key, value in first.items() if all(one.get(key) == value for one in others)]

@@ -131,7 +131,7 @@ def _read_split(run: Path, place: str) -> ScoredSplit:
         if len(kept) > 1:
             digest = sha256_of_texts(*(ids[name][index] for index in kept))
             dialogues[name] = DialogueScores(pseudo_values(rows[kept], _VALUES[name]), digest)
-    values = {name: value for name, value in values.items() if math.isfinite(value)}
+    values = {name: values[name] for name in whole if name in values and math.isfinite(values[name])}
     return ScoredSplit(file, values, dialogues, len(contaminated))
 
 

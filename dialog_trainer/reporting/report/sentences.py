@@ -6,43 +6,47 @@ from collections.abc import Sequence
 
 from dialog_trainer.reporting.report.arms import Design
 from dialog_trainer.reporting.report.collect import RunRecord
-from dialog_trainer.reporting.report.comparison import LAST, ArmResult, Comparison, Quantity
+from dialog_trainer.reporting.report.comparison import BEST, LAST, ArmResult, Comparison, Quantity
 from dialog_trainer.reporting.report.statistics import Estimate
 from dialog_trainer.reporting.report.tables import (
-    SECONDS_PER_HOUR,
+    format_duration,
     format_estimate,
     format_interval,
     format_p,
 )
 
 _UNDECIDED = "not distinguishable from it"
+_ADJECTIVES = {"lower": "lowest", "higher": "highest"}
 
 
 def build_headline(comparison: Comparison, design: Design) -> list[str]:
-    """Two or three sentences: which arm is best, by how much, and which arms differ from the baseline."""
+    """A few sentences: which arm is best and by how much, its value, and which of the other arms differ from the baseline."""
     best, quantity = comparison.best(), comparison.quantity
     if best is None or best.estimate is None:
-        return [f"No arm is best by {describe_quantity(quantity)}: no direction of it is better."]
-    adjective = "lowest" if quantity.better == "lower" else "highest"
-    value = f"{_with_interval(best.estimate)}, {_seeds(best.estimate)}"
+        return [f"No setting is best by {quantity.name}: no direction of it is better."]
+    value = f"{_with_interval(best.estimate)}{unit_of(quantity)} {place_of(quantity)}, {_seeds(best.estimate)}"
     if len(design.arms) == 1:
-        return [f"{design.name_arm(best.arm)}: {describe_quantity(quantity)} is {value}."]
-    lines = [f"{design.name_arm(best.arm)} has the {adjective} {describe_quantity(quantity)}: {value}."]
+        return [f"{design.name_arm(best.arm)}: {quantity.name} is {value}."]
+    first = f"{design.name_arm(best.arm)} has the {_ADJECTIVES[quantity.better]} {quantity.name}"
     others = [one for one in comparison.results if one.arm is not comparison.baseline and one.difference]
     if not others:
-        return [*lines, "No seed has a run of two settings, so that there is no difference to test."]
+        return [f"{first}: {value}.", "No seed has runs of two settings, so that there is no difference to test."]
     if all(one.difference and one.difference.interval is None for one in others):
-        return [*lines, "With one seed there is no interval and no test: the differences may be noise of the seed."]
-    if best.arm is not comparison.baseline:
-        lines.append(_compare_best(best, comparison, design))
+        untested = "With one seed there is no interval and no test: the differences may be noise of the seed."
+        return [f"{first}: {value}.", untested]
+    if best.arm is comparison.baseline:
+        lines = [f"{first}: {value}. The others are compared with it."]
+    else:
+        lines = [f"{first}{_compare_best(best, comparison)}.", f"Its {quantity.name} is {value}."]
     return [*lines, *_group_others(others, comparison, design, best)]
 
 
-def describe_quantity(quantity: Quantity) -> str:
-    """`assistant_nll (nats per token) on test/response`."""
-    unit = " (nats per token)" if quantity.name.endswith(("_nll", "_loss")) else ""
-    place = f"at the {quantity.place}" if quantity.place == LAST else f"on {quantity.place}"
-    return f"{quantity.name}{unit} {place}"
+def unit_of(quantity: Quantity) -> str:
+    return " nats per token" if quantity.name.endswith(("_nll", "_loss")) else ""
+
+
+def place_of(quantity: Quantity) -> str:
+    return f"at the {quantity.place}" if quantity.place in (LAST, BEST) else f"on {quantity.place}"
 
 
 def build_notes(comparison: Comparison, design: Design, runs: Sequence[RunRecord]) -> list[str]:
@@ -67,21 +71,22 @@ def build_notes(comparison: Comparison, design: Design, runs: Sequence[RunRecord
         notes.append(
             f"{comparison.quantity.place}: without the {max(left_out):,} dialogues that are also in the training split."
         )
-    hours, tokens = sum(run.seconds for run in runs) / SECONDS_PER_HOUR, sum(run.tokens for run in runs)
-    notes.append(f"{len(runs)} runs: {hours:.3g} hours, {tokens:,} tokens.")
+    time, tokens = format_duration(sum(run.seconds for run in runs)), sum(run.tokens for run in runs)
+    notes.append(f"Cost of {len(runs)} runs: {time}, {tokens:,} tokens.")
     return notes
 
 
-def _compare_best(best: ArmResult, comparison: Comparison, design: Design) -> str:
-    difference, baseline = best.difference, design.name_arm(comparison.baseline)
+def _compare_best(best: ArmResult, comparison: Comparison) -> str:
+    """The end of the first sentence: how the best arm differs from the baseline."""
+    difference, baseline = best.difference, comparison.baseline.label
     if difference is None:
-        return f"No seed has a run of it and of {baseline}, so that there is no difference to test."
-    numbers = f"{format_estimate(difference, sign='+')}, p = {format_p(best.adjusted_p)} after Holm's correction"
+        return f"; no seed has a run of it and of {baseline}, so that the difference cannot be tested"
+    numbers = f"{format_estimate(difference, sign='+')}{unit_of(comparison.quantity)} (p = {format_p(best.adjusted_p)})"
     if best.verdict == "undecided":
-        return f"It is not distinguishable from {baseline}: difference {numbers}."
+        return f", not distinguishable from {baseline}: difference {numbers}"
     if best.verdict == "equivalent":
-        return f"It is equivalent to {baseline} within \u00b1{comparison.margin:g}: difference {numbers}."
-    return f"It is {best.verdict} than {baseline}: difference {numbers}."
+        return f", equivalent to {baseline} within \u00b1{comparison.margin:g}: difference {numbers}"
+    return f", {best.verdict} than {baseline}: difference {numbers}"
 
 
 def _group_others(others: Sequence[ArmResult], comparison: Comparison, design: Design, best: ArmResult) -> list[str]:
@@ -99,7 +104,8 @@ def _group_others(others: Sequence[ArmResult], comparison: Comparison, design: D
 def _with_interval(estimate: Estimate) -> str:
     if estimate.interval is None:
         return format_estimate(estimate)
-    return f"{format_estimate(estimate)} (95 % interval {format_interval(estimate.interval)})"
+    mean = format_estimate(estimate).partition(" ")[0]
+    return f"{mean} (95 % interval {format_interval(estimate.interval)})"
 
 
 def _seeds(estimate: Estimate) -> str:

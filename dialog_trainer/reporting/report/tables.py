@@ -85,7 +85,7 @@ def build_runs_table(runs: Sequence[RunRecord], design: Design, absent: Sequence
     rows = [
         [
             run.name, labels.get(run.folder, "not counted"), str(run.seed), run.end + (f": {run.error}" if run.error else ""),
-            f"{run.steps_done:,} of {run.settings['steps']:,}", f"{run.seconds / SECONDS_PER_HOUR:.3g}", f"{run.tokens:,}",
+            f"{run.steps_done:,} of {run.settings['steps']:,}", format_duration(run.seconds), f"{run.tokens:,}",
             _number(run.last_validation.get("validation_loss")), str(run.settings["precision"]),
         ]
         for run in runs
@@ -97,7 +97,7 @@ def build_runs_table(runs: Sequence[RunRecord], design: Design, absent: Sequence
         "seed",
         "end",
         "steps done",
-        "hours",
+        "time",
         "tokens",
         "last validation_loss",
         "precision",
@@ -127,8 +127,16 @@ def format_estimate(estimate: Estimate | None, sign: str = "") -> str:
     if estimate.interval is None:
         return _number(estimate.mean, sign)
     half = (estimate.interval.high - estimate.interval.low) / 2
+    if half < 1e-8:  # nothing varies
+        return f"{_number(estimate.mean, sign)} \N{PLUS-MINUS SIGN} 0"
     digits = _decimals(half)
     return f"{estimate.mean:{sign}z,.{digits}f} \N{PLUS-MINUS SIGN} {half:,.{digits}f}"
+
+
+def format_duration(seconds: float) -> str:
+    if seconds >= SECONDS_PER_HOUR:
+        return f"{seconds / SECONDS_PER_HOUR:,.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def format_interval(interval: Interval | None) -> str:

@@ -1,0 +1,55 @@
+"""Renders the pages of reports: HTML without outside requests, every text escaped, figures inside."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from dialog_trainer.reporting.plotting import DARK, render_figure
+from dialog_trainer.reporting.report.figures import ReportFigure
+from dialog_trainer.screen import printable_lines
+
+# Of the figures for papers, which a light page shows too, and of those of a dark page.
+PAPER_DPI, DARK_DPI = 220, 130
+# CSS pixels of an inch.
+_PIXELS = 96
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def render_page(template: str, content: Mapping[str, Any]) -> str:
+    """The HTML of a template next to this file. Raises `jinja2.UndefinedError` where `content` lacks a name."""
+    return _environment().get_template(template).render(content)
+
+
+def embed_figure(figure: ReportFigure, light: bytes) -> dict[str, Any]:
+    """A figure as the templates take it; `light` is the PNG of a light page, which is the one that is printed."""
+    dark = figure.draw(DARK)
+    return {
+        "caption": figure.caption,
+        "alt": figure.alt,
+        "light": base64.b64encode(light).decode("ascii"),
+        "dark": base64.b64encode(render_figure(dark, dpi=DARK_DPI)).decode("ascii"),
+        "width": round(dark.get_figwidth() * _PIXELS),
+    }
+
+
+@cache
+def _environment() -> Environment:
+    loader = FileSystemLoader(Path(__file__).parent)
+    return Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_clean, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def _clean(value: Any) -> Any:
+    """Control characters of a text are written out, and halves of a character replaced, which no file can hold."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return printable_lines(_SURROGATES.sub("\ufffd", value))
+    return value
