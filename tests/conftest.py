@@ -21,6 +21,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
+from helpers import chromium
 
 from dialog_trainer.cli.main import main
 from dialog_trainer.data.tokenizer import DialogueTokenizer
@@ -86,6 +87,16 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("DIALOG_TRAINER_TEST_DATA is not set")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory):
+    """One tab of a headless Chromium."""
+    program = chromium.installed()
+    if program is None:
+        pytest.skip("chromium is not installed")
+    with chromium.running(program, tmp_path_factory.mktemp("chromium")) as page:
+        yield page
 
 
 @pytest.fixture(scope="session")

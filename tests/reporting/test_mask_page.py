@@ -138,15 +138,6 @@ def test_the_template_has_one_place_and_no_way_for_text_to_become_markup():
 # In a browser.
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    program = chromium.installed()
-    if program is None:
-        pytest.skip("chromium is not installed")
-    with chromium.running(program, tmp_path_factory.mktemp("chromium")) as page:
-        yield page
-
-
 class Shown:
     """A page in the browser: what is done to it, and what is then to be seen."""
 

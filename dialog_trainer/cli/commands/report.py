@@ -48,12 +48,13 @@ def report_on(places: Sequence[Path], options: ReportConfig, console: Console) -
     absent: list[tuple[str, str]] = []
     for place in places:
         for folder, record in find_runs(place):
+            status = _describe_status(record) if record else None
             try:
-                runs.append(_collect(folder, record))
+                # Of a job the swept options alone were typed for it.
+                runs.append(collect_folder(folder, record.overrides if record else None, status))
             except CheckpointError as error:
-                status = _describe_status(record).end if record else "not a run"
-                reason = status if record and not folder.exists() else str(error)
-                absent.append((folder.name, reason + (f" ({record.error})" if record and record.error else "")))
+                waits = status is not None and not folder.exists()
+                absent.append((folder.name, _describe_absent(status) if waits and status else str(error)))
     title = ", ".join(place.resolve().name for place in places)
     report = build_report(f"Report on {title}", runs, absent, options)
     folder = Path(options.out) if options.out else places[0]
@@ -91,11 +92,10 @@ def find_runs(place: Path) -> Iterator[tuple[Path, JobRecord | None]]:
         yield place / name, None
 
 
-def _collect(folder: Path, record: JobRecord | None) -> RunRecord:
+def collect_folder(folder: Path, typed: Sequence[str] | None, status: JobStatus | None = None) -> RunRecord:
+    """The record of a run folder. `typed`: its own options, None: as its files have them. Raises `CheckpointError`."""
     settings = flatten(read_saved(folder), frozenset(DICTS))
-    # Of a job the swept options alone were typed for it.
-    typed = record.overrides if record else _read_typed(folder)
-    return collect_run(folder, settings, typed, _describe_status(record) if record else None)
+    return collect_run(folder, settings, _read_typed(folder) if typed is None else tuple(typed), status)
 
 
 def _read_typed(folder: Path) -> tuple[str, ...]:
@@ -105,6 +105,10 @@ def _read_typed(folder: Path) -> tuple[str, ...]:
     except (OSError, ValueError):
         return ()
     return tuple(text for text in typed if isinstance(text, str)) if isinstance(typed, list) else ()
+
+
+def _describe_absent(status: JobStatus) -> str:
+    return f"{status.end} ({status.error})" if status.error else status.end
 
 
 def _describe_status(record: JobRecord) -> JobStatus:

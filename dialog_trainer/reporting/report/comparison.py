@@ -80,12 +80,10 @@ def list_quantities(runs: Sequence[RunRecord]) -> list[Quantity]:
     found: dict[Quantity, None] = {}
     complete = [run for run in runs if run.is_complete]
     for place in dict.fromkeys(one.place for run in complete for one in run.scored):
-        names = dict.fromkeys(
-            name for run in complete for one in run.scored if one.place == place for name in one.values
-        )
-        found |= dict.fromkeys(Quantity(place, name) for name in names)
+        here = [one for run in complete for one in run.scored if one.place == place]
+        found |= dict.fromkeys(Quantity(place, name) for one in here for name in one.values)
     for run in complete:
-        names = [*LOSSES, *run.settings["metrics.names"]]
+        names = (*LOSSES, *run.settings["metrics.names"])
         found |= dict.fromkeys(Quantity(LAST, name) for name in names if run.last_validation.get(name) is not None)
     if any(run.rows.validations for run in complete):
         found[Quantity(BEST, "validation_loss")] = None

@@ -52,7 +52,7 @@ def build_figures(comparisons: Sequence[Comparison], design: Design) -> list[Rep
                 "differences",
                 f"Paired differences of {primary.quantity.name} {place_of(primary.quantity)} from {design.name_arm(primary.baseline)}. "
                 "Lines: 95 % intervals, not adjusted"
-                + ("; thick: of other seeds on these test dialogues alone." if primary.has_dialogues else "."),
+                + ("; bands: of other seeds on these test dialogues alone." if primary.has_dialogues else "."),
                 _describe(primary, differences=True),
                 lambda theme: _plot_differences(theme, primary),
             )
@@ -147,13 +147,13 @@ def _plot_line(
     color: str,
     line: str,
     marker: str,
-    **style: str,
+    label: str = "",
 ) -> None:
     found = [(x, one.estimate) for x, one in zip(positions, results, strict=True) if one.estimate]
     halves = [(one.interval.high - one.interval.low) / 2 if one.interval else 0.0 for _, one in found]
     axes.errorbar(
         [x for x, _ in found], [one.mean for _, one in found], yerr=halves, color=color, ls=line or "none", lw=1.3,
-        marker=marker, ms=4.5, capsize=2.5, elinewidth=1.3, zorder=2, **style,
+        marker=marker, ms=4.5, capsize=2.5, elinewidth=1.3, zorder=2, label=label or None,
     )  # fmt: skip
 
 
@@ -168,9 +168,9 @@ def _plot_differences(theme: Theme, comparison: Comparison) -> Figure:
         if one.difference is None:
             continue
         color = theme.accent if one.verdict in ("lower", "higher") else theme.muted
-        _draw_interval(axes, row, one.difference.interval, color, 1.3)
         if comparison.has_dialogues:
-            _draw_interval(axes, row, one.difference.seed_interval, color, 3.2)
+            _draw_interval(axes, row, one.difference.seed_interval, theme.grid, 8)
+        _draw_interval(axes, row, one.difference.interval, color, 1.8)
         axes.plot([one.difference.mean], [row], "o", ms=6, color=color, zorder=3)
     axes.set_yticks(range(len(others)), [one.arm.label for one in others])
     axes.set_ylim(len(others) - 0.5, -0.5)

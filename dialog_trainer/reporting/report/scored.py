@@ -126,8 +126,9 @@ def _read_split(run: Path, place: str) -> ScoredSplit:
         kept = [index for index, one in enumerate(ids[name]) if one not in contaminated]
         if not kept or name not in whole:
             continue
+        value = _VALUES[name](rows[kept].sum(0))
         if contaminated:
-            values[name] = _VALUES[name](rows[kept].sum(0))
+            values[name] = value
         if len(kept) > 1:
             digest = sha256_of_texts(*(ids[name][index] for index in kept))
             dialogues[name] = DialogueScores(pseudo_values(rows[kept], _VALUES[name]), digest)

@@ -19,13 +19,8 @@ INTERVAL_HEAD = "\N{PLUS-MINUS SIGN} 95 %"
 
 def build_primary_table(comparison: Comparison, design: Design) -> TextTable:
     """The arms, their means and their differences from the baseline, in at most 80 columns where labels are short."""
-    quantity, baseline = comparison.quantity, comparison.baseline
-    head = [
-        _head_of_arms(design),
-        "seeds",
-        f"{quantity.name} {INTERVAL_HEAD}",
-        f"minus {baseline.label} {INTERVAL_HEAD}",
-    ]
+    baseline = comparison.baseline
+    head = ["setting", "seeds", f"mean {INTERVAL_HEAD}", f"minus {baseline.label} {INTERVAL_HEAD}"]
     rows = [
         [
             one.arm.label,
@@ -37,7 +32,8 @@ def build_primary_table(comparison: Comparison, design: Design) -> TextTable:
         ]
         for one in comparison.results
     ]
-    return TextTable(f"{quantity}", [*head, "p (Holm)", "verdict"], rows)
+    title = f"{comparison.quantity}" + (f" by {', '.join(design.keys)}" if design.keys else "")
+    return TextTable(title, [*head, "p (Holm)", "verdict"], rows)
 
 
 def build_overview_tables(comparisons: Sequence[Comparison], design: Design) -> list[TextTable]:

@@ -1,0 +1,121 @@
+"""mode=report: finds the runs, prints the answer, writes the files; and what it says where runs are missing or damaged."""
+
+import csv
+
+import pytest
+from helpers.run_folders import make_run, write
+
+from dialog_trainer.sweeps.record import JobRecord, SweepRecord, write_sweep
+
+MASK = "train_user_turn_mask_step"
+LOSSES = {0.0: [3.0, 3.1, 3.2], 0.5: [2.9, 3.02, 3.09]}
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    for value, losses in LOSSES.items():
+        for seed, loss in enumerate(losses):
+            make_run(
+                tmp_path / f"mask/m{value}-s{seed}", loss, settings={MASK: value, "seed": seed},
+                typed=[f"{MASK}={value}", f"seed={seed}"],
+            )  # fmt: skip
+    return tmp_path / "mask"
+
+
+def test_the_answer_is_printed_within_80_columns_and_the_files_are_written(sweep, dialog_trainer):
+    code, out, err = dialog_trainer("mode=report", f"runs='{sweep}'")
+    assert code == 0, err
+    table, rest = out.split("\n\n", 1)
+    assert max(map(len, table.splitlines())) <= 80
+    assert rest.startswith(
+        f"{MASK}=0.5 has the lowest assistant_nll, lower than 0: difference -0.097 ± 0.038 nats per token"
+    )
+    assert "(p = 0.008)" in rest
+    assert "the intervals are of other seeds on the same dialogues" in rest
+    files = {
+        path.relative_to(sweep).as_posix() for path in sweep.rglob("*") if path.is_file() and "-s" not in str(path)
+    }
+    figures = {
+        f"figures/{name}.{kind}"
+        for name in ("differences", "means", "loss_by_role", "learning_curves")
+        for kind in ("png", "pdf")
+    }
+    assert files == {"report.html", "report.md", "results.csv", *figures}
+    assert all(name in out for name in files)
+    with (sweep / "results.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["validation_loss (last validation)"]) for row in rows] == pytest.approx(
+        [3, 3.1, 3.2, 2.9, 3.02, 3.09]
+    )
+    assert {(row["end"], row["steps_done"], row["tokens"]) for row in rows} == {("finished", "40", "1000")}
+    page = (sweep / "report.md").read_text(encoding="utf-8")
+    assert "| 0.5 | 3 | 3.00 ± 0.24 | -0.097 ± 0.038 | 0.008 | lower |" in page
+
+
+def test_a_list_of_runs_needs_a_folder_for_the_report(sweep, tmp_path, dialog_trainer):
+    runs = f"runs=['{sweep}/m0.0-s0','{sweep}/m0.5-s0']"
+    code, _, err = dialog_trainer("mode=report", runs)
+    assert (code, "pass report.out=<folder>" in err) == (2, True)
+    code, out, err = dialog_trainer("mode=report", runs, f"report.out='{tmp_path}/out'", "report.baseline=0.5")
+    assert code == 0, err
+    assert "With one seed there is no interval and no test: the differences may be noise of the seed." in out
+    assert (tmp_path / "out/report.html").is_file()
+
+
+def test_what_cannot_be_read_is_listed_and_the_rest_is_compared(sweep, dialog_trainer):
+    write(sweep / "m0.0-s2/args.yaml", "steps: [")
+    make_run(sweep / "m0.5-s2", 3.0, settings={MASK: 0.5, "seed": 2}, typed=[f"{MASK}=0.5", "seed=2"], step=20)
+    (sweep / "figures").mkdir()  # not a run
+    code, out, err = dialog_trainer("mode=report", f"runs='{sweep}'", "report.equivalence_margin=0.5")
+    assert code == 0, err
+    [line] = [line for line in out.splitlines() if "not counted" in line]
+    assert "m0.5-s2: incomplete: step 20 of 40" in line
+    assert "m0.0-s2: " in line
+    assert "cannot be read as plain YAML" in line
+    assert "has the lowest assistant_nll, equivalent to 0 within ±0.5: " in out
+
+
+def test_jobs_of_a_sweep_that_failed_or_wait_are_listed(sweep, dialog_trainer):
+    names = sorted(path.name for path in sweep.iterdir())
+    jobs = []
+    for index, name in enumerate(names):
+        value, seed = name.removeprefix("m").split("-s")
+        jobs.append(
+            JobRecord(index=index, name=name, overrides=(f"{MASK}={value}", f"seed={seed}"), digest="0" * 16, status="done",
+                      end="finished", steps=40, steps_done=40)
+        )  # fmt: skip
+    jobs[1] = jobs[1].model_copy(update={"status": "failed", "error": "the disk is full"})
+    jobs.append(jobs[0].model_copy(update={"index": 6, "name": "later", "status": "waiting"}))
+    record = SweepRecord(
+        schema_version=1, created="", command="", overrides=(), swept=(MASK, "seed"), settings={}, jobs=tuple(jobs)
+    )
+    write_sweep(sweep, record)
+    code, out, err = dialog_trainer("mode=report", f"runs='{sweep}'")
+    assert code == 0, err
+    assert f"not counted: {names[1]}: failed; later: waiting" in out
+    assert "failed: the disk is full" in (sweep / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ([], "mode=report needs runs: pass runs=<folder of a sweep>"),
+        (["runs=nowhere"], "runs=nowhere: there is no such folder"),
+        (["runs=."], "holds no run (no folder with args.yaml)"),
+        (["runs='{sweep}'", "report.baseline=0.3"], "report.baseline=0.3: no run has this value"),
+        (["runs='{sweep}'", "report.metric=bleu9"], "report.metric=bleu9: no complete run has it; there are: "),
+        (["runs='{sweep}'", "report.equivalence_margin=0"], "report.equivalence_margin=0: must be a number above 0"),
+        (["runs='{sweep}'", "mode=inspect"], "goes with mode=report or mode=validate"),
+        (
+            ["runs='{cut}'"],
+            "no run is complete, so that there is nothing to compare:\n  run: incomplete: step 20 of 40",
+        ),
+    ],
+)
+def test_wrong_options_are_named(sweep, tmp_path, monkeypatch, dialog_trainer, options, error):
+    make_run(tmp_path / "cut/run", step=20)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    code, _, err = dialog_trainer("mode=report", *(one.format(sweep=sweep, cut=tmp_path / "cut") for one in options))
+    assert code == 2
+    assert error in err
