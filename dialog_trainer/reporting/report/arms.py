@@ -20,7 +20,7 @@ _WITHOUT_EFFECT = re.compile(
 )
 # They may change numbers in their last digits, and are settings of a study only where nothing else varies.
 _OF_MACHINE = {
-    *PER_MACHINE, "precision", "device", "parallel", "compile", "micro_batch_tokens", "activation_checkpointing",
+    *PER_MACHINE, "precision", "threads", "device", "parallel", "compile", "micro_batch_tokens", "activation_checkpointing",
     "deterministic",
 }  # fmt: skip
 _DEFAULT = "(default)"
