@@ -19,6 +19,8 @@ EXIT_CODES |= {getattr(signal, name): 75 for name in ("SIGHUP", "SIGUSR1", "SIGU
 NOTHING_TO_SAVE = "interrupted before there was anything to save"
 # A third signal ends the process at once, without a checkpoint.
 SIGNALS_TO_EXIT = 3
+# The environment variable that makes a process a job of a sweep, which stops with its standard input.
+SWEEP_JOB = "DIALOG_TRAINER_SWEEP_JOB"
 _requests: list[int] = []
 
 
@@ -94,6 +96,18 @@ def block_stops(block: bool) -> None:
     """Holds stop signals back, here and in processes that are started meanwhile, until they are released."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK if block else signal.SIG_UNBLOCK, EXIT_CODES)
+
+
+def stop_with_standard_input() -> None:
+    """From here on the end of standard input, a pipe whose other end the starting process holds, is a SIGTERM: no process
+    goes on without the one that it works for, however that ended."""
+
+    def wait() -> None:
+        while os.read(0, 1024):
+            continue
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="stop with standard input", daemon=True).start()
 
 
 def _end_at_once(number: int, _: FrameType | None) -> None:

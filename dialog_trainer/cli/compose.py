@@ -21,7 +21,6 @@ from dialog_trainer.cli.conf import CONF, list_choices
 from dialog_trainer.cli.config_folder import (
     check_hydra,
     check_references,
-    check_sweeper,
     find_hidden_files,
     record_environment,
     search_path,
@@ -38,6 +37,7 @@ from dialog_trainer.cli.overrides import (
     read_override,
     typed_targets,
 )
+from dialog_trainer.cli.sweep_values import read_list, read_params
 from dialog_trainer.config.default_names import resolve_names
 from dialog_trainer.config.frozen import FrozenMapping, flatten, set_key
 from dialog_trainer.config.schema import Config
@@ -62,42 +62,49 @@ class Composed:
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """The validated configuration of a new run, the contents of its `.hydra/`, and notes on what was understood."""
+    """The validated configuration of a new run, the contents of its `.hydra/`, notes on what was understood, and its
+    overrides."""
 
     config: Config
     hydra_files: FrozenMapping
     notes: tuple[str, ...]
+    overrides: tuple[str, ...]
 
 
 def compose_runs(overrides: list[str], config_dir: str | None, sweep: bool) -> list[NewRun]:
     """A new run, or each run of a sweep. Raises `ConfigError` with every error of all of them."""
     choices = list_choices(config_dir)
     good, errors = parse_overrides(overrides, choices, sweep)
-    runs = []
+    runs: list[NewRun] = []
     try:
-        for lines in combinations(good, choices):
-            try:
-                runs.append(_new_run(list(lines), choices, config_dir))
-            except ConfigError as error:
-                errors += error.errors
+        entries: list[tuple[str, ...]] = [()]
+        if sweep and not errors:
+            shared, entries = _read_sweep(good, choices, config_dir)
+            good += shared
+        for lines in combinations(good, choices, len(entries)):
+            for entry in entries:
+                try:
+                    runs.append(_new_run([*lines, *entry], choices, config_dir))
+                except ConfigError as error:
+                    errors += error.errors
+    except ConfigError as error:
+        errors += error.errors
     except ValueError as error:
         errors.append(str(error))
     if errors:
         raise ConfigError(errors)
-    if sweep:
-        _check_sweep([override.input_line or "" for override in good], config_dir)
     return runs
 
 
-def _check_sweep(overrides: list[str], config_dir: str | None) -> None:
-    """Checks what Hydra composes before the jobs, without the swept groups. Raises `ConfigError`."""
+def _read_sweep(
+    typed: list[Override], choices: Choices, config_dir: str | None
+) -> tuple[list[Override], list[tuple[str, ...]]]:
+    """What files sweep over besides what was typed, and the entries of `sweep.list`. Raises `ConfigError`."""
     try:
-        sweep = compose_config(overrides, config_dir, RunMode.MULTIRUN)
-    except HydraException as error:
-        raise ConfigError([first_line(error)]) from None
-    errors = check_sweeper(_plain_hydra(sweep)["sweeper"])
-    if errors:
-        raise ConfigError(errors)
+        composed = compose_config([override.input_line or "" for override in typed], config_dir, RunMode.MULTIRUN)
+    except (HydraException, OmegaConfBaseException):
+        return [], [()]  # each run is composed too, and names what is wrong
+    return read_params(composed, typed, choices), read_list(composed, typed, choices)
 
 
 def compose_tree(overrides: list[str], config_dir: str | None) -> Composed:
@@ -232,7 +239,8 @@ def _new_run(overrides: list[str], choices: Choices, config_dir: str | None) -> 
         errors.append(f"mode={mode}: works on one saved run; type it by itself, not in a sweep or a file")
     if errors or config is None:
         raise ConfigError(errors)
-    return NewRun(config, composed.hydra_files, collect_notes(composed, typed_targets(good), config_dir))
+    notes = collect_notes(composed, typed_targets(good), config_dir)
+    return NewRun(config, composed.hydra_files, notes, tuple(lines))
 
 
 def collect_notes(composed: Composed, allowed: set[str], config_dir: str | None) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from dialog_trainer.cli.conf import CONF
-from dialog_trainer.cli.overrides import ONLY_PLUGINS, parse_overrides, quote_text
+from dialog_trainer.cli.overrides import ONLY_PLUGINS, quote_text
 from dialog_trainer.cli.plain_yaml import read_config_file
 from dialog_trainer.errors import ConfigError
 
@@ -111,15 +111,6 @@ def check_hydra(node: Mapping[str, Any], default: Mapping[str, Any], typed: list
             errors.append(f"hydra.{name}, {place}: a parameter with _target_ would run code; remove it")
     if errors:
         raise ConfigError(errors)
-
-
-def check_sweeper(settings: Any) -> list[str]:
-    """The errors of the overrides that a sweeper itself adds to jobs, by the rules of typed ones."""
-    params = settings.get("params") if isinstance(settings, Mapping) else None
-    lines = [f"{key}={value}" for key, value in params.items()] if isinstance(params, Mapping) else []
-    good, errors = parse_overrides(lines, {}, sweep=True)
-    errors += [f"{one.input_line}: {ONLY_PLUGINS}" for one in good if one.is_hydra_override()]
-    return [f"hydra.sweeper.params: {error}" for error in errors]
 
 
 def check_references(config: Any) -> None:

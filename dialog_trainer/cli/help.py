@@ -51,7 +51,8 @@ SECTIONS = {
 GROUPS = {
     "model": "Model", "data": "Dialogues", "optim": "Optimizer", "scheduler": "Learning rate",
     "mask_schedule": "Mask: which turns carry the loss, and when", "metrics": "Scores and curves",
-    "resume": "Resume", "report": "Report: mode=report", "chat": "Chat", "figures": "Figures", "logger": "Tracker besides metrics.jsonl",
+    "resume": "Resume", "sweep": "Sweep: -m", "report": "Report: mode=report", "chat": "Chat", "figures": "Figures",
+    "logger": "Tracker besides metrics.jsonl",
 }  # fmt: skip
 _WIDTH = 34
 

@@ -20,7 +20,14 @@ from dialog_trainer.cli.places import DOTTED_KEYS, check_places, check_system
 from dialog_trainer.distributed.environment import RankInfo, detect_rank
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.screen import write, write_line
-from dialog_trainer.signals import block_stops, end_at_once_on_stop, ignore_stops, raise_on_stop
+from dialog_trainer.signals import (
+    SWEEP_JOB,
+    block_stops,
+    end_at_once_on_stop,
+    ignore_stops,
+    raise_on_stop,
+    stop_with_standard_input,
+)
 from dialog_trainer.streams import OUTPUT, losses, protect_standard_streams
 
 # Hydra, and what checks a configuration, are imported in the functions: --help and --version do not wait for them.
@@ -30,6 +37,8 @@ def entry() -> None:
     """Runs the command line of this process, and ends it."""
     end_at_once_on_stop()
     block_stops(False)  # held while the interpreter started
+    if os.environ.pop(SWEEP_JOB, None):
+        stop_with_standard_input()
     protect_standard_streams()
     sys.excepthook = lambda kind, error, trace: report_unexpected(error)
     code = guard(_run_in_place)
@@ -143,7 +152,7 @@ def _start(flags: Flags, run_job: Callable[..., int]) -> int:
     runs = compose.compose_runs(overrides, flags.config_dir, sweeps)
     _print_notes(dict.fromkeys(note for run in runs for note in run.notes))
     if sweeps:
-        return sweep.run_sweep(runs, overrides, flags.config_dir, run_job)
+        return sweep.run_sweep(runs, overrides, flags.config_dir)
     [run] = runs
     return run_job(Job(run.config, parent=run.config.project, name=run.config.name, hydra_files=run.hydra_files))
 
@@ -179,7 +188,7 @@ def _show(flags: Flags) -> int:
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
-            return sweep.run_hydra(arguments, lambda config: 0)
+            return sweep.run_hydra(arguments)
     finally:
         text = printed.getvalue()
         if flags.given.get("--shell-completion", "").startswith("query"):

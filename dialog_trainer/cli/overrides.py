@@ -33,6 +33,7 @@ MAX_CHARACTERS = 4000
 MAX_DEPTH = 20
 # What of Hydra's own configuration a user may set.
 _HYDRA_OPTIONS = ("hydra/launcher", "hydra.launcher.", "hydra/sweeper", "hydra.sweeper.")
+LAUNCHERS = ("local",)
 ONLY_PLUGINS = "of Hydra's own, only hydra/launcher and hydra/sweeper can be set; see project, name"
 _SEVERAL = "several values need -m; to pass a list, write [a,b]; to pass a text with a comma, quote it"
 
@@ -68,13 +69,14 @@ def parse_overrides(overrides: list[str], choices: Choices, sweep: bool) -> tupl
     return good, errors
 
 
-def combinations(overrides: list[Override], choices: Choices) -> Iterator[tuple[str, ...]]:
-    """The overrides of each job of a sweep. Raises `ValueError` with the message if there are too many."""
+def combinations(overrides: list[Override], choices: Choices, factor: int = 1) -> Iterator[tuple[str, ...]]:
+    """The overrides of each job of a sweep, `factor` times as many in all. Raises `ValueError` with the message if there
+    are too many."""
     counts = [_count(override, choices) for override in overrides]
     empty = [str(override.input_line) for override, count in zip(overrides, counts, strict=True) if not count]
     if empty:
         raise ValueError(f"{empty[0]}: has no values, so that there are no jobs")
-    total = math.prod(counts)
+    total = factor * math.prod(counts)
     if total > MAX_JOBS:
         raise ValueError(f"-m: {total:,} jobs; a sweep has at most {MAX_JOBS:,}: list fewer values")
     return itertools.product(*(_variants(override, choices) for override in overrides))
@@ -206,7 +208,17 @@ def _hydra_error(override: Override) -> str | None:
     if override.is_delete() or override.is_sweep_override() or override.package is not None:
         return "Hydra's own options can be set to one value only"
     if key.endswith("._target_") or ("/" in key and not isinstance(override.value(), str)):
-        return "takes the name of an installed plugin, as hydra/launcher=basic"
+        return "takes a name, as hydra/launcher=local"
+    if key == "hydra/launcher" and override.value() not in LAUNCHERS:
+        return (
+            "is not used here, where a sweep must survive what stops it; hydra/launcher=local runs its jobs on this "
+            "machine, hydra.launcher.n_jobs of them at a time"
+        )
+    if key == "hydra/sweeper" and override.value() != "basic":
+        return (
+            "is not used here: a sweep compares the values that are listed. To search for values, call "
+            "dialog_trainer from a program of the sweeper"
+        )
     return None
 
 

@@ -1,96 +1,214 @@
-"""Runs through Hydra's own launcher: the jobs of a sweep (-m), and the flags that only show something."""
+"""-m: from the composed runs to a sweep that runs, in its folder, by the launcher that was chosen."""
 
 from __future__ import annotations
 
-import json
+import os
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.plugins import Plugins
+from hydra.types import RunMode
 
-from dialog_trainer.cli.compose import Composed, NewRun, add_dict_prefixes, check, tree_of
+from dialog_trainer.build.mask import build_mask
+from dialog_trainer.cli.compose import NewRun, compose_config
 from dialog_trainer.cli.conf import CONF
-from dialog_trainer.cli.config_folder import search_path
-from dialog_trainer.cli.guard import guard
-from dialog_trainer.cli.overrides import quote_text
-from dialog_trainer.config.frozen import FrozenMapping
-from dialog_trainer.config.job import Job
+from dialog_trainer.cli.job_commands import JobCommands, of_a_job
+from dialog_trainer.config.groups import MaskScheduleConfig
+from dialog_trainer.config.schema import Config
 from dialog_trainer.errors import ConfigError
-from dialog_trainer.files import open_to_append
+from dialog_trainer.masking.timeline import SAMPLES, build_timeline
 from dialog_trainer.screen import write_line
-from dialog_trainer.tracking.run_directory import claim_run_directory
+from dialog_trainer.sweeps.devices import share_machine
+from dialog_trainer.sweeps.forks import MIN_SHARED, Forkable, plan_forks
+from dialog_trainer.sweeps.job_folder import digest_config
+from dialog_trainer.sweeps.plan import (
+    ComposedJob,
+    SweepPlan,
+    describe_work,
+    digest_settings,
+    identify,
+    plan_sweep,
+)
+from dialog_trainer.sweeps.record import SWEEP_FILE, SweepRecord, read_sweep
+from dialog_trainer.tracking.run_directory import lock_run_directory
 
-RunJob = Callable[[Job], int]
 SWEEPS = Path("multirun")
+_FORKED_KEYS = ("train_user_turn_mask_step", "mask_schedule._target_")
 
 
-def run_sweep(runs: list[NewRun], overrides: list[str], config_dir: str | None, run_job: RunJob) -> int:
-    """Runs the jobs of a sweep, which were checked, and prints a table of them; returns the worst exit code."""
-    others = sorted({run.config.mode for run in runs if not run.config.command.trains})
-    if others:
-        raise ConfigError([f"-m: sweeps train; mode={others[0]} works on one configuration at a time"])
-    folder = claim_run_directory(SWEEPS, runs[0].config.name)
-    write_line(f"{len(runs)} jobs, in {folder}/<job> (project is not used)")
-    place = f"hydra.sweep.dir={quote_text(folder)}"
-    allowed = {name for run in runs for name in run.config.allow_targets}
-    try:
-        return run_hydra(
-            ["--multirun", *add_dict_prefixes(overrides), place, *search_path(config_dir)],
-            lambda config: _run_one(config, allowed, run_job),
-        )
-    finally:
-        _print_jobs(folder)
+def run_sweep(runs: list[NewRun], overrides: list[str], config_dir: str | None) -> int:
+    """Plans the sweep, prints the plan, and runs what is left of it; returns the exit code. Raises `ConfigError`."""
+    settings = runs[0].config.sweep
+    folder = _find_folder(runs)
+    composed = [_as_job(run) for run in runs]
+    write_line(f"sweep {folder}")
+    if not settings.early_stopping and any(run.config.patience for run in runs):
+        write_line("  early stopping is off (patience=0), so that all jobs make as many updates as they are given; sweep.early_stopping=true leaves it on")  # fmt: skip
+    with ExitStack() as stack:
+        if folder.exists():
+            stack.enter_context(lock_run_directory(folder))
+        known = _read_known(folder)
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        command = shlex.join(["python", "-m", "dialog_trainer", *sys.argv[1:]])
+        plan = _check_folders(folder, plan_sweep(composed, known, command, now))
+        plan = _add_forks(plan, settings.fork, settings.early_stopping)
+        write_line(f"  {describe_work(plan)}")
+        if settings.dry_run:
+            _print_jobs(plan)
+            return 0
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            stack.enter_context(lock_run_directory(folder))
+        commands = JobCommands(folder, plan.jobs, config_dir)
+        return _launch(folder, plan, commands, overrides, config_dir)
 
 
-def run_hydra(arguments: list[str], action: Callable[[DictConfig], int]) -> int:
-    """Lets Hydra compose each job and call `action`; returns the worst exit code."""
-    codes: list[int] = []
+def run_hydra(arguments: list[str]) -> int:
+    """Lets Hydra show something of what it composes."""
     sys.argv = ["dialog-trainer", *arguments]
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(
-        lambda config: codes.append(action(config))
-    )()
-    return max(codes, default=0)
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(lambda config: None)()
+    return 0
 
 
-def _run_one(config: DictConfig, allowed: set[str], run_job: RunJob) -> int:
-    """One job of a sweep, in the folder that Hydra made. An error ends this job only; a signal ends the sweep."""
-    context = HydraConfig.get()
-    overrides = list(context.overrides.task)
-    folder = Path(context.runtime.output_dir)
-    write_line(f"== job {context.job.num}: {' '.join(overrides)}")
-    code = 1
-    try:
-        code = guard(lambda: run_job(_job_of(config, context, overrides, allowed, folder)))
-    finally:
-        row = {"job": context.job.num, "overrides": overrides, "exit_code": code}
-        with open_to_append(folder.parent, "jobs.jsonl") as file:
-            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
-    if code in (75, 130):
-        raise SystemExit(code)
-    return int(code != 0)
+def _find_folder(runs: Sequence[NewRun]) -> Path:
+    """`<project>/<name>` where a project was typed, else `multirun/<name>`. Raises `ConfigError`."""
+    errors = [f"mode={run.config.mode}: -m is for mode=train; any other mode works on one run or configuration at a time" for run in runs if run.config.mode != "train"]  # fmt: skip
+    typed = [{line.partition("=")[0]: line for line in run.overrides} for run in runs]
+    errors += [
+        f"{key}: is where the sweep lies, and the same for all its jobs"
+        for key in ("project", "name")
+        if len({lines.get(key) for lines in typed}) > 1
+    ]
+    if errors:
+        raise ConfigError(errors)
+    config = runs[0].config
+    folder = (Path(config.project) if "project" in typed[0] else SWEEPS) / config.name
+    if folder.exists() and not (folder / SWEEP_FILE).exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError([f"{folder}: is there, and is no sweep of this version (no {SWEEP_FILE}); pass name=<other>"])
+    return folder
 
 
-def _job_of(config: DictConfig, context: Any, overrides: list[str], allowed: set[str], folder: Path) -> Job:
-    choices = {group: name for group, name in context.runtime.choices.items() if isinstance(name, str)}
-    hydra_node = OmegaConf.to_container(context, resolve=False, enum_to_str=True)
-    files = FrozenMapping({"hydra": {"hydra": hydra_node}, "overrides": overrides})
-    checked = check(Composed(tree_of(config, overrides), choices, files, {}), allowed)
-    # A run of a sweep is where the sweep is.
-    return Job(
-        checked.replace({"project": str(folder.parent), "name": folder.name}), parent=str(folder), hydra_files=files
+def _as_job(run: NewRun) -> ComposedJob:
+    lines, config = of_a_job(run.overrides), run.config
+    if not config.sweep.early_stopping:
+        lines = (*(line for line in lines if not line.startswith("patience=")), "patience=0")
+        config = config.replace({"patience": 0})
+    return ComposedJob(lines, config)
+
+
+def _read_known(folder: Path) -> SweepRecord | None:
+    """The record of the sweep, in which a job that a killed process left running is one that was stopped."""
+    if not (folder / SWEEP_FILE).exists():
+        return None
+    record = read_sweep(folder)
+    jobs = (job.model_copy(update={"status": "stopped"}) if job.status == "running" else job for job in record.jobs)
+    return record.model_copy(update={"jobs": tuple(jobs)})
+
+
+def _check_folders(folder: Path, plan: SweepPlan) -> SweepPlan:
+    """Compares the folders of the jobs with the record. Raises `ConfigError` for those that somebody has changed."""
+    errors, jobs = [], list(plan.record.jobs)
+    for index in plan.jobs:
+        job, run = jobs[index], folder / jobs[index].name
+        if os.path.lexists(run):
+            if not job.attempts:
+                errors.append(f"{run}: is in the way of a new job; move it elsewhere")
+            elif job.config_sha256 and digest_config(run) != job.config_sha256:
+                errors.append(
+                    f"{run}: its args.yaml is another one than the sweep left; put it back, or move the folder elsewhere, "
+                    "and the job is trained once more"
+                )
+        elif job.status == "done":
+            write_line(f"  {job.name} was done, and its folder is gone: it is trained once more")
+        if not os.path.lexists(run) and job.attempts:
+            fresh = {"status": "waiting", "steps_done": 0, "end": None, "config_sha256": None, "exit_code": None}
+            jobs[index] = job.model_copy(update=fresh)
+    if errors:
+        raise ConfigError(errors)
+    return replace(plan, record=plan.record.model_copy(update={"jobs": tuple(jobs)}))
+
+
+def _add_forks(plan: SweepPlan, fork: bool | str, early_stopping: bool) -> SweepPlan:
+    """The plan with the jobs that start from a branch of another one."""
+    if not fork or early_stopping:
+        if fork is True:
+            raise ConfigError(
+                ["sweep.fork=true: not with sweep.early_stopping=true, which may end a job before others fork"]
+            )
+        return plan
+    able = [
+        Forkable(index, _family(job.config), build_timeline(build_mask(job.config), job.config.planned_steps), job.config.steps)
+        for index, job in plan.jobs.items()
+        if _is_exact(job.config)
+    ]  # fmt: skip
+    jobs = list(plan.record.jobs)
+    forks = plan_forks(dict(enumerate(jobs)), able, 0.0 if fork is True else MIN_SHARED)
+    for index, job in forks.items():
+        jobs[index] = job
+    return replace(plan, record=plan.record.model_copy(update={"jobs": tuple(jobs)}))
+
+
+def _family(config: Config) -> str:
+    """A digest of all settings but the mask schedule."""
+    own = (*_FORKED_KEYS, *(f"mask_schedule.{key}" for key in config.mask_schedule.arguments))
+    return digest_settings({key: value for key, value in identify(config).items() if key not in own})
+
+
+def _is_exact(config: Config) -> bool:
+    """Whether the timeline of its mask has all changes: a schedule of the user's own is sampled where it is long."""
+    built_in = config.mask_schedule.target in MaskScheduleConfig.TARGETS
+    return (built_in or config.planned_steps <= SAMPLES) and not config.whole_epochs
+
+
+def _launch(folder: Path, plan: SweepPlan, commands: JobCommands, overrides: list[str], config_dir: str | None) -> int:
+    """Runs the sweep by the launcher of `hydra/launcher=`."""
+    shared = [line for line in overrides if line.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher."))]
+    config = compose_config(shared, config_dir, RunMode.MULTIRUN)
+    n_jobs = config.hydra.launcher.get("n_jobs", 1)
+    if type(n_jobs) is not int or n_jobs < 1:
+        raise ConfigError([f"hydra.launcher.n_jobs={n_jobs}: must be a whole number of at least 1"])
+    devices = {job.config.device for job in plan.jobs.values()}
+
+    def run(jobs_at_a_time: int) -> int:
+        return _run_here(folder, plan, commands, share_machine(jobs_at_a_time, devices))
+
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=None,  # type: ignore[arg-type]  # its loader composes jobs, which are composed already
+        task_function=run,
+        config=config,
     )
+    [code] = launcher.launch([job.overrides for job in plan.jobs.values()], 0)
+    return int(code)  # type: ignore[call-overload, no-any-return]  # of our own launchers, which give no JobReturn
 
 
-def _print_jobs(folder: Path) -> None:
-    if not (folder / "jobs.jsonl").exists():  # it ended before any job did
-        return
+def _run_here(folder: Path, plan: SweepPlan, commands: JobCommands, environments: Sequence[Mapping[str, str]]) -> int:
     from rich.console import Console
 
     from dialog_trainer.reporting.terminal import print_tables
+    from dialog_trainer.sweeps.plan import count_steps_left
+    from dialog_trainer.sweeps.progress import SweepProgress
+    from dialog_trainer.sweeps.runner import SweepRunner
     from dialog_trainer.sweeps.status import build_sweep_table
 
-    print_tables(Console(file=sys.stdout), [build_sweep_table(folder)])
+    console = Console(file=sys.stdout)
+    hours = next(iter(plan.jobs.values())).config.sweep.max_hours
+    with SweepProgress(console, sum(map(count_steps_left, plan.left))) as progress:
+        runner = SweepRunner(
+            folder, plan.record, list(plan.jobs), commands.make, progress, None if hours is None else 3600 * hours
+        )
+        code = runner.run(environments)
+    print_tables(console, [build_sweep_table(folder, runner.record)])
+    return code
+
+
+def _print_jobs(plan: SweepPlan) -> None:
+    for index in plan.jobs:
+        job = plan.record.jobs[index]
+        shared = f", forks from {job.forked_from} at step {job.forked_from_step:,}" if job.forked_from else ""
+        write_line(f"  {job.name}: {job.status}, {job.steps:,} steps{shared}")

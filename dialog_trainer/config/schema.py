@@ -35,6 +35,7 @@ from dialog_trainer.config.groups import DataConfig, LoggerConfig, MaskScheduleC
 from dialog_trainer.config.metrics_group import ChatConfig, MetricsConfig
 from dialog_trainer.config.model_group import ModelConfig
 from dialog_trainer.config.report_group import NO_REPORT, ReportConfig, Runs
+from dialog_trainer.config.sweep_group import NO_SWEEP, SweepConfig
 from dialog_trainer.config.table import construct, read, values_of
 from dialog_trainer.config.versions import upgrade
 from dialog_trainer.errors import ConfigError
@@ -183,6 +184,7 @@ class Config(Record):
     )
     resume: ResumeConfig = setting("How mode=resume goes on.", per_command=True, when_absent={"in_place": False})
     report: ReportConfig = setting("The report on runs.", per_command=True, when_absent=NO_REPORT)
+    sweep: SweepConfig = setting("How the jobs of a sweep are run.", per_command=True, when_absent=NO_SWEEP)
     model: ModelConfig = setting("The model.")
     data: DataConfig = setting("The dialogues.")
     optim: OptimConfig = setting("The optimizer.")

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.reporting.tables import TextTable
+from dialog_trainer.sweeps.record import JobRecord, SweepRecord
 from dialog_trainer.training.checkpoint_directory import locate
 from dialog_trainer.training.early_stopping import BestTracker
 from dialog_trainer.training.saved_state import read_state
 
+HEAD = ["options", "job", "end", "steps done", "best loss (nats per token)", "its step", "best score", "its step"]
 
-def build_sweep_table(folder: Path) -> TextTable:
-    """A row for each job in `jobs.jsonl` of the sweep's folder, with the options in which it differs from the others."""
-    jobs = [json.loads(line) for line in (folder / "jobs.jsonl").read_text(encoding="utf-8").splitlines()]
-    jobs.sort(key=lambda job: job["job"])
-    common = set.intersection(*(set(job["overrides"]) for job in jobs)) if len(jobs) > 1 else set()
+
+def build_sweep_table(folder: Path, record: SweepRecord) -> TextTable:
+    """A row for each job, with the options in which it differs from others."""
     rows = [
         [
-            " ".join(option for option in job["overrides"] if option not in common) or "-",
-            str(job["job"]),
-            "done" if job["exit_code"] == 0 else f"exit code {job['exit_code']}",
-            *_best_validations(folder / str(job["job"])),
+            " ".join(job.overrides) or "-",
+            str(job.index),
+            job.end or job.status,
+            f"{job.steps_done:,}",
+            *_best_validations(folder, job),
         ]
-        for job in jobs
+        for job in record.jobs
     ]
-    head = ["options", "job", "end", "best loss (nats per token)", "its step", "best score", "its step"]
-    return TextTable(f"Jobs in {folder}", head, rows)
+    return TextTable(f"Jobs in {folder}", HEAD, rows)
 
 
-def _best_validations(run: Path) -> list[str]:
+def _best_validations(folder: Path, job: JobRecord) -> list[str]:
+    run = folder / job.name
     try:
         last = locate(run, "last")
         best = read_state(run, last).best if last else BestTracker()  # without: ended before its first checkpoint

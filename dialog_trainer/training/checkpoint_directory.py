@@ -32,7 +32,6 @@ from pathlib import Path
 
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.files import list_directory
-from dialog_trainer.training.checkpoint import find_damage
 from dialog_trainer.training.saved_state import read_state
 
 KINDS = {"last": "last", "metric": "best_metric", "loss": "best_loss"}
@@ -75,6 +74,8 @@ def hold_checkpoint(run: Path, load_model_type: str) -> Iterator[Path]:
 
 
 def _verify(run: Path, load_model_type: str, found: str | None) -> Path:
+    from dialog_trainer.training.checkpoint import find_damage  # imports torch, which the others here do not need
+
     if found is None:
         there = next((kind for kind, name in KINDS.items() if locate(run, name)), None)
         remedy = f"pass load_model_type={there}" if there else "the run saved none: start it again"

@@ -9,7 +9,8 @@ import torch
 from dialog_trainer.build import data
 from dialog_trainer.build.data import Split, build_probe_batches, load_dialogues, tokenize_split
 from dialog_trainer.build.instantiate import instantiate
-from dialog_trainer.build.mask import build_mask, check_split_mask, digest_mask
+from dialog_trainer.build.mask import build_mask
+from dialog_trainer.build.mask_check import check_split_mask, digest_mask
 from dialog_trainer.build.optimization import build_optimizer, plan_training
 from dialog_trainer.data.sampler import global_batch_indices
 from dialog_trainer.errors import ConfigError

@@ -209,7 +209,7 @@ def test_what_a_changed_key_means_for_a_resumed_run(key, kind):
 def test_the_fields_of_a_command_are_no_part_of_a_run():
     assert {key.split(".")[0] for key, setting in SETTINGS.items() if setting.meta.per_command} == {
         "mode", "resume_model_dir", "load_model_type", "split", "compare_with", "ui", "allow_targets", "chat", "port",
-        "distributed_timeout_seconds", "resume", "runs", "report",
+        "distributed_timeout_seconds", "resume", "runs", "report", "sweep",
     }  # fmt: skip
 
 

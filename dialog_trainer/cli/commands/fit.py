@@ -15,13 +15,8 @@ from transformers import PreTrainedModel
 
 from dialog_trainer.build.data import find_final_split, report_contamination, tokenize_split
 from dialog_trainer.build.evaluation import resolve_word_tokenizer
-from dialog_trainer.build.mask import (
-    build_mask,
-    check_split_mask,
-    digest_mask,
-    summarize_held_out,
-    summarize_training,
-)
+from dialog_trainer.build.mask import build_mask
+from dialog_trainer.build.mask_check import check_split_mask, digest_mask, summarize_held_out, summarize_training
 from dialog_trainer.build.model import digest_weights
 from dialog_trainer.build.optimization import build_optimizer, plan_training, resolve_learning_rate
 from dialog_trainer.build.precision import resolve_precision

@@ -22,13 +22,8 @@ from dialog_trainer.build.data import (
     report_contamination,
     tokenize_split,
 )
-from dialog_trainer.build.mask import (
-    build_mask,
-    check_split_mask,
-    digest_mask,
-    summarize_held_out,
-    summarize_training,
-)
+from dialog_trainer.build.mask import build_mask
+from dialog_trainer.build.mask_check import check_split_mask, digest_mask, summarize_held_out, summarize_training
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.schema import Config
 from dialog_trainer.data.dataset import DialogueDataset

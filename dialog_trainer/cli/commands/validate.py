@@ -17,7 +17,7 @@ from dialog_trainer.build.evaluation import (
     run_validation,
     select_metrics,
 )
-from dialog_trainer.build.mask import is_training_data
+from dialog_trainer.build.mask_check import is_training_data
 from dialog_trainer.build.model import digest_weights, load_saved_model
 from dialog_trainer.build.runtime import configure_torch, select_device
 from dialog_trainer.config.job import Job

@@ -1,0 +1,80 @@
+"""What a sweep runs over besides typed lists of values: `sweep.list`, and `hydra.sweeper.params` of a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from dialog_trainer.cli.overrides import (
+    ONLY_PLUGINS,
+    OPEN_GROUPS,
+    Choices,
+    is_hydra,
+    parse_overrides,
+    quote_text,
+    typed_targets,
+)
+from dialog_trainer.config.schema import Config
+from dialog_trainer.config.table import built_in_targets, settings
+from dialog_trainer.errors import ConfigError
+
+_PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
+_KEYWORDS = ("true", "false", "null", "inf", "nan")
+
+
+def read_params(composed: DictConfig, typed: Sequence[Override], choices: Choices) -> list[Override]:
+    """The overrides of `hydra.sweeper.params`, as of experiment=mask_study; what was typed goes before them.
+
+    Raises `ConfigError` where one cannot be read.
+    """
+    params = OmegaConf.to_container(composed.hydra.sweeper, resolve=False).get("params")  # type: ignore[union-attr]
+    keys = {override.key_or_group for override in typed}
+    lines = (
+        [f"{key}={value}" for key, value in params.items() if key not in keys] if isinstance(params, Mapping) else []
+    )
+    found, errors = parse_overrides(lines, choices, sweep=True)
+    errors += [f"{one.input_line}: {ONLY_PLUGINS}" for one in found if is_hydra(one)]
+    errors += _find_code(found, typed)
+    if errors:
+        raise ConfigError([f"hydra.sweeper.params: {error}" for error in errors])
+    return found
+
+
+def read_list(composed: DictConfig, typed: Sequence[Override], choices: Choices) -> list[tuple[str, ...]]:
+    """The overrides of each entry of `sweep.list`; one entry without any where there is none. Raises `ConfigError`."""
+    value = OmegaConf.to_container(composed.sweep, resolve=True).get("list")  # type: ignore[union-attr]
+    try:
+        entries = settings(Config)["sweep.list"].validate(value)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from None
+    lines = [tuple(f"{key}={_as_text(item)}" for key, item in entry.items()) for entry in entries]
+    found, errors = parse_overrides([line for entry in lines for line in entry], choices, sweep=False)
+    errors += [f"{one.input_line}: {ONLY_PLUGINS}" for one in found if is_hydra(one)]
+    if not any(override.key_or_group == "sweep.list" for override in typed):
+        errors += _find_code(found, typed)
+    if errors:
+        raise ConfigError([f"sweep.list: {error}" for error in errors])
+    return lines or [()]
+
+
+def _find_code(found: Sequence[Override], typed: Sequence[Override]) -> list[str]:
+    """Errors for code that a file would allow: only what is typed on the command line is allowed."""
+    built_in = {target for group in OPEN_GROUPS for target in built_in_targets(Config, group)}
+    names = sorted(typed_targets(list(found)) - typed_targets(list(typed)) - built_in)
+    return [f"to run {name} as code, pass allow_targets=[{name}]" for name in names]
+
+
+def _as_text(value: Any) -> str:
+    """A plain value in Hydra's grammar."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_as_text(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_as_text, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    is_plain = isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _KEYWORDS
+    return str(value) if is_plain or not isinstance(value, str) else quote_text(value)

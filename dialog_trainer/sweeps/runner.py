@@ -1,0 +1,226 @@
+"""Runs the jobs of a sweep, each in a process of its own, and keeps `sweep.json`.
+
+What becomes of a job, by what is found in its folder:
+
+    nothing                      it starts, or forks from a branch of another job
+    a checkpoint, not the end    it goes on from there (mode=resume), bit for bit
+    files, no checkpoint         the folder is moved to failed/, and it starts once more
+    done                         nothing
+
+A job that fails does not stop the others.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dialog_trainer.files import remove_directory
+from dialog_trainer.signals import EXIT_CODES
+from dialog_trainer.sweeps.forks import branch_of
+from dialog_trainer.sweeps.job_folder import (
+    StepCounter,
+    can_resume,
+    digest_config,
+    put_aside,
+    read_position,
+    wait_until_left,
+)
+from dialog_trainer.sweeps.processes import Process, describe_exit, forward_stops, send_to_all, start_process
+from dialog_trainer.sweeps.progress import SweepProgress, describe_end
+from dialog_trainer.sweeps.record import JobRecord, SweepRecord, write_sweep
+
+POLL_SECONDS = 0.1
+RECORD_EVERY_SECONDS = 5.0
+STOPPED = tuple(set(EXIT_CODES.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a job is started: from its last checkpoint, from a branch of another job, or from nothing; and the updates after
+    which it keeps branches for others."""
+
+    resumes: bool = False
+    fork_from: Path | None = None
+    keep_at: tuple[int, ...] = ()
+
+
+# The command line of a job.
+MakeCommand = Callable[[JobRecord, Start], Sequence[str]]
+
+
+@dataclass(slots=True)
+class _Running:
+    process: Process
+    slot: int
+    counter: StepCounter
+    since: float
+    seconds_before: float
+
+
+class SweepRunner:
+    """Runs the jobs of `asked`, by number, of a sweep whose folder this process has locked."""
+
+    def __init__(
+        self,
+        folder: Path,
+        record: SweepRecord,
+        asked: Sequence[int],
+        make_command: MakeCommand,
+        progress: SweepProgress,
+        max_seconds: float | None = None,
+    ):
+        self.folder, self.record = folder, record
+        self._make_command, self._progress = make_command, progress
+        self._end = None if max_seconds is None else time.monotonic() + max_seconds
+        self._asked = tuple(asked)
+        roots = {job.forked_from for job in record.jobs}
+        jobs = [job for job in record.jobs if job.index in self._asked and job.status != "done"]
+        # Those first that others wait for.
+        self._waiting = [job.index for job in sorted(jobs, key=lambda job: (job.name not in roots, job.index))]
+        self._processes: dict[int, Process] = {}
+        self._running: dict[int, _Running] = {}
+        self._steps_before = {job.index: job.steps_done for job in record.jobs}
+        self._prepared = False
+        self._recorded = 0.0
+
+    def run(self, environments: Sequence[Mapping[str, str]]) -> int:
+        """Runs as many jobs at a time as there are `environments`; returns the exit code of the sweep."""
+        free = list(range(len(environments)))
+        out_of_time = False
+        with forward_stops(self._processes) as received:
+            write_sweep(self.folder, self.record)
+            while True:
+                while free and not received and not out_of_time and (index := self._next()) is not None:
+                    slot = free.pop(0)
+                    self._start(index, slot, environments[slot])
+                if not self._running:
+                    break
+                time.sleep(POLL_SECONDS)
+                for index in [one for one, running in self._running.items() if running.process.poll() is not None]:
+                    free.append(self._running[index].slot)
+                    self._finish(index, bool(received) or out_of_time)
+                self._show()
+                if self._end is not None and time.monotonic() >= self._end and not out_of_time:
+                    out_of_time = True
+                    self._progress.line("sweep.max_hours is over: all jobs stop with a checkpoint")
+                    send_to_all(self._processes, signal.SIGTERM)
+        if received:
+            return EXIT_CODES[received[0]]
+        ends = {job.status for job in self.record.jobs if job.index in self._asked}
+        return 75 if out_of_time and ends != {"done"} else 1 if "failed" in ends else 75 if "stopped" in ends else 0
+
+    def _next(self) -> int | None:
+        """The job to start now; None where all others wait, or none is left."""
+        if self._running and not self._prepared:  # the first one reads and tokenizes the data for all
+            return None
+        for index in self._waiting:
+            job = self.record.jobs[index]
+            root = next((one.index for one in self.record.jobs if one.name == job.forked_from), None)
+            coming = root is not None and (root in self._running or root in self._waiting)
+            if not coming or branch_of(self.folder, job) or can_resume(self.folder / job.name):
+                self._waiting.remove(index)
+                return index
+        return None
+
+    def _start(self, index: int, slot: int, environment: Mapping[str, str]) -> None:
+        job = self.record.jobs[index]
+        run = self.folder / job.name
+        resumes, branch = False, branch_of(self.folder, job)
+        if os.path.lexists(run):
+            wait_until_left(run)
+            resumes = can_resume(run)
+            if not resumes:
+                place = put_aside(self.folder, job.name, job.attempts)
+                self._progress.line(f"{job.name} has no checkpoint: moved to {self.folder / place}")
+        if job.forked_from and not resumes and branch is None:
+            self._progress.line(f"{job.name} is trained from its start: {job.forked_from} has left no branch for it")
+            job = self._update(index, forked_from=None, forked_from_step=None)
+        start = Start(resumes, None if resumes else branch, self._branch_steps(job))
+        command = self._make_command(job, start)
+        done = (job.forked_from_step or 0) if not resumes else job.steps_done
+        process = start_process(command, self.folder, log_of(job), environment)
+        self._processes[index] = process
+        self._running[index] = _Running(process, slot, StepCounter(run, done), time.monotonic(), job.seconds)
+        self._steps_before[index] = done
+        how = "goes on" if resumes else f"forks from {job.forked_from}" if branch else "starts"
+        self._update(index, status="running", attempts=job.attempts + 1, exit_code=None, error=None, steps_done=done)
+        number = f"[{len(self._asked) - len(self._waiting)}/{len(self._asked)}]"
+        self._progress.line(f"{number} {job.name} {how}" + (f" at step {done:,}" if done else ""))
+
+    def _branch_steps(self, job: JobRecord) -> tuple[int, ...]:
+        """The updates after which this job keeps a branch for one that has not started."""
+        steps = {
+            one.forked_from_step
+            for one in self.record.jobs
+            if one.forked_from == job.name and one.status != "done" and not can_resume(self.folder / one.name)
+        }
+        return tuple(sorted(step for step in steps if step))
+
+    def _finish(self, index: int, stopping: bool) -> None:
+        running = self._running.pop(index)
+        del self._processes[index]
+        code = running.process.poll() or 0
+        job = self.record.jobs[index]
+        run = self.folder / job.name
+        position = read_position(run)
+        stopped = code in STOPPED or (code < 0 and stopping)
+        self._update(
+            index,
+            status="done" if code == 0 else "stopped" if stopped else "failed",
+            exit_code=code,
+            error=None if code == 0 or stopped else describe_exit(code, self.folder, log_of(job)),
+            steps_done=position.steps_done if position else running.counter.count(),
+            steps=position.steps if position else job.steps,
+            end=None if code else "finished" if position is None or position.ended else "stopped early",
+            seconds=round(running.seconds_before + time.monotonic() - running.since, 3),
+            tokens=position.tokens if position else job.tokens,
+            config_sha256=digest_config(run),
+        )
+        self._prepared = True
+        self._remove_branches()
+        self._progress.line(f"{job.name}: {describe_end(self.folder, self.record.jobs[index])}")
+
+    def _remove_branches(self) -> None:
+        """Removes the branches that no job needs any more."""
+        needed = {job.forked_from for job in self.record.jobs if job.status != "done"}
+        for job in self.record.jobs:
+            if job.name not in needed and job.index not in self._running:
+                remove_directory(self.folder, f"{job.name}/branches")
+
+    def _show(self) -> None:
+        """Counts the updates of the running jobs, and records them now and then."""
+        counted = {index: one.counter.count() for index, one in self._running.items()}
+        self._prepared = self._prepared or any((self.folder / self.record.jobs[i].name).exists() for i in counted)
+        now = time.monotonic()
+        if now - self._recorded >= RECORD_EVERY_SECONDS:
+            self._recorded = now
+            jobs = list(self.record.jobs)
+            for index, done in counted.items():
+                jobs[index] = jobs[index].model_copy(update={"steps_done": done})
+            self.record = self.record.model_copy(update={"jobs": tuple(jobs)})
+            write_sweep(self.folder, self.record)
+        asked = [self.record.jobs[index] for index in self._asked]
+        steps_done = {job.index: counted.get(job.index, job.steps_done) for job in asked}
+        left = sum(
+            job.steps - max(steps_done[job.index], job.forked_from_step or 0) for job in asked if job.end is None
+        )
+        made = sum(done - self._steps_before[index] for index, done in steps_done.items())
+        self._progress.show(len(self._running), left, max(0, made))
+
+    def _update(self, index: int, **changes: Any) -> JobRecord:
+        jobs = list(self.record.jobs)
+        jobs[index] = jobs[index].model_copy(update=changes)
+        self.record = self.record.model_copy(update={"jobs": tuple(jobs)})
+        write_sweep(self.folder, self.record)
+        return jobs[index]
+
+
+def log_of(job: JobRecord) -> str:
+    """The file below the sweep with what the job prints."""
+    return f"logs/{job.name}.log"

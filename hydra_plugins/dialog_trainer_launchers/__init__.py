@@ -1,0 +1,1 @@
+"""Launchers of sweeps, where Hydra looks for them."""

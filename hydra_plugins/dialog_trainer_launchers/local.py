@@ -1,0 +1,41 @@
+"""`hydra/launcher=local`: the jobs of a sweep on this machine, each in a process of its own. Imports no torch.
+
+It is thin: `dialog_trainer` gives it the function that runs the sweep, and gets back the exit code.
+"""
+
+# No `from __future__ import annotations`: Hydra runs this file before it is among `sys.modules`, and a dataclass looks there
+# for the meaning of an annotation that is a text.
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.launcher import Launcher
+
+
+@dataclass
+class LocalConfig:
+    """`n_jobs`: jobs at a time, which share the threads and the GPUs of the machine."""
+
+    _target_: str = "hydra_plugins.dialog_trainer_launchers.local.LocalLauncher"
+    n_jobs: int = 1
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalConfig, provider="dialog_trainer")
+
+
+class LocalLauncher(Launcher):
+    """Hands the sweep over to `dialog_trainer`, which knows which of its jobs are done."""
+
+    def __init__(self, n_jobs: int) -> None:
+        self.n_jobs = n_jobs
+        self._run: Callable[[int], int] | None = None
+
+    def setup(self, *, hydra_context: Any, task_function: Callable[..., int], config: Any) -> None:
+        self._run = task_function
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[int]:
+        if self._run is None:
+            raise RuntimeError("setup comes before launch")
+        return [self._run(self.n_jobs)]
