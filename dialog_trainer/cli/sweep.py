@@ -79,6 +79,8 @@ def run_hydra(arguments: list[str]) -> int:
 def _find_folder(runs: Sequence[NewRun]) -> Path:
     """`<project>/<name>` where a project was typed, else `multirun/<name>`. Raises `ConfigError`."""
     errors = [f"mode={run.config.mode}: -m is for mode=train; any other mode works on one run or configuration at a time" for run in runs if run.config.mode != "train"]  # fmt: skip
+    if runs[0].config.sweep.fork is True and runs[0].config.sweep.early_stopping:
+        errors.append("sweep.fork=true: not with sweep.early_stopping=true, which may end a job before others fork")
     typed = [{line.partition("=")[0]: line for line in run.overrides} for run in runs]
     errors += [
         f"{key}: is where the sweep lies, and the same for all its jobs"

@@ -101,7 +101,7 @@ def digest_settings(values: Mapping[str, Any]) -> str:
 
 def name_job(index: int, own: Sequence[str]) -> str:
     """The folder of a job: `003-train_user_turn_mask_step_0.25-seed_1`; Hydra reads it unquoted."""
-    parts = [re.sub(r"[^A-Za-z0-9_.]+", "_", line.lstrip("+")).strip("_.") for line in own]
+    parts = [re.sub(r"[^A-Za-z0-9_.+]+", "_", line.lstrip("+")).strip("_.+") for line in own]
     return "-".join([f"{index:03d}", *filter(None, parts)])[:MAX_NAME].rstrip("-_.")
 
 
@@ -109,7 +109,10 @@ def describe_work(plan: SweepPlan) -> str:
     """The jobs and what they cost, in complete runs where all are equally long: `15 jobs, 10.5 runs' worth of steps`."""
     jobs = [plan.record.jobs[index] for index in plan.jobs]
     done = len(jobs) - len(plan.left)
-    parts = [f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}" + (f", {done} of them done" if done else "")]
+    parts = [f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}"]
+    if not plan.left:
+        return f"{parts[0]}, all of them done"
+    parts += [f"{done} of them done"] if done else []
     left = sum(count_steps_left(job) for job in plan.left)
     lengths = {job.steps for job in jobs}
     if len(lengths) == 1:
@@ -118,8 +121,7 @@ def describe_work(plan: SweepPlan) -> str:
     else:
         parts.append(f"{left:,} steps")
     seconds = estimate_seconds(plan)
-    if left:
-        parts.append("the time is known after the first job" if seconds is None else f"about {format_hours(seconds)}")
+    parts.append("the time is known after the first job" if seconds is None else f"about {format_hours(seconds)}")
     return ", ".join(parts)
 
 
@@ -170,10 +172,10 @@ def _find_changes(before: Mapping[str, Any], after: Mapping[str, Any], swept: Se
 
 def _find_twins(composed: Sequence[ComposedJob], digests: Sequence[str], shared: set[str]) -> list[str]:
     errors: list[str] = []
-    seen: dict[str, str] = {}
-    for job, digest in zip(composed, digests, strict=True):
-        own = " ".join(line for line in job.overrides if line not in shared) or "(no override of its own)"
-        if digest in seen:
-            errors.append(f"{own}: would be the same run as {seen[digest]}; leave one of them out")
-        seen.setdefault(digest, own)
+    first: dict[str, int] = {}
+    for number, (job, digest) in enumerate(zip(composed, digests, strict=True)):
+        if digest in first:
+            own = " ".join(line for line in job.overrides if line not in shared) or "none"
+            errors.append(f"jobs {first[digest]} and {number} would be the same run (overrides of their own: {own}); leave one out")  # fmt: skip
+        first.setdefault(digest, number)
     return errors

@@ -3,30 +3,16 @@
 It is thin: `dialog_trainer` gives it the function that runs the sweep, and gets back the exit code.
 """
 
-# No `from __future__ import annotations`: Hydra runs this file before it is among `sys.modules`, and a dataclass looks there
-# for the meaning of an annotation that is a text.
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from hydra.plugins.launcher import Launcher
 
 
-@dataclass
-class LocalConfig:
-    """`n_jobs`: jobs at a time, which share the threads and the GPUs of the machine."""
-
-    _target_: str = "hydra_plugins.dialog_trainer_launchers.local.LocalLauncher"
-    n_jobs: int = 1
-
-
-ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalConfig, provider="dialog_trainer")
-
-
 class LocalLauncher(Launcher):
-    """Hands the sweep over to `dialog_trainer`, which knows which of its jobs are done."""
+    """Hands the sweep over to `dialog_trainer`, which knows which of its jobs are done. `n_jobs`: jobs at a time."""
 
     def __init__(self, n_jobs: int) -> None:
         self.n_jobs = n_jobs

@@ -138,7 +138,7 @@ ALONE = {
     "hydra.sweep.dir=x": "of Hydra's own, only ",
     "hydra.output_subdir=x": "of Hydra's own, only ",
     "hydra.mode=MULTIRUN": "of Hydra's own, only ",
-    "hydra/launcher=nope": "In 'hydra/config': Could not find 'hydra/launcher/nope'",
+    "hydra/launcher=nope": "is not used here, where a sweep must survive what stops it; hydra/launcher=local runs its jobs ",
     "steps=${nope}": "Interpolation key 'nope' not found",
     "steps": "cannot be read; write key=value, and quote ",
     "": "cannot be read; write key=value, and quote ",

@@ -131,7 +131,6 @@ HYDRAS = {
     ),
     "sweeper": (nice("hydra: {sweeper: {params: {seed: '0,1'}}}"), "hydra.sweeper"),
 }  # fmt: skip
-BASIC = "hydra._internal.core_plugins.basic_{0}.Basic{1}"
 SWEEPERS = {
     "logging": ("{params: {hydra.output_subdir: TMP/made}}", f"hydra.output_subdir=TMP/made: {ONLY}"),
     "group": ("{params: {hydra/job_logging: default}}", f"hydra/job_logging=default: {ONLY}"),
@@ -178,11 +177,17 @@ def test_a_sweeper_of_a_file_is_checked_as_typed(attack, sweeper, reason, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["launcher", "sweeper"])
-def test_a_plugin_of_a_file_instantiates_nothing_else(attack, name):
-    settings = f"_target_: {BASIC.format(name, name.capitalize())}\nx: [{{y: {CALLBACK}}}]\n"
-    code, _, errors = attack({f"hydra/{name}/own.yaml": settings}, f"hydra/{name}=own", "-m", "seed=0,1")
+def test_a_plugin_of_a_file_is_not_used(attack, name):
+    code, _, errors = attack({f"hydra/{name}/own.yaml": "x: 1\n"}, f"hydra/{name}=own", "-m", "seed=0,1")
     assert code == 2
-    assert f"  - hydra.{name}, in the files of" in errors
+    assert f"  - hydra/{name}=own: is not used here" in errors
+
+
+def test_a_plugin_of_a_file_instantiates_nothing_else(attack):
+    settings = nice(f"hydra: {{launcher: {{x: [{{y: {CALLBACK}}}]}}}}")
+    code, _, errors = attack(settings, *NICE, "hydra/launcher=local", "-m", "seed=0,1")
+    assert code == 2
+    assert "  - hydra.launcher, in the files of" in errors
     assert "a parameter with _target_ would run code; remove it" in errors
 
 
@@ -213,13 +218,11 @@ def test_a_file_cannot_allow_its_own_code(attack, text):
     assert "pass allow_targets=[stranger.f]" in errors
 
 
-def test_nor_can_a_sweeper(attack, monkeypatch, capsys):
-    monkeypatch.setattr("dialog_trainer.cli.launch.run_job", lambda job: pytest.fail("a job was run"))
+def test_nor_can_a_sweeper(attack):
     params = "{allow_targets: '[stranger.f]', mask_schedule._target_: stranger.f}"
-    files = nice(f"hydra: {{sweeper: {{params: {params}}}}}")
-    code, _, errors = attack(files, *NICE, SWEEPER, "-m", "seed=0,1", made=["multirun"])
-    assert code == 1
-    assert "to run this class as code, pass allow_targets=[stranger.f]" in errors
+    code, _, errors = attack(nice(f"hydra: {{sweeper: {{params: {params}}}}}"), *NICE, SWEEPER, "-m", "seed=0,1")
+    assert code == 2
+    assert "hydra.sweeper.params: to run stranger.f as code, pass allow_targets=[stranger.f]" in errors
 
 
 ROOTS = {"main": "config.yaml", "group": "model/gpt2_tiny.yaml", "shared": "data/_base.yaml"}
@@ -295,9 +298,8 @@ def test_own_groups_still_work(attack_whole):
         "optim/steep.yaml": "_target_: torch.optim.SGD\nlr0: 0.5\nnesterov: true\nmomentum: 0.1\nweight_decay: 0.0\n",
         "experiment/deep/er.yaml": f"{GLOBAL}steps: &n 3\nschedule_steps: *n\n",
         "experiment/nice.yaml": f"{GLOBAL}defaults: [deep/er, override /optim: steep]\n",
-        "hydra/launcher/mine.yaml": "defaults: [basic]\n",
     }
-    code, out, errors = attack_whole(files, *NICE, "hydra/launcher=mine", "--cfg", "job")
+    code, out, errors = attack_whole(files, *NICE, "--cfg", "job")
     assert (code, errors) == (0, "")
     assert "nesterov: true" in out
     assert "steps: 3\nschedule_steps: 3\n" in out

@@ -1,6 +1,5 @@
 """Whole command lines: every fault named at once, nothing written, never a traceback."""
 
-import json
 import os
 import re
 import shlex
@@ -135,66 +134,6 @@ def test_a_malformed_line_leaves_no_run(dialog_trainer, tiny_options, tmp_path):
     assert code == 2
     assert "own.jsonl:2: 'turns' should be a list; found a number" in err
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.slow
-def test_a_sweep(dialog_trainer, tiny_options, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code, out, err = dialog_trainer(*tiny_options, "-m", "steps=2", "train_user_turn_mask_step=0,1")
-    assert code == 0, out + err
-    sweep = tmp_path / "multirun/run"
-    for job, weight in (("0", 0), ("1", 1)):
-        rows = [json.loads(line) for line in (sweep / job / "metrics.jsonl").read_text().splitlines()]
-        assert {row["user_weight"] for row in rows if row["split"] == "train"} == {weight}
-        assert (sweep / job / "args.yaml").is_file()
-    jobs = [json.loads(line) for line in (sweep / "jobs.jsonl").read_text().splitlines()]
-    assert [(row["job"], row["exit_code"]) for row in jobs] == [(0, 0), (1, 0)]
-    assert not (tmp_path / "runs").exists()
-    assert out.startswith("2 jobs, in multirun/run/<job>")
-    title, head, *table = out.splitlines()[-5:-1]
-    assert title == "Jobs in multirun/run"
-    assert head.split("  ")[0] == "options"
-    assert [row.split()[:3] for row in table] == [
-        ["train_user_turn_mask_step=0", "0", "done"],
-        ["train_user_turn_mask_step=1", "1", "done"],
-    ]
-
-
-@pytest.mark.slow
-def test_a_job_that_fails_ends_alone_and_the_next_sweep_takes_a_free_name(
-    dialog_trainer, tiny_options, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "multirun/run").mkdir(parents=True)
-    # A learning rate that overflows at once.
-    code, out, err = dialog_trainer(
-        *tiny_options,
-        "-m",
-        "steps=6",
-        "optim=sgd",
-        "optim.lr0=1e30,0.1",
-        "max_grad_norm=null",
-        "scheduler.warmup_steps=0",
-    )
-    assert code == 1, out + err
-    assert "is not finite; nothing was updated" in err
-    jobs = [json.loads(line) for line in (tmp_path / "multirun/run2/jobs.jsonl").read_text().splitlines()]
-    assert [(row["job"], row["exit_code"]) for row in jobs] == [(0, 1), (1, 0)]
-
-
-@pytest.mark.slow
-def test_a_sweep_that_is_stopped_has_a_row_for_the_job_and_ends_with_the_table(
-    dialog_trainer, tiny_options, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    codes = iter([0, 130])
-    monkeypatch.setattr("dialog_trainer.cli.launch.run_job", lambda job: next(codes))
-    with pytest.raises(SystemExit) as ended:
-        dialog_trainer(*tiny_options, "-m", "seed=0,1,2")
-    assert ended.value.code == 130
-    jobs = [json.loads(line) for line in (tmp_path / "multirun/run/jobs.jsonl").read_text().splitlines()]
-    assert [(row["job"], row["exit_code"]) for row in jobs] == [(0, 0), (1, 130)]
-    assert "Jobs in multirun/run" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -21,7 +21,9 @@ from dialog_trainer.errors import ConfigError
 from tests.helpers.configs import CONF, conf_tree, read_conf
 
 SETTINGS = all_settings(Config)
-GROUP_FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent.name not in ("experiment", "debug", "hydra"))
+GROUP_FILES = sorted(
+    p for p in CONF.rglob("*.yaml") if not {"experiment", "debug", "hydra"} & {*p.relative_to(CONF).parts}
+)
 
 
 @pytest.fixture(scope="module")

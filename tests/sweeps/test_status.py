@@ -4,34 +4,35 @@ import json
 
 from helpers.checkpoints import state_of
 
+from dialog_trainer.sweeps.record import JobRecord
 from dialog_trainer.sweeps.status import build_sweep_table
+from tests.sweeps.test_record import RECORD
 
 
-def ended(folder, job, overrides, exit_code=0, best=None):
-    """A job that has ended, with the best of its last checkpoint."""
-    with (folder / "jobs.jsonl").open("a") as file:
-        file.write(json.dumps({"job": job, "overrides": overrides, "exit_code": exit_code}) + "\n")
+def job(folder, index, best=None, **fields):
+    """A job, with the best of its last checkpoint."""
+    found = JobRecord(index=index, name=f"00{index}", digest=f"{index}" * 16, steps=300, **fields)
     if best:
-        trainer = folder / str(job) / "weights/last/trainer"
+        trainer = folder / found.name / "weights/last/trainer"
         trainer.mkdir(parents=True)
         keys = ("loss", "loss_step", "score", "score_step", "bad_validations")
         state = state_of(300) | {"best": dict(zip(keys, (*best, 0), strict=True))}
         (trainer / "state.json").write_text(json.dumps(state))
+    return found
 
 
 def test_a_job_has_its_own_options_its_end_and_its_best(tmp_path):
-    ended(tmp_path, 1, ["data=chitchat", "seed=1"], best=(4.5, 1200, None, None))
-    ended(tmp_path, 0, ["data=chitchat", "seed=0"], best=(4.25, 300, 0.01234, 150))
-    ended(tmp_path, 2, ["data=chitchat", "seed=2"], exit_code=1)
-    found = build_sweep_table(tmp_path)
+    jobs = (
+        job(tmp_path, 0, (4.25, 300, 0.01234, 150), overrides=("seed=0",), status="done", steps_done=300, end="finished"),
+        job(tmp_path, 1, (4.5, 1200, None, None), overrides=("seed=1",), status="done", steps_done=1216, end="stopped early"),
+        job(tmp_path, 2, overrides=("seed=2", "steps=3"), status="failed", steps_done=7),
+        job(tmp_path, 3, overrides=()),
+    )  # fmt: skip
+    found = build_sweep_table(tmp_path, RECORD.model_copy(update={"jobs": jobs}))
     assert found.title == f"Jobs in {tmp_path}"
     assert found.rows == [
-        ["seed=0", "0", "done", "4.2500", "300", "0.0123", "150"],
-        ["seed=1", "1", "done", "4.5000", "1,200", "-", "-"],
-        ["seed=2", "2", "exit code 1", "-", "-", "-", "-"],
+        ["seed=0", "0", "finished", "300", "4.2500", "300", "0.0123", "150"],
+        ["seed=1", "1", "stopped early", "1,216", "4.5000", "1,200", "-", "-"],
+        ["seed=2 steps=3", "2", "failed", "7", "-", "-", "-", "-"],
+        ["-", "3", "waiting", "0", "-", "-", "-", "-"],
     ]
-
-
-def test_one_job_shows_all_its_options(tmp_path):
-    ended(tmp_path, 0, ["seed=0", "steps=3"], best=(1.0, 3, 0.0, 3))
-    assert build_sweep_table(tmp_path).rows == [["seed=0 steps=3", "0", "done", "1.0000", "3", "0.0000", "3"]]
