@@ -171,8 +171,9 @@ def _is_value(value: object) -> bool:
 
 
 def copy_rows(run: Path, new: Path, name: str, step: int) -> None:
-    """Copies the rows up to a step into another run: the updates before it, and validations up to and at it."""
-    rows = [row for row in read_rows(run / name) if row.get("step", step) < step + (row.get("split") != "train")]
+    """Copies the rows up to a step into another run: those before it, and validations at it too. A probe at it is made
+    once more."""
+    rows = [row for row in read_rows(run / name) if row.get("step", step) < step + (row.get("split") == "validation")]
     with closing(JsonlWriter(new, name)) as copy:
         copy.append(rows)
 

@@ -104,6 +104,9 @@ class TrainingHooks(Protocol):
     def save(self) -> None:
         """Publishes a checkpoint of the current step. Called where due, at the end, and on a stop request."""
 
+    def before_update(self, step: int) -> None:
+        """Called before each update, after what is due at its step: validation, save and stop."""
+
     def stop_requested(self) -> bool:
         """Whether any rank was asked to stop; the answer is the same on all ranks."""
 
@@ -162,6 +165,7 @@ def train(
             saved_step = state.step
         if outcome:
             return outcome
+        hooks.before_update(state.step)
         # Seeded at each step: a resume needs no generator state, and the hooks may draw.
         torch.manual_seed(derive_seed("step", settings.seed, state.step, collectives.rank()))
         start = time.perf_counter()

@@ -176,6 +176,9 @@ class Hooks:
             bad = self.state.step in self.bad_at
             self.state.best.bad_validations = self.state.best.bad_validations + 1 if bad else 0
 
+    def before_update(self, step):
+        self.calls_before_update = step
+
     def save_due(self, step):
         return step in self.save_at
 

@@ -178,6 +178,10 @@ class TrainingCallbacks:
     def save(self) -> None:
         self.saver.save(self.state)
 
+    def before_update(self, step: int) -> None:
+        if step in self.parts.branch_steps:
+            self.saver.keep_branch(self.state)
+
     def wait_for_save(self) -> None:
         """Returns once the last save is on the disk. Raises `TrainingError` where it could not be written."""
         self.saver.wait()

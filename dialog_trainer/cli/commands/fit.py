@@ -64,6 +64,11 @@ def fix_schedule_steps(config: Config) -> Config:
     return config.replace({"schedule_steps": config.planned_steps})
 
 
+def without_branches(config: Config) -> Config:
+    """The configuration without what a sweep asks of this start of the run alone: it is not saved."""
+    return config.replace({"sweep.keep_at": [], "sweep.fork_from": None})
+
+
 def lock_for_all_ranks(folder: Path) -> AbstractContextManager[None]:
     """The folder, held for all processes by the main one."""
     return lock_run_directory(folder) if collectives.is_rank0() else nullcontext()

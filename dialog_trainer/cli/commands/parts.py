@@ -24,7 +24,8 @@ MAX_VALIDATIONS = 20
 
 @dataclass(frozen=True, slots=True)
 class TrainingParts:
-    """Everything that training needs, built. `loss` is that of `model`, parallelized over the ranks."""
+    """Everything that training needs, built. `loss` is that of `model`, parallelized over the ranks. `branch_steps`: the
+    updates after which the run keeps a branch for others."""
 
     config: Config
     device: torch.device
@@ -40,6 +41,7 @@ class TrainingParts:
     mask_check: MaskCheckResult
     plan: TrainingPlan
     digest: dict[str, str]
+    branch_steps: tuple[int, ...] = ()
 
     def environment(self) -> dict[str, Any]:
         return describe_environment(self.digest, self.device, self.config.compile is True)

@@ -30,6 +30,7 @@ from dialog_trainer.cli.commands.fit import (
     fit,
     fix_schedule_steps,
     lock_for_all_ranks,
+    without_branches,
 )
 from dialog_trainer.cli.commands.parts import TrainingParts
 from dialog_trainer.cli.commands.resume_start import ResumeStart, choose_start, take_over
@@ -59,7 +60,8 @@ _SCORE_OPTIONS = {"mask_schedule.trained_role", "metrics.best", "metrics.protoco
 
 def resume_run(job: Job, console: RunConsole) -> int:
     """mode=resume: goes on exactly from a checkpoint of the run; returns the exit code."""
-    run, job = Path(job.config.resume_model_dir or ""), replace(job, config=fix_schedule_steps(job.config))
+    run, branch_steps = Path(job.config.resume_model_dir or ""), job.config.sweep.keep_at
+    job = replace(job, config=without_branches(fix_schedule_steps(job.config)))
     say = make_printer(console)
     with ExitStack() as locks:
         locks.enter_context(lock_for_all_ranks(run))
@@ -70,7 +72,7 @@ def resume_run(job: Job, console: RunConsole) -> int:
             return _close_again(run, job, state, outcome, say)
         for line in _resume_lines(start, job, state):
             say(line)
-        parts = _build_parts(start, job, state, say)
+        parts = replace(_build_parts(start, job, state, say), branch_steps=branch_steps)
         kept = parts.config.replace({"mode": "train", "resume_model_dir": None, "load_model_type": "metric"})
         with StopSignal() as stop:
             folder, missing = collectives.broadcast_from_rank0(

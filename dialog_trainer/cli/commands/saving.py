@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dialog_trainer.cli.commands.branches import keep_branch
 from dialog_trainer.cli.commands.parts import TrainingParts
 from dialog_trainer.distributed import collectives
 from dialog_trainer.tracking.run_directory import read_run_id
@@ -61,6 +63,22 @@ class CheckpointSaver:
 
         Raises `TrainingError` where this one, or the one before, could not be written.
         """
+        self._save(state, save_checkpoint, keep=self._parts.config.keep_checkpoints)
+        self._last_save = time.monotonic()
+
+    def keep_branch(self, state: TrainingState) -> None:
+        """Keeps the present state for runs that fork from it; the checkpoints of the run stay as they are."""
+        self._save(state, keep_branch)
+
+    def wait(self) -> None:
+        """Returns once what was saved is on the disk. Raises `TrainingError` where it could not be written."""
+        collectives.broadcast_from_rank0(self._finish)
+
+    def close(self) -> None:
+        """Waits as `wait` does, and raises nothing."""
+        self._thread.shutdown()
+
+    def _save(self, state: TrainingState, write: Callable[..., None], **options: Any) -> None:
         parts, best = self._parts, state.best
         record = {
             **asdict(state),
@@ -77,37 +95,22 @@ class CheckpointSaver:
             "new_token_ids": getattr(getattr(parts.model, "adapter", None), "new_ids", []),
         }
         tensors = collect_tensors(parts.model, parts.optimizer)
-        collectives.broadcast_from_rank0(lambda: self._start(tensors, record))
-        self._last_save = time.monotonic()
+        content = {"model": parts.model, "tokenizer": parts.tokenizer, "state": record, **options}
+        collectives.broadcast_from_rank0(lambda: self._start(tensors, partial(write, self.folder, **content)))
 
-    def wait(self) -> None:
-        """Returns once what was saved is on the disk. Raises `TrainingError` where it could not be written."""
-        collectives.broadcast_from_rank0(self._finish)
-
-    def close(self) -> None:
-        """Waits as `wait` does, and raises nothing."""
-        self._thread.shutdown()
-
-    def _start(self, tensors: tuple[Tensors, Tensors], record: Mapping[str, Any]) -> None:
+    def _start(self, tensors: tuple[Tensors, Tensors], write: Callable[..., None]) -> None:
         self._finish()
         size = sum(tensor.nbytes for group in tensors for tensor in group.values())
         free = free_bytes(torch.device("cpu"))
         if free is None or size > COPY_FRACTION * free:
-            self._write(tensors, record)
+            write(tensors=tensors)
         else:
-            self._running = self._thread.submit(self._write, (_copy(tensors[0]), _copy(tensors[1])), record)
+            self._running = self._thread.submit(write, tensors=(_copy(tensors[0]), _copy(tensors[1])))
 
     def _finish(self) -> None:
         running, self._running = self._running, None
         if running:
             running.result()
-
-    def _write(self, tensors: tuple[Tensors, Tensors], record: Mapping[str, Any]) -> None:
-        parts = self._parts
-        keep = parts.config.keep_checkpoints
-        save_checkpoint(
-            self.folder, keep=keep, model=parts.model, tokenizer=parts.tokenizer, tensors=tensors, state=record
-        )
 
 
 def _copy(tensors: Tensors) -> Tensors:

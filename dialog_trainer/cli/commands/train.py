@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from dialog_trainer.build.data import fix_chat_date, load_dialogues, load_tokenizer
 from dialog_trainer.build.model import build_model
-from dialog_trainer.cli.commands.fit import begin_training, build_parts, fit, fix_schedule_steps, lock_for_all_ranks
+from dialog_trainer.cli.commands.fit import (
+    begin_training,
+    build_parts,
+    fit,
+    fix_schedule_steps,
+    lock_for_all_ranks,
+    without_branches,
+)
+from dialog_trainer.cli.commands.fork import train_fork
 from dialog_trainer.config.frozen import thaw
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.paths import with_absolute_data_paths
@@ -23,6 +32,12 @@ from dialog_trainer.training.loop import TrainingState
 def train_new_run(job: Job, console: RunConsole) -> int:
     """mode=train. The run folder is made once everything is built; returns the exit code."""
     say = make_printer(console)
+    sweep = job.config.sweep
+    job = replace(job, config=without_branches(job.config))
+    if sweep.fork_from is not None:
+        code = train_fork(job, Path(sweep.fork_from), console)
+        if code is not None:
+            return code
     config = Config.from_dict(with_absolute_data_paths(fix_schedule_steps(job.config).to_dict()))
     device = begin_training(config, say)
     config = fix_chat_date(config)
@@ -32,6 +47,7 @@ def train_new_run(job: Job, console: RunConsole) -> int:
         tokenizer, config = load_tokenizer(config, training, say)
     model = build_model(config, tokenizer, device, say)
     parts = build_parts(config, device, tokenizer, model, training, validation, say)
+    parts = replace(parts, branch_steps=sweep.keep_at)
     with StopSignal() as stop:
         folder = Path(collectives.broadcast_from_rank0(lambda: str(_claim(job))))
         with lock_for_all_ranks(folder):

@@ -1,0 +1,139 @@
+"""Branches of a run: what others need to start where they first differ from it, and those that start so.
+
+    <run>/branches/step-00000250/
+      start/step-00000250/     weights, optimizer and position after 250 updates
+      weights/                 the checkpoints that the run had then
+      metrics.jsonl replies.jsonl base/ crash/
+
+A run that starts from a branch gets copies of all but the first, and its folder is that of a run of its own from the start, but
+for times and `origin`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from dialog_trainer.files import (
+    atomic_directory,
+    copy_directory,
+    list_directory,
+    make_directory,
+    read_bounded,
+    remove_directory,
+    write_atomically,
+)
+from dialog_trainer.screen import write_line
+from dialog_trainer.sweeps.forks import BRANCHES, branch_name
+from dialog_trainer.tracking.jsonl import copy_rows, read_newest_rows
+from dialog_trainer.training.checkpoint import BASE, MANIFEST, MAX_MANIFEST_BYTES, Manifest, write_checkpoint
+from dialog_trainer.training.checkpoint_directory import KINDS, list_steps, list_weights, step_name
+from dialog_trainer.training.early_stopping import BestTracker
+from dialog_trainer.training.saved_state import MAX_STATE_BYTES, STATE_FILE
+
+_ROWS = ("metrics.jsonl", "replies.jsonl")
+_COPIED = (BASE, "crash")
+
+
+def start_of(step: int) -> str:
+    """The checkpoint below a branch that others start from."""
+    return f"start/{step_name(step)}"
+
+
+def keep_branch(run: Path, *, state: Mapping[str, Any], **content: Any) -> None:
+    """Writes the branch of a run at the step of `state`; `content` is that of `write_checkpoint`.
+
+    Where the disk takes no more it says so: the runs that were to fork are then trained from their start.
+    """
+    step = state["step"]
+    try:
+        make_directory(run, BRANCHES)
+        remove_directory(run, branch_name(step))  # of an attempt that was stopped later
+        with atomic_directory(run, branch_name(step)) as branch:
+            make_directory(branch, start_of(step))
+            write_checkpoint(branch / start_of(step), state=state, **content)
+            _copy_checkpoints(run, branch)
+            _copy_others(run, branch, step)
+    except (OSError, SafetensorError) as error:
+        write_line(f"note: no branch is kept at step {step:,}, from which others were to fork: {error}", sys.stderr)
+
+
+def take_branch(
+    branch: Path, run: Path, step: int, state: Mapping[str, Any], best_at: Mapping[int, BestTracker]
+) -> None:
+    """Fills the folder of a new run with what a run of its own would have left there before update `step`.
+
+    `state` has the fields of the saved states that are its own; `best_at` gives the best results at a step.
+    """
+    _copy_checkpoints(branch, run)
+    _copy_others(branch, run, step)
+    for checkpoint in _list_checkpoints(run):
+        _readdress(run, checkpoint, state, best_at)
+
+
+def replay_best(branch: Path, counts_after: int) -> dict[int, BestTracker]:
+    """Step of each validation -> the best results after it, in a run whose validations count after a step.
+
+    Two runs with equal weights may differ in that: it depends on the mask that each still has to come.
+    """
+    tracker, found = BestTracker(), {}
+    for row in read_newest_rows(branch / "metrics.jsonl", "validation"):
+        step = row["step"]
+        tracker.update(step, row["validation_loss"], row["best_metric_score"], counts=step > counts_after)
+        found[step] = copy_best(tracker)
+    return found
+
+
+def best_until(best_at: Mapping[int, BestTracker], step: int) -> BestTracker:
+    """The best results after the validations up to a step."""
+    before = [one for one in best_at if one <= step]
+    return copy_best(best_at[max(before)]) if before else BestTracker()
+
+
+def copy_best(best: BestTracker) -> BestTracker:
+    return BestTracker(**best_values(best))
+
+
+def best_values(best: BestTracker) -> dict[str, Any]:
+    return {name: getattr(best, name) for name in BestTracker.__dataclass_fields__}
+
+
+def _list_checkpoints(run: Path) -> list[str]:
+    views = [f"weights/{name}" for name in KINDS.values() if list_weights(run).get(name) == "directory"]
+    return [*(one.path for one in list_steps(run)), *views]
+
+
+def _copy_checkpoints(run: Path, new: Path) -> None:
+    checkpoints = _list_checkpoints(run)
+    if checkpoints:
+        make_directory(new, "weights")
+    for checkpoint in checkpoints:
+        copy_directory(run / checkpoint, new, checkpoint)
+
+
+def _copy_others(run: Path, new: Path, step: int) -> None:
+    for name in _ROWS:
+        copy_rows(run, new, name, step)
+    there = list_directory(run, ".")
+    for name in _COPIED:
+        if there.get(name) == "directory":
+            copy_directory(run / name, new, name)
+
+
+def _readdress(run: Path, checkpoint: str, state: Mapping[str, Any], best_at: Mapping[int, BestTracker]) -> None:
+    """Makes a copied checkpoint one of this run. Its files are links, so that each changed one is replaced."""
+    saved = json.loads(read_bounded(run, f"{checkpoint}/{STATE_FILE}", MAX_STATE_BYTES))
+    saved |= {**state, "best": best_values(best_until(best_at, saved["step"]))}
+    content = json.dumps(saved, indent=2).encode("utf-8")
+    manifest = Manifest.model_validate_json(read_bounded(run, f"{checkpoint}/{MANIFEST}", MAX_MANIFEST_BYTES))
+    files = manifest.files | {STATE_FILE: (len(content), hashlib.sha256(content).hexdigest())}
+    write_atomically(run, f"{checkpoint}/{STATE_FILE}", content)
+    write_atomically(
+        run, f"{checkpoint}/{MANIFEST}", manifest.model_copy(update={"files": files}).model_dump_json(indent=2)
+    )
