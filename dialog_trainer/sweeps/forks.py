@@ -42,7 +42,10 @@ def find_forks(jobs: list[Forkable], min_shared: float) -> dict[int, tuple[int, 
     """
     classes: dict[tuple[object, ...], list[Forkable]] = {}
     for job in jobs:
-        classes.setdefault((job.family, job.steps, job.timeline.first), []).append(job)
+        first = job.timeline.first
+        # Where both roles weigh the same it does not matter whose turns are drawn.
+        drawn = first.random_roles and first.user != first.assistant
+        classes.setdefault((job.family, job.steps, first.user, first.assistant, drawn), []).append(job)
     found = {}
     for members in classes.values():
         root = max(members, key=lambda job: (_constant_until(job), -job.index))

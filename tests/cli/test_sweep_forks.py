@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from dialog_trainer.cli.commands.verify_resume import compare_runs
+from dialog_trainer.sweeps import runner
 from dialog_trainer.sweeps.record import read_sweep
 from tests.cli.test_sweep import sweep  # noqa: F401  (a fixture)
 from tests.helpers.processes import run_together
@@ -23,7 +25,6 @@ SCHEDULES = (
     "{mask_schedule: piecewise, mask_schedule.points: [[0, 1], [0.4, 1], [0.4, 0.2], [1, 0]]}",
     "{mask_schedule: constant, mask_schedule.end_weight: 0}",
     "{mask_schedule: reverse_step, train_user_turn_mask_step: 0.6}",
-    "{mask_schedule: step, train_user_turn_mask_step: 0}",
 )
 OPTIONS = (f"steps={STEPS}", "validate_every_n_steps=8", "mask_schedule.alignment_every_n_steps=5", "model.dropout=0.1")
 
@@ -37,7 +38,7 @@ def test_forked_jobs_equal_straight_ones(sweep, tiny_options, tmp_path):  # noqa
     assert code == 0, out + err
     folder = tmp_path / "multirun/run"
     jobs = read_sweep(folder).jobs
-    assert [job.forked_from_step for job in jobs] == [None, 10, 19, 5, 7, 6, 8, None, 12, None]
+    assert [job.forked_from_step for job in jobs] == [None, 10, 19, 5, 7, 6, 8, None, 12]
     assert {job.forked_from for job in jobs if job.forked_from} == {jobs[0].name, jobs[7].name}
     assert all((job.status, job.steps_done, job.end) == ("done", STEPS, "finished") for job in jobs)
     assert not list(folder.glob("*/branches"))
@@ -60,11 +61,10 @@ def configuration(run: Path) -> list[str]:
     return [line for line in lines if not line.startswith(("run_id:", "project:", "cache_dir:"))]
 
 
-@pytest.mark.parametrize("damage", ["file", "directory", "threads"])
-def test_a_branch_that_cannot_be_used_is_trained_again(sweep, tmp_path, monkeypatch, damage):  # noqa: F811
+@pytest.mark.parametrize("damage", ["file", "directory", "data"])
+def test_a_branch_that_cannot_be_used_is_trained_again(sweep, tmp_path, monkeypatch, jsonl_folder, damage):  # noqa: F811
     folder = tmp_path / "multirun/run"
-    from dialog_trainer.sweeps import runner
-
+    data = shutil.copytree(jsonl_folder, tmp_path / "data")
     start = runner.start_process
 
     def spoil(command, *rest):
@@ -75,11 +75,13 @@ def test_a_branch_that_cannot_be_used_is_trained_again(sweep, tmp_path, monkeypa
                 state.write_text("{}")
         for branch in folder.glob("001-*/branches/*") if damage == "directory" else ():
             os.rename(branch, tmp_path / "gone")
-        environment = {"OMP_NUM_THREADS": "2"} if damage == "threads" and "fork_from" in str(command) else {}
-        return start(command, *rest[:-1], {**rest[-1], **environment})
+        if damage == "data" and "sweep.fork_from" in str(command):
+            with (data / "train.jsonl").open("a") as file:
+                file.write('{"turns": ["Is this new ?", "Yes , it is ."]}\n')
+        return start(command, *rest)
 
     monkeypatch.setattr(runner, "start_process", spoil)
-    code, out, err = sweep("steps=6", "train_user_turn_mask_step=0.5,1")
+    code, out, err = sweep("steps=6", f"data.path='{data}'", "train_user_turn_mask_step=0.5,1")
     assert code == 0, out + err
     logs = "".join(path.read_text() for path in (folder / "logs").iterdir())
     assert "the run is trained from its start" in logs
