@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
+from dialog_trainer.config.command_groups import NO_SWEEP, ResumeConfig, SweepConfig
 from dialog_trainer.config.commands import Command, Mode, find_command
 from dialog_trainer.config.fields import (
     MAX_COUNT,
@@ -35,7 +36,6 @@ from dialog_trainer.config.groups import DataConfig, LoggerConfig, MaskScheduleC
 from dialog_trainer.config.metrics_group import ChatConfig, MetricsConfig
 from dialog_trainer.config.model_group import ModelConfig
 from dialog_trainer.config.report_group import NO_REPORT, ReportConfig, Runs
-from dialog_trainer.config.sweep_group import NO_SWEEP, SweepConfig
 from dialog_trainer.config.table import construct, read, values_of
 from dialog_trainer.config.versions import upgrade
 from dialog_trainer.errors import ConfigError
@@ -48,13 +48,6 @@ DEFAULT_FORWARD_TOKENS = 4096
 class FiguresConfig(Record):
     enabled: Flag = setting("Draw figures of the schedules and curves into the run's folder.", when_absent=True)
     format: Literal["png", "svg", "pdf"] = setting("File format of the figures.", when_absent="png")
-
-
-class ResumeConfig(Record):
-    in_place: Flag = setting(
-        "From an older checkpoint, as the best one: go on in the folder of the run and remove what came after. false: in a "
-        "new folder <name>-from-<step>."
-    )
 
 
 class Config(Record):

@@ -177,7 +177,7 @@ class Hooks:
             self.state.best.bad_validations = self.state.best.bad_validations + 1 if bad else 0
 
     def before_update(self, step):
-        assert self.events[-1] != f"t{step}"  # after what is due at the step, before its update
+        assert self.events[-1:] != [f"t{step}"]  # after what is due at the step, before its update
 
     def save_due(self, step):
         return step in self.save_at

@@ -1,4 +1,4 @@
-"""The options of a sweep (-m): they say how its jobs are run, and are no part of a job."""
+"""Groups of options that say how a command works, and are no part of a run: those of a resume and of a sweep (-m)."""
 
 from __future__ import annotations
 
@@ -30,6 +30,13 @@ def _read_fork(value: Any) -> Any:
     if value == "auto" or isinstance(value, bool):
         return value
     raise ValueError("is none of them")
+
+
+class ResumeConfig(Record):
+    in_place: Flag = setting(
+        "From an older checkpoint, as the best one: go on in the folder of the run and remove what came after. false: in a "
+        "new folder <name>-from-<step>."
+    )
 
 
 class SweepConfig(Record):
