@@ -113,6 +113,7 @@ def one_of_each(arguments: list[str]) -> list[str]:
     return [re.sub(r"=([^\[{,]+),.*", r"=\1", word) for word in arguments if word != "-m"]
 
 
+@pytest.mark.slow
 def test_every_command_is_one_that_the_program_takes(inside):
     wrong, seen = [], set()
     for block in blocks_in("bash"):
