@@ -17,6 +17,7 @@ from dialog_trainer.evaluation.evaluator import ValidationPlan, ValidationResult
 from dialog_trainer.evaluation.original.protocol import OriginalProtocol
 from dialog_trainer.evaluation.progress import Progress
 from dialog_trainer.evaluation.protocols import ReplyProtocol, ReplySettings, TurnProtocol
+from dialog_trainer.files import cache_key
 from dialog_trainer.metrics.registry import Score, build_scores, load_extra_metrics
 from dialog_trainer.metrics.tokenize import choose_tokenizer, describe_unfit, joins_words, split_words
 from dialog_trainer.model.generation.sampling import Decoding
@@ -131,6 +132,15 @@ def run_validation(
 ) -> ValidationResult | None:
     """A validation of the model on a split; None on a stop request."""
     return evaluate(model, tokenizer, split.dialogues, split.tokens, build_validation_plan(config), progress)
+
+
+def digest_request(config: Config, step: int, data: str) -> str:
+    """A digest of all that the scores of a run's checkpoint depend on before they are computed: its `step`, the digest of
+    the `data`, and the options that a score depends on."""
+    prefixes = ("metrics.", "data.", "model.", "mask_schedule.trained_role", "seed", "split", "batch_size")
+    options = {key: value for key, value in config.flat().items() if key.startswith(prefixes)}
+    machine = ("data.workers", "data.cache_dir")
+    return cache_key(__version__, step, data, sorted((k, str(v)) for k, v in options.items() if k not in machine))
 
 
 def build_signature(config: Config, split: Split, result: ValidationResult) -> str:

@@ -137,7 +137,7 @@ def _run_as_rank(rank_info: RankInfo, arguments: list[str]) -> int:
 def _start(flags: Flags, run_job: Callable[..., int]) -> int:
     """Composes and checks everything, then runs it."""
     check_system()
-    from dialog_trainer.cli import compose, saved_config, sweep
+    from dialog_trainer.cli import compose, saved_config, several_runs, sweep
     from dialog_trainer.cli.overrides import prepare_overrides
     from dialog_trainer.config.job import Job
 
@@ -145,6 +145,11 @@ def _start(flags: Flags, run_job: Callable[..., int]) -> int:
     mode = saved_config.find_mode(overrides)
     if mode and sweeps:
         raise ConfigError([f"-m: sweeps start new runs; mode={mode} works on one run at a time"])
+    places = several_runs.read_places(overrides) if mode else ()
+    if places:
+        if detect_rank() is not None:
+            raise ConfigError(["runs=: not under torchrun or Slurm; pass processes=<count> or device=[0,1]"])
+        return several_runs.run_on_each(places, overrides, flags.config_dir, run_job)
     if mode:
         job = saved_config.load_changed_job(overrides, flags.config_dir)
         _print_notes(job.notes)

@@ -94,16 +94,27 @@ def describe_dialogues(
 def archive_scores(run: Path, folder: str, scored: Mapping[str, Any]) -> Path | None:
     """Renames `folder` to `<name>-1`, `<name>-2` ... if its scores are of another checkpoint, other data or another
     signature than `scored`; returns the new path."""
-    try:
-        existing = json.loads(read_bounded(run, f"{folder}/{SCORES_FILE}", MAX_SCORES_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return None
+    existing = _read_existing(run, folder)
     same = ("checkpoint", "signature", "data")
-    if isinstance(existing, dict) and all(existing.get(key) == scored[key] for key in same):
+    if existing is None or (isinstance(existing, dict) and all(existing.get(key) == scored[key] for key in same)):
         return None
     archive = next(name for name in (f"{folder}-{number}" for number in count(1)) if not os.path.lexists(run / name))
     rename(run, folder, archive)
     return run / archive
+
+
+def has_scores(run: Path, folder: str, expected: Mapping[str, Any]) -> bool:
+    """Whether `folder` has scores with these keys and values."""
+    existing = _read_existing(run, folder)
+    return isinstance(existing, dict) and all(existing.get(key) == value for key, value in expected.items())
+
+
+def _read_existing(run: Path, folder: str) -> object:
+    """The content of scores.json; None where there is none that can be read."""
+    try:
+        return json.loads(read_bounded(run, f"{folder}/{SCORES_FILE}", MAX_SCORES_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def read_scores(folder: Path, metrics: Metrics) -> tuple[dict[str, Any], Statistics]:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from dialog_trainer.cli.overrides import DICTS
 from dialog_trainer.cli.plain_yaml import MAX_BYTES, load_plain
+from dialog_trainer.cli.run_folders import find_runs
 from dialog_trainer.cli.saved_config import read_saved
 from dialog_trainer.config.frozen import flatten
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.report_group import ReportConfig
 from dialog_trainer.errors import CheckpointError, ConfigError
-from dialog_trainer.files import list_directory, read_bounded
+from dialog_trainer.files import read_bounded
 from dialog_trainer.reporting.console import make_printer
 from dialog_trainer.reporting.report.collect import JobStatus, RunRecord, collect_run
 from dialog_trainer.reporting.report.report import build_report, write_report
 from dialog_trainer.reporting.terminal import print_tables
-from dialog_trainer.sweeps.record import SWEEP_FILE, JobRecord, read_sweep
-
-MAX_RUNS = 10_000
-_NUMBER = re.compile(r"(\d+)")
+from dialog_trainer.sweeps.record import JobRecord
 
 
 def report_runs(job: Job, console: Console) -> int:
@@ -64,32 +60,6 @@ def report_on(places: Sequence[Path], options: ReportConfig, console: Console) -
     for line in (*report.headline, *(f"warning: {warning}" for warning in report.warnings)):
         say(line)
     say(f"written to {folder}: {', '.join(names)}")
-
-
-def find_runs(place: Path) -> Iterator[tuple[Path, JobRecord | None]]:
-    """The run folders of a place, in order, each with its job in `sweep.json` where there is one; those of a sweep whether
-    they exist or not. Raises `CheckpointError` where there is none."""
-    entries = list_directory(place, ".")
-    if SWEEP_FILE in entries:
-        for job in read_sweep(place).jobs:
-            yield place / job.name, job
-        return
-    if "args.yaml" in entries:
-        yield place, None
-        return
-    inside = [
-        name for name, kind in entries.items() if kind == "directory" and os.path.exists(place / name / "args.yaml")
-    ]
-    if not inside:
-        raise CheckpointError(
-            f"runs={place}: holds no run (no folder with args.yaml); pass the folder of a sweep or of runs"
-        )
-    if len(inside) > MAX_RUNS:
-        raise CheckpointError(f"runs={place}: {len(inside):,} runs; a report is on at most {MAX_RUNS:,}")
-    for name in sorted(
-        inside, key=lambda name: [int(part) if part.isdecimal() else part for part in _NUMBER.split(name)]
-    ):
-        yield place / name, None
 
 
 def collect_folder(folder: Path, typed: Sequence[str] | None, status: JobStatus | None = None) -> RunRecord:

@@ -12,6 +12,7 @@ from dialog_trainer.build.data import Split, load_dialogues, measure_contaminati
 from dialog_trainer.build.evaluation import (
     build_protocol,
     build_signature,
+    digest_request,
     known_metrics,
     resolve_word_tokenizer,
     run_validation,
@@ -41,6 +42,7 @@ from dialog_trainer.evaluation.protocols import Metrics
 from dialog_trainer.evaluation.results import (
     archive_scores,
     describe_dialogues,
+    has_scores,
     read_comparable_scores,
     write_scores,
 )
@@ -74,6 +76,11 @@ def validate_run(job: Job, console: RunConsole) -> int:
             dialogues = load_dialogues(config, split, log)
             training = _load_training(config, log)
         config = resolve_word_tokenizer(config, dialogues, log)
+        request = digest_request(config, state.step, dialogues.digest)
+        place = f"validation/{split}/{config.metrics.protocol}"
+        if config.runs and has_scores(run, place, {"request": request}):
+            log(f"{run / place} has these scores already: skipped")
+            return 0
         for line in _compare_data(config, dialogues, training, state):
             log(line)
         other = _read_other_scores(config, dialogues)
@@ -122,6 +129,7 @@ def _report(
         "checkpoint": f"{_name_run(run)}/weights/step-{state.step:08d}",
         "step": state.step,
         "split": split,
+        "request": digest_request(config, state.step, data.dialogues.digest),
     }
     with RunProgress(console, start=0, steps=0) as progress:
         scored |= _analyze(config, data, training, clean_ids, result, statistics, progress, log)

@@ -1,6 +1,7 @@
 """mode=validate: scores, signature, and the files of the run."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -77,3 +78,35 @@ def test_a_missing_split_names_the_option(dialog_trainer, tiny_options, jsonl_fo
     assert code == 2
     assert "there is no test data: pass data.test_data_path=<file, folder or pattern>" in err
     assert dialog_trainer(*validate, f"data.test_data_path='{jsonl_folder}/test.jsonl'")[0] == 0
+
+
+def test_several_runs_are_scored_in_one_go_and_not_again(dialog_trainer, trained_run):
+    other = shutil.copytree(trained_run, trained_run.with_name("run2"), symlinks=True)
+    broken = shutil.copytree(trained_run, trained_run.with_name("run3"), symlinks=True)
+    (broken / "args.yaml").write_text("steps: [")
+    options = ("mode=validate", f"runs='{trained_run.parent}'", "split=test")
+    code, out, err = dialog_trainer(*options)
+    assert code == 2, err
+    assert f"== run 2 of 2: {other}" in out
+    assert "2 of 3 runs are scored; not so, as said above: run3" in out
+    scores = [json.loads((run / "validation/test/response/scores.json").read_text()) for run in (trained_run, other)]
+    assert scores[0]["losses"] == scores[1]["losses"]
+    _, out, _ = dialog_trainer(*options)
+    assert out.count("has these scores already: skipped") == 2
+    _, out, _ = dialog_trainer(*options, "metrics.max_new_tokens=3", "metrics.names=[ppl]")
+    assert "skipped" not in out
+    assert "2 of 3 runs are scored" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["runs=nowhere"], "runs=nowhere: there is no such folder"),
+        (["runs='{runs}'", "metrics.max_dialogues=0"], "metrics.max_dialogues=0: must be"),
+        (["runs=[1]"], "runs=[1]: must be a folder, or a list of folders"),
+    ],
+)
+def test_wrong_options_of_several_runs_come_before_the_first(dialog_trainer, trained_run, options, error):
+    code, out, err = dialog_trainer("mode=validate", *(one.format(runs=trained_run.parent) for one in options))
+    assert (code, out) == (2, "")
+    assert err.count(error) == 1
