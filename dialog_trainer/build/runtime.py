@@ -177,3 +177,8 @@ def _sample_batch(training: TokenDataset, device: torch.device) -> Batch:
         training, range(count), weigh_every_turn, 2 * SAMPLE_TOKENS + int(training.lengths[:100].max())
     )
     return batch_to_device(batch, device)
+
+
+def describe_device(device: torch.device) -> str:
+    """The device with its name, as cuda (NVIDIA H200)."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type

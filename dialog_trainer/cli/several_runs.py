@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from dialog_trainer.cli.guard import guard
@@ -56,7 +57,7 @@ def run_on_each(
     worst = 2 if failed else 0
     for number, (folder, job) in enumerate(jobs, start=1):
         write_line(f"== run {number} of {len(jobs)}: {folder}")
-        code = guard(lambda job=job: run_job(job))
+        code = guard(partial(run_job, job))
         if code in EXIT_CODES.values():
             return code
         if code:

@@ -24,6 +24,7 @@ from dialog_trainer.build.runtime import (
     build_autocast,
     build_grad_scaler,
     configure_torch,
+    describe_device,
     parallelize_loss,
     resolve_compile,
     resolve_micro_batch_tokens,
@@ -50,6 +51,7 @@ from dialog_trainer.reporting.progress import RunProgress
 from dialog_trainer.reporting.split_table import report_splits, truncation_options
 from dialog_trainer.reporting.terminal import RunConsole
 from dialog_trainer.signals import StopSignal
+from dialog_trainer.tracking.environment import write_environment
 from dialog_trainer.tracking.run_directory import lock_run_directory, open_log
 from dialog_trainer.tracking.tracker import RowFeeder
 from dialog_trainer.training.loop import Learner, LoopSettings, TrainingHooks, TrainingState, train
@@ -164,6 +166,8 @@ def _fit(folder: Path, parts: TrainingParts, state: TrainingState, console: RunC
     say, config, plan = make_printer(console), parts.config, parts.plan
     steps = config.steps
     figures = _open_figures(folder, parts, say)
+    if collectives.is_rank0():
+        write_environment(folder, describe_device(parts.device))
     if figures:
         figures.draw_schedule(plan.learning_rate)
     parameters = sum(parameter.numel() for parameter in parts.model.parameters())
@@ -194,6 +198,10 @@ def _fit(folder: Path, parts: TrainingParts, state: TrainingState, console: RunC
         folder, outcome, state.step, state.best, find_final_split(config), launch_options(config)
     ):
         say(line)
+    if figures:
+        from dialog_trainer.cli.commands.run_report import report_run  # imports matplotlib
+
+        report_run(folder, say)
     return int(collectives.all_reduce_max(stop.exit_code)) if outcome == "interrupted" else 0
 
 

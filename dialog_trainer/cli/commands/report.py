@@ -19,6 +19,7 @@ from dialog_trainer.files import read_bounded
 from dialog_trainer.reporting.console import make_printer
 from dialog_trainer.reporting.report.collect import JobStatus, RunRecord, collect_run
 from dialog_trainer.reporting.report.report import build_report, write_report
+from dialog_trainer.reporting.report.run_page import PAGE, write_run_page
 from dialog_trainer.reporting.terminal import print_tables
 from dialog_trainer.sweeps.record import JobRecord
 
@@ -51,6 +52,10 @@ def report_on(places: Sequence[Path], options: ReportConfig, console: Console) -
             except CheckpointError as error:
                 waits = status is not None and not folder.exists()
                 absent.append((folder.name, _describe_absent(status) if waits and status else str(error)))
+    if len(runs) == 1 and places == [runs[0].folder]:
+        write_run_page(runs[0])
+        say(f"one run: its own page is written to {runs[0].folder / PAGE}; to compare runs, pass their folder")
+        return
     title = ", ".join(place.resolve().name for place in places)
     report = build_report(f"Report on {title}", runs, absent, options)
     folder = Path(options.out) if options.out else places[0]

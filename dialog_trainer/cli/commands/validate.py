@@ -144,6 +144,10 @@ def _report(
 
         draw_by_depth(run, folder, config, scored)
     log(f"written to {run / folder}")
+    if config.figures.enabled:
+        from dialog_trainer.cli.commands.run_report import report_run  # imports matplotlib
+
+        report_run(run, log)
 
 
 def _compare_data(
