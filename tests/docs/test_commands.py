@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dialog_trainer.cli import compose, saved_config
+from dialog_trainer.cli import compose, saved_config, several_runs
 from dialog_trainer.cli.flags import parse_flags
 from dialog_trainer.cli.original_flags import answer_original_flags
 from dialog_trainer.cli.overrides import prepare_overrides
+from dialog_trainer.cli.run_folders import find_runs
 from dialog_trainer.data.sources.row_format import parse_row
 from dialog_trainer.errors import DialogTrainerError
 from dialog_trainer.masking.schedules import RoleWeights
 from tests.helpers.pages import ROOT, blocks_in, blocks_of
 
-RUNS = ("outputs/laptop/mine", "outputs/gpt2/daily_dialog_chatbot", "outputs/gpt2/other")
+RUNS = ("outputs/laptop/mine", "outputs/gpt2/daily_dialog_chatbot", "outputs/gpt2/other", "multirun/mask/a")
 # What stands for something of the reader's, and what it is in these tests.
 PLACEHOLDERS = {
     "<run>": RUNS[1], "<other>": RUNS[2], "<folder>": "dialogues", "<model>": "gpt2", "<owner/name>": "owner/name",
@@ -101,6 +102,8 @@ def check(arguments: list[str]) -> None:
     if flags.shows or "--help" in flags.given:
         return
     if saved_config.find_mode(overrides):
+        places = several_runs.read_places(overrides)
+        overrides += [f"resume_model_dir={folder}" for folder, _ in (find_runs(places[0]) if places else ())]
         saved_config.load_changed_job(overrides, flags.config_dir)
     else:
         compose.compose_runs(overrides, flags.config_dir, "--multirun" in flags.given)

@@ -33,6 +33,7 @@ def test_without_figures_nothing_is_drawn_or_imported(tiny_options, tmp_path):
         code, out = process.ended()
     assert code == 0, out
     assert drawn(tmp_path / "runs") == set()
+    assert not (tmp_path / "runs/run/report.html").exists()
     assert (tmp_path / "runs/run-inspect/mask.html").is_file()
 
 
@@ -48,3 +49,6 @@ def test_figures_have_the_format_asked_for(dialog_trainer, tiny_options, tmp_pat
     names = drawn(tmp_path / "runs")
     assert {"loss.svg", "lr_schedule.svg", "by_depth.svg", "mask_weights.svg"} <= names
     assert all(name.endswith(".svg") for name in names)
+    page = (tmp_path / "runs/run/report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/svg+xml;base64,") == 4
+    assert "Scores on validation/response" in page
