@@ -117,7 +117,7 @@ ALONE = {
     "optim.lr0=abc": "must be a number above 0, or auto",
     "metrics.names=ppl": "must be a list of ppl, ",
     "name=123": "must be a text that is not empty; to pass a number as a text",
-    "mode=report": "is not in this version; use train, resume, validate",
+    "mode=reports": "must be train, resume, validate, report",
     "scheduler=cosin": "scheduler has no such choice; there are constant, cosine, linear; did you mean scheduler=cosine?",
     "optim=null": "optim has no such choice; there are adam, adamw, sgd",
     "optim=[adam,sgd]": "optim has no such choice; there are adam, adamw, sgd",

@@ -42,7 +42,7 @@ FAULTS = {
     "a=b=c": "cannot be read",
     "~seed": "an option cannot be removed",
     "+colour=red": "a key can be added to data, optim, scheduler, mask_schedule, logger only",
-    "mode=report": "is not in this version; use train, resume, validate, chat",
+    "mode=reports": "must be train, resume, validate, report, chat",
     "ui=web": "is not in this version; use terminal",
     "processes=0": "must be a whole number from 1 to 1,024",
     "compile=yes please": "must be auto, true or false",

@@ -69,7 +69,7 @@ def test_exact_files_of_a_run(dialog_trainer, tiny_options, tmp_path, options, f
     found = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     expected = {
         "args.yaml", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "metrics.jsonl",
-        "replies.jsonl", "logs/rank-0.log", *(f"vis_outputs/{name}.png" for name in figures), *(
+        "replies.jsonl", "environment.json", "report.html", "logs/rank-0.log", *(f"vis_outputs/{name}.png" for name in figures), *(
             f"weights/{place}/{name}"
             for place in ("step-00000004", "last", "best_metric", "best_loss")
             for name in WEIGHTS

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 NAMES = ["bleu2", "ppl", "nist2", "distinct1", "length", "length_ratio", "chrf"]
 KEYS = [
-    "checkpoint", "step", "split", "protocol", "signature", "version", "data", "validation_loss", "losses", "dialogues",
+    "checkpoint", "step", "split", "request", "protocol", "signature", "version", "data", "validation_loss", "losses", "dialogues",
     "replies", "words", "scores", "baselines", "clean", "by_depth", "mask_digest",
 ]  # fmt: skip
 FROM_CONTEXT, FROM_TRAINING = ["echo", "gold"], ["frequent", "random", "nearest"]
