@@ -121,8 +121,8 @@ ALONE = {
     "scheduler=cosin": "scheduler has no such choice; there are constant, cosine, linear; did you mean scheduler=cosine?",
     "optim=null": "optim has no such choice; there are adam, adamw, sgd",
     "optim=[adam,sgd]": "optim has no such choice; there are adam, adamw, sgd",
-    "experiment=nope": "experiment has no such choice; there are demo, demo_scratch, laptop, original",
-    "experiment=null": "experiment has no such choice; there are demo, demo_scratch, laptop, original",
+    "experiment=nope": "experiment has no such choice; there are demo, demo_scratch, laptop, mask_study, original",
+    "experiment=null": "experiment has no such choice; there are demo, demo_scratch, laptop, mask_study, original",
     "~steps": "an option cannot be removed; set it to another value",
     "~optim": "an option cannot be removed; set it to another value",
     "~optim.eps=1e-8": "an option cannot be removed; set it to another value",
@@ -288,5 +288,5 @@ def test_the_errors_of_a_folder_of_own_groups(tmp_path):
         "mode=resume: works on one saved run; type it by itself, not in a sweep or a file"
     ]
     assert errors(*TINY, "experiment=none", config_dir=own) == [
-        "experiment=none: experiment has no such choice; there are bad, demo, demo_scratch, laptop, mine, original, resumes"
+        "experiment=none: experiment has no such choice; there are bad, demo, demo_scratch, laptop, mask_study, mine, original, resumes"
     ]
