@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from dialog_trainer.cli.overrides import quote_text, read_override
+from dialog_trainer.cli.saved_config import read_saved
 from dialog_trainer.config.machine import PER_MACHINE
+from dialog_trainer.config.schema import Config
+from dialog_trainer.errors import CheckpointError
+from dialog_trainer.screen import write_line
 from dialog_trainer.sweeps.plan import ComposedJob
 from dialog_trainer.sweeps.record import JobRecord
 from dialog_trainer.sweeps.runner import Start
@@ -30,7 +35,11 @@ def of_a_job(overrides: Sequence[str]) -> tuple[str, ...]:
 
 
 class JobCommands:
-    """Makes the command of a job; `jobs` are those that were composed, by their number."""
+    """Makes the command of a job; `jobs` are those that were composed, by their number.
+
+    `precision=auto` and `threads=null` are decided by the first job that starts, for all: else a run on a machine that is
+    busy, or another one, could not be compared.
+    """
 
     def __init__(self, folder: Path, jobs: Mapping[int, ComposedJob], config_dir: str | None):
         self._folder, self._jobs = folder, jobs
@@ -38,6 +47,7 @@ class JobCommands:
         safe = [] if {"", os.getcwd()} & set(sys.path) and not sys.flags.safe_path else ["-P"]
         self._program = [sys.executable, *safe, "-m", "dialog_trainer"]
         self._flags = ["--config-dir", config_dir] if config_dir else []
+        self._decided: dict[str, object] = {}
 
     def make(self, job: JobRecord, start: Start) -> list[str]:
         composed = self._jobs[job.index]
@@ -51,4 +61,21 @@ class JobCommands:
             return [*self._program, *resume, *again, *allow, *keep]
         fork = [f"sweep.fork_from={quote_text(start.fork_from)}"] if start.fork_from else []
         place = [f"project={quote_text(self._folder)}", f"name={job.name}"]
-        return [*self._program, *self._flags, *composed.overrides, *place, *keep, *fork]
+        return [*self._program, *self._flags, *composed.overrides, *self._decide(composed.config), *place, *keep, *fork]
+
+    def make_report(self) -> list[str]:
+        """The command of the report on the sweep."""
+        return [*self._program, "mode=report", f"runs={quote_text(self._folder)}"]
+
+    def _decide(self, config: Config) -> list[str]:
+        """What the first job has decided and this one leaves open; nothing where this one is the first."""
+        open_keys = [key for key, value in (("precision", "auto"), ("threads", None)) if getattr(config, key) == value]
+        for path in sorted(self._folder.glob("[0-9]*/args.yaml")) if open_keys and not self._decided else ():
+            with suppress(CheckpointError):
+                saved = read_saved(path.parent)
+                self._decided = {key: saved[key] for key in open_keys if saved.get(key) is not None}
+                write_line(
+                    f"for all jobs, as {path.parent.name}: {' '.join(f'{k}={v}' for k, v in self._decided.items())}"
+                )
+                break
+        return [f"{key}={self._decided[key]}" for key in open_keys if key in self._decided]

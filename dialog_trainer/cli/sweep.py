@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -35,10 +36,13 @@ from dialog_trainer.sweeps.plan import (
     identify,
     plan_sweep,
 )
+from dialog_trainer.sweeps.processes import describe_exit, start_process
 from dialog_trainer.sweeps.record import SWEEP_FILE, SweepRecord, read_sweep
 from dialog_trainer.tracking.run_directory import lock_run_directory
 
 SWEEPS = Path("multirun")
+REPORT_LOG = "logs/report.log"
+POLL_SECONDS = 0.1
 _FORKED_KEYS = ("train_user_turn_mask_step", "mask_schedule._target_")
 
 
@@ -206,7 +210,20 @@ def _run_here(folder: Path, plan: SweepPlan, commands: JobCommands, environments
         )
         code = runner.run(environments)
     print_tables(console, [build_sweep_table(folder, runner.record)])
+    if code in (0, 1) and any(job.status == "done" for job in runner.record.jobs):
+        write_report(folder, commands.make_report())
     return code
+
+
+def write_report(folder: Path, command: Sequence[str]) -> None:
+    """Writes the report on a sweep, in a process of its own; the sweep does not fail with it."""
+    process = start_process(command, folder, REPORT_LOG, {})
+    while (code := process.poll()) is None:
+        time.sleep(POLL_SECONDS)
+    reason = describe_exit(code, folder, REPORT_LOG)
+    write_line(
+        f"report: {folder / 'report.html'}, report.md, results.csv" if code == 0 else f"note: no report: {reason}"
+    )
 
 
 def _print_jobs(plan: SweepPlan) -> None:

@@ -18,11 +18,29 @@ from tests.helpers.sweeps import start_forked
 pytestmark = pytest.mark.slow
 
 
+class Ended:
+    """A process that has ended."""
+
+    def __init__(self, code: int):
+        self.code = code
+
+    def poll(self) -> int:
+        return self.code
+
+
+def report_at_once(command, folder, log, environment) -> Ended:
+    """In place of a report, which takes as long as a tiny sweep."""
+    assert command[-2:] == ["mode=report", f"runs='{folder}'"]
+    (folder / log).write_text("scipy is not installed\n")
+    return Ended(1)
+
+
 @pytest.fixture
 def sweep(dialog_trainer, tiny_options, tmp_path, monkeypatch):
     """`sweep(*options)`: a sweep of tiny jobs in `multirun/run`, whose processes are forked."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("dialog_trainer.sweeps.runner.start_process", start_forked)
+    monkeypatch.setattr("dialog_trainer.cli.sweep.start_process", report_at_once)
     options = [option for option in tiny_options if not option.startswith("project=")]
     return lambda *more: dialog_trainer(*options, "-m", *more)
 
@@ -48,7 +66,9 @@ def test_jobs_are_recorded_and_the_same_command_does_nothing(sweep, tmp_path):
         assert f"project: multirun/run\nname: {job.name}\n" in saved
     assert "2 jobs, 2 runs' worth of steps" in out
     assert "early stopping is off (patience=0)" in out
-    title, head, *table = out.splitlines()[-5:-1]
+    assert "for all jobs, as 000-train_user_turn_mask_step_0: threads=1" in out
+    assert out.endswith("note: no report: scipy is not installed\n")
+    title, head, *table = out.splitlines()[-6:-2]
     assert (title, head.split("  ")[0]) == ("Jobs in multirun/run", "options")
     assert [row.split()[:4] for row in table] == [[f"train_user_turn_mask_step={i}", str(i), "finished", "2"] for i in (0, 1)]  # fmt: skip
     code, out, _ = sweep("steps=2", "train_user_turn_mask_step=0,1", "seed=3")
@@ -132,11 +152,7 @@ def test_what_is_no_part_of_the_sweep_is_refused(planned, options, message):
 def planned(sweep, tmp_path, monkeypatch):
     """A sweep with the record of a job that was killed before it made its folder."""
 
-    class Dead:
-        def poll(self):
-            return -9
-
-    monkeypatch.setattr("dialog_trainer.sweeps.runner.start_process", lambda *_: Dead())
+    monkeypatch.setattr("dialog_trainer.sweeps.runner.start_process", lambda *_: Ended(-9))
     assert sweep("steps=2", "seed=0")[0] == 1
     return sweep
 

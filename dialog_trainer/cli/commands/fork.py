@@ -100,7 +100,8 @@ def _adopt(root: Config, typed: Config, branch: Path) -> Config:
     )
     before, after = config.flat(), Config.from_dict(own).flat()
     per_command = {key for key, one in settings(Config).items() if one.meta.per_command}
-    machine = {key: after[key] for key in (*PER_MACHINE, *per_command) if key in after}
+    # Other threads are no error: the fork is then trained from its start.
+    machine = {key: after[key] for key in ("threads", *PER_MACHINE, *per_command) if key in after}
     config = config.replace(machine)
     errors = [
         f"{key}: {show(before.get(key))} in {branch} -> {show(after.get(key))}: a fork may differ in its mask schedule alone"
