@@ -7,6 +7,9 @@ The header is magic, version, two counts, then keys with typed values (numbers, 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,6 +37,22 @@ _COUNTS = ("block_count", "expert_count", "predict_layers")
 def is_gguf(name: str) -> bool:
     """Whether a name is that of a GGUF file."""
     return name.lower().endswith(".gguf")
+
+
+@contextmanager
+def parse_gguf_once() -> Iterator[None]:
+    """Lets transformers parse a file once for all that it reads of it, and look up the names of tensors once for a model,
+    not once for each of its modules."""
+    import gguf  # for such a file alone
+
+    kept = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, original in kept.items():
+        setattr(gguf, name, lru_cache(original))
+    try:
+        yield
+    finally:
+        for name, original in kept.items():
+            setattr(gguf, name, original)
 
 
 def check_gguf(path: Path) -> None:

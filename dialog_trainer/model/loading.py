@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from dialog_trainer.data.gguf_header import check_gguf, is_gguf
+from dialog_trainer.data.gguf_header import check_gguf, is_gguf, parse_gguf_once
 from dialog_trainer.data.tokenizer import DialogueTokenizer, loading_error
 from dialog_trainer.errors import ModelError
 from dialog_trainer.model.fitting import build_from_config, build_without_weights, fit_to_tokenizer
@@ -89,6 +89,15 @@ def load_pretrained(
     weights before they are loaded, and raises where they do not fit. With `pickles` a folder may hold
     `pytorch_model.bin` in place of safetensors. Raises `ModelError`.
     """
+    with parse_gguf_once() if is_gguf(name_or_path) else contextlib.nullcontext():
+        model = _load(name_or_path, dropout, check, pickles)
+    fit_to_tokenizer(model, tokenizer, has_new_rows=is_original_checkpoint(name_or_path))
+    return model
+
+
+def _load(
+    name_or_path: str, dropout: float | None, check: Callable[[int], None] | None, pickles: bool
+) -> PreTrainedModel:
     source = _find_weights(name_or_path, pickles)
     try:
         config = source.load_config()
@@ -115,7 +124,6 @@ def load_pretrained(
         )
     if is_gguf(name_or_path):
         _forget_quantization(model)
-    fit_to_tokenizer(model, tokenizer, has_new_rows=is_original_checkpoint(name_or_path))
     return model
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import zipfile
 
+import gguf
 import numpy
 import pytest
 import torch
@@ -297,6 +298,16 @@ def test_another_pt_file_is_named(tokenizer, tmp_path, saved, reason):
     torch.save(saved, tmp_path / "x.pt")
     with pytest.raises(ModelError, match=reason):
         load_pretrained(str(tmp_path / "x.pt"), tokenizer, None)
+
+
+def test_a_gguf_file_is_parsed_once_for_its_weights(tokenizer, tmp_path, monkeypatch):
+    parsed, original = [], gguf.GGUFReader
+    monkeypatch.setattr(gguf, "GGUFReader", lambda path: parsed.append(path) or original(path))
+    counting = gguf.GGUFReader
+    write_gguf(tmp_path / "tiny.gguf", tokenizer)
+    load_pretrained(str(tmp_path / "tiny.gguf"), tokenizer, None)
+    assert len(parsed) == 1
+    assert gguf.GGUFReader is counting
 
 
 @pytest.mark.parametrize("quantized", [False, True])
