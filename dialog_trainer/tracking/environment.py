@@ -36,7 +36,7 @@ def write_environment(run: Path, device: str) -> None:
     """Writes what is known about this process; `device` as torch names it."""
     found = {
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "command line": shlex.join(["python -m dialog_trainer" if part == sys.argv[0] else part for part in sys.argv]),
+        "command line": f"python -m dialog_trainer {shlex.join(sys.argv[1:])}",
         "git": describe_git(Path.cwd()),
         "machine": f"{platform.node()}: {platform.system()} {platform.release()}, {_read_cpu()}, {os.cpu_count()} CPUs",
         "device": device,

@@ -174,4 +174,4 @@ def _interval(score: ScoreWithInterval) -> str:
 
 
 def _number(value: float | int | None) -> str:
-    return "-" if value is None else f"{round(value, 9):,.4g}"  # without the last bit of a sum
+    return "-" if value is None else f"{round(value, 4):,.4g}"
