@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from dialog_trainer.errors import ConfigError
 from dialog_trainer.masking.timeline import SAMPLES, build_timeline
 from dialog_trainer.screen import write_line
 from dialog_trainer.sweeps.devices import share_machine
+from dialog_trainer.sweeps.disk import estimate_bytes, format_bytes
 from dialog_trainer.sweeps.forks import MIN_SHARED, Forkable, plan_forks
 from dialog_trainer.sweeps.job_folder import digest_config
 from dialog_trainer.sweeps.plan import (
@@ -62,7 +64,7 @@ def run_sweep(runs: list[NewRun], overrides: list[str], config_dir: str | None) 
         command = shlex.join(["python", "-m", "dialog_trainer", *sys.argv[1:]])
         plan = _check_folders(folder, plan_sweep(composed, known, command, now))
         plan = _add_forks(plan, settings.fork, settings.early_stopping)
-        write_line(f"  {describe_work(plan)}")
+        write_line(f"  {describe_work(plan)}{_describe_disk(folder, plan)}")
         if settings.dry_run:
             _print_jobs(plan)
             return 0
@@ -223,6 +225,18 @@ def write_report(folder: Path, command: Sequence[str]) -> None:
     reason = describe_exit(code, folder, REPORT_LOG)
     write_line(
         f"report: {folder / 'report.html'}, report.md, results.csv" if code == 0 else f"note: no report: {reason}"
+    )
+
+
+def _describe_disk(folder: Path, plan: SweepPlan) -> str:
+    done = [job for job in plan.record.jobs if job.status == "done"]
+    needed = estimate_bytes(folder, plan.left, done, next(iter(plan.jobs.values())).config)
+    if not needed:
+        return ""
+    place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    free = shutil.disk_usage(place).free
+    return f", {format_bytes(needed)}" + (
+        f" of disk, of which {format_bytes(free)} are free: make room" if free < needed else ""
     )
 
 

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dialog_trainer.errors import CheckpointError
 from dialog_trainer.files import remove_directory
+from dialog_trainer.screen import printable
 from dialog_trainer.signals import EXIT_CODES
 from dialog_trainer.sweeps.forks import branch_of
 from dialog_trainer.sweeps.job_folder import (
@@ -31,7 +33,7 @@ from dialog_trainer.sweeps.job_folder import (
     read_position,
     wait_until_left,
 )
-from dialog_trainer.sweeps.processes import Process, describe_exit, forward_stops, send_to_all, start_process
+from dialog_trainer.sweeps.processes import MAX_LINE, Process, describe_exit, forward_stops, send_to_all, start_process
 from dialog_trainer.sweeps.progress import SweepProgress, describe_end
 from dialog_trainer.sweeps.record import JobRecord, SweepRecord, write_sweep
 
@@ -88,6 +90,7 @@ class SweepRunner:
         self._steps_before = {job.index: job.steps_done for job in record.jobs}
         self._prepared = False
         self._recorded = 0.0
+        self._unwritten = False
 
     def run(self, environments: Sequence[Mapping[str, str]]) -> int:
         """Runs as many jobs at a time as there are `environments`; returns the exit code of the sweep."""
@@ -97,8 +100,8 @@ class SweepRunner:
             write_sweep(self.folder, self.record)
             while True:
                 while free and not received and not out_of_time and (index := self._next()) is not None:
-                    slot = free.pop(0)
-                    self._start(index, slot, environments[slot])
+                    if self._try_to_start(index, free[0], environments[free[0]]):
+                        free.pop(0)
                 if not self._running:
                     break
                 time.sleep(POLL_SECONDS)
@@ -110,6 +113,7 @@ class SweepRunner:
                     out_of_time = True
                     self._progress.line("sweep.max_hours is over: all jobs stop with a checkpoint")
                     send_to_all(self._processes, signal.SIGTERM)
+        write_sweep(self.folder, self.record)
         if received:
             return EXIT_CODES[received[0]]
         ends = {job.status for job in self.record.jobs if job.index in self._asked}
@@ -127,6 +131,16 @@ class SweepRunner:
                 self._waiting.remove(index)
                 return index
         return None
+
+    def _try_to_start(self, index: int, slot: int, environment: Mapping[str, str]) -> bool:
+        """Whether a job was started; one that cannot be is recorded as failed, and the others go on."""
+        try:
+            self._start(index, slot, environment)
+        except (CheckpointError, OSError) as error:
+            job = self._update(index, status="failed", exit_code=2, error=printable(str(error))[:MAX_LINE])
+            self._progress.line(f"{job.name}: {describe_end(self.folder, job)}")
+            return False
+        return True
 
     def _start(self, index: int, slot: int, environment: Mapping[str, str]) -> None:
         job = self.record.jobs[index]
@@ -196,7 +210,8 @@ class SweepRunner:
     def _show(self) -> None:
         """Counts the updates of the running jobs, and records them now and then."""
         counted = {index: one.counter.count() for index, one in self._running.items()}
-        self._prepared = self._prepared or any((self.folder / self.record.jobs[i].name).exists() for i in counted)
+        configs = (self.folder / self.record.jobs[index].name / "args.yaml" for index in counted)
+        self._prepared = self._prepared or any(config.exists() for config in configs)
         now = time.monotonic()
         if now - self._recorded >= RECORD_EVERY_SECONDS:
             self._recorded = now
@@ -204,7 +219,7 @@ class SweepRunner:
             for index, done in counted.items():
                 jobs[index] = jobs[index].model_copy(update={"steps_done": done})
             self.record = self.record.model_copy(update={"jobs": tuple(jobs)})
-            write_sweep(self.folder, self.record)
+            self._write()
         asked = [self.record.jobs[index] for index in self._asked]
         steps_done = {job.index: counted.get(job.index, job.steps_done) for job in asked}
         left = sum(
@@ -217,8 +232,18 @@ class SweepRunner:
         jobs = list(self.record.jobs)
         jobs[index] = jobs[index].model_copy(update=changes)
         self.record = self.record.model_copy(update={"jobs": tuple(jobs)})
-        write_sweep(self.folder, self.record)
+        self._write()
         return jobs[index]
+
+    def _write(self) -> None:
+        """Writes the record. A full disk stops no job: the next change is written with all before it."""
+        try:
+            write_sweep(self.folder, self.record)
+            self._unwritten = False
+        except OSError as error:
+            if not self._unwritten:
+                self._progress.line(f"note: {error.filename} cannot be written now: {error.strerror}")
+            self._unwritten = True
 
 
 def log_of(job: JobRecord) -> str:
