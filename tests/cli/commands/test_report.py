@@ -1,6 +1,7 @@
 """mode=report: finds the runs, prints the answer, writes the files; and what it says where runs are missing or damaged."""
 
 import csv
+import json
 
 import pytest
 from helpers.run_folders import make_run, write
@@ -94,6 +95,31 @@ def test_jobs_of_a_sweep_that_failed_or_wait_are_listed(sweep, dialog_trainer):
     assert code == 0, err
     assert f"not counted: {names[1]}: failed; later: waiting" in out
     assert "failed: the disk is full" in (sweep / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_real_runs_are_trained_scored_and_compared(dialog_trainer, tiny_options, tmp_path):
+    for value in (0, 1):
+        for seed in (0, 1):
+            options = ("steps=2", f"{MASK}={value}", f"seed={seed}", f"name=m{value}-s{seed}", "optim.lr0=0.5")
+            assert dialog_trainer(*tiny_options, *options)[0] == 0
+    runs = f"runs='{tmp_path}/runs'"
+    assert dialog_trainer("mode=validate", runs, "split=test", "load_model_type=last")[0] == 0
+    code, out, err = dialog_trainer("mode=report", runs)
+    assert code == 0, err
+    assert out.startswith(f"assistant_nll (test/response) by {MASK}\n")
+    assert "warning" not in out
+    scores = [
+        json.loads(path.read_text())
+        for path in sorted((tmp_path / "runs").glob("*/validation/test/response/scores.json"))
+    ]
+    with (tmp_path / "runs/results.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row, scored in zip(rows, scores, strict=True):
+        assert float(row["assistant_nll (test/response)"]) == pytest.approx(scored["losses"]["assistant_nll"])
+        assert float(row["ppl (test/response)"]) == pytest.approx(scored["scores"]["ppl"]["value"])
+    page = (tmp_path / "runs/report.md").read_text(encoding="utf-8")
+    assert "Noise of seeds and of test dialogues" in page
 
 
 @pytest.mark.parametrize(
