@@ -1,7 +1,6 @@
 """Forked sweeps: the folder of a job that shares updates with another equals that of a run of its own."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -26,7 +25,13 @@ SCHEDULES = (
     "{mask_schedule: constant, mask_schedule.end_weight: 0}",
     "{mask_schedule: reverse_step, train_user_turn_mask_step: 0.6}",
 )
-OPTIONS = (f"steps={STEPS}", "validate_every_n_steps=8", "mask_schedule.alignment_every_n_steps=5", "model.dropout=0.1")
+OPTIONS = (
+    f"steps={STEPS}",
+    "validate_every_n_steps=8",
+    "mask_schedule.alignment_every_n_steps=5",
+    "model.dropout=0.1",
+    "metrics.max_dialogues=1",
+)
 
 
 def files(run: Path) -> set[str]:
@@ -61,7 +66,7 @@ def configuration(run: Path) -> list[str]:
     return [line for line in lines if not line.startswith(("run_id:", "project:", "cache_dir:"))]
 
 
-@pytest.mark.parametrize("damage", ["file", "directory", "data"])
+@pytest.mark.parametrize("damage", ["file", "data"])
 def test_a_branch_that_cannot_be_used_is_trained_again(sweep, tmp_path, monkeypatch, jsonl_folder, damage):  # noqa: F811
     folder = tmp_path / "multirun/run"
     data = shutil.copytree(jsonl_folder, tmp_path / "data")
@@ -73,8 +78,6 @@ def test_a_branch_that_cannot_be_used_is_trained_again(sweep, tmp_path, monkeypa
         ):
             if damage == "file":
                 state.write_text("{}")
-        for branch in folder.glob("001-*/branches/*") if damage == "directory" else ():
-            os.rename(branch, tmp_path / "gone")
         if damage == "data" and "sweep.fork_from" in str(command):
             with (data / "train.jsonl").open("a") as file:
                 file.write('{"turns": ["Is this new ?", "Yes , it is ."]}\n')

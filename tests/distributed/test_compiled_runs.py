@@ -21,9 +21,10 @@ def digest(folder) -> str:
 
 
 def test_compiled_resume_is_bit_exact(tiny_options, tmp_path):
-    # One process for the run that is stopped and the one that is not.
-    run(tmp_path, *tiny_options, "compile=true", "model.dropout=0.2", "schedule_steps=6", "-m", "steps=3,6")
-    stopped, straight = tmp_path / "multirun/run/0", tmp_path / "multirun/run/1"
+    stopped, straight = tmp_path / "runs/stopped", tmp_path / "runs/straight"
+    for folder, steps in ((stopped, 3), (straight, 6)):
+        own = (f"steps={steps}", f"name={folder.name}")
+        run(tmp_path, *tiny_options, "compile=true", "model.dropout=0.2", "schedule_steps=6", *own)
     assert digest(stopped) != digest(straight)
     # Without the cache of compiled code.
     resume = ("mode=resume", f"resume_model_dir='{stopped}'", "load_model_type=last", "steps=6")

@@ -125,7 +125,7 @@ def test_sequences_name_their_part_and_truncation(inspect, dialogue_turns):
 def test_a_sweep_is_refused(dialog_trainer, tiny_options):
     code, _, errors = dialog_trainer("-m", "mode=inspect", *tiny_options, "seed=0,1")
     assert code == 2
-    assert "-m: sweeps train; mode=inspect works on one configuration at a time" in errors
+    assert "mode=inspect: -m is for mode=train; any other mode works on one run or configuration at a time" in errors
 
 
 def test_unused_sequences_weigh_nothing_and_say_so(inspect):
