@@ -34,7 +34,7 @@ READ_BY_TORCH = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "THP_MEM_ALLOC_ENABLE": "
 WAITING = {"GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 # Without a reachable hub its client retries for a minute; a connection attempt first lets it use its cache, or fail, at once.
 CONNECT_SECONDS = 3.0
-SLOW_SECONDS = 2.0
+SLOW_SECONDS = 0.2
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 # torch and what needs it are imported in the functions: a configuration error is reported before that.
 

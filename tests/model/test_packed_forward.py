@@ -172,6 +172,25 @@ def test_padded_attention_restores_the_plain_model(kind):
     assert packed.config._attn_implementation == ATTENTION
 
 
+@pytest.mark.parametrize("key_heads", [1, 2])
+def test_attention_with_dropout_is_that_of_fp32_under_autocast(key_heads):
+    lengths, generator = (200, 3, 90), torch.Generator().manual_seed(0)
+    shapes = ((1, 2, sum(lengths), 8), (1, key_heads, sum(lengths), 8), (1, key_heads, sum(lengths), 8))
+    values = [torch.randn(shape, generator=generator).bfloat16() for shape in shapes]
+    found = []
+    for dtype, autocast in ((torch.float32, False), (torch.bfloat16, True), (torch.bfloat16, False)):
+        inputs = [value.detach().to(dtype).requires_grad_() for value in values]
+        torch.manual_seed(1)
+        with torch.autocast("cpu", enabled=autocast):
+            output, _ = packed_attention(None, *inputs, None, dropout=0.2, packing=Packing(lengths))
+            output.square().sum().backward()  # as the probe of gradient alignment: within autocast
+        assert output.dtype == dtype
+        found.append([output.detach().float(), *(value.grad.float() for value in inputs)])
+    for expected, *short in zip(*found, strict=True):
+        for one in short:
+            torch.testing.assert_close(one, expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
+
+
 def test_dropout_applies_to_probabilities():
     ones = torch.ones(1, 1, 400, 1)
     torch.manual_seed(0)

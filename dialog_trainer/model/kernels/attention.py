@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+from torch.amp import custom_bwd, custom_fwd
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -60,7 +61,7 @@ def packed_attention(
     packing: Packing = options["packing"]
     groups = query.shape[1] // key.shape[1]
     offsets = None if dropout or value.dtype == torch.float32 else packing.offsets
-    in_blocks = dropout and query.device.type == "cpu" and query.dtype == value.dtype == torch.float32
+    in_blocks = dropout and query.device.type == "cpu" and torch.float64 not in (query.dtype, value.dtype)
     if groups > 1 and (offsets is not None or in_blocks):
         key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
     # `squeeze`, not `[0]`: the gradient of the latter is filled with zeros and copied into.
@@ -72,9 +73,9 @@ def packed_attention(
         return output.unsqueeze(0), None
     if in_blocks:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        q, k, v = (tensor.squeeze(0) for tensor in (query, key, value))
+        q, k, v = (tensor.squeeze(0).float() for tensor in (query, key, value))
         output = _DropoutAttention.apply(q, k, v, packing.lengths, dropout, scale)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        return output.unsqueeze(0), None
+        return output.unsqueeze(0).to(value.dtype), None
     lengths = list(packing.lengths)
     outputs = [
         scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=groups > 1)
@@ -84,7 +85,7 @@ def packed_attention(
 
 
 class _DropoutAttention(torch.autograd.Function):
-    """Attention with dropout on the CPU, in fp32, a block of queries at a time.
+    """Attention with dropout on the CPU, in fp32 under autocast too, a block of queries at a time.
 
     torch's own draws a number for each probability, saves more tensors, and computes the scores that the causal mask
     hides. Here the probabilities and the dropout mask are one saved tensor: the sign is the mask.
@@ -101,6 +102,7 @@ class _DropoutAttention(torch.autograd.Function):
     """
 
     @staticmethod
+    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]  # no autocast inside
     def forward(
         ctx: Any,
         query: torch.Tensor,
@@ -129,6 +131,7 @@ class _DropoutAttention(torch.autograd.Function):
         return output.mul_(scale)
 
     @staticmethod
+    @custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]  # torch leaves it untyped
     def backward(ctx: Any, output_grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, signed = ctx.saved_tensors
         heads, tokens, width = query.shape
