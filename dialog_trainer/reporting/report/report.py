@@ -15,7 +15,6 @@ from dialog_trainer.reporting.plotting import LIGHT, render_figure
 from dialog_trainer.reporting.report.arms import Design, find_design
 from dialog_trainer.reporting.report.collect import RunRecord
 from dialog_trainer.reporting.report.comparison import (
-    BEST,
     Comparison,
     choose_primary,
     compare_arms,
@@ -87,7 +86,8 @@ def build_report(
     warnings = find_warnings(runs, design.keys)
     warnings += [f"not counted: {'; '.join(incomplete)}"] if incomplete else []
     warnings += [note for run in runs for note in run.notes]
-    if primary.place == BEST or not comparisons[0].has_dialogues:
+    has_intervals = any(one.estimate and one.estimate.interval for one in comparisons[0].results)
+    if has_intervals and not comparisons[0].has_dialogues:
         warnings.append(
             "the intervals are of other seeds on the same dialogues; for other dialogues too, score all runs with "
             "mode=validate runs=... split=test first"

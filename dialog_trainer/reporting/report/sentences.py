@@ -26,7 +26,8 @@ def build_headline(comparison: Comparison, design: Design) -> list[str]:
         return [f"No setting is best by {quantity.name}: no direction of it is better."]
     value = f"{_with_interval(best.estimate)}{unit_of(quantity)} {place_of(quantity)}, {_seeds(best.estimate)}"
     if len(design.arms) == 1:
-        return [f"{design.name_arm(best.arm)}: {quantity.name} is {value}."]
+        alone = [] if best.estimate.interval else ["With one seed there is no interval."]
+        return [f"{design.name_arm(best.arm)}: {quantity.name} is {value}.", *alone]
     first = f"{design.name_arm(best.arm)} has the {_ADJECTIVES[quantity.better]} {quantity.name}"
     others = [one for one in comparison.results if one.arm is not comparison.baseline and one.difference]
     if not others:

@@ -63,6 +63,23 @@ def test_a_list_of_runs_needs_a_folder_for_the_report(sweep, tmp_path, dialog_tr
     assert (tmp_path / "out/report.html").is_file()
 
 
+def test_runs_of_one_setting_have_no_baseline(sweep, tmp_path, dialog_trainer):
+    code, out, err = dialog_trainer(
+        "mode=report", f"runs=['{sweep}/m0.0-s0','{sweep}/m0.0-s1']", f"report.out='{tmp_path}/a'"
+    )
+    assert code == 0, err
+    assert (
+        "all runs: assistant_nll is 3.05 (95 % interval 2.41 to 3.69) nats per token at the last validation, 2 seeds."
+        in out
+    )
+    code, out, err = dialog_trainer(
+        "mode=report", f"runs=['{sweep}/m0.0-s0','{sweep}/m0.0-s0']", f"report.out='{tmp_path}/a'"
+    )
+    assert code == 0, err
+    assert "With one seed there is no interval." in out
+    assert "warning: the intervals" not in out
+
+
 def test_what_cannot_be_read_is_listed_and_the_rest_is_compared(sweep, dialog_trainer):
     write(sweep / "m0.0-s2/args.yaml", "steps: [")
     make_run(sweep / "m0.5-s2", 3.0, settings={MASK: 0.5, "seed": 2}, typed=[f"{MASK}=0.5", "seed=2"], step=20)
