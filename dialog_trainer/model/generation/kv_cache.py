@@ -18,6 +18,9 @@ PREFILL_TOKENS = 1024
 # Rows are removed once so many of the batch have ended: each removal copies the cache.
 MAX_LIVE_SHARE = 0.75
 
+# The parameter of `forward` for a cache, which transformers 5.24 renamed.
+_CACHE_NAMES = {"cache", "past_key_values"}
+
 # `(logits (B, V), rows, step)` -> `(B,)` next tokens of the `rows` that are still in the batch.
 Choose = Callable[[torch.Tensor, list[int], int], torch.Tensor]
 # Called with a row and its new token, in order, as soon as the token is known.
@@ -29,9 +32,16 @@ BatchReply = tuple[int, list[int], bool]
 def supports_kv_cache(model: PreTrainedModel) -> bool:
     """Whether each layer caches the keys and values of all tokens, and positions can be passed: rows of a recurrent state
     or of a sliding window can be neither shared nor cut."""
-    if not {"position_ids", "past_key_values", "logits_to_keep"} <= set(inspect.signature(model.forward).parameters):
+    parameters = inspect.signature(model.forward).parameters
+    if not {"position_ids", "logits_to_keep"} <= parameters.keys() or not _CACHE_NAMES & parameters.keys():
         return False
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+
+
+def _with_cache(model: PreTrainedModel, cache: Cache) -> dict[str, Any]:
+    """The arguments by which this model takes a cache."""
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    return {name: cache, "use_cache": True}
 
 
 def group_by_prefix(contexts: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -74,8 +84,7 @@ def generate_with_cache(
             input_ids=tokens.unsqueeze(1),
             attention_mask=attended[:, : cache.get_seq_length() + 1],
             position_ids=(lengths + step).unsqueeze(1),
-            past_key_values=cache,
-            use_cache=True,
+            **_with_cache(model, cache),
         ).logits[:, -1]
         tokens = choose(logits, rows, step)
         for row, token in zip(rows, read_tokens(tokens), strict=True):
@@ -146,9 +155,7 @@ def _prefill(model: PreTrainedModel, contexts: Sequence[Sequence[int]], max_new_
         ids = pad_sequence(longest, batch_first=True).to(model.device)
         cache = DynamicCache(config=model.config)
         # No token is masked: those of a context cannot see the padding. One logit is the fewest that can be asked for.
-        model(
-            input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), logits_to_keep=1, **_with_cache(model, cache))
         layers = cast(list[Any], cache.layers)  # `DynamicLayer`s that hold tensors by now
         for index, (keys, values) in enumerate((layer.keys, layer.values) for layer in layers):
             if len(buffers) == index:
