@@ -73,6 +73,7 @@ def generate_with_cache(
     lengths = torch.tensor([len(context) for context in contexts], device=model.device) - 1
     layers = _prefill(model, contexts, max_new_tokens)
     cache = Cache(layers=list(layers))
+    cached = _with_cache(model, cache)
     width = int(lengths.max())
     columns = torch.arange(width + max_new_tokens, device=model.device)
     attended = (columns >= width - lengths.unsqueeze(1)).to(torch.int64)  # 0 on the padding at the left
@@ -84,7 +85,7 @@ def generate_with_cache(
             input_ids=tokens.unsqueeze(1),
             attention_mask=attended[:, : cache.get_seq_length() + 1],
             position_ids=(lengths + step).unsqueeze(1),
-            **_with_cache(model, cache),
+            **cached,
         ).logits[:, -1]
         tokens = choose(logits, rows, step)
         for row, token in zip(rows, read_tokens(tokens), strict=True):

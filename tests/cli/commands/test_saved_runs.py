@@ -43,6 +43,11 @@ def test_an_old_run_resumes_to_what_it_would_have_been(dialog_trainer, folder):
         load_file(path)
         for path in (folder / "runs/half/weights/last/model.safetensors", folder / "straight.safetensors")
     )
+    for name in found:
+        if name.endswith("attn.c_attn.bias"):
+            # The softmax does not depend on the bias of the keys: its gradient is rounding, which Adam scales up.
+            (query, _, value), (straight_query, _, straight_value) = found[name].chunk(3), straight[name].chunk(3)
+            found[name], straight[name] = torch.cat((query, value)), torch.cat((straight_query, straight_value))
     torch.testing.assert_close(found, straight, rtol=0, atol=1e-5)
 
 
