@@ -145,6 +145,17 @@ def print_tables(console: Console, tables: Sequence[TextTable]) -> None:
         console.print()
 
 
+def print_texts(console: Console, table: TextTable) -> None:
+    """Prints a table of sentences, each wrapped in its column, within the width of the terminal."""
+    title = Text(printable(table.title))
+    shown = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 1, 0), pad_edge=False)
+    for head in table.head:
+        shown.add_column(head, overflow="fold", ratio=1)
+    for row in table.rows:
+        shown.add_row(*(Text(printable(cell)) for cell in row))
+    console.print(shown)
+
+
 def layout_table(table: TextTable, width: int | None) -> list[str]:
     """Lines of a table, where possible at most `width` characters long (None: of any length).
 

@@ -1,6 +1,7 @@
 """What mode=inspect prints: tables of the coverage of a mask, and sequences with their weights."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from dialog_trainer.masking.coverage import measure_coverage
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.reporting.tables import TextTable, build_mask_tables
-from dialog_trainer.reporting.terminal import layout_table, print_sequence, print_tables
+from dialog_trainer.reporting.terminal import layout_table, print_sequence, print_tables, print_texts
 from dialog_trainer.types import Role, TurnSpans
 
 START, SYSTEM, USER, ASSISTANT, END = Role.FORMAT, Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.END
@@ -188,3 +189,14 @@ def test_headings_wrap_before_columns_move_below():
     ]
     assert len(layout_table(table, None)) == 2
     assert layout_table(table, 15)[-1] == "user       2 %"
+
+
+@pytest.mark.parametrize("width", [40, 60, 96])
+def test_texts_wrap_in_their_columns(width):
+    texts = ["Hi! How are you today?", "Just another day to me, and [bold]no[/bold] \x1b[31mred one", "Fine ."]
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    print_texts(console, TextTable("A conversation", ["you", "before", "after"], [texts]))
+    printed = re.sub("\x1b\\[[0-9;]*m", "", console.file.getvalue())
+    assert max(map(len, printed.splitlines())) <= width
+    words = f"A conversation you before after {' '.join(texts)}".replace("\x1b", "\\x1b").split()
+    assert sorted(printed.split()) == sorted(words)

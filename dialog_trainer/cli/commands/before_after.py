@@ -26,7 +26,7 @@ from dialog_trainer.model.generation.sampling import GREEDY, Decoding
 from dialog_trainer.reporting.console import make_printer
 from dialog_trainer.reporting.mask_page.content import describe_sequence
 from dialog_trainer.reporting.tables import TextTable
-from dialog_trainer.reporting.terminal import print_sequence, print_tables
+from dialog_trainer.reporting.terminal import print_sequence, print_tables, print_texts
 from dialog_trainer.seeds import derive_seed
 from dialog_trainer.training.checkpoint_directory import hold_checkpoint
 from dialog_trainer.types import Role
@@ -56,7 +56,8 @@ def compare_before_after(job: Job, console: Console) -> int:
     held_out = tokenize_split(config, load_dialogues(config, "validation", say), tokenizer, say)
     _show_dialogue(console, config, held_out, tokenizer)
     models = {"before": before, "after": after}
-    print_tables(console, [_compare_losses(config, held_out, models), _compare_replies(config, tokenizer, models)])
+    print_tables(console, [_compare_losses(config, held_out, models)])
+    print_texts(console, _compare_replies(config, tokenizer, models))
     return 0
 
 
