@@ -177,7 +177,7 @@ def test_what_continues_but_not_exactly(run, typed, keys):
         (["model.max_len=512"], "model.positions=256: must be at least model.max_len=512"),
         (["steps=60,70"], "steps=60,70: several values need -m"),
         (["hydra.run.dir=x"], "hydra.run.dir=x: of Hydra's own, only"),
-        (["hydra/launcher=basic"], "hydra/launcher=basic: is Hydra's, which only starts new runs"),
+        (["hydra/launcher=local"], "hydra/launcher=local: is Hydra's, which only starts new runs"),
         (["~steps"], "~steps: an option cannot be removed"),
         (["+chat.top_k=3"], "+chat.top_k=3: a key can be added to data, optim, scheduler, mask_schedule, logger only"),
         (["steps=[1"], "steps=[1: cannot be read"),
