@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
+from dialog_trainer.cli.waiting import choose_waiting
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.machine import count_processes, find_process_errors, needs_hub
 from dialog_trainer.config.schema import Config
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
 # Set before torch is imported. Deterministic CUDA kernels need the first; with the second, large CPU tensors start at
 # multiples of 2 MiB, in pages of that size: 0.1 to 0.3 of 4.7 GB less is lost between them at 124 M.
 READ_BY_TORCH = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "THP_MEM_ALLOC_ENABLE": "1"}
-# A thread that waits for another one gives its core away after some microseconds (GNU's OpenMP) or a millisecond (LLVM's
-# and Intel's). By default it spins for 6 ms or 200 ms, which is time that the other thread needs where programs share the
-# cores; to give it away at once would cost an idle machine a third (docs/performance.md).
-WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 # Without a reachable hub its client retries for a minute; a connection attempt first lets it use its cache, or fail, at once.
 CONNECT_SECONDS = 3.0
 SLOW_SECONDS = 0.2
@@ -50,8 +47,7 @@ def rendezvous(rank_info: RankInfo) -> ControlStore:
 
 def set_environment() -> None:
     """Sets what torch and OpenMP read as they are loaded, here and in spawned processes, where the user has not."""
-    waiting = {} if {"OMP_WAIT_POLICY", *WAITING} & os.environ.keys() else WAITING
-    for name, value in (READ_BY_TORCH | waiting).items():
+    for name, value in (READ_BY_TORCH | choose_waiting()).items():
         os.environ.setdefault(name, value)
 
 

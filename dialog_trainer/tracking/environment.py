@@ -40,6 +40,7 @@ def write_environment(run: Path, device: str) -> None:
         "git": describe_git(Path.cwd()),
         "machine": f"{platform.node()}: {platform.system()} {platform.release()}, {_read_cpu()}, {os.cpu_count()} CPUs",
         "device": device,
+        "waiting threads": f"GOMP_SPINCOUNT={os.environ.get('GOMP_SPINCOUNT', 'as OpenMP has it')}",
         "python": platform.python_version(),
         "packages": ", ".join(_list_packages()),
     }
