@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from dialog_trainer.build.model import load_saved_model
 from dialog_trainer.build.runtime import select_device
 from dialog_trainer.cli import compose, launch, saved_config
-from dialog_trainer.cli.overrides import prepare_overrides, quote_text
+from dialog_trainer.cli.overrides import format_value, prepare_overrides
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.schema import Config
 from dialog_trainer.data.sources.row_format import parse_row
@@ -116,25 +116,10 @@ def train(overrides: Mapping[str, Any]) -> SavedRun:
 
     Raises `ConfigError` with every error of the configuration, and what training raises.
     """
-    typed = prepare_overrides([f"{key}={_format_value(value)}" for key, value in overrides.items()])
+    typed = prepare_overrides([f"{key}={format_value(value)}" for key, value in overrides.items()])
     (new,) = compose.compose_runs(typed, None, sweep=False)
     folder = claim_run_directory(Path(new.config.project), new.config.name)
     code = launch.run_job(Job(new.config, parent=str(folder), hydra_files=new.hydra_files))
     if code:
         raise TrainingError(f"{folder}: training ended with exit code {code}; resume it with mode=resume")
     return load_run(folder)
-
-
-def _format_value(value: Any) -> str:
-    """A value in the grammar of Hydra's overrides."""
-    match value:
-        case None:
-            return "null"
-        case bool() | int() | float():
-            return str(value).lower()
-        case Mapping():
-            return "{" + ",".join(f"{key}:{_format_value(item)}" for key, item in value.items()) + "}"
-        case list() | tuple():
-            return "[" + ",".join(map(_format_value, value)) + "]"
-        case _:
-            return str(value) if str(value).isidentifier() else quote_text(value)

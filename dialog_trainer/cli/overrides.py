@@ -6,7 +6,8 @@ import fnmatch
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -31,6 +32,9 @@ MAX_JOBS = 1000
 MAX_OVERRIDES = 1000
 MAX_CHARACTERS = 4000
 MAX_DEPTH = 20
+# A text that Hydra reads as itself without quotes.
+_PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
+_KEYWORDS = ("true", "false", "null", "inf", "nan")
 # What of Hydra's own configuration a user may set.
 _HYDRA_OPTIONS = ("hydra/launcher", "hydra.launcher.", "hydra/sweeper", "hydra.sweeper.")
 LAUNCHERS = ("local",)
@@ -49,6 +53,18 @@ def prepare_overrides(overrides: list[str]) -> list[str]:
 def quote_text(value: object) -> str:
     """The value as a text for Hydra's grammar."""
     return QuotedString(str(value), Quote.single).with_quotes()
+
+
+def format_value(value: Any) -> str:
+    """A plain value in Hydra's grammar; a text is quoted where it would be read as something else."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{format_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(format_value, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    is_plain = isinstance(value, int | float) or (_PLAIN.fullmatch(str(value)) and str(value).lower() not in _KEYWORDS)
+    return str(value) if is_plain else quote_text(value)
 
 
 def parse_overrides(overrides: list[str], choices: Choices, sweep: bool) -> tuple[list[Override], list[str]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
@@ -13,17 +11,14 @@ from dialog_trainer.cli.overrides import (
     ONLY_PLUGINS,
     OPEN_GROUPS,
     Choices,
+    format_value,
     is_hydra,
     parse_overrides,
-    quote_text,
     typed_targets,
 )
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import built_in_targets, settings
 from dialog_trainer.errors import ConfigError
-
-_PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
-_KEYWORDS = ("true", "false", "null", "inf", "nan")
 
 
 def read_params(composed: DictConfig, typed: Sequence[Override], choices: Choices) -> list[Override]:
@@ -51,7 +46,7 @@ def read_list(composed: DictConfig, typed: Sequence[Override], choices: Choices)
         entries = settings(Config)["sweep.list"].validate(value)
     except ValueError as error:
         raise ConfigError([str(error)]) from None
-    lines = [tuple(f"{key}={_as_text(item)}" for key, item in entry.items()) for entry in entries]
+    lines = [tuple(f"{key}={format_value(item)}" for key, item in entry.items()) for entry in entries]
     found, errors = parse_overrides([line for entry in lines for line in entry], choices, sweep=False)
     errors += [f"{one.input_line}: {ONLY_PLUGINS}" for one in found if is_hydra(one)]
     if not any(override.key_or_group == "sweep.list" for override in typed):
@@ -66,15 +61,3 @@ def _find_code(found: Sequence[Override], typed: Sequence[Override]) -> list[str
     built_in = {target for group in OPEN_GROUPS for target in built_in_targets(Config, group)}
     names = sorted(typed_targets(list(found)) - typed_targets(list(typed)) - built_in)
     return [f"to run {name} as code, pass allow_targets=[{name}]" for name in names]
-
-
-def _as_text(value: Any) -> str:
-    """A plain value in Hydra's grammar."""
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_as_text(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_as_text, value)) + "]"
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    is_plain = isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _KEYWORDS
-    return str(value) if is_plain or not isinstance(value, str) else quote_text(value)

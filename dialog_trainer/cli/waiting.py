@@ -1,8 +1,8 @@
 """How the threads of OpenMP wait for each other: they spin on a machine of their own, and yield on a shared one.
 
 A thread that waits spins for 6 ms (GNU's OpenMP) or 200 ms (LLVM's and Intel's) before it gives its core away. On an idle
-machine that is a quarter faster for a small model; next to busy programs it is time that the other thread needs, and a run
-falls to a tenth of its speed (docs/performance.md). OpenMP reads the choice as it is loaded, so it is made once, at the start.
+machine that is a quarter faster for a small model; next to busy programs it is time that the other thread needs
+(docs/performance.md). OpenMP reads the choice as it is loaded, so it is made once, at the start.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # as `Store` in store.py
 
+from dialog_trainer.distributed.environment import count_cores
 from dialog_trainer.distributed.store import ControlStore
 from dialog_trainer.errors import DistributedError
 
@@ -48,11 +49,6 @@ def join_process_group(control: ControlStore, timeout_seconds: float) -> Iterato
     )
     _control = control
     yield
-
-
-def count_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def world_size() -> int:

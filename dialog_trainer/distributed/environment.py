@@ -1,4 +1,4 @@
-"""Rank and rendezvous address of this process, from the environment of torchrun or Slurm. Imports no torch."""
+"""Rank and rendezvous address of this process, from the environment of torchrun or Slurm, and its cores. Imports no torch."""
 
 from __future__ import annotations
 
@@ -59,3 +59,8 @@ def first_host(nodes: str) -> str:
     """The first host of Slurm's node list: `gpu[003-010,12],login` -> `gpu003`."""
     prefix, brackets, suffix = re.findall(r"([^,\[]*)(?:\[([^\]]*)\])?([^,]*)", nodes)[0]
     return str(prefix + re.split(r"[-,]", brackets)[0] + suffix)
+
+
+def count_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from dialog_trainer.distributed.environment import count_cores
 from dialog_trainer.errors import ConfigError
 
 
@@ -36,12 +37,6 @@ def share_machine(n_jobs: int, devices: Iterable[object]) -> list[dict[str, str]
         return [dict(threads) for _ in range(n_jobs)]
     shares = [[gpus[(slot * size + one) % len(gpus)] for one in range(size)] for slot in range(n_jobs)]
     return [{**threads, "CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]
-
-
-def count_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def list_gpus() -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,9 +58,8 @@ def wait_until_left(run: Path) -> None:
     end = time.monotonic() + LEFT_BEHIND_SECONDS
     while True:
         try:
-            with ExitStack() as stack:
-                stack.enter_context(lock_run_directory(run))
-            return
+            with lock_run_directory(run):
+                return
         except CheckpointError:
             if time.monotonic() >= end:
                 raise

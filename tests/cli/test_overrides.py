@@ -5,7 +5,7 @@ import time
 import pytest
 
 from dialog_trainer.cli.compose import compose_runs
-from dialog_trainer.cli.overrides import prepare_overrides
+from dialog_trainer.cli.overrides import format_value, prepare_overrides, read_override
 from dialog_trainer.errors import ConfigError
 
 PLUGIN = "takes a name, as hydra/launcher=local"
@@ -59,3 +59,13 @@ def test_an_absurd_override_is_one_bounded_error(typed, reason):
 def test_too_many_overrides_are_one_error():
     with pytest.raises(ConfigError, match="2,000 options were typed; a command takes at most 1,000"):
         prepare_overrides(["seed=1"] * 2000)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 0, -3, 1e-05, 2.5, "gpt2", "my_package.rate", "a/b-c.jsonl", "true", "Null", "nan", "1e3", "12", "", " a b ",
+     "it's, [x]", "한국", {"a": 1, "b": [True, "null"]}, [1, "two", None]],
+    ids=repr,
+)  # fmt: skip
+def test_a_formatted_value_is_read_as_itself(value):
+    assert read_override(f"name={format_value(value)}").value() == value
