@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
+from dialog_trainer.config.frozen import thaw
 from dialog_trainer.config.machine import PER_MACHINE
 from dialog_trainer.config.paths import with_absolute_data_paths
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import settings, show
+from dialog_trainer.config.versions import absent_values
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.files import sha256_of_texts
 from dialog_trainer.sweeps.record import JobRecord, SweepRecord
@@ -96,7 +98,10 @@ def identify(config: Config) -> dict[str, Any]:
 
 
 def digest_settings(values: Mapping[str, Any]) -> str:
-    return sha256_of_texts(json.dumps(values, sort_keys=True))[:16]
+    """The identity of a run. An option that says what its absence means is left out: it may have come with a later version."""
+    absent = absent_values(Config)
+    said = {key: value for key, value in values.items() if key not in absent or value != thaw(absent[key])}
+    return sha256_of_texts(json.dumps(said, sort_keys=True))[:16]
 
 
 def name_job(index: int, own: Sequence[str]) -> str:
@@ -162,6 +167,7 @@ def _find_changes(before: Mapping[str, Any], after: Mapping[str, Any], swept: Se
     """The settings that all jobs of the sweep had, and all jobs of this command have otherwise."""
     if any(key in _GLOBAL_GROUPS for key in swept):
         return []
+    before = {**thaw(absent_values(Config)), **before}  # options that came after the sweep was begun
     return [
         f"{key}: {show(before[key])} in this sweep -> {show(after[key])}: it is the same for all its jobs; sweep over it "
         f"({key}={show(before[key])},{show(after[key])}), or give the new sweep a name of its own (name=<other>)"

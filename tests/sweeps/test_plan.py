@@ -49,6 +49,21 @@ def test_identity_is_without_place_command_and_machine(tmp_path, monkeypatch):
     assert digest_settings(identify(compose_config(*SHARED, "seed=1"))) != before
 
 
+def test_an_option_of_a_later_version_leaves_earlier_jobs_as_they_are():
+    today = identify(compose_config(*SHARED))
+    assert today["data.max_train_dialogues"] is None
+    earlier = {key: value for key, value in today.items() if key != "data.max_train_dialogues"}
+    assert digest_settings(earlier) == digest_settings(today)
+    assert digest_settings({**today, "data.max_train_dialogues": 5}) != digest_settings(today)
+
+    known = planned(("seed=0",), ("seed=1",)).record
+    settings = {key: value for key, value in known.settings.items() if key != "data.max_train_dialogues"}
+    known = known.model_copy(update={"settings": settings})
+    assert list(planned(("seed=1",), ("seed=2",), known=known).jobs) == [1, 2]
+    with pytest.raises(ConfigError, match=r"data\.max_train_dialogues: null in this sweep -> 5"):
+        planned(("seed=0",), known=known, shared=("steps=40", "data.max_train_dialogues=5"))
+
+
 def test_jobs_are_added_and_kept():
     first = planned(("seed=0",), ("seed=1",)).record
     done = first.model_copy(update={"jobs": tuple(job.model_copy(update={"status": "done"}) for job in first.jobs)})
