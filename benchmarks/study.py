@@ -1,0 +1,108 @@
+"""Makes a study from its plan, and repeats it: `python benchmarks/study.py multirun/user_turn_mask/plan.yaml --name again`.
+
+The plan names the settings that all runs share, `blocks` (sweeps), how runs are scored, and `reports` (which runs of which
+blocks are compared). Each step is a command of dialog_trainer, printed before it runs, so that a part can be typed by hand.
+Started again it goes on: jobs that are done and scores that are there are kept. Under a name other than the plan's folder, the
+results are compared with those of that folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+RESULTS = "results.csv"
+NOT_COMPARED = {"hours"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--name", help="folder in multirun/; by default that of the plan")
+    parser.add_argument("--blocks", nargs="*", help="some of the blocks; by default all")
+    parser.add_argument("--dry-run", action="store_true", help="show the jobs of each block and their cost, and stop")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], help="options for all blocks, as data.path=data/dailydialog"
+    )
+    options = parser.parse_args()
+    plan = yaml.safe_load(options.plan.read_text(encoding="utf-8"))
+    name = options.name or options.plan.parent.name
+    folder = Path("multirun") / name
+    blocks = {key: plan["blocks"][key] for key in options.blocks or plan["blocks"]}
+    dry = ["sweep.dry_run=true"] if options.dry_run else []
+    for key, block in blocks.items():
+        run("-m", f"project={folder}", f"name={key}", *plan["settings"], *block["sweep"], *options.overrides, *dry)
+    if options.dry_run:
+        return 0
+    for key, block in blocks.items():
+        if "scores" in block:
+            run("mode=validate", f"runs={folder / key}", *block["scores"])
+    for key, report in plan["reports"].items():
+        runs = find_runs(folder, report["runs"])
+        if not runs:
+            continue
+        made = folder / "reports" / key
+        run("mode=report", f"runs=[{','.join(runs)}]", f"report.out={made}", *report["options"])
+        if folder.resolve() != options.plan.parent.resolve():
+            print(compare(options.plan.parent / "reports" / key / RESULTS, made / RESULTS))
+    return 0
+
+
+def run(*arguments: str) -> None:
+    command = [sys.executable, "-m", "dialog_trainer", *arguments]
+    print("\n$ " + shlex.join(["python", *command[1:]]), flush=True)
+    code = subprocess.run(command).returncode
+    if code:
+        sys.exit(code)
+
+
+def find_runs(folder: Path, patterns: list[str]) -> list[str]:
+    """Run folders whose path in the study matches one of the patterns."""
+    return sorted({str(path) for pattern in patterns for path in folder.glob(pattern) if (path / "args.yaml").exists()})
+
+
+def compare(kept: Path, made: Path) -> str:
+    """How far the numbers of two results.csv are apart, run by run."""
+    if not kept.exists():
+        return f"{kept}: not there, so that nothing is compared"
+    before, after = read_results(kept), read_results(made)
+    both = before.keys() & after.keys()
+    lines = [f"{made} and {kept}: {len(both)} runs in both, {len(before.keys() ^ after.keys())} in one alone"]
+    for column in next(iter(before.values()), {}):
+        pairs = [(as_number(before[one].get(column)), as_number(after[one].get(column))) for one in both]
+        apart = max((abs(a - b) for a, b in pairs if a is not None and b is not None), default=0.0)
+        if apart:
+            lines.append(f"  {column}: at most {apart:.3g} apart")
+    return "\n".join(lines if len(lines) > 1 else [*lines, "  all numbers are equal"])
+
+
+def read_results(path: Path) -> dict[tuple[str, ...], dict[str, str]]:
+    """The numbers of each run by column, by the values of what varies and the seed: a run's number in its sweep may differ."""
+    with path.open(encoding="utf-8", newline="") as file:
+        _, *columns = header = next(reader := csv.reader(file))
+        end = columns.index("end")
+        return {
+            tuple(cells[1 : end + 1]): {
+                key: cell
+                for key, cell in zip(header[end + 1 :], cells[end + 1 :], strict=True)
+                if key not in NOT_COMPARED
+            }
+            for cells in reader
+        }
+
+
+def as_number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
