@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from dialog_trainer.errors import DataError
 from dialog_trainer.types import Role
 
 # A role, and the name that a chat template has for it where it is neither system, user nor assistant.
@@ -31,7 +32,9 @@ class RoleMap:
 
     `roles` has two forms. From a name to its role: `{agent: assistant, customer: user}`; other names keep the role that
     they are known by. Or from a role to the name of a person, or to several: `{assistant: Monica}`; then all others are
-    the user (with `{user: ...}`, the assistant), except system and tools. `{user: first_speaker}` is whoever speaks first.
+    the user (with `{user: ...}`, the assistant; with both, not known), except system and tools. `{user: first_speaker}` is
+    whoever speaks first.
+    Raises `DataError` for anything else.
     """
 
     def __init__(self, roles: Mapping[str, str | Sequence[str]] | None = None):
@@ -39,6 +42,9 @@ class RoleMap:
         self.known = dict(KNOWN_ROLES)
         self._others: NamedRole | None = None
         self._first: NamedRole | None = None
+        problem = _find_problem(roles or {})
+        if problem:
+            raise DataError(f"data.roles: {problem}")
         for key, value in (roles or {}).items():
             if isinstance(value, str) and value in KNOWN_ROLES:
                 self.known[_plain(key)] = KNOWN_ROLES[value]
@@ -48,10 +54,11 @@ class RoleMap:
 
     def _name_people(self, role: str, people: list[str]) -> None:
         own = KNOWN_ROLES[role]
-        self._others = (Role.USER if own[0] == Role.ASSISTANT else Role.ASSISTANT, "")
-        for name in KNOWN_ROLES:
-            if self.known[name][0] != Role.SYSTEM:
-                self.known.pop(name)
+        other = (Role.USER if own[0] == Role.ASSISTANT else Role.ASSISTANT, "")
+        self._others = None if self._others else other  # None where both are named
+        self.known = {
+            name: known for name, known in self.known.items() if known[0] == Role.SYSTEM or name in self.names
+        }
         if people == [FIRST_SPEAKER]:
             self._first = own
             return
@@ -76,19 +83,17 @@ class RoleMap:
         return found
 
 
-def check_roles(roles: Mapping[str, object]) -> str | None:
+def _find_problem(roles: Mapping[str, str | Sequence[str]]) -> str | None:
     """What is wrong with a value of `data.roles`, None if nothing."""
-    people = 0
-    for key, value in roles.items():
-        if isinstance(value, str) and value in KNOWN_ROLES:
-            continue
-        names = [value] if isinstance(value, str) else value
-        if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
-            return f"the value of {key} must be a role or a name"
+    people = {key: value for key, value in roles.items() if not (isinstance(value, str) and value in KNOWN_ROLES)}
+    for key, value in people.items():
         if key not in ("user", "assistant"):
-            return f"{key}: {', '.join(names)} is no role; the roles are system, user, assistant and tool"
-        people += 1
-    return "name the assistant or the user, not both: all others are then the other one" if people > 1 else None
+            names = value if isinstance(value, str) else ", ".join(value)
+            return f"{key}: {names} is no role; the roles are system, user, assistant and tool"
+    first = any(value in (FIRST_SPEAKER, [FIRST_SPEAKER]) for value in people.values())
+    return (
+        f"{FIRST_SPEAKER} goes with one role: all others are then the other one" if first and len(people) > 1 else None
+    )
 
 
 def describe_unknown(unknown: Counter[str], place: str) -> str:

@@ -228,6 +228,7 @@ ROLES = [
     ({"assistant": ["Monica", "Ross"]}, ["Ross", "Joey", "Monica"], [A, U, A]),
     ({"assistant": "SYSTEM"}, ["USER", "SYSTEM"], [U, A]),
     ({"user": "first_speaker"}, ["Jo", "Al", "Jo", "Ed", "system"], [U, A, U, A, S]),
+    ({"assistant": ["agent", "bot"], "user": "customer"}, ["agent", "customer", "bot", "Joey"], [A, U, A, None]),
     ({"assistant": "first_speaker"}, ["system", "Jo", "Al"], [S, A, U]),
 ]
 
@@ -245,6 +246,18 @@ def test_names_get_their_roles(roles, names, expected):
     ] == [role for role in expected if role is not None]
     with pytest.raises(RowError, match="no role is known by the name 'Joey'"):
         parser.parse(rows[0])
+
+
+@pytest.mark.parametrize(
+    ("roles", "error"),
+    [
+        ({"agent": "supporter"}, "agent: supporter is no role; the roles are system, user, assistant and tool"),
+        ({"assistant": "first_speaker", "user": "customer"}, "first_speaker goes with one role"),
+    ],
+)
+def test_a_value_of_roles_that_names_no_role_is_refused(roles, error):
+    with pytest.raises(DataError, match=f"data.roles: {error}"):
+        RowParser(roles=roles)
 
 
 ITEMS = st.fixed_dictionaries(
