@@ -40,6 +40,7 @@ class DailyDialog:
         self.path = Path(path) if path else None
         self._hub_column = hub_column
         self._hub = Hub(hub_id, None, hub_revision, None, {"turns": hub_column})
+        self._hub.remedy = "use data=chitchat, or data.path=<folder with train.jsonl or the official files>"
         self.parser = RowParser()
 
     def dialogues(self, split: str) -> Iterator[RawDialogue]:
@@ -48,8 +49,8 @@ class DailyDialog:
             try:
                 yield from self._hub.dialogues(split)
             except DataError as error:
-                raise DataError(f"{error} (data.path=<folder with train.jsonl or the official files>, data.hub_id, "
-                                "data.hub_revision, data.hub_column)") from None  # fmt: skip
+                text = str(error).replace("data.columns.turns", "data.hub_column")
+                raise DataError(f"{text} (data.hub_id, data.hub_revision, data.hub_column)") from None
         else:
             file = find_dailydialog_file(self.path, split)
             read = READERS.get(file.suffix)

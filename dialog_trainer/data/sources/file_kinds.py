@@ -71,7 +71,10 @@ def find_kind(path: Path, head: bytes) -> str:
         raise DataError(
             f"{path} is in DailyDialog's text form: pass data=dailydialog data.path=<folder of {path.name}>"
         )
-    raise DataError(f"{path} is neither JSON, CSV nor parquet; it begins with {start[:40]!r}: {_SAVE}")
+    raise DataError(
+        f"{path} is neither JSON, CSV nor parquet; it begins with {start[:40]!r}: save it as JSON lines, a dialogue a "
+        'line, as {"turns": ["Hi .", "Hello !"]}, or as CSV or parquet'
+    )
 
 
 def _find_kind_of_json(text: str, suffix: str, is_cut: bool) -> str:

@@ -24,6 +24,8 @@ MAX_REASON = 500
 class Hub:
     """A data set of dialogues. Rows are read one after the other, so that a bounded number downloads no more than it needs.
 
+    `remedy` is what the error of a set that cannot be loaded advises.
+
     Args:
         id: `owner/name` on the hub, or a folder of its files.
         config: its configuration (subset), if it has several.
@@ -32,6 +34,11 @@ class Hub:
         columns, roles: see `RowParser`.
         validation_share: the fraction of the training dialogues that is held out where there is no validation split.
     """
+
+    remedy = (
+        "check data.id, data.config and data.revision; or pass a folder with a copy of its files as data.id; or use "
+        "data=chitchat, which needs no hub"
+    )
 
     def __init__(
         self,
@@ -98,10 +105,7 @@ class Hub:
 
     def _unavailable(self, error: Exception) -> DataError:
         reason = " ".join(str(error).split())[:MAX_REASON]
-        return DataError(
-            f"{self.id} could not be loaded ({type(error).__name__}: {reason}). Check the id, the configuration (data.config) "
-            "and the revision; or pass a folder with a copy of its files; or use data=chitchat, which needs no hub"
-        )
+        return DataError(f"{self.id} could not be loaded ({type(error).__name__}: {reason}): {self.remedy}")
 
     def _find_training(self) -> str:
         name = self._find("train")
