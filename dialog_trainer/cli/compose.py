@@ -273,7 +273,7 @@ def _compose_each(overrides: list[str], choices: Choices, config_dir: str | None
         if key in known or added or is_hydra(override):
             values.append(text)
         else:
-            errors.append(no_option(override, [*known, *choices]))
+            errors.append(no_option(override, known, choices, config_dir))
     # A composition takes a tenth of a second: one for all values, and one for each only where that fails.
     if values:
         with contextlib.suppress(HydraException, OmegaConfBaseException):

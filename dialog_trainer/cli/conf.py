@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,3 +32,11 @@ def list_choices(config_dir: str | None) -> dict[str, list[str]]:
             if not group.startswith("hydra") and not path.stem.startswith("_"):
                 found.setdefault(group, set()).add(path.stem)
     return {group: sorted(names) for group, names in found.items()}
+
+
+def choices_with(key: str, choices: Mapping[str, list[str]], config_dir: str | None) -> list[str]:
+    """The choices of its group, as `group=choice`, whose own file sets a key."""
+    groups = [group for group in choices if key.startswith(f"{group.replace('/', '.')}.")]
+    group = max(groups, key=len, default="")
+    own = key[len(group) + 1 :]
+    return [f"{group}={name}" for name in choices.get(group, ()) if own in read_choice(group, name, config_dir)]

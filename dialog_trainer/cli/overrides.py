@@ -7,13 +7,14 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
+from dialog_trainer.cli.conf import choices_with
 from dialog_trainer.cli.places import DOTTED_KEYS
 from dialog_trainer.config.commands import is_dotted
 from dialog_trainer.config.groups import OpenGroup
@@ -110,10 +111,16 @@ def typed_targets(overrides: list[Override]) -> set[str]:
     return found
 
 
-def no_option(override: Override, known: list[str]) -> str:
-    """The error of a key that is not there."""
+def no_option(override: Override, known: Iterable[str], choices: Choices, config_dir: str | None) -> str:
+    """The error of a key that is not there; `known` are the keys that are."""
     key = override.key_or_group
-    hint = "; another choice of its group has it" if key in SETTINGS else hint_for_key(key, known)
+    having = choices_with(key, choices, config_dir)
+    if having:
+        hint = f"; {' or '.join(having)} has it"
+    else:
+        hint = (
+            f"; to add it, write +{override.input_line}" if key in SETTINGS else hint_for_key(key, [*known, *choices])
+        )
     return f"{override.input_line}: there is no option {key}{hint}"
 
 

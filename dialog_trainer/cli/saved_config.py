@@ -205,7 +205,7 @@ def _lay_on(
         if key in known or adds:
             set_key(tree, key, override.value())
         else:
-            errors.append(no_option(override, [*known, *choices]))
+            errors.append(no_option(override, known, choices, config_dir))
     return tree, notes, errors
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 # What other programs of the field, and the original, call an option: what to type here.
@@ -48,8 +49,9 @@ HABITS = {
         ("resume", "resume_from_checkpoint", "ckpt", "ckpt_path", "checkpoint"),
         "mode=resume resume_model_dir=<run folder> load_model_type=last",
     ),
-    **dict.fromkeys(("train_file", "train_path", "dataset", "dataset_name", "data_path", "train_data", "data.file"),
+    **dict.fromkeys(("train_file", "train_path", "train_data_path", "dataset", "data_path", "train_data", "data.file"),
                     "data=files data.train_data_path=<file.jsonl>"),
+    **dict.fromkeys(("dataset_name", "data.name", "data.dataset", "data.repository", "data.repo_id"), "data=hub data.id=<owner/name>"),
     "dailydialog_train": "data=dailydialog (or data=files for files of your own)",
     "dailydialog_dataset.path": "data=dailydialog data.path=<folder>",
     **{
@@ -63,19 +65,46 @@ HABITS = {
     "config": "--config-dir <folder> experiment=<file in its folder experiment/>",
 }  # fmt: skip
 
+# What a choice of a group is called elsewhere: what to type here.
+CHOICE_HABITS = {
+    "data": {
+        **dict.fromkeys(
+            ("csv", "tsv", "json", "parquet", "file", "folder", "local", "custom", "own", "sharegpt", "alpaca", "openai",
+             "chatml", "messages", "conversations", "instruct", "qa"),
+            "data=files data.train_data_path=<file>, which knows the form from the content",
+        ),
+        **dict.fromkeys(("txt", "text"), "data=files data.train_data_path=<file.jsonl>, with a dialogue a line: docs/data.md"),
+        **dict.fromkeys(("huggingface", "hf", "huggingface_hub", "dataset", "datasets"), "data=hub data.id=<owner/name>"),
+    },
+    "scheduler": dict.fromkeys(("none", "null", "off", "fixed"), "scheduler=constant"),
+    "mask_schedule": {
+        **dict.fromkeys(("none", "null", "off", "never", "all", "all_turns"), "mask_schedule=constant mask_schedule.end_weight=1"),
+        **dict.fromkeys(("always", "assistant", "assistant_only"), "mask_schedule=constant mask_schedule.end_weight=0"),
+    },
+    "logger": dict.fromkeys(("wandb", "mlflow", "comet", "tb"), "logger=tensorboard"),
+}  # fmt: skip
+
+_DATA_FILES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".gz", ".zst")
+_HUB_ID = re.compile(rf"[\w-][\w.-]*/(?!.*({'|'.join(map(re.escape, _DATA_FILES))})$)[\w.-]+")
 MODES = ("train", "resume", "validate", "chat", "inspect", "verify_resume")
 
 
 def hint_for_key(key: str, known: Iterable[str]) -> str:
     """A hint for a key that does not exist: the form of a habit, else the same last part elsewhere, else what is
-    spelt most alike."""
+    spelt most alike, in its group where there is one; else what the group has."""
     names = list(known)
     habit = HABITS.get(key) or HABITS.get(key.split(".")[0] if key.startswith("CUSTOM") else key)
     if habit:
         return f"; write {habit.format(key=key)}"
-    close = [name for name in names if name.split(".")[-1] == key.split(".")[-1]]
-    close = (close or difflib.get_close_matches(key, names, n=2, cutoff=0.6))[:2]
-    return f"; did you mean {' or '.join(close)}?" if close else "; --help shows all options"
+    group, _, last = key.rpartition(".")
+    inside = {name.rpartition(".")[2]: name for name in names if group and name.rpartition(".")[0] == group}
+    close = [name for name in names if name.rpartition(".")[2] == last]
+    close = close or [inside[name] for name in difflib.get_close_matches(last, inside, n=2, cutoff=0.6)]
+    close = (close or difflib.get_close_matches(key, names, n=2, cutoff=0.6 if not inside else 0.9))[:2]
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    options = ", ".join(name for name in inside if not name.startswith("_"))
+    return f"; {group} has {options}" if options else "; --help shows all options"
 
 
 def hint_for_choice(group: str, value: object, choices: Iterable[str]) -> str:
@@ -87,9 +116,13 @@ def hint_for_choice(group: str, value: object, choices: Iterable[str]) -> str:
         return f"; write figures.enabled={text.lower()}"
     if not isinstance(value, str):
         return ""
-    if group == "data" and ("/" in text or text.lower().endswith((".jsonl", ".json", ".csv", ".txt", ".parquet"))):
-        return f"; for a file of your own, write data=files data.train_data_path={text}"
-    near = difflib.get_close_matches(text, list(choices), n=1, cutoff=0.8)
+    habit = CHOICE_HABITS.get(group, {}).get(text.lower())
+    if habit:
+        return f"; write {habit}"
+    if group == "data" and ("/" in text or text.lower().endswith(_DATA_FILES)):
+        hub = f"; for a data set of the hub, data=hub data.id={text}" if _HUB_ID.fullmatch(text) else ""
+        return f"; for a file of your own, write data=files data.train_data_path={text}{hub}"
+    near = difflib.get_close_matches(text.lower(), list(choices), n=1, cutoff=0.8)
     if near:
         return f"; did you mean {group}={near[0]}?"
     if group == "model":

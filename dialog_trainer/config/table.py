@@ -6,6 +6,7 @@ Every value is validated by itself, so that one error hides no other, and what i
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -20,6 +21,8 @@ from dialog_trainer.config.groups import OpenGroup
 from dialog_trainer.config.range_words import describe, find_metadata, literal_names
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
+# What a description says about one value, as `0: never stop early`.
+_SPECIAL_VALUE = re.compile(r"(?<![^\s])((?:null|[01]): [^.]+)")
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,10 @@ class Setting:
         hint = f"; did you mean {' and '.join(near)}?" if near else ""
         if type(value) in (int, float) and "text" in words:
             hint = "; to pass a number as a text, quote it twice: \"'1'\""
-        return f"{self.key}={shown}: must be {words}{hint}"
+        elif type(value) is float and value.is_integer() and "whole number" in words:
+            hint = f"; write {value:.0f}"
+        special = "; ".join(_SPECIAL_VALUE.findall(self.description))
+        return f"{self.key}={shown}: must be {words}{f' ({special})' * bool(special)}{hint}"
 
 
 @dataclass(slots=True)
@@ -233,7 +239,17 @@ def _read(record: type[Record], tree: Mapping[str, Any], prefix: str, reading: R
         else:
             takes = ", ".join(name.removeprefix(prefix) for name in own or {})
             hint = f"; {tree.get('_target_')} takes {takes or 'no option of its own'}" if "_target_" in known else ""
-            reading.invalid[key] = f"{key}={show(tree[alias])}: there is no such option{hint}"
+            reading.invalid[key] = (
+                f"{key}={show(tree[alias])}: there is no such option{hint}{_name_owners(record, key)}"
+            )
+
+
+def _name_owners(record: type[Record], key: str) -> str:
+    """The built-in targets of a group that take a key."""
+    group, _, _ = key.rpartition(".")
+    targets = record.TARGETS if issubclass(record, OpenGroup) else ()
+    names = [name.rpartition(".")[2] for name in targets if key in (own_settings(record, group, name) or ())]  # type: ignore[arg-type]
+    return f"; {' and '.join(names)} take it" if names else ""
 
 
 def _read_value(setting: Setting, tree: Mapping[str, Any], alias: str, reading: Reading) -> None:

@@ -110,13 +110,16 @@ ALONE = {
     "epochs=3": "there is no option epochs; write steps=<updates>",
     "CUSTOM.train_data_path=x": "there is no option CUSTOM.train_data_path; write data=files data.train_data_path=",
     "scheduler_type=cosine": "there is no option scheduler_type; write scheduler=cosine",
-    "optim.momentum=0.9": "there is no option optim.momentum; another choice of its group has it",
-    "data.train_data_path=x": "there is no option data.train_data_path; another choice of its group has it",
+    "optim.momentum=0.9": "there is no option optim.momentum; optim=sgd has it",
+    "optim.amsgrad=true": "there is no option optim.amsgrad; to add it, write +optim.amsgrad=true",
+    "mask_schedule.at=3": "there is no option mask_schedule.at; mask_schedule has trained_role, last_turn_only, ",
+    "data.train_data_path=x": "there is no option data.train_data_path; data=files or data=jsonl has it",
     "metrics.best.bleu4=1": "there is no option metrics.best.bleu4; did you mean ",
     "steps=0": "must be a whole number from 1 to 10,000,000",
+    "patience=null": "must be a whole number of at least 0 (0: never stop early)",
     "optim.lr0=abc": "must be a number above 0, or auto",
     "metrics.names=ppl": "must be a list of ppl, ",
-    "name=123": "must be a text that is not empty; to pass a number as a text",
+    "name=123": "must be a text that is not empty (null: <name of the data>_chatbot); to pass a number as a text",
     "mode=reports": "must be train, resume, validate, report",
     "scheduler=cosin": "scheduler has no such choice; there are constant, cosine, linear; did you mean scheduler=cosine?",
     "optim=null": "optim has no such choice; there are adam, adamw, sgd",
@@ -164,7 +167,7 @@ def test_a_error_is_named_with_what_was_typed_and_a_remedy(override):
 def test_all_errors_of_a_command_line_are_named_together():
     reasons = {
         "data=nope": "data has no such choice; ",
-        "model.layers=3": "there is no option model.layers; another choice of its group has it",
+        "model.layers=3": "there is no option model.layers; model=gpt2_tiny has it",
         "batch_size=0": "must be a whole number of at least 1",
         "model.max_len=7": "must be a whole number of at least 8",
         "data.path=/no/where": "does not exist",
@@ -179,7 +182,7 @@ def test_errors_of_values_and_of_keys_that_only_a_chosen_group_has():
     assert sorted(
         errors("data=jsonl", "data.validation_share=2", "data.hub_id=x", "model=gpt2_tiny", "model.layers=0")
     ) == [
-        "data.hub_id=x: there is no option data.hub_id; another choice of its group has it",
+        "data.hub_id=x: there is no option data.hub_id; data=dailydialog has it",
         "data.validation_share=2: must be a number above 0, below 1",
         "data=files needs data.train_data_path=<file, folder or pattern>",
         "model.layers=0: must be a whole number of at least 1",

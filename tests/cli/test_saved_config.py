@@ -171,7 +171,7 @@ def test_what_continues_but_not_exactly(run, typed, keys):
         (["project=elsewhere"], "project=elsewhere: the run stays in its folder; leave it out"),
         (["data.cache_dir=${oc.env:HOME}"], "data.cache_dir=${oc.env:HOME}: a reference (${...}) has no meaning on a saved run"),
         (["stepz=60"], "stepz=60: there is no option stepz; did you mean steps?"),
-        (["optim.momentum=0.5"], "optim.momentum=0.5: there is no option optim.momentum; another choice of its group"),
+        (["optim.momentum=0.5"], "optim.momentum=0.5: there is no option optim.momentum; optim=sgd has it"),
         (["scheduler=nope"], "scheduler=nope: scheduler has no such choice; there are constant, cosine, linear"),
         (["steps=0"], "steps=0: must be a whole number from 1 to 10,000,000"),
         (["model.max_len=512"], "model.positions=256: must be at least model.max_len=512"),

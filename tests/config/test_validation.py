@@ -383,6 +383,7 @@ def test_default_names_follow_the_model_and_the_data(model, data, values, projec
         ("learning_rate", "optim.lr0="), ("lr", "optim.lr0="), ("epochs", "steps="), ("num_train_epochs", "steps="),
         ("max_steps", "steps="), ("scheduler_type", "scheduler="), ("dailydialog_train", "data=dailydialog"),
         ("CUSTOM.train_data_path", "data.train_data_path="), ("CUSTOM.other", "data=files"), ("top_p", "chat.generation.top_p="),
+        ("dataset_name", "data=hub data.id="), ("optim.eps2", "did you mean optim.eps?"), ("optim.foo", "optim has lr0, "),
         ("stepz", "did you mean steps?"), ("lr0", "did you mean optim.lr0?"), ("xyzxyz", "--help"),
     ],
 )  # fmt: skip
@@ -395,7 +396,13 @@ def test_what_people_type_by_habit_is_answered_with_the_form_here(key, form):
     [
         ("model", "gpt2-medium", "model.pretrained_model=gpt2-medium"),
         ("data", "my.jsonl", "data=files data.train_data_path=my.jsonl"),
+        ("data", "chats/my.csv.gz", "data=files data.train_data_path=chats/my.csv.gz"),
+        ("data", "owner/name", "data=hub data.id=owner/name"),
+        ("data", "sharegpt", "data=files data.train_data_path=<file>"),
+        ("data", "HuggingFace", "data=hub data.id=<owner/name>"),
+        ("mask_schedule", "never", "mask_schedule=constant mask_schedule.end_weight=1"),
         ("metrics", ["ppl", "bleu2"], "metrics.names=[ppl,bleu2]"),
+        ("scheduler", "Linear", "did you mean scheduler=linear?"),
         ("scheduler", "cosin", "did you mean scheduler=cosine?"),
         ("figures", False, "figures.enabled=false"),
         ("optim", 3, ""),

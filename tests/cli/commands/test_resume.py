@@ -228,7 +228,7 @@ def test_what_is_typed_is_laid_on_what_was_saved(train, resume, options, changed
         (["optim=sgd"], r"optim._target_: torch.optim.AdamW -> torch.optim.SGD cannot change"),
         (["model=gpt2"], r"model.pretrained_model: null -> gpt2 cannot change"),
         (["experiment=demo"], r"experiment=: not on a saved run"),
-        (["optim.momentum=0.5"], r"there is no option optim.momentum; another choice of its group has it"),
+        (["optim.momentum=0.5"], r"there is no option optim.momentum; optim=sgd has it"),
         (["model.max_len=65", "micro_batch_tokens=512"], r"model.positions=64: must be at least model.max_len=65"),
         (["stepz=3"], r"there is no option stepz; did you mean steps"),
         (["seed=0,1"], r"seed=0,1: .* -m"),
