@@ -144,7 +144,9 @@ class Config(Record):
         "With nan_policy=skip: updates skipped in a row after which the run stops.", when_absent=10
     )
     log_every_n_steps: Count = setting("Updates between training rows of metrics.jsonl.")
-    prediction_print_n: CountOr0 = setting("Sample replies printed and kept at each validation.")
+    prediction_print_n: CountOr0 = setting(
+        "Sample replies kept at each validation; of a new best and at the end the screen shows two, the log all."
+    )
     resume_model_dir: Name | None = setting(
         "The run folder of mode=resume, validate and chat. null with mode=train.", per_command=True
     )

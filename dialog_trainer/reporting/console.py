@@ -16,13 +16,15 @@ from dialog_trainer.masking.coverage import compute_trained_fraction
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.timeline import ScheduleTimeline, describe_timeline
 from dialog_trainer.masking.validation import MaskCheckResult
-from dialog_trainer.reporting.terminal import print_line
+from dialog_trainer.reporting.terminal import RunConsole, print_line
 from dialog_trainer.training.checkpoint_directory import locate
 from dialog_trainer.training.early_stopping import BestTracker
 from dialog_trainer.training.saved_state import SavedBest, SavedState, read_state
 from dialog_trainer.types import Reply
 
 MAX_SAMPLE_CHARACTERS = 200
+# Samples of a validation on the screen.
+SHOWN_SAMPLES = 2
 
 
 def make_printer(console: Console) -> Callable[[str], None]:
@@ -72,9 +74,19 @@ def sample_lines(samples: Iterable[Reply]) -> list[str]:
             f"  given {_shorten(reply.history[-1])}",
             f"  model {_shorten(reply.text) or '(nothing)'}",
             f"  gold  {_shorten(reply.reference)}",
-            "",
         ]
     return lines
+
+
+def print_samples(console: RunConsole, samples: Sequence[Reply], file: Path) -> None:
+    """Prints the first samples and where all are; the log has them all."""
+    shown, rest = samples[:SHOWN_SAMPLES], samples[SHOWN_SAMPLES:]
+    for line in sample_lines(shown):
+        print_line(console, line)
+    if rest:
+        print_line(console, f"  {len(rest)} more: {file}")
+    for line in sample_lines(rest):
+        console.keep_line(line)
 
 
 def mask_line(mask: Mask, timeline: ScheduleTimeline, check: MaskCheckResult, digest: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +21,14 @@ from dialog_trainer.evaluation.results import reply_row
 from dialog_trainer.files import write_atomically
 from dialog_trainer.metrics.registry import weighted_score
 from dialog_trainer.model.compile import run_eagerly
-from dialog_trainer.reporting.console import format_losses, make_printer, sample_lines, score_line
+from dialog_trainer.reporting.console import format_losses, make_printer, print_samples, score_line
 from dialog_trainer.reporting.progress import RunProgress
 from dialog_trainer.reporting.terminal import RunConsole
 from dialog_trainer.signals import StopSignal
 from dialog_trainer.tracking.jsonl import JsonlWriter, MetricWriter
 from dialog_trainer.training.loop import StepReport, TrainingState
 from dialog_trainer.training.mfu import compute_mfu, device_peak_flops
-from dialog_trainer.types import Batch, Reply
+from dialog_trainer.types import Batch
 
 if TYPE_CHECKING:  # imports matplotlib, which a run without figures does not need
     from dialog_trainer.cli.commands.figures import TrainingFigures
@@ -53,7 +52,8 @@ class TrainingCallbacks:
     ):
         self.folder, self.parts, self.state = folder, parts, state
         self._config, self._plan = parts.config, parts.plan
-        self._say, self._progress, self._stop = make_printer(console), progress, stop
+        self._console, self._progress, self._stop = console, progress, stop
+        self._say = make_printer(console)
         self._switch = parts.timeline.final_from_step
         self.saver = CheckpointSaver(folder, parts)
         # A frozen weight takes two of the three products: it has no gradient of its own.
@@ -145,21 +145,15 @@ class TrainingCallbacks:
         self.save()
         self._say(score_line(state.step, result, score, better_loss, better_score, state.best))
         self._say(f"  {format_losses(result.losses)}")
-        for line in self._sample_lines(samples, better_loss or better_score):
-            self._say(line)
+        if better_loss or better_score or self._is_last():
+            print_samples(self._console, samples, self.folder / "replies.jsonl")
         if self._figures:
             self._figures.curves.renew()
 
-    def _sample_lines(self, samples: Sequence[Reply], best: bool) -> list[str]:
-        """The samples of a new best (so of the first validation too) and of the last validation; else their place."""
-        state = self.state
-        if (
-            best
-            or state.step >= self._config.steps
-            or state.best.bad_validations >= (self._config.patience or sys.maxsize)
-        ):
-            return sample_lines(samples)
-        return [f"  sample replies: {self.folder / 'replies.jsonl'}"] if samples else []
+    def _is_last(self) -> bool:
+        """Whether training ends with this validation."""
+        state, patience = self.state, self._config.patience or sys.maxsize
+        return state.step >= self._config.steps or state.best.bad_validations >= patience
 
     def finish_figures(self) -> None:
         """Draws what the last validations and probes have added."""

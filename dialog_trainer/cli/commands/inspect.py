@@ -71,7 +71,7 @@ class MaskedSplit:
 
 
 def inspect_mask(job: Job, console: Console) -> int:
-    """Prints a few sequences and the coverage of the mask, and writes the mask page; returns the exit code."""
+    """Prints the first sequence of a few dialogues and the coverage of the mask, and writes the mask page; returns the exit code."""
     say = make_printer(console)
     config = job.config.replace({"schedule_steps": job.config.planned_steps})
     data = _load(config, say)
@@ -81,7 +81,8 @@ def inspect_mask(job: Job, console: Console) -> int:
     coverage = measure_coverage(split.tokens.chunks(), mask, points, data.used, len(split.dialogues))
     longest = np.argsort(-coverage.tokens, kind="stable")[:DIALOGUES_PER_KIND].tolist()
     for sequence in _describe(data, points, sample_dialogues(split.dialogues, TERMINAL_DIALOGUES), longest):
-        print_sequence(console, sequence, progress, points)
+        if sequence["part"] == 1:  # a long dialogue may have dozens, which the page has
+            print_sequence(console, sequence, progress, points)
     tables = build_mask_tables(coverage, progress)
     print_tables(console, tables)
     say(mask_line(mask, timeline, data.check, data.digest))
@@ -169,6 +170,7 @@ def _describe(
 
 def _claim_folder(project: Path, name: str, source: dict[str, str], say: Say) -> Path:
     """The folder whose page has the same source, or the next free `<name>`, `<name>2`, ...; says which and why."""
+    kept = []
     for count in itertools.count(1):
         folder = project / f"{name}{'' if count == 1 else count}"
         if not (folder.exists() or folder.is_symlink()):
@@ -176,7 +178,9 @@ def _claim_folder(project: Path, name: str, source: dict[str, str], say: Say) ->
         if _read_source(folder) == source:
             say(f"replacing the page in {folder}, which is of the same data and model")
             return folder
-        say(f"{folder} is kept: it holds no page of this data and model")
+        kept.append(folder.name)
+    if kept:
+        say(f"{', '.join(kept)} in {project} stay: they hold no page of this data and model")
     folder = claim_run_directory(project, name)
     write_atomically(folder, SOURCE_FILE, json.dumps(source))
     return folder

@@ -46,7 +46,7 @@ from dialog_trainer.evaluation.results import (
     read_comparable_scores,
     write_scores,
 )
-from dialog_trainer.reporting.console import describe_checkpoint, make_printer, sample_lines
+from dialog_trainer.reporting.console import describe_checkpoint, make_printer, print_samples
 from dialog_trainer.reporting.progress import RunProgress
 from dialog_trainer.reporting.score_tables import render_markdown
 from dialog_trainer.reporting.terminal import RunConsole, print_tables
@@ -118,8 +118,8 @@ def _report(
 ) -> None:
     """Analyzes a validation, prints it and writes it into the run."""
     log, run, split = make_printer(console), Path(config.resume_model_dir or ""), config.split
-    for line in sample_lines(result.samples(config.prediction_print_n)):
-        log(line)
+    folder = f"validation/{split}/{config.metrics.protocol}"
+    print_samples(console, result.samples(config.prediction_print_n), run / folder / "replies.jsonl")
     metrics = select_metrics(config)
     summed = build_protocol(config).summed_metrics(metrics)
     ids = data.dialogues.rows["id"]
@@ -136,9 +136,8 @@ def _report(
         scored["mask_digest"] = state.digest
         if other:
             scored["compared"] = _compare(metrics, scored["signature"], statistics, other, progress)
-    folder = f"validation/{split}/{scored['protocol']}"
     facts = describe_dialogues(ids, result.role_sums, clean_ids)
-    _publish(console, scored, metrics, result, statistics, facts, run)
+    _publish(console, scored, metrics, result, statistics, facts, run, folder)
     if scored["by_depth"] and config.figures.enabled:
         from dialog_trainer.cli.commands.figures import draw_by_depth  # imports matplotlib
 
@@ -263,9 +262,10 @@ def _publish(
     statistics: Statistics,
     facts: Mapping[str, Mapping[str, Any]],
     run: Path,
+    folder: str,
 ) -> None:
-    """Prints the scores and writes them into the run."""
-    log, folder = make_printer(console), f"validation/{scored['split']}/{scored['protocol']}"
+    """Prints the scores and writes them into the `folder` of the run."""
+    log = make_printer(console)
     tables, notes = build_tables(scored), build_notes(scored, split_size=len(result.loss_sums))
     print_tables(console, tables)
     for note in notes:

@@ -177,7 +177,7 @@ def test_a_page_of_other_data_or_model_is_kept(inspect, jsonl_folder, tmp_path, 
     (other / "train.jsonl").write_text("".join(lines[:-1]))
     out, _ = inspect(f"data.path='{other}'" if option.startswith("data") else "model.vocab_size=290")
     second = folder.with_name("run-inspect2")
-    assert f"{folder} is kept: it holds no page of this data and model" in out
+    assert f"{folder.name} in {folder.parent} stay: they hold no page of this data and model" in out
     assert f"written to {second / 'mask.html'}" in out
     assert (folder / "mask.html").read_bytes() == before
     assert content_of(second)["facts"] != content_of(folder)["facts"]

@@ -345,13 +345,14 @@ def test_the_log_says_what_is_done(train):
 
 def test_samples_are_printed_at_a_new_best_and_at_the_end(train):
     # Without learning no validation after the first is better.
-    out, run = train("optim.lr0=1e-12", "steps=4", "validate_every_n_steps=1", "prediction_print_n=2")
+    out, run = train("optim.lr0=1e-12", "steps=4", "validate_every_n_steps=1", "prediction_print_n=3")
     printed = [part.splitlines() for part in re.split(r"(?=^step \d+  validation_loss)", out, flags=re.M)[1:]]
     assert ["(best loss, best score)" in lines[0] for lines in printed] == [True, False, False, False]
     assert [sum(line.startswith("  gold ") for line in lines) for lines in printed] == [2, 0, 0, 2]
-    assert [f"  sample replies: {run}/replies.jsonl" in lines for lines in printed] == [False, True, True, False]
+    assert [f"  1 more: {run}/replies.jsonl" in lines for lines in printed] == [True, False, False, True]
+    assert (run / "logs/rank-0.log").read_text().count("  gold ") == 6
     replies = [json.loads(line)["step"] for line in (run / "replies.jsonl").read_text().splitlines()]
-    assert replies == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert replies == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
 
 
 def test_a_warmup_longer_than_the_run_is_said_in_one_line(train):
