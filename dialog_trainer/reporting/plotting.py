@@ -176,12 +176,19 @@ def finish_panels(panels: Sequence[Axes], theme: Theme) -> None:
         if len(panel) < 2:
             values = [y for _, y in panel]
             axes.set_yticks(values, [f"{value:,.4g}" for value in values])
-        handles, labels = axes.get_legend_handles_labels()
-        if handles:
-            axes.legend(
-                loc="lower left", bbox_to_anchor=(0, 1), ncols=_count_columns(labels), frameon=False, fontsize=8,
-                labelcolor=theme.ink, borderaxespad=0.1, borderpad=0.1, handlelength=2.4,
-            )  # fmt: skip
+        add_legend(axes, theme)
+
+
+def add_legend(axes: Axes, theme: Theme, title: str = "") -> None:
+    """Puts the legend above a panel, clear of all curves, if it has any label."""
+    _, labels = axes.get_legend_handles_labels()
+    if labels:
+        legend = axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=_count_columns(labels), frameon=False, fontsize=8,
+            labelcolor=theme.ink, borderaxespad=0.1, borderpad=0.1, handlelength=2.4, title=title or None, title_fontsize=8,
+            alignment="left",
+        )  # fmt: skip
+        legend.get_title().set_color(theme.ink)
 
 
 def _curve_points(axes: Axes) -> set[tuple[float, float]]:

@@ -23,6 +23,9 @@ from dialog_trainer.reporting.report.run_page import PAGE, write_run_page
 from dialog_trainer.reporting.terminal import print_tables
 from dialog_trainer.sweeps.record import JobRecord
 
+# More places than these make no title.
+MAX_NAMED = 3
+
 
 def report_runs(job: Job, console: Console) -> int:
     """mode=report of `runs`."""
@@ -56,8 +59,7 @@ def report_on(places: Sequence[Path], options: ReportConfig, console: Console) -
         write_run_page(runs[0])
         say(f"one run: its own page is written to {runs[0].folder / PAGE}; to compare runs, pass their folder")
         return
-    title = ", ".join(place.resolve().name for place in places)
-    report = build_report(f"Report on {title}", runs, absent, options)
+    report = build_report(f"Report on {_name_places(places)}", runs, absent, options)
     folder = Path(options.out) if options.out else places[0]
     folder.mkdir(parents=True, exist_ok=True)
     names = write_report(folder, report)
@@ -65,6 +67,14 @@ def report_on(places: Sequence[Path], options: ReportConfig, console: Console) -
     for line in (*report.headline, *(f"warning: {warning}" for warning in report.warnings)):
         say(line)
     say(f"written to {folder}: {', '.join(names)}")
+
+
+def _name_places(places: Sequence[Path]) -> str:
+    """A few places by their names; many runs by the folders that they lie in."""
+    names = [place.resolve().name for place in places]
+    if len(names) <= MAX_NAMED:
+        return ", ".join(names)
+    return f"{len(names)} folders of {', '.join(dict.fromkeys(place.resolve().parent.name for place in places))}"
 
 
 def collect_folder(folder: Path, typed: Sequence[str] | None, status: JobStatus | None = None) -> RunRecord:

@@ -37,15 +37,11 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """What is compared: the varied `keys`, and an arm for each combination of values.
-
-    `numbers` are the values of the first key where all of them are numbers (the x axis of curves), else None. `notes`
-    say what was left out or guessed.
-    """
+    """What is compared: the varied `keys`, and an arm for each combination of values. `notes` say what was left out or
+    guessed."""
 
     keys: tuple[str, ...]
     arms: tuple[Arm, ...]
-    numbers: tuple[float, ...] | None
     notes: tuple[str, ...]
 
     def name_arm(self, arm: Arm) -> str:
@@ -73,7 +69,7 @@ def find_design(runs: Sequence[RunRecord]) -> Design:
     notes = [f"differ between the runs too, as a consequence: {', '.join(derived)}"] if derived else []
     for index, run in enumerate(runs):
         values = tuple(column[index] for column in columns.values())
-        _, by_seed = found.setdefault(_label(keys, values), (values, {}))
+        _, by_seed = found.setdefault(label_values(keys, values), (values, {}))
         if run.is_complete and run.seed in by_seed:
             notes.append(
                 f"{run.name} has the settings and the seed of {by_seed[run.seed].name}: only the latter is counted"
@@ -82,13 +78,11 @@ def find_design(runs: Sequence[RunRecord]) -> Design:
             by_seed[run.seed] = run
     arms = [Arm(label, values, by_seed) for label, (values, by_seed) in found.items()]
     arms.sort(key=_sorting_key(arms, len(keys)))
-    firsts = [arm.values[0] for arm in arms] if keys else []
-    are_numbers = bool(firsts) and all(type(value) in (int, float) for value in firsts)
     seeds = {seed for arm in arms for seed in arm.runs}
     lacking = [f"{arm.label} lacks {_list(sorted(seeds - arm.runs.keys()))}" for arm in arms if seeds - arm.runs.keys()]
     if lacking:
         notes.append(f"not every seed has a complete run: {'; '.join(lacking)}; differences are over the seeds of both")
-    return Design(keys, tuple(arms), tuple(map(float, firsts)) if are_numbers else None, tuple(notes))
+    return Design(keys, tuple(arms), tuple(notes))
 
 
 def _find_columns(runs: Sequence[RunRecord]) -> tuple[dict[str, list[Any]], list[str]]:
@@ -127,7 +121,8 @@ def _read_typed(text: str) -> tuple[str, str]:
     return key.replace("/", "."), value
 
 
-def _label(keys: Sequence[str], values: Sequence[Any]) -> str:
+def label_values(keys: Sequence[str], values: Sequence[Any]) -> str:
+    """The values as `0.5`, or with the last part of their keys where there are several: `lr0=0.001, batch_size=16`."""
     if not keys:
         return "all runs"
     if len(keys) == 1:
