@@ -258,13 +258,10 @@ def test_a_list_of_defaults_stands_in_config_yaml_alone():
     assert [path.name for path in GROUP_FILES if "defaults:" in path.read_text(encoding="utf-8")] == ["config.yaml"]
 
 
-def test_the_configuration_is_fast_and_needs_neither_torch_nor_numpy():
+def test_the_configuration_needs_neither_torch_nor_numpy():
     script = (
-        "import sys, time; import pydantic; from pydantic import BaseModel, TypeAdapter; start = time.perf_counter();"
-        "from dialog_trainer.config import hints, job, machine, validation; print(time.perf_counter() - start);"
+        "import sys; from dialog_trainer.config import hints, job, machine, validation;"
         "print([name for name in ('torch', 'numpy', 'hydra', 'transformers') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=CONF.parent)
-    seconds, imported = done.stdout.split("\n")[:2]
-    assert imported == "[]"
-    assert float(seconds) < 1  # 0.12 s on an idle core
+    assert done.stdout == "[]\n"
