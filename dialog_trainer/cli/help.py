@@ -11,7 +11,6 @@ from typing import Any
 import yaml
 
 from dialog_trainer.cli.flags import FLAGS
-from dialog_trainer.config.comments import short_range
 from dialog_trainer.config.frozen import flatten, set_key
 from dialog_trainer.config.groups import OpenGroup
 from dialog_trainer.config.schema import Config
@@ -132,7 +131,7 @@ def _option_lines(listed: list[Setting], values: Mapping[str, Any], width: int) 
     for setting in listed:
         yield from _two_columns(
             f"{setting.key}={show_default(values.get(setting.key))}",
-            f"{setting.description} [{short_range(setting)}]",
+            f"{setting.description} [{setting.short_range}]",
             width,
         )
 

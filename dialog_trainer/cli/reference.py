@@ -8,7 +8,6 @@ from typing import Any
 
 from dialog_trainer.cli.conf import CONF, list_choices
 from dialog_trainer.cli.help import GROUPS, SECTIONS, read_defaults, read_values, settings_of, show_default
-from dialog_trainer.config.comments import short_range
 from dialog_trainer.config.groups import OpenGroup
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import Setting, groups, own_settings, settings
@@ -90,7 +89,7 @@ def _defaults(by_value: Mapping[str, list[str]], names: list[str]) -> list[str]:
 def _row(setting: Setting, *defaults: str) -> str:
     shown = "<br>".join(_as_code(default) for default in defaults)
     meaning, resume = _escape(setting.description), _on_resume(setting)
-    return f"| `{setting.key}` | {shown} | {_escape(short_range(setting))} | {meaning} | {resume} |"
+    return f"| `{setting.key}` | {shown} | {_escape(setting.short_range)} | {meaning} | {resume} |"
 
 
 def _escape(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -9,6 +10,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 
 from dialog_trainer.config.fields import Words
+
+_SPECIAL_VALUE = re.compile(r"(?<!\S)((?:null|[01]): [^.]+)")
 
 
 def describe(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
@@ -35,6 +38,18 @@ def describe(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
         str: lambda: "a text that is not empty",
     }
     return simple[annotation]().strip()
+
+
+def shorten(words: str, description: str) -> str:
+    """The words for a range without what the description of the field says already."""
+    words = words.replace("a text that is not empty", "a text")
+    return words.removesuffix(" or null") if "null" in description else words
+
+
+def special_values(description: str) -> str:
+    """What a description says about one value, in brackets: ` (0: never stop early)`; nothing where it says none."""
+    found = "; ".join(_SPECIAL_VALUE.findall(description))
+    return f" ({found})" if found else ""
 
 
 def find_metadata(annotation: Any, kind: type) -> Any:

@@ -6,7 +6,6 @@ Every value is validated by itself, so that one error hides no other, and what i
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -18,11 +17,9 @@ from pydantic.fields import FieldInfo
 from dialog_trainer.config.fields import FreeText, Later, Meta, OnResume, Record, ScoreList
 from dialog_trainer.config.frozen import FrozenMapping, freeze, thaw
 from dialog_trainer.config.groups import OpenGroup
-from dialog_trainer.config.range_words import describe, find_metadata, literal_names
+from dialog_trainer.config.range_words import describe, find_metadata, literal_names, shorten, special_values
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
-# What a description says about one value, as `0: never stop early`.
-_SPECIAL_VALUE = re.compile(r"(?<![^\s])((?:null|[01]): [^.]+)")
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,11 @@ class Setting:
     def words(self) -> str:
         """The range in words."""
         return describe(self.annotation)
+
+    @cached_property
+    def short_range(self) -> str:
+        """The range in words, without what the description says already."""
+        return shorten(self.words, self.description)
 
     @cached_property
     def is_free_text(self) -> bool:
@@ -79,8 +81,7 @@ class Setting:
             hint = "; to pass a number as a text, quote it twice: \"'1'\""
         elif type(value) is float and value.is_integer() and "whole number" in words:
             hint = f"; write {value:.0f}"
-        special = "; ".join(_SPECIAL_VALUE.findall(self.description))
-        return f"{self.key}={shown}: must be {words}{f' ({special})' * bool(special)}{hint}"
+        return f"{self.key}={shown}: must be {words}{special_values(self.description)}{hint}"
 
 
 @dataclass(slots=True)

@@ -11,7 +11,6 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dialog_trainer.config.comments import WIDTH, comment_of
 from dialog_trainer.config.frozen import FrozenMapping, flatten, nest
 from dialog_trainer.config.groups import OpenGroup
 from dialog_trainer.config.job import Job
@@ -248,8 +247,9 @@ def test_the_comments_of_conf_are_the_descriptions_of_the_schema(path):
             parents = [*parents[: indent // 2], name]
             key = prefix + ".".join(parents)
             if value.strip():
-                expected = comment_of(own.get(key) or SETTINGS[key])
-                assert " ".join(above) == expected, textwrap.fill(expected, WIDTH)
+                setting = own.get(key) or SETTINGS[key]
+                expected = f"{setting.description} [{setting.short_range}]"
+                assert " ".join(above) == expected, textwrap.fill(expected, 118)
         if not bare.startswith("#"):
             above = []
 
