@@ -8,8 +8,6 @@ from typing import Protocol
 from dialog_trainer.files import sha256_of_texts
 from dialog_trainer.types import Turn
 
-SPLITS = ("train", "validation", "test")
-
 # The id of a dialogue, unique within its split, and its turns.
 RawDialogue = tuple[str, list[Turn]]
 

@@ -22,9 +22,8 @@ _NAMES: dict[NamedRole, tuple[str, ...]] = {
 KNOWN_ROLES: dict[str, NamedRole] = {name: role for role, names in _NAMES.items() for name in names}
 # As a value of `data.roles`: whoever speaks first in a dialogue.
 FIRST_SPEAKER = "first_speaker"
-# Names that messages list, and that are remembered: a stranger's file may have one for each turn.
+# Names that messages list.
 MAX_SHOWN = 8
-MAX_REMEMBERED = 10_000
 
 
 class RoleMap:
