@@ -17,6 +17,7 @@ import hydra
 from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 
+from dialog_trainer.amounts import format_bytes
 from dialog_trainer.build.mask import build_mask
 from dialog_trainer.cli.compose import NewRun, compose_config
 from dialog_trainer.cli.conf import CONF
@@ -27,7 +28,7 @@ from dialog_trainer.errors import ConfigError
 from dialog_trainer.masking.timeline import SAMPLES, build_timeline
 from dialog_trainer.screen import write_line
 from dialog_trainer.sweeps.devices import share_machine
-from dialog_trainer.sweeps.disk import estimate_bytes, format_bytes
+from dialog_trainer.sweeps.disk import estimate_bytes
 from dialog_trainer.sweeps.forks import MIN_SHARED, Forkable, plan_forks
 from dialog_trainer.sweeps.job_folder import digest_config
 from dialog_trainer.sweeps.plan import (
@@ -145,10 +146,6 @@ def _check_folders(folder: Path, plan: SweepPlan) -> SweepPlan:
 def _add_forks(plan: SweepPlan, fork: bool | str, early_stopping: bool) -> SweepPlan:
     """The plan with the jobs that start from a branch of another one."""
     if not fork or early_stopping:
-        if fork is True:
-            raise ConfigError(
-                ["sweep.fork=true: not with sweep.early_stopping=true, which may end a job before others fork"]
-            )
         return plan
     able = [
         Forkable(index, _family(job.config), build_timeline(build_mask(job.config), job.config.planned_steps), job.config.steps)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.text import Text
 
+from dialog_trainer.amounts import format_clock
 from dialog_trainer.reporting.terminal import RunConsole, print_line
 from dialog_trainer.training.loop import StepReport
 
@@ -63,7 +64,7 @@ class RunProgress:
         counted = f"step {done:,}/{self._steps:,}"
         loss = f"loss {'-' if report.loss is None else format(report.loss, '.4f')}"
         rate, speed = f"lr {report.lr:.2e}", f"{self._tokens / seconds:,.0f} tokens/s"
-        remaining = f"{_clock(left * per_step)} left"
+        remaining = f"{format_clock(left * per_step)} left"
         self._bars.update(self._training, completed=done, parts=(counted, remaining, loss, speed, rate))
         first_or_last = done in (self._first_step + 1, self._steps)
         if first_or_last or now - self._last_line >= PLAIN_EVERY_SECONDS:
@@ -86,7 +87,7 @@ class RunProgress:
         self._stage_last = now
         done, total = self._stage_done, self._stage_total
         left = (total - done) * (now - self._stage_time) / max(1, done)
-        parts = (f"{self._stage_name} {done:,}/{total:,}", f"{_clock(left)} left")
+        parts = (f"{self._stage_name} {done:,}/{total:,}", f"{format_clock(left)} left")
         self._bars.update(self._stage, completed=done, parts=parts)
         if now >= self._stage_next_line:
             self._stage_next_line = now + PLAIN_EVERY_SECONDS
@@ -144,9 +145,3 @@ def _steps_hint(steps: int) -> str:
     """`steps` rounded down to two digits, as an option."""
     unit = 10 ** max(0, len(str(steps)) - 2)
     return f"steps={steps // unit * unit}, " if steps else ""
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -40,7 +40,3 @@ def count_parameters(config: Config) -> int | None:
     layers, width = model.layers or 0, model.width or 0
     positions, vocabulary = model.positions or 0, model.vocab_size or 0
     return (vocabulary + positions) * width + layers * (12 * width**2 + 13 * width) + 2 * width
-
-
-def format_bytes(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6)):,} MB"

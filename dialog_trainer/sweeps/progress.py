@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from dialog_trainer.amounts import format_clock
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.reporting.terminal import print_line
 from dialog_trainer.sweeps.record import JobRecord
@@ -43,7 +44,7 @@ class SweepProgress:
         now = time.monotonic()
         seconds = (now - self._start) / done * left if done else None
         share = 100 * (1 - min(1.0, left / self._left))
-        remaining = "" if seconds is None else f", about {_clock(seconds)} left"
+        remaining = "" if seconds is None else f", about {format_clock(seconds)} left"
         text = f"{running} running, {share:.0f} % of the steps of this sweep done{remaining}"
         if self._live:
             self._live.update(Text(text, no_wrap=True), refresh=True)
@@ -63,10 +64,4 @@ def describe_end(folder: Path, job: JobRecord) -> str:
         rows = read_newest_rows(folder / job.name / "metrics.jsonl", "validation")
     losses = [row["validation_loss"] for row in rows if row.get("validation_loss") is not None]
     found = f", validation loss {losses[-1]:.4f} (best {min(losses):.4f})" if losses else ""
-    return f"{job.end} at step {job.steps_done:,}{found}, {_clock(job.seconds)}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return f"{job.end} at step {job.steps_done:,}{found}, {format_clock(job.seconds)}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from dialog_trainer.amounts import format_bytes
 from dialog_trainer.distributed import parallel
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.types import Batch
@@ -122,11 +123,6 @@ def fit_micro_batch_tokens(memory: MemoryEstimate, requested: int | str, max_len
             ]
         )
     return tokens
-
-
-def format_bytes(size: float) -> str:
-    """A size in GB, or below 100 MB in MB."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
 def _processes_sharing(device: torch.device, processes: int) -> int:

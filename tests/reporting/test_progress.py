@@ -5,8 +5,9 @@ import re
 
 import pytest
 
+from dialog_trainer.amounts import format_clock
 from dialog_trainer.reporting import progress
-from dialog_trainer.reporting.progress import RunProgress, _clock, describe_time_left, fit_parts
+from dialog_trainer.reporting.progress import RunProgress, describe_time_left, fit_parts
 from dialog_trainer.reporting.terminal import RunConsole
 from dialog_trainer.training.loop import StepReport
 
@@ -107,7 +108,7 @@ def test_a_line_is_one_line_however_long(clock):
     ("seconds", "shown"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3599.4, "59:59"), (3600, "1:00:00")]
 )
 def test_time_is_shown_as_on_a_clock(seconds, shown):
-    assert _clock(seconds) == shown
+    assert format_clock(seconds) == shown
 
 
 @pytest.mark.parametrize(

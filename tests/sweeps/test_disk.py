@@ -2,7 +2,8 @@
 
 import os
 
-from dialog_trainer.sweeps.disk import count_parameters, estimate_bytes, format_bytes, measure_bytes
+from dialog_trainer.amounts import format_bytes
+from dialog_trainer.sweeps.disk import count_parameters, estimate_bytes, measure_bytes
 from tests.helpers.configs import compose_config
 from tests.sweeps.test_record import RECORD
 

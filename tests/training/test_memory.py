@@ -31,7 +31,7 @@ def test_micro_batch_tokens_that_fit(requested, free, expected):
 @pytest.mark.parametrize(
     ("requested", "free", "batch_tokens", "remedy"),
     [
-        (2048, 200_000, 10**6, "micro_batch_tokens=2048: a step would take about 0 MB, and 0 MB are free: use micro_batch_tokens=768,"),
+        (2048, 200_000, 10**6, "micro_batch_tokens=2048: a step would take about 1 MB, and 1 MB are free: use micro_batch_tokens=768,"),
         (2048, 110_000, 10**6, "use activation_checkpointing=true"),
         ("auto", 105_000, 10**6, "micro_batch_tokens=auto: a step would take"),
     ],
@@ -45,8 +45,8 @@ def test_step_that_does_not_fit_is_refused_with_a_remedy(requested, free, batch_
     ("weights", "processes", "message"),
     [
         (250, 1, None),
-        (251, 1, "its 251 weights take 0 MB, training at least twice that, and 0 MB are free: use a smaller model"),
-        (126, 2, "its 126 weights take 0 MB in each of 2 processes"),
+        (251, 1, "its 251 weights take 1 MB, training at least twice that, and 1 MB are free: use a smaller model"),
+        (126, 2, "its 126 weights take 1 MB in each of 2 processes"),
     ],
 )
 def test_too_large_model_is_refused_before_it_is_built(monkeypatch, weights, processes, message):

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from dialog_trainer.amounts import format_bytes
 from dialog_trainer.cli.commands.branches import keep_branch
 from dialog_trainer.cli.commands.parts import TrainingParts
 from dialog_trainer.distributed import collectives
@@ -21,7 +22,7 @@ from dialog_trainer.training.checkpoint import Tensors, collect_tensors, digest_
 from dialog_trainer.training.checkpoint_directory import BEST
 from dialog_trainer.training.checkpoint_publishing import save_checkpoint
 from dialog_trainer.training.loop import TrainingState
-from dialog_trainer.training.memory import format_bytes, free_bytes, state_size
+from dialog_trainer.training.memory import free_bytes, state_size
 
 # Of the free memory, what a copy of weights and optimizer state may take; above it, training waits for each save.
 COPY_FRACTION = 0.25
