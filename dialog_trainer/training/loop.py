@@ -20,6 +20,7 @@ from dialog_trainer.distributed import collectives, parallel
 from dialog_trainer.errors import TrainingError
 from dialog_trainer.seeds import derive_seed
 from dialog_trainer.training.early_stopping import BestTracker
+from dialog_trainer.training.saved_state import SavedState
 from dialog_trainer.types import NUM_TURN_BINS, Batch, Role
 
 NAN_REMEDY = (
@@ -46,6 +47,20 @@ class TrainingState:
     user_tokens_seen: int = 0
     assistant_tokens_seen: int = 0
     best: BestTracker = field(default_factory=BestTracker)
+
+    @classmethod
+    def restore(cls, saved: SavedState, attempt: int, best: BestTracker) -> TrainingState:
+        """The position that a checkpoint keeps."""
+        return cls(
+            saved.step,
+            attempt,
+            saved.validated_step,
+            saved.skipped_updates,
+            saved.tokens_seen,
+            saved.user_tokens_seen,
+            saved.assistant_tokens_seen,
+            best,
+        )
 
     def add(self, report: StepReport) -> None:
         """Counts an update."""

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel
 
-from dialog_trainer.build.data import find_final_split, report_contamination, tokenize_split
+from dialog_trainer.build.data import find_final_split, load_dialogues, report_contamination, tokenize_split
 from dialog_trainer.build.evaluation import resolve_word_tokenizer
 from dialog_trainer.build.mask import build_mask
 from dialog_trainer.build.mask_check import check_split_mask, digest_mask, summarize_held_out, summarize_training
-from dialog_trainer.build.model import digest_weights
+from dialog_trainer.build.model import digest_weights, load_saved_model
 from dialog_trainer.build.optimization import build_optimizer, plan_training, resolve_learning_rate
 from dialog_trainer.build.precision import resolve_precision
 from dialog_trainer.build.runtime import (
@@ -54,7 +54,9 @@ from dialog_trainer.signals import StopSignal
 from dialog_trainer.tracking.environment import write_environment
 from dialog_trainer.tracking.run_directory import lock_run_directory, open_log
 from dialog_trainer.tracking.tracker import RowFeeder
+from dialog_trainer.training.checkpoint import load_optimizer
 from dialog_trainer.training.loop import Learner, LoopSettings, TrainingHooks, TrainingState, train
+from dialog_trainer.training.saved_state import SavedState
 from dialog_trainer.types import Batch, Say
 
 if TYPE_CHECKING:
@@ -93,6 +95,20 @@ def begin_training(config: Config, say: Say) -> torch.device:
     for note in collect_notes(config):
         say(f"note: {note}")
     return device
+
+
+def restore_parts(checkpoint: Path, saved: SavedState, config: Config, say: Say) -> TrainingParts:
+    """Everything that training needs, with the weights and the optimizer of a checkpoint."""
+    device = begin_training(config, say)
+    model, tokenizer = load_saved_model(checkpoint, config, device, say)
+    with collectives.local_rank0_first():
+        training = load_dialogues(config, "train", say)
+        validation = load_dialogues(config, "validation", say)
+    parts = build_parts(config, device, tokenizer, model, training, validation, say)
+    load_optimizer(checkpoint, model, parts.optimizer)
+    if saved.loss_scale:
+        parts.scaler.load_state_dict(saved.loss_scale)
+    return parts
 
 
 def build_parts(

@@ -10,10 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dialog_trainer.build.data import load_dialogues
-from dialog_trainer.build.model import load_saved_model
 from dialog_trainer.cli.commands.branches import best_until, replay_best, take_branch
-from dialog_trainer.cli.commands.fit import begin_training, build_parts, fit, lock_for_all_ranks
+from dialog_trainer.cli.commands.fit import fit, lock_for_all_ranks, restore_parts
 from dialog_trainer.cli.commands.parts import TrainingParts
 from dialog_trainer.config.frozen import thaw
 from dialog_trainer.config.job import Job
@@ -29,12 +27,11 @@ from dialog_trainer.reporting.terminal import RunConsole
 from dialog_trainer.signals import StopSignal
 from dialog_trainer.tracking.jsonl import read_next_attempt
 from dialog_trainer.tracking.run_directory import claim_run_directory, read_run_id, write_config
-from dialog_trainer.training.checkpoint import find_damage, load_optimizer
+from dialog_trainer.training.checkpoint import find_damage
 from dialog_trainer.training.early_stopping import BestTracker
 from dialog_trainer.training.loop import TrainingState
 from dialog_trainer.training.reproducibility import describe_differences
 from dialog_trainer.training.saved_state import SavedState, read_state
-from dialog_trainer.types import Say
 
 # Values that the root has resolved, and that hold for the fork too.
 _OPEN = (None, "auto")
@@ -57,7 +54,7 @@ def train_fork(job: Job, branch: Path, console: RunConsole) -> int | None:
         return None
     saved = read_state(branch, found.checkpoint)
     config = _adopt(Config.from_dict(saved.config or {}), job.config, branch)
-    parts = _build_parts(branch / found.checkpoint, saved, config, say)
+    parts = restore_parts(branch / found.checkpoint, saved, config, say)
     differences = _describe_differences(saved, parts)
     if differences:
         for line in differences:
@@ -65,7 +62,8 @@ def train_fork(job: Job, branch: Path, console: RunConsole) -> int | None:
         say(f"so a fork of {branch} would not be exact: the run is trained from its start")
         return None
     best_at = replay_best(branch, parts.timeline.final_from_step)
-    state = _state_of(branch, saved, best_until(best_at, saved.step))
+    attempt = max(0, read_next_attempt(branch / "metrics.jsonl") - 1)
+    state = TrainingState.restore(saved, attempt, best_until(best_at, saved.step))
     with StopSignal() as stop:
         folder = Path(collectives.broadcast_from_rank0(lambda: str(_make_folder(job, branch, parts, state, best_at))))
         with lock_for_all_ranks(folder):
@@ -113,20 +111,6 @@ def _adopt(root: Config, typed: Config, branch: Path) -> Config:
     return config
 
 
-def _build_parts(checkpoint: Path, saved: SavedState, config: Config, say: Say) -> TrainingParts:
-    """Everything that training needs, with the weights and the optimizer of the branch."""
-    device = begin_training(config, say)
-    model, tokenizer = load_saved_model(checkpoint, config, device, say)
-    with collectives.local_rank0_first():
-        training = load_dialogues(config, "train", say)
-        validation = load_dialogues(config, "validation", say)
-    parts = build_parts(config, device, tokenizer, model, training, validation, say)
-    load_optimizer(checkpoint, model, parts.optimizer)
-    if saved.loss_scale:
-        parts.scaler.load_state_dict(saved.loss_scale)
-    return parts
-
-
 def _describe_differences(saved: SavedState, parts: TrainingParts) -> list[str]:
     """What keeps the fork from being exact, but for the mask schedule."""
     digest = saved.digest | {name: parts.digest[name] for name in ("schedule", "whole")}
@@ -134,19 +118,6 @@ def _describe_differences(saved: SavedState, parts: TrainingParts) -> list[str]:
     if saved.held_out != parts.validation.dialogues.digest:
         lines.append("the validation data differs from the checkpoint's")
     return lines
-
-
-def _state_of(branch: Path, saved: SavedState, best: BestTracker) -> TrainingState:
-    return TrainingState(
-        step=saved.step,
-        attempt=max(0, read_next_attempt(branch / "metrics.jsonl") - 1),
-        validated_step=saved.validated_step,
-        skipped_updates=saved.skipped_updates,
-        tokens_seen=saved.tokens_seen,
-        user_tokens_seen=saved.user_tokens_seen,
-        assistant_tokens_seen=saved.assistant_tokens_seen,
-        best=best,
-    )
 
 
 def _make_folder(

@@ -22,14 +22,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from dialog_trainer.build.data import find_final_split, load_dialogues
-from dialog_trainer.build.model import load_saved_model
+from dialog_trainer.build.data import find_final_split
 from dialog_trainer.cli.commands.fit import (
-    begin_training,
-    build_parts,
     fit,
     fix_schedule_steps,
     lock_for_all_ranks,
+    restore_parts,
     without_branches,
 )
 from dialog_trainer.cli.commands.parts import TrainingParts
@@ -44,7 +42,6 @@ from dialog_trainer.reporting.terminal import RunConsole
 from dialog_trainer.signals import StopSignal
 from dialog_trainer.tracking.jsonl import read_next_attempt
 from dialog_trainer.tracking.run_directory import read_run_id
-from dialog_trainer.training.checkpoint import load_optimizer
 from dialog_trainer.training.early_stopping import BestTracker
 from dialog_trainer.training.loop import TrainingState
 from dialog_trainer.training.reproducibility import describe_differences
@@ -72,7 +69,7 @@ def resume_run(job: Job, console: RunConsole) -> int:
             return _close_again(run, job, state, outcome, say)
         for line in _resume_lines(start, job, state):
             say(line)
-        parts = replace(_build_parts(start, job, state, say), branch_steps=branch_steps)
+        parts = replace(_restore_parts(start, job, state, say), branch_steps=branch_steps)
         kept = parts.config.replace({"mode": "train", "resume_model_dir": None, "load_model_type": "metric"})
         with StopSignal() as stop:
             folder, missing = collectives.broadcast_from_rank0(
@@ -88,38 +85,21 @@ def resume_run(job: Job, console: RunConsole) -> int:
 
 
 def _state_of(start: ResumeStart, job: Job, attempt: int) -> TrainingState:
-    saved = start.state
-    state = TrainingState(
-        step=saved.step,
-        attempt=attempt,
-        validated_step=saved.validated_step,
-        skipped_updates=saved.skipped_updates,
-        tokens_seen=saved.tokens_seen,
-        user_tokens_seen=saved.user_tokens_seen,
-        assistant_tokens_seen=saved.assistant_tokens_seen,
-        best=BestTracker(**saved.best.model_dump()),
-    )
+    state = TrainingState.restore(start.state, attempt, BestTracker(**start.state.best.model_dump()))
     if any(key in _MASK_OPTIONS or key.startswith("mask_schedule.") for key, _, _ in job.changes):
         state.best.bad_validations = 0  # counted under another mask
     return state
 
 
-def _build_parts(start: ResumeStart, job: Job, state: TrainingState, say: Say) -> TrainingParts:
-    """Everything that training needs, with the weights and the optimizer of the checkpoint."""
-    config, saved = job.config, start.state
-    device = begin_training(config, say)
-    model, tokenizer = load_saved_model(start.checkpoint, config, device, say)
-    with collectives.local_rank0_first():
-        training = load_dialogues(config, "train", say)
-        validation = load_dialogues(config, "validation", say)
-    other_data = saved.held_out != validation.digest
-    for line in _reset_best(state.best, state.step, [key for key, _, _ in job.changes], other_data):
-        say(line)
-    parts = build_parts(config, device, tokenizer, model, training, validation, say)
-    load_optimizer(start.checkpoint, model, parts.optimizer)
-    if saved.loss_scale:
-        parts.scaler.load_state_dict(saved.loss_scale)
-    for line in describe_differences(saved, parts.environment()):
+def _restore_parts(start: ResumeStart, job: Job, state: TrainingState, say: Say) -> TrainingParts:
+    """The parts of the checkpoint; says what keeps the resume from being exact."""
+    saved = start.state
+    parts = restore_parts(start.checkpoint, saved, job.config, say)
+    other_data = saved.held_out != parts.validation.dialogues.digest
+    for line in (
+        *_reset_best(state.best, state.step, [key for key, _, _ in job.changes], other_data),
+        *describe_differences(saved, parts.environment()),
+    ):
         say(line)
     return parts
 
