@@ -1,0 +1,77 @@
+"""The study that is kept in git: its plan can be run, its numbers are those of its results, and a repetition is compared."""
+
+import csv
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from scipy import stats
+
+from tests.helpers.configs import compose_config
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDY = ROOT / "multirun/user_turn_mask"
+PLAN = yaml.safe_load((STUDY / "plan.yaml").read_text(encoding="utf-8"))
+NLL = "assistant_nll (test/response)"
+
+
+@pytest.fixture
+def study(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("study")
+
+
+def read_losses(name: str) -> dict[str, dict[str, float]]:
+    """The test loss of each setting, by seed."""
+    found: dict[str, dict[str, float]] = {}
+    with (STUDY / "reports" / name / "results.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            found.setdefault(row["train_user_turn_mask_step"], {})[row["seed"]] = float(row[NLL])
+    return found
+
+
+@pytest.mark.parametrize("block", PLAN["blocks"])
+def test_every_block_of_the_plan_is_a_configuration(block):
+    swept = [line.partition(",")[0] if "[" not in line else line for line in PLAN["blocks"][block]["sweep"]]
+    settings = [line for line in PLAN["settings"] if not line.startswith("hydra.")]
+    assert compose_config(*settings, *swept).steps == 1200
+
+
+def test_the_pages_say_the_difference_that_the_results_have():
+    losses = read_losses("primary")
+    assert set(losses) == {"0.0", "0.5"}
+    assert losses["0.0"].keys() == losses["0.5"].keys() == set(map(str, range(12)))
+    paired = [losses["0.5"][seed] - losses["0.0"][seed] for seed in losses["0.0"]]
+    half = stats.t.ppf(0.975, 11) * stats.sem(paired)
+    assert half < 0.02
+    mean = sum(paired) / 12
+    for page in (STUDY / "report.md", ROOT / "README.md", ROOT / "README.ko.md"):
+        assert f"{mean:.3f}" in page.read_text(encoding="utf-8").replace("\N{MINUS SIGN}", "-"), page
+
+
+def test_no_place_of_a_machine_is_kept():
+    reports = [STUDY / "report.md", *(STUDY / "reports").rglob("report.md"), *(STUDY / "reports").rglob("results.csv")]
+    assert len(reports) > 4
+    for report in reports:
+        assert not re.search(r"(?:/home|/root|/tmp|/work|/Users)/", report.read_text(encoding="utf-8")), report
+
+
+def write_results(path: Path, rows: list[str]) -> Path:
+    path.write_text("\n".join(["run,x,seed,end,steps_done,hours,loss", *rows]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("made", "lines"),
+    [
+        (["000-a,0.0,1,finished,5,0.2,3.5", "001-b,0.5,1,finished,5,0.2,3.25"], ["2 runs in both, 0 in one alone", "all numbers are equal"]),
+        (["007-b,0.5,1,finished,5,9,3.5", "008-c,0.5,2,finished,5,9,3"], ["1 runs in both, 2 in one alone", "loss: at most 0.25 apart"]),
+    ],
+)  # fmt: skip
+def test_a_repetition_is_compared_run_by_run(study, tmp_path, made, lines):
+    kept = write_results(tmp_path / "kept.csv", ["000-a,0.0,1,finished,5,0.1,3.5", "001-b,0.5,1,finished,5,0.1,3.25"])
+    text = study.compare(kept, write_results(tmp_path / "made.csv", made))
+    assert all(line in text for line in lines), text
+    assert "not there" in study.compare(tmp_path / "absent.csv", kept)
