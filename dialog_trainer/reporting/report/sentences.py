@@ -82,7 +82,7 @@ def _compare_best(best: ArmResult, comparison: Comparison) -> str:
     difference, baseline = best.difference, comparison.baseline.label
     if difference is None:
         return f"; no seed has a run of it and of {baseline}, so that the difference cannot be tested"
-    numbers = f"{format_estimate(difference, sign='+')}{unit_of(comparison.quantity)} (p = {format_p(best.adjusted_p)})"
+    numbers = f"{format_estimate(difference, sign='+')}{unit_of(comparison.quantity)} (p {_equals(format_p(best.adjusted_p))})"
     if best.verdict == "undecided":
         return f", not distinguishable from {baseline}: difference {numbers}"
     if best.verdict == "equivalent":
@@ -111,3 +111,8 @@ def _with_interval(estimate: Estimate) -> str:
 
 def _seeds(estimate: Estimate) -> str:
     return f"{estimate.seeds} seed{'s' * (estimate.seeds != 1)}"
+
+
+def _equals(p_value: str) -> str:
+    """`= 0.03`, or `< 0.001`."""
+    return f"< {p_value[1:]}" if p_value.startswith("<") else f"= {p_value}"
