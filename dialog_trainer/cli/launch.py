@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 from dialog_trainer.cli.waiting import choose_waiting
+from dialog_trainer.config.commands import Command
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.machine import count_processes, find_process_errors, needs_hub
 from dialog_trainer.config.schema import Config
@@ -117,7 +118,7 @@ def _set_up_process(config: Config) -> RunConsole:
         with announce_if_slow("looking for the hub, as the model or the data are not on this machine"):
             go_offline_if_unreachable()
     with announce_if_slow("importing torch and transformers"):
-        _import_commands()
+        _import_command(config.command)
     from dialog_trainer.model.kernels.malloc import keep_freed_memory
     from dialog_trainer.reporting.terminal import open_console
 
@@ -152,21 +153,19 @@ def go_offline_if_unreachable() -> None:
 
 
 def _silence_libraries() -> None:
-    import datasets
     import transformers
 
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # read when it is imported, if it is
 
 
 @cache  # once a process: what a job of a sweep leaves behind must be collected
-def _import_commands() -> None:
+def _import_command(command: Command) -> None:
     """Imports what needs torch without garbage collection: to look through the objects of modules, which stay to the end,
     took a sixth of the import time, and a second when the process ends."""
     gc.disable()
-    from dialog_trainer.cli.commands import chat, inspect, resume, train, validate  # noqa: F401
-
+    command.load()
     gc.freeze()
     gc.enable()

@@ -131,9 +131,9 @@ def _grams(texts: Sequence[str]) -> set[tuple[str, ...]]:
 
 def _read_texts(dataset: DialogueDataset, first: int, end: int) -> Iterator[list[str]]:
     """The turns of the dialogues from `first` to before `end`, read in bulk."""
-    rows = dataset.rows.select_columns(["texts"])
+    texts = dataset.rows.table.column("texts")
     for start in range(first, end, CHUNK):
-        yield from rows[start : min(start + CHUNK, end)]["texts"]
+        yield from texts.slice(start, min(CHUNK, end - start)).to_pylist()
 
 
 def _overlap(pairs: _Pairs) -> Overlap:

@@ -20,11 +20,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from dialog_trainer.data.arrow_rows import ArrowRows, to_numpy
 from dialog_trainer.data.cache import LAZY_BYTES, open_entry
 from dialog_trainer.data.sources.cleaning import ReadCounts, clean_dialogues
 from dialog_trainer.data.sources.protocol import DialogueSource
@@ -50,16 +50,13 @@ MAX_UNWRITTEN = 2**25
 SLOW_SECONDS = 2.0
 
 _Columns = dict[str, list[Any]]
-_DIALOGUE_FEATURES = datasets.Features(
-    {"id": datasets.Value("string"), "roles": datasets.List(datasets.Value("int8")),
-     "texts": datasets.List(datasets.Value("string")), "weights": datasets.List(datasets.Value("float32")),
-     "references": datasets.List(datasets.List(datasets.Value("string"))), "labels": datasets.List(datasets.Value("string"))}
+_DIALOGUE_SCHEMA = pa.schema(
+    {"id": pa.string(), "roles": pa.list_(pa.int8()), "texts": pa.list_(pa.string()), "weights": pa.list_(pa.float32()),
+     "references": pa.list_(pa.list_(pa.string())), "labels": pa.list_(pa.string())}
 )  # fmt: skip
-_TOKEN_FEATURES = datasets.Features(
-    {"dialogue": datasets.Value("int64"), "ids": datasets.List(datasets.Value("int32")),
-     "roles": datasets.List(datasets.Value("int8")), "turns": datasets.List(datasets.Value("int32")),
-     "lengths": datasets.List(datasets.Value("int32")), "lost": datasets.List(datasets.Value("int32")),
-     "weights": datasets.List(datasets.Value("float32"))}
+_TOKEN_SCHEMA = pa.schema(
+    {"dialogue": pa.int64(), "ids": pa.list_(pa.int32()), "roles": pa.list_(pa.int8()), "turns": pa.list_(pa.int32()),
+     "lengths": pa.list_(pa.int32()), "lost": pa.list_(pa.int32()), "weights": pa.list_(pa.float32())}
 )  # fmt: skip
 
 
@@ -68,21 +65,26 @@ class DialogueDataset:
 
     def __init__(self, folder: Path, check: Callable[[], object]):
         """`check` is called before the texts of a dataset above `LAZY_BYTES` are read for the first time."""
-        self._path, self._check = folder / "dialogues.arrow", check
+        self._folder, self._check = folder, check
         self.counts = ReadCounts(**json.loads((folder / "tally.json").read_text(encoding="utf-8")))
         self.digest = folder.name.rpartition("-")[2]
 
     @cached_property
-    def rows(self) -> datasets.Dataset:
-        if self._path.stat().st_size > LAZY_BYTES:
+    def path(self) -> Path:
+        path = self._folder / "dialogues.arrow"
+        if path.stat().st_size > LAZY_BYTES:
             self._check()
-        return datasets.Dataset.from_file(str(self._path))
+        return path
+
+    @cached_property
+    def rows(self) -> ArrowRows:
+        return ArrowRows(self.path)
 
     def __len__(self) -> int:
         return self.counts.dialogues
 
     def __getitem__(self, index: int) -> Dialogue:
-        row = self.rows[int(index)]
+        row = self.rows[index]
         columns = (row[name] for name in ("roles", "texts", "weights", "references", "labels"))
         turns = (
             Turn(Role(role), text, weight, tuple(references), label)
@@ -93,8 +95,9 @@ class DialogueDataset:
     def texts(self) -> Iterator[str]:
         """The turns of all dialogues, in order; of very many, those of about `MAX_VOCABULARY_DIALOGUES` evenly spaced."""
         stride = -(-len(self.rows) // MAX_VOCABULARY_DIALOGUES)
-        for row in self.rows.select_columns(["texts"]).select(range(0, len(self.rows), stride)):
-            yield from row["texts"]
+        texts = self.rows.table.column("texts")
+        for index in range(0, len(texts), stride):
+            yield from texts[index].as_py()
 
 
 class TokenDataset:
@@ -104,36 +107,32 @@ class TokenDataset:
     """
 
     def __init__(self, folder: Path):
-        self.rows = datasets.Dataset.from_file(str(folder / "tokens.arrow")).with_format("arrow")
+        self.rows = ArrowRows(folder / "tokens.arrow")
         self.folder = folder
         self.digest = folder.name.removeprefix("tokens-")
-        ids, dialogues = self.rows.data.column("ids"), self.rows.data.column("dialogue")
-        self.lengths = np.concatenate([pyarrow.compute.list_value_length(chunk).to_numpy() for chunk in ids.chunks])
-        self.dialogues: np.ndarray = dialogues.to_numpy()
+        self.lengths = to_numpy(pyarrow.compute.list_value_length(self.rows.table.column("ids")))
+        self.dialogues = to_numpy(self.rows.table.column("dialogue"))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def columns(self, indices: Iterable[int]) -> tuple[np.ndarray, TurnSpans]:
         """`ids` `(N,)` of the sequences at `indices`, one after the other, and their spans."""
-        return _to_arrays(self.rows[list(map(int, indices))])
+        return _to_arrays(self.rows.take(list(indices)))
 
     def chunks(self, size: int = CHUNK) -> Iterator[tuple[int, np.ndarray, TurnSpans]]:
         """All sequences in order, `size` at a time: the index of the first, then as `columns` gives them."""
         for first in range(0, len(self), size):
-            yield first, *_to_arrays(self.rows[first : first + size])
+            yield first, *_to_arrays(self.rows.table.slice(first, size))
 
 
 def _to_arrays(table: pa.Table) -> tuple[np.ndarray, TurnSpans]:
-    def flat(name: str) -> np.ndarray:
-        values: np.ndarray = table.column(name).combine_chunks().flatten().to_numpy()
-        return values
-
-    counts = pyarrow.compute.list_value_length(table.column("roles")).to_numpy()
-    roles, turns, lengths, lost = (flat(name).astype(np.int64) for name in ("roles", "turns", "lengths", "lost"))
-    return flat("ids"), TurnSpans(
-        roles, turns, lengths, lost, flat("weights"), counts.astype(np.int64), table.column("dialogue").to_numpy()
+    counts = to_numpy(pyarrow.compute.list_value_length(table.column("roles")))
+    ids, weights, dialogues, *rest = (
+        to_numpy(table.column(name)) for name in ("ids", "weights", "dialogue", "roles", "turns", "lengths", "lost")
     )
+    roles, turns, lengths, lost = (values.astype(np.int64) for values in rest)
+    return ids, TurnSpans(roles, turns, lengths, lost, weights, counts.astype(np.int64), dialogues)
 
 
 def open_dialogues(
@@ -161,13 +160,12 @@ def open_dialogues(
 
 def _write_dialogues(source: DialogueSource, split: str, folder: Path, say: Say) -> None:
     counts, slow_at = ReadCounts(), time.monotonic() + SLOW_SECONDS
-    schema = _DIALOGUE_FEATURES.arrow_schema
-    with pa.OSFile(str(folder / "dialogues.arrow"), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+    with pa.OSFile(str(folder / "dialogues.arrow"), "wb") as sink, pa.ipc.new_stream(sink, _DIALOGUE_SCHEMA) as writer:
         for dialogues in _batches(clean_dialogues(source.dialogues(split), counts)):
             if time.monotonic() > slow_at:
                 say(f"{split}: reading {source.describe(split)} ({counts.dialogues:,} dialogues so far)")
                 slow_at = float("inf")
-            writer.write_batch(_to_record_batch(dialogues, schema))
+            writer.write_batch(_to_record_batch(dialogues))
     parser = getattr(source, "parser", None)
     if parser is not None:
         counts.unread, counts.by_position = parser.unread(), parser.by_position
@@ -187,7 +185,7 @@ def _batches(dialogues: Iterable[Dialogue]) -> Iterator[list[Dialogue]]:
         yield batch
 
 
-def _to_record_batch(dialogues: Sequence[Dialogue], schema: pa.Schema) -> pa.RecordBatch:
+def _to_record_batch(dialogues: Sequence[Dialogue]) -> pa.RecordBatch:
     turns = [turn for dialogue in dialogues for turn in dialogue.turns]
     ends = np.cumsum([0, *(len(dialogue.turns) for dialogue in dialogues)], dtype=np.int32)
     accepted = [turn.references for turn in turns]
@@ -203,7 +201,9 @@ def _to_record_batch(dialogues: Sequence[Dialogue], schema: pa.Schema) -> pa.Rec
     }
     columns = {name: pa.ListArray.from_arrays(pa.array(ends), values) for name, values in flat.items()}
     columns["id"] = pa.array([dialogue.id for dialogue in dialogues], pa.string())
-    return pa.record_batch([columns[field.name].cast(field.type) for field in schema], schema=schema)
+    return pa.record_batch(
+        [columns[field.name].cast(field.type) for field in _DIALOGUE_SCHEMA], schema=_DIALOGUE_SCHEMA
+    )
 
 
 def open_tokens(
@@ -225,7 +225,7 @@ def open_tokens(
     processes = max(1, min(workers, len(dialogues) // MIN_DIALOGUES_PER_WORKER))
 
     def tokenize(rows: _Columns, indices: list[int]) -> _Columns:
-        columns: _Columns = {name: [] for name in _TOKEN_FEATURES}
+        columns: _Columns = {name: [] for name in _TOKEN_SCHEMA.names}
         named = zip(rows["id"], rows["roles"], rows["texts"], rows["labels"], strict=True)
         dialogues = [
             Dialogue(name, tuple(Turn(Role(role), text, label=label) for role, text, label in zip(*turns, strict=True)))
@@ -240,7 +240,7 @@ def open_tokens(
     def write(temporary: Path) -> None:
         if len(dialogues) >= MIN_DIALOGUES_PER_WORKER:
             say(f"tokenizing {len(dialogues):,} dialogues" + (f" in {processes} processes" if processes > 1 else ""))
-        _map(dialogues.rows, tokenize, processes, temporary / "parts")
+        _map(dialogues.path, tokenize, processes, temporary / "parts")
         _join(sorted((temporary / "parts").glob("*.arrow")), temporary / "tokens.arrow")
         shutil.rmtree(temporary / "parts")
 
@@ -258,9 +258,10 @@ def _append_row(columns: _Columns, dialogue: int, sequence: TokenSequence, weigh
     columns["weights"].append([weights[span.turn] for span in sequence.spans])
 
 
-def _map(
-    rows: datasets.Dataset, tokenize: Callable[[_Columns, list[int]], _Columns], processes: int, folder: Path
-) -> None:
+def _map(path: Path, tokenize: Callable[[_Columns, list[int]], _Columns], processes: int, folder: Path) -> None:
+    import datasets  # with pandas half a second, for what a start with tokens in the cache does not do
+
+    rows = datasets.Dataset.from_file(str(path))
     folder.mkdir()
     if processes > 1:
         # The processes are the parallelism; threads of a forked tokenizer would deadlock or warn.
@@ -272,7 +273,7 @@ def _map(
         batch_size=max(1, min(BATCH_DIALOGUES, MAX_UNWRITTEN * len(rows) // rows.data.nbytes)),
         num_proc=processes if processes > 1 else None,
         remove_columns=rows.column_names,
-        features=_TOKEN_FEATURES,
+        features=datasets.Features.from_arrow_schema(_TOKEN_SCHEMA),
         cache_file_name=str(folder / "tokens.arrow"),
         load_from_cache_file=False,
         new_fingerprint=folder.parent.name[-16:],

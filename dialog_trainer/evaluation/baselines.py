@@ -83,7 +83,7 @@ def make_baselines_for(
     if not replies:
         return {}
     wanted_ids = {reply.dialogue_id for reply in replies}
-    turns = {one: dialogues[index].turns for index, one in enumerate(dialogues.rows["id"]) if one in wanted_ids}
+    turns = {one: dialogues[index].turns for index, one in enumerate(dialogues.rows.column("id")) if one in wanted_ids}
     contexts, roles = [], []
     for reply in replies:
         *before, turn = turns[reply.dialogue_id][: reply.turn_index + 1]

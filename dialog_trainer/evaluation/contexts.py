@@ -18,7 +18,7 @@ def sample_dialogues(dataset: DialogueDataset, max_dialogues: int | None) -> lis
     """
     if max_dialogues is None or max_dialogues >= len(dataset):
         return list(range(len(dataset)))
-    hashes = ((derive_seed("draw", identifier), index) for index, identifier in enumerate(dataset.rows["id"]))
+    hashes = ((derive_seed("draw", identifier), index) for index, identifier in enumerate(dataset.rows.column("id")))
     return sorted(index for _, index in heapq.nsmallest(max_dialogues, hashes))
 
 

@@ -11,11 +11,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn.functional import linear
@@ -24,6 +22,11 @@ from transformers.pytorch_utils import Conv1D
 
 from dialog_trainer.errors import CheckpointError, ConfigError
 from dialog_trainer.model.kernels.linear_cross_entropy import Rows
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+# peft, which is not quick to import, is imported in the functions: each training reads this module, few have an adapter.
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -127,6 +130,8 @@ class LoraAdapter:
 
     def merged_weights(self) -> dict[str, torch.Tensor]:
         """The weights of a model without an adapter that computes the same, by their names there; merges for good."""
+        from peft.tuners.lora import LoraLayer
+
         write_trained_rows(self._model)
         for module in self._model.modules():
             if isinstance(module, LoraLayer):
@@ -152,6 +157,8 @@ def add_lora(
     """Freezes the model and adds adapters to its linear layers `targets` (none named: to all but the head), and trained
     rows for the tokens `new_ids`. The weights depend on `seed` alone. Raises `ConfigError` for a target that is not there.
     """
+    from peft import LoraConfig, inject_adapter_in_model
+
     layers = find_linear_layers(model)
     chosen = list(targets) or sorted({name.rpartition(".")[2] for name in layers})
     missing = [one for one in chosen if not any(name == one or name.endswith(f".{one}") for name in layers)]

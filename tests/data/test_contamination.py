@@ -4,6 +4,7 @@ import dataclasses
 import json
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,27 +17,15 @@ from dialog_trainer.data.sources import Jsonl
 KINDS = ("exact", "normalized", "near")
 
 
-class Rows:
-    """The rows of a `DialogueDataset`, as far as they are read: slices of the texts."""
-
-    def __init__(self, dialogues):
-        self.dialogues = list(dialogues)
-
-    def select_columns(self, names):
-        assert names == ["texts"]
-        return self
-
-    def __getitem__(self, places: slice):
-        return {"texts": self.dialogues[places]}
-
-
 class Dataset(SimpleNamespace):
+    """As much of a `DialogueDataset` as is read: the texts."""
+
     def __len__(self) -> int:
-        return len(self.rows.dialogues)
+        return len(self.rows.table)
 
 
 def dataset(*dialogues: list[str]) -> Dataset:
-    return Dataset(rows=Rows(dialogues))
+    return Dataset(rows=SimpleNamespace(table=pa.table({"texts": pa.array(dialogues, pa.list_(pa.string()))})))
 
 
 def kinds(one: list[str], other: list[str]) -> set[str]:

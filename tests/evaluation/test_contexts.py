@@ -30,9 +30,9 @@ def table_of(identifiers) -> SimpleNamespace:
 
     class Table(SimpleNamespace):
         def __len__(self) -> int:
-            return len(self.rows["id"])
+            return len(self.rows.column("id"))
 
-    return Table(rows={"id": list(identifiers)})
+    return Table(rows=SimpleNamespace(column={"id": list(identifiers)}.get))
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_words_and_bytes_are_of_the_scored_tokens(tiny_model, tokenizer, split, 
     nats, _, words, size = result.loss_sums.sum(0)
     assert result.scores["ppl_word"] == pytest.approx(math.exp(nats / words))
     assert result.scores["ppl_byte"] == pytest.approx(math.exp(nats / size))
-    rows = split[1].rows.with_format(None)
+    rows = split[1].rows.table.to_pylist()
     cut = {row["dialogue"] for row in rows if any(row["lost"])}
     for index in range(36):
         texts = [turn.text for turn in split[0][index].turns if turn.role == role]

@@ -45,7 +45,7 @@ def slow_cells(model, table: TokenDataset, only: int | None = None) -> torch.Ten
     """Nats and number of all tokens of turns and ends by role and turn, a sequence and a token at a time; of one dialogue."""
     role_turn_sums = torch.zeros(2, len(Role), NUM_TURN_BINS, dtype=torch.float64)
     model.eval()
-    for row in table.rows.with_format(None):
+    for row in table.rows.table.to_pylist():
         if only is not None and row["dialogue"] != only:
             continue
         ids = torch.tensor([row["ids"]])

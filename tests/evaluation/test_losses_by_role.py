@@ -68,7 +68,7 @@ def table_of(tokenizer, tmp_path_factory):
 def slow_nll(model, table):
     """`(nll, role, turn, weight of the data, sequence)` of each token but the first of each sequence, in the graph."""
     found = []
-    for number, row in enumerate(table.rows.with_format(None)):
+    for number, row in enumerate(table.rows.table.to_pylist()):
         runs = zip(row["roles"], row["turns"], row["lengths"], row["weights"], strict=True)
         kinds = [(role, turn, weight) for role, turn, length, weight in runs for _ in range(length)]
         with padded_attention(model):
@@ -158,7 +158,7 @@ def test_held_out_losses_are_those_of_every_turn_and_end_of_the_slow_reference(t
 
 def test_held_out_losses_ignore_weights_in_the_data(tiny_model, table_of):
     weighed, plain = table_of(weighed=True), table_of(weighed=False)
-    assert weighed.rows.with_format(None)["weights"][:] != plain.rows.with_format(None)["weights"][:]
+    assert weighed.rows.column("weights") != plain.rows.column("weights")
     losses = [measure_held_out_losses(tiny_model, table, max_tokens=100).role_turn_sums for table in (weighed, plain)]
     assert torch.equal(*losses)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:  # imports matplotlib, which a run without figures does not ne
 class TrainingCallbacks:
     """The `TrainingHooks` of a run: tracks, validates and saves. Only rank 0 writes, and only into `folder`.
 
-    `figures` is None on other ranks, and where the run draws none.
+    `figures` is None on other ranks, and where the run draws none; called, it gives them, and draws those of the start.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class TrainingCallbacks:
         console: RunConsole,
         progress: RunProgress,
         stop: StopSignal,
-        figures: TrainingFigures | None,
+        figures: Callable[[], TrainingFigures] | None,
     ):
         self.folder, self.parts, self.state = folder, parts, state
         self._config, self._plan = parts.config, parts.plan
@@ -109,7 +110,7 @@ class TrainingCallbacks:
             values = measure_gradient_alignment(self.parts.model, self._probe)
         self._row("probe", step, values)
         if self._figures:
-            self._figures.alignment.renew()
+            self._figures().alignment.renew()
 
     def validation_due(self, step: int) -> bool:
         every = validation_interval(self._config, self._plan.steps_per_epoch)
@@ -148,7 +149,7 @@ class TrainingCallbacks:
         if better_loss or better_score or self._is_last():
             print_samples(self._console, samples, self.folder / "replies.jsonl")
         if self._figures:
-            self._figures.curves.renew()
+            self._figures().curves.renew()
 
     def _is_last(self) -> bool:
         """Whether training ends with this validation."""
@@ -159,7 +160,7 @@ class TrainingCallbacks:
         """Draws what the last validations and probes have added."""
         try:
             if self._figures:
-                self._figures.finish()
+                self._figures().finish()
         except OSError as error:  # a run that has ended must not fail for it, nor hide why it did
             self._say(f"note: the last figures could not be drawn: {error}")
 

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -181,11 +182,11 @@ def fit(folder: Path, parts: TrainingParts, state: TrainingState, console: RunCo
 def _fit(folder: Path, parts: TrainingParts, state: TrainingState, console: RunConsole, stop: StopSignal) -> int:
     say, config, plan = make_printer(console), parts.config, parts.plan
     steps = config.steps
-    figures = _open_figures(folder, parts, say)
+    figures = None
+    if collectives.is_rank0() and config.figures.enabled:
+        figures = cache(lambda: _open_figures(folder, parts, say))
     if collectives.is_rank0():
         write_environment(folder, describe_device(parts.device))
-    if figures:
-        figures.draw_schedule(plan.learning_rate)
     parameters = sum(parameter.numel() for parameter in parts.model.parameters())
     trained = sum(parameter.numel() for parameter in trained_parameters(parts.model))
     adapted = "" if trained == parameters else f" ({trained:,} of them trained)"
@@ -221,16 +222,17 @@ def _fit(folder: Path, parts: TrainingParts, state: TrainingState, console: RunC
     return int(collectives.all_reduce_max(stop.exit_code)) if outcome == "interrupted" else 0
 
 
-def _open_figures(folder: Path, parts: TrainingParts, say: Say) -> TrainingFigures | None:
-    if not (collectives.is_rank0() and parts.config.figures.enabled):
-        return None
-    from dialog_trainer.cli.commands.figures import TrainingFigures  # imports matplotlib
+def _open_figures(folder: Path, parts: TrainingParts, say: Say) -> TrainingFigures:
+    """The figures of the run, with that of its schedules drawn. Not before the first step: it imports matplotlib."""
+    from dialog_trainer.cli.commands.figures import TrainingFigures
     from dialog_trainer.reporting.plotting import describe_missing_font
 
     note = describe_missing_font(folder.name)
     if note:
         say(note)
-    return TrainingFigures(folder, parts.config, parts.plan.role_weights, parts.timeline.final_from_step)
+    figures = TrainingFigures(folder, parts.config, parts.plan.role_weights, parts.timeline.final_from_step)
+    figures.draw_schedule(parts.plan.learning_rate)
+    return figures
 
 
 def _run_loop(

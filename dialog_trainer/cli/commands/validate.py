@@ -122,7 +122,7 @@ def _report(
     print_samples(console, result.samples(config.prediction_print_n), run / folder / "replies.jsonl")
     metrics = select_metrics(config)
     summed = build_protocol(config).summed_metrics(metrics)
-    ids = data.dialogues.rows["id"]
+    ids = data.dialogues.rows.column("id")
     clean_ids = None if training is None else _find_clean_ids(config, training, data.dialogues, log)
     statistics = collect_statistics(summed, result.replies, ids, result.loss_sums)
     scored: dict[str, Any] = {
@@ -201,7 +201,7 @@ def _find_clean_ids(config: Config, training: DialogueDataset, dialogues: Dialog
     """The dialogues that are not also in the training split; None where none is."""
     contamination = measure_contamination(config, training, dialogues, log)
     log(contamination.summary(config.split))
-    ids = dialogues.rows["id"]
+    ids = dialogues.rows.column("id")
     contaminated = {ids[index] for index in contamination.widest().held_out}
     return set(ids) - contaminated if contaminated else None
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch.amp import custom_bwd, custom_fwd
-from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
 from dialog_trainer.model.kernels.activations import draw_noise_bits, keep_scale, keep_threshold
@@ -66,6 +65,8 @@ def packed_attention(
         key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
     # `squeeze`, not `[0]`: the gradient of the latter is filled with zeros and copied into.
     if offsets is not None:
+        from torch.nn.attention.varlen import varlen_attn  # no CPU needs it, and it registers operators for a while
+
         # Under autocast rotary positions leave query and key in fp32.
         q, k, v = (tensor.squeeze(0).transpose(0, 1).to(value.dtype) for tensor in (query, key, value))
         longest = max(packing.lengths)

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch.nn.attention import varlen
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.activations import NewGELUActivation
 
@@ -137,7 +138,7 @@ def test_gpu_attention_is_one_call(monkeypatch, kv_heads):
             parts.append(scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(0, 1))
         return torch.cat(parts)
 
-    monkeypatch.setattr(attention, "varlen_attn", slow)
+    monkeypatch.setattr(varlen, "varlen_attn", slow)
     lengths = (5, 1, 8)
     draw = torch.Generator().manual_seed(0)
     tensors = [
@@ -149,7 +150,7 @@ def test_gpu_attention_is_one_call(monkeypatch, kv_heads):
     expected, _ = packed_attention(None, *tensors, None, scaling=0.3, packing=Packing(lengths))
     torch.testing.assert_close(found, expected, rtol=0.02, atol=5e-3)
     single = [tensor.float() for tensor in tensors]  # in fp32 it cannot be had
-    monkeypatch.setattr(attention, "varlen_attn", None)
+    monkeypatch.setattr(varlen, "varlen_attn", None)
     assert packed_attention(None, *single, None, packing=on_gpu)[0].shape == (1, 14, 4, 6)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     for device in ("cpu", "cuda"):
