@@ -19,6 +19,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Two test processes share the cores; threads that wait for each other would slow both many times over.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Of the processes that tests start, as in a command; one that has it does not start its interpreter again.
+os.environ["PYTHONHASHSEED"] = "0"
 
 import torch
 from helpers import chromium

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from helpers.processes import forked, launch
+from helpers.processes import forked, launch_group
 
 from dialog_trainer.data.packing import dummy_batch, pack_sequences
 from dialog_trainer.distributed import collectives, parallel
@@ -188,7 +188,7 @@ def not_finite() -> list:
 def folder(tmp_path_factory):
     """What the ranks of one start of three processes wrote down."""
     folder = tmp_path_factory.mktemp("ranks")
-    with forked((SIZE, work, str(folder)), folder, entry=launch) as job:
+    with forked((SIZE, work, str(folder)), folder, entry=launch_group) as job:
         assert job.ended()[0] == 9, job.output()  # that of rank 0
     return folder
 
@@ -281,7 +281,7 @@ def test_non_finite_loss_of_one_rank_stops_all_before_the_update(found):
 
 @pytest.mark.slow
 def test_failure_of_a_rank_is_printed_once(tmp_path):
-    with forked((2, fail_on_rank1, ""), tmp_path, entry=launch) as job:
+    with forked((2, fail_on_rank1, ""), tmp_path, entry=launch_group) as job:
         code, output = job.ended()
     assert code == 1
     assert output.startswith("rank 1 of 2, step 7: Traceback")

@@ -9,11 +9,12 @@ from helpers.processes import forked, rows, started
 pytestmark = pytest.mark.slow
 
 
-def run(folder, *options: str, **environ: str) -> None:
-    """Runs a command as a user does."""
-    with started(command(*options), folder, PYTHONHASHSEED="", **environ) as job:
+def finish(start) -> str:
+    """The output of a command that ends well."""
+    with start as job:
         code, output = job.ended(200)
     assert code == 0, output
+    return output
 
 
 def digest(folder) -> str:
@@ -24,11 +25,12 @@ def test_compiled_resume_is_bit_exact(tiny_options, tmp_path):
     stopped, straight = tmp_path / "runs/stopped", tmp_path / "runs/straight"
     for folder, steps in ((stopped, 3), (straight, 6)):
         own = (f"steps={steps}", f"name={folder.name}")
-        run(tmp_path, *tiny_options, "compile=true", "model.dropout=0.2", "schedule_steps=6", *own)
+        options = [*tiny_options, "compile=true", "model.dropout=0.2", "schedule_steps=6", *own]
+        finish(forked(options, tmp_path))
     assert digest(stopped) != digest(straight)
-    # Without the cache of compiled code.
-    resume = ("mode=resume", f"resume_model_dir='{stopped}'", "load_model_type=last", "steps=6")
-    run(tmp_path, *resume, TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "code"))
+    # As a user starts it, and without the cache of compiled code.
+    resume = command("mode=resume", f"resume_model_dir='{stopped}'", "load_model_type=last", "steps=6")
+    finish(started(resume, tmp_path, PYTHONHASHSEED="", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "code")))
     assert digest(stopped) == digest(straight)
 
 
@@ -41,8 +43,6 @@ def test_two_compiled_processes_equal_an_eager_one(tmp_path, tiny_options, dialo
     options = ("model.dropout=0", "steps=4")
     assert dialog_trainer(*tiny_options, "name=plain", *options, "compile=false")[0] == 0
     options += ("name=two", "compile=true", "processes=2", f"parallel={parallel}")
-    with forked([*tiny_options, *options], tmp_path) as job:
-        code, output = job.ended(200)
-    assert code == 0, output
+    output = finish(forked([*tiny_options, *options], tmp_path))
     assert output.count("compiled in") == 1
     assert losses(tmp_path / "runs/two") == pytest.approx(losses(tmp_path / "runs/plain"), rel=1e-5)

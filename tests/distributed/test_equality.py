@@ -12,16 +12,16 @@ from helpers.processes import free_port, lines, rows, run_together, started, sta
 
 pytestmark = pytest.mark.slow
 
-STEPS = 50
+STEPS, EVERY = 20, 10
 PLAIN = ("model.dropout=0", f"schedule_steps={STEPS}")
 DROPOUT = ("model.dropout=0.2", "schedule_steps=12")
-EVERY_25 = ("validate_every_n_steps=25", "metrics.max_dialogues=null", "prediction_print_n=1000")
+VALIDATED_TWICE = (f"validate_every_n_steps={EVERY}", "metrics.max_dialogues=null", "prediction_print_n=1000")
 # Trained runs by name: on how many processes, and how.
 RUNS = {
-    "one": (1, (*PLAIN, *EVERY_25, f"steps={STEPS}")),
-    "two": (2, (*PLAIN, *EVERY_25, f"steps={STEPS}")),
-    "three": (3, (*PLAIN, *EVERY_25, f"steps={STEPS}")),
-    "sharded": (2, (*PLAIN, *EVERY_25, f"steps={STEPS}", "parallel=fsdp")),
+    "one": (1, (*PLAIN, *VALIDATED_TWICE, f"steps={STEPS}")),
+    "two": (2, (*PLAIN, *VALIDATED_TWICE, f"steps={STEPS}")),
+    "three": (3, (*PLAIN, *VALIDATED_TWICE, f"steps={STEPS}")),
+    "sharded": (2, (*PLAIN, *VALIDATED_TWICE, f"steps={STEPS}", "parallel=fsdp")),
     **{
         f"{name}-{size}": (size, (*PLAIN, "steps=8", *options))
         for size in (1, 2)
@@ -142,7 +142,7 @@ def test_losses_and_gradients_equal_one_process(runs, name):
 @pytest.mark.parametrize("name", ["two", "three", "sharded"])
 def test_validations_and_replies_equal_one_process(runs, name):
     found, expected = rows(runs / name, "validation"), rows(runs / "one", "validation")
-    assert [row["step"] for row in found] == [25, 50]
+    assert [row["step"] for row in found] == [EVERY, STEPS]
     for row, other in zip(found, expected, strict=True):
         assert row["validation_loss"] == pytest.approx(other["validation_loss"], abs=1e-5)
         assert row["signature"] == other["signature"]

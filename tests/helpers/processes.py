@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from dialog_trainer.cli import launch
 from dialog_trainer.cli.main import entry, main
 from dialog_trainer.distributed import collectives, launcher
 from dialog_trainer.distributed.store import ControlStore
@@ -44,28 +45,32 @@ def run_together(folder: Path, size: int, commands: list[Command]) -> None:
     if size == 1:
         run_in_group(None, json.dumps(commands))
         return
-    with forked((size, run_in_group, json.dumps(commands)), folder, entry=launch) as job:
+    with forked((size, run_in_group, json.dumps(commands)), folder, entry=launch_group) as job:
         code, output = job.ended(300)
         assert code == 0, output
 
 
-def launch(size: int, work: Callable[[ControlStore, str], int], argument: str) -> None:
+def launch_group(size: int, work: Callable[[ControlStore, str], int], argument: str) -> None:
     """`launch_local` as the entry of a forked process."""
     sys.exit(launcher.launch_local(size, None, work, argument))
 
 
 def run_in_group(control: ControlStore | None, argument: str) -> int:
-    """The work of `run_together`. Each rank composes each command; where a command would launch processes, it joins the
-    group that is there."""
+    """The work of `run_together`. Rank 0 composes each command; where it would launch processes, those of the group that
+    is there do the job."""
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         if control:
             stack.enter_context(collectives.join_process_group(control, 60.0))
-            patch.setattr(launcher, "launch_local", lambda size, port, work, text: work(control, text))
+            share = collectives.broadcast_from_rank0
+            patch.setattr(launcher, "launch_local", lambda size, port, work, job: work(control, share(lambda: job)))
             patch.setattr(collectives, "join_process_group", lambda control, timeout_seconds: nullcontext())
         for source, target, options in json.loads(argument):
             if source:
                 collectives.broadcast_from_rank0(lambda s=source, t=target: bool(shutil.copytree(s, t, symlinks=True)))
-            assert main([*options, "figures.enabled=false"]) == 0, options
+            if collectives.is_rank0():
+                assert main([*options, "figures.enabled=false"]) == 0, options
+            else:
+                assert launch._run_in_group(control, collectives.broadcast_from_rank0(str)) == 0, options
     return 0
 
 
