@@ -72,11 +72,9 @@ def test_stop_during_a_validation(tiny_options, tmp_path, many_replies):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stop_at_the_start_leaves_nothing_behind(tiny_options, tmp_path, number):
-    options = [*tiny_options, *LONG]
-    # Ranks that import torch; and ranks that have.
-    with started(command(*options), tmp_path) if number == signal.SIGTERM else forked(options, tmp_path) as job:
+    with started(command(*tiny_options, *LONG), tmp_path) as job:
         job.workers(2)
-        os.kill(job.pid, number)
+        job.process.send_signal(number)
         code, output = job.ended(30)
         assert "The saved checkpoints are complete" not in output
         assert "Traceback" not in output
