@@ -82,7 +82,7 @@ lint: $(STAMP) ## Check format, style and types
 	$(BIN)/mypy
 
 check-extras: $(STAMP) ## Check that each extra resolves with the pinned versions
-	@for extra in demo report track bench dev; do \
+	@for extra in demo report track slurm bench dev; do \
 		echo "extra $$extra"; \
 		$(BIN)/python -m pip install --dry-run --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$$extra]" || exit 1; \
 	done

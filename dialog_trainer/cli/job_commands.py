@@ -14,9 +14,9 @@ from dialog_trainer.config.machine import PER_MACHINE
 from dialog_trainer.config.schema import Config
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.screen import write_line
+from dialog_trainer.sweeps.attempt import Start
 from dialog_trainer.sweeps.plan import ComposedJob
 from dialog_trainer.sweeps.record import JobRecord
-from dialog_trainer.sweeps.runner import Start
 
 # What the sweep decides itself, and what belongs to Hydra.
 _NOT_OF_A_JOB = ("project", "name")
@@ -45,11 +45,20 @@ class JobCommands:
         self._folder, self._jobs = folder, jobs
         # As `dialog-trainer` does: the current folder is searched for code only where Python does so here too.
         safe = [] if {"", os.getcwd()} & set(sys.path) and not sys.flags.safe_path else ["-P"]
-        self._program = [sys.executable, *safe, "-m", "dialog_trainer"]
+        self.python = [sys.executable, *safe, "-m"]
         self._flags = ["--config-dir", config_dir] if config_dir else []
+        self._defaults: dict[str, object] = {}
         self._decided: dict[str, object] = {}
 
+    def set_default_threads(self, threads: int) -> None:
+        """`threads` of jobs where neither the user nor an earlier job has decided."""
+        self._defaults = {"threads": threads}
+
     def make(self, job: JobRecord, start: Start) -> list[str]:
+        return [*self.python, "dialog_trainer", *self.make_arguments(job, start)]
+
+    def make_arguments(self, job: JobRecord, start: Start) -> list[str]:
+        """The command line without the program."""
         composed = self._jobs[job.index]
         keep = [f"sweep.keep_at=[{','.join(map(str, start.keep_at))}]"] if start.keep_at else []
         if start.resumes:
@@ -58,16 +67,17 @@ class JobCommands:
             allowed = composed.config.allow_targets
             allow = [f"allow_targets=[{','.join(map(quote_text, allowed))}]"] if allowed else []
             resume = ["mode=resume", f"resume_model_dir={run}", "load_model_type=last"]
-            return [*self._program, *resume, *again, *allow, *keep]
+            return [*resume, *again, *allow, *keep]
         fork = [f"sweep.fork_from={quote_text(start.fork_from)}"] if start.fork_from else []
+        decided = [f"{key}={value}" for key, value in self.decide(composed.config).items()]
         place = [f"project={quote_text(self._folder)}", f"name={job.name}"]
-        return [*self._program, *self._flags, *composed.overrides, *self._decide(composed.config), *place, *keep, *fork]
+        return [*self._flags, *composed.overrides, *decided, *place, *keep, *fork]
 
     def make_report(self) -> list[str]:
         """The command of the report on the sweep."""
-        return [*self._program, "mode=report", f"runs={quote_text(self._folder)}"]
+        return [*self.python, "dialog_trainer", "mode=report", f"runs={quote_text(self._folder)}"]
 
-    def _decide(self, config: Config) -> list[str]:
+    def decide(self, config: Config) -> dict[str, object]:
         """What the first job has decided and this one leaves open; nothing where this one is the first."""
         open_keys = [key for key, value in (("precision", "auto"), ("threads", None)) if getattr(config, key) == value]
         for path in sorted(self._folder.glob("[0-9]*/args.yaml")) if open_keys and not self._decided else ():
@@ -78,4 +88,5 @@ class JobCommands:
                     f"for all jobs, as {path.parent.name}: {' '.join(f'{k}={v}' for k, v in self._decided.items())}"
                 )
                 break
-        return [f"{key}={self._decided[key]}" for key in open_keys if key in self._decided]
+        decided = {**self._defaults, **self._decided}
+        return {key: decided[key] for key in open_keys if key in decided}

@@ -35,6 +35,11 @@ from dialog_trainer.streams import OUTPUT, losses, protect_standard_streams
 
 def entry() -> None:
     """Runs the command line of this process, and ends it."""
+    sys.exit(run_process())
+
+
+def run_process() -> int:
+    """Runs the command line of this process, which is to end with the exit code that is returned."""
     end_at_once_on_stop()
     block_stops(False)  # held while the interpreter started
     if os.environ.pop(SWEEP_JOB, None):
@@ -48,7 +53,7 @@ def entry() -> None:
         if name == OUTPUT and not isinstance(error, BrokenPipeError):  # as in `--help | head`
             write_line(f"{name}: {error.strerror}", sys.stderr)
             code = code or 1
-    sys.exit(code)
+    return code
 
 
 def report_unexpected(error: BaseException) -> None:

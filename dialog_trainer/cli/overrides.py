@@ -19,6 +19,7 @@ from dialog_trainer.cli.places import DOTTED_KEYS
 from dialog_trainer.config.commands import is_dotted
 from dialog_trainer.config.groups import OpenGroup
 from dialog_trainer.config.hints import MODES, hint_for_choice, hint_for_key
+from dialog_trainer.config.launchers import LAUNCHERS
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import all_settings, groups, show
 from dialog_trainer.config.versions import ALIASES
@@ -38,7 +39,6 @@ _PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
 _KEYWORDS = ("true", "false", "null", "inf", "nan")
 # What of Hydra's own configuration a user may set.
 _HYDRA_OPTIONS = ("hydra/launcher", "hydra.launcher.", "hydra/sweeper", "hydra.sweeper.")
-LAUNCHERS = ("local",)
 ONLY_PLUGINS = "of Hydra's own, only hydra/launcher and hydra/sweeper can be set; see project, name"
 _SEVERAL = "several values need -m; to pass a list, write [a,b]; to pass a text with a comma, quote it"
 
@@ -235,7 +235,7 @@ def _hydra_error(override: Override) -> str | None:
     if key == "hydra/launcher" and override.value() not in LAUNCHERS:
         return (
             "is not used here, where a sweep must survive what stops it; hydra/launcher=local runs its jobs on this "
-            "machine, hydra.launcher.n_jobs of them at a time"
+            "machine, hydra.launcher.n_jobs of them at a time, and hydra/launcher=submitit_slurm submits them to Slurm"
         )
     if key == "hydra/sweeper" and override.value() != "basic":
         return (

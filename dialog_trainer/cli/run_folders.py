@@ -9,7 +9,8 @@ from pathlib import Path
 
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.files import list_directory
-from dialog_trainer.sweeps.record import SWEEP_FILE, JobRecord, read_sweep
+from dialog_trainer.sweeps.record import SWEEP_FILE, JobRecord
+from dialog_trainer.sweeps.submitted import read_current
 
 MAX_RUNS = 10_000
 _NUMBER = re.compile(r"(\d+)")
@@ -20,7 +21,7 @@ def find_runs(place: Path) -> Iterator[tuple[Path, JobRecord | None]]:
     they exist or not. Raises `CheckpointError` where there is none."""
     entries = list_directory(place, ".")
     if SWEEP_FILE in entries:
-        for job in read_sweep(place).jobs:
+        for job in read_current(place).jobs:
             yield place / job.name, job
         return
     if "args.yaml" in entries:

@@ -7,21 +7,21 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import hydra
-from hydra.core.plugins import Plugins
-from hydra.types import RunMode
 
 from dialog_trainer.amounts import format_bytes
 from dialog_trainer.build.mask import build_mask
-from dialog_trainer.cli.compose import NewRun, compose_config
+from dialog_trainer.cli.compose import NewRun
 from dialog_trainer.cli.conf import CONF
 from dialog_trainer.cli.job_commands import JobCommands, of_a_job
+from dialog_trainer.cli.launchers import ChosenLauncher, choose_launcher
+from dialog_trainer.cli.submission import check_submission, submit_jobs
 from dialog_trainer.config.groups import MaskScheduleConfig
 from dialog_trainer.config.schema import Config
 from dialog_trainer.errors import ConfigError
@@ -29,7 +29,7 @@ from dialog_trainer.masking.timeline import SAMPLES, build_timeline
 from dialog_trainer.screen import write_line
 from dialog_trainer.sweeps.devices import share_machine
 from dialog_trainer.sweeps.disk import estimate_bytes
-from dialog_trainer.sweeps.forks import MIN_SHARED, Forkable, plan_forks
+from dialog_trainer.sweeps.forks import MIN_SHARED, Forkable, plan_forks, remove_unneeded_branches
 from dialog_trainer.sweeps.job_folder import digest_config
 from dialog_trainer.sweeps.plan import (
     ComposedJob,
@@ -40,7 +40,8 @@ from dialog_trainer.sweeps.plan import (
     plan_sweep,
 )
 from dialog_trainer.sweeps.processes import describe_exit, start_process
-from dialog_trainer.sweeps.record import SWEEP_FILE, SweepRecord, read_sweep
+from dialog_trainer.sweeps.record import SWEEP_FILE, SweepRecord
+from dialog_trainer.sweeps.submitted import read_current
 from dialog_trainer.tracking.run_directory import lock_run_directory
 
 SWEEPS = Path("multirun")
@@ -52,6 +53,7 @@ _FORKED_KEYS = ("train_user_turn_mask_step", "mask_schedule._target_")
 def run_sweep(runs: list[NewRun], overrides: list[str], config_dir: str | None) -> int:
     """Plans the sweep, prints the plan, and runs what is left of it; returns the exit code. Raises `ConfigError`."""
     settings = runs[0].config.sweep
+    launcher = choose_launcher(overrides, config_dir)
     folder = _find_folder(runs)
     composed = [_as_job(run) for run in runs]
     write_line(f"sweep {folder}")
@@ -64,7 +66,10 @@ def run_sweep(runs: list[NewRun], overrides: list[str], config_dir: str | None) 
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         command = shlex.join(["python", "-m", "dialog_trainer", *sys.argv[1:]])
         plan = _check_folders(folder, plan_sweep(composed, known, command, now))
-        plan = _add_forks(plan, settings.fork, settings.early_stopping)
+        plan = _add_forks(plan, settings.fork, settings.early_stopping, launcher.name)
+        commands = JobCommands(folder, plan.jobs, config_dir)
+        if launcher.submits:
+            check_submission(launcher.name, plan, commands, launcher.settings)
         write_line(f"  {describe_work(plan)}{_describe_disk(folder, plan)}")
         if settings.dry_run:
             _print_jobs(plan)
@@ -72,8 +77,9 @@ def run_sweep(runs: list[NewRun], overrides: list[str], config_dir: str | None) 
         if not folder.exists():
             folder.mkdir(parents=True)
             stack.enter_context(lock_run_directory(folder))
-        commands = JobCommands(folder, plan.jobs, config_dir)
-        return _launch(folder, plan, commands, overrides, config_dir)
+        if launcher.submits:
+            return launcher.launch(lambda: _submit(folder, plan, commands, launcher), plan)
+        return launcher.launch(lambda: _run_here(folder, plan, commands, launcher.settings["n_jobs"]), plan)
 
 
 def run_hydra(arguments: list[str]) -> int:
@@ -115,8 +121,11 @@ def _read_known(folder: Path) -> SweepRecord | None:
     """The record of the sweep, in which a job that a killed process left running is one that was stopped."""
     if not (folder / SWEEP_FILE).exists():
         return None
-    record = read_sweep(folder)
-    jobs = (job.model_copy(update={"status": "stopped"}) if job.status == "running" else job for job in record.jobs)
+    record = read_current(folder)
+    jobs = (
+        job.model_copy(update={"status": "stopped"}) if job.status == "running" and not job.submission else job
+        for job in record.jobs
+    )
     return record.model_copy(update={"jobs": tuple(jobs)})
 
 
@@ -125,6 +134,8 @@ def _check_folders(folder: Path, plan: SweepPlan) -> SweepPlan:
     errors, jobs = [], list(plan.record.jobs)
     for index in plan.jobs:
         job, run = jobs[index], folder / jobs[index].name
+        if job.submission:
+            continue
         if os.path.lexists(run):
             if not job.attempts:
                 errors.append(f"{run}: is in the way of a new job; move it elsewhere")
@@ -143,17 +154,24 @@ def _check_folders(folder: Path, plan: SweepPlan) -> SweepPlan:
     return replace(plan, record=plan.record.model_copy(update={"jobs": tuple(jobs)}))
 
 
-def _add_forks(plan: SweepPlan, fork: bool | str, early_stopping: bool) -> SweepPlan:
+def _add_forks(plan: SweepPlan, fork: bool | str, early_stopping: bool, launcher: str) -> SweepPlan:
     """The plan with the jobs that start from a branch of another one."""
     if not fork or early_stopping:
         return plan
     able = [
         Forkable(index, _family(job.config), build_timeline(build_mask(job.config), job.config.planned_steps), job.config.steps)
         for index, job in plan.jobs.items()
-        if _is_exact(job.config)
+        if _is_exact(job.config) and not plan.record.jobs[index].submission
     ]  # fmt: skip
     jobs = list(plan.record.jobs)
     forks = plan_forks(dict(enumerate(jobs)), able, 0.0 if fork is True else MIN_SHARED)
+    if forks and launcher == "submitit_local":
+        if fork is True:
+            raise ConfigError(
+                [f"sweep.fork=true: not with hydra/launcher={launcher}, whose jobs cannot wait for each other"]
+            )
+        write_line(f"  no forks with hydra/launcher={launcher}: {len(forks)} jobs train what they could share")
+        return plan
     for index, job in forks.items():
         jobs[index] = job
     return replace(plan, record=plan.record.model_copy(update={"jobs": tuple(jobs)}))
@@ -171,47 +189,54 @@ def _is_exact(config: Config) -> bool:
     return (built_in or config.planned_steps <= SAMPLES) and not config.whole_epochs
 
 
-def _launch(folder: Path, plan: SweepPlan, commands: JobCommands, overrides: list[str], config_dir: str | None) -> int:
-    """Runs the sweep by the launcher of `hydra/launcher=`."""
-    shared = [line for line in overrides if line.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher."))]
-    config = compose_config(shared, config_dir, RunMode.MULTIRUN)
-    n_jobs = config.hydra.launcher.get("n_jobs", 1)
-    if type(n_jobs) is not int or n_jobs < 1:
-        raise ConfigError([f"hydra.launcher.n_jobs={n_jobs}: must be a whole number of at least 1"])
-    devices = {job.config.device for job in plan.jobs.values()}
-
-    def run(jobs_at_a_time: int) -> int:
-        return _run_here(folder, plan, commands, share_machine(jobs_at_a_time, devices))
-
-    launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=None,  # type: ignore[arg-type]  # its loader composes jobs, which are composed already
-        task_function=run,
-        config=config,
-    )
-    [code] = launcher.launch([job.overrides for job in plan.jobs.values()], 0)
-    return int(code)  # type: ignore[call-overload, no-any-return]  # of our own launchers, which give no JobReturn
-
-
-def _run_here(folder: Path, plan: SweepPlan, commands: JobCommands, environments: Sequence[Mapping[str, str]]) -> int:
+def _run_here(folder: Path, plan: SweepPlan, commands: JobCommands, n_jobs: int) -> int:
+    if plan.submitted:
+        raise ConfigError([f"hydra/launcher=local: jobs of this sweep wait or run as {', '.join(job.submission or '' for job in plan.submitted)}; wait for them, or cancel them"])  # fmt: skip
     from rich.console import Console
 
-    from dialog_trainer.reporting.terminal import print_tables
     from dialog_trainer.sweeps.plan import count_steps_left
     from dialog_trainer.sweeps.progress import SweepProgress
     from dialog_trainer.sweeps.runner import SweepRunner
-    from dialog_trainer.sweeps.status import build_sweep_table
 
-    console = Console(file=sys.stdout)
+    environments = share_machine(n_jobs, {job.config.device for job in plan.jobs.values()})
     hours = next(iter(plan.jobs.values())).config.sweep.max_hours
-    with SweepProgress(console, sum(map(count_steps_left, plan.left))) as progress:
+    with SweepProgress(Console(file=sys.stdout), sum(map(count_steps_left, plan.left))) as progress:
         runner = SweepRunner(
             folder, plan.record, list(plan.jobs), commands.make, progress, None if hours is None else 3600 * hours
         )
         code = runner.run(environments)
-    print_tables(console, [build_sweep_table(folder, runner.record)])
-    if code in (0, 1) and any(job.status == "done" for job in runner.record.jobs):
-        write_report(folder, commands.make_report())
+    _show_end(folder, runner.record, commands, with_report=code in (0, 1))
     return code
+
+
+def _submit(folder: Path, plan: SweepPlan, commands: JobCommands, launcher: ChosenLauncher) -> int:
+    """Submits what is left; a job that failed before is shown, and submitted once more."""
+    from dialog_trainer.sweeps.progress import describe_end
+
+    for job in plan.left:
+        if job.status == "failed":
+            write_line(f"  {job.name}: {describe_end(folder, job)}")
+    record = submit_jobs(launcher.name, folder, plan, commands, launcher.settings)
+    remove_unneeded_branches(folder, record.jobs)
+    waits = [job for job in record.jobs if job.submission]
+    _show_end(folder, record, commands, with_report=not waits)
+    if waits:
+        report = shlex.join(["python", "-m", "dialog_trainer", "mode=report", f"runs={folder}"])
+        write_line(f"{len(waits)} of {len(record.jobs)} jobs wait or run. To see how far they are, and to compare those that are done:")  # fmt: skip
+        write_line(f"  {report}")
+        write_line("The same command again submits what failed or was cancelled.")
+    return 0
+
+
+def _show_end(folder: Path, record: SweepRecord, commands: JobCommands, with_report: bool) -> None:
+    from rich.console import Console
+
+    from dialog_trainer.reporting.terminal import print_tables
+    from dialog_trainer.sweeps.status import build_sweep_table
+
+    print_tables(Console(file=sys.stdout), [build_sweep_table(folder, record)])
+    if with_report and any(job.status == "done" for job in record.jobs):
+        write_report(folder, commands.make_report())
 
 
 def write_report(folder: Path, command: Sequence[str]) -> None:

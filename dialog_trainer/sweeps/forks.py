@@ -13,11 +13,13 @@ steps, `mask_schedule=step` and five values of `train_user_turn_mask_step`:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dialog_trainer.files import remove_directory
 from dialog_trainer.masking.timeline import ScheduleTimeline
+from dialog_trainer.sweeps.job_folder import can_resume
 from dialog_trainer.sweeps.record import JobRecord
 
 BRANCHES = "branches"
@@ -71,6 +73,24 @@ def branch_of(sweep: Path, job: JobRecord) -> Path | None:
         return None
     branch = sweep / job.forked_from / branch_name(job.forked_from_step)
     return branch if branch.is_dir() else None
+
+
+def branch_steps(sweep: Path, jobs: Sequence[JobRecord], root: JobRecord) -> tuple[int, ...]:
+    """The updates after which a job keeps a branch for one that has not started."""
+    steps = {
+        job.forked_from_step
+        for job in jobs
+        if job.forked_from == root.name and job.status != "done" and not can_resume(sweep / job.name)
+    }
+    return tuple(sorted(step for step in steps if step))
+
+
+def remove_unneeded_branches(sweep: Path, jobs: Sequence[JobRecord]) -> None:
+    """Removes the branches of jobs that do not run, where no job needs them any more."""
+    needed = {job.forked_from for job in jobs if job.status != "done"}
+    for job in jobs:
+        if job.name not in needed and job.status not in ("queued", "running"):
+            remove_directory(sweep, f"{job.name}/{BRANCHES}")
 
 
 def plan_forks(record_jobs: Mapping[int, JobRecord], jobs: list[Forkable], min_shared: float) -> dict[int, JobRecord]:

@@ -44,8 +44,15 @@ class SweepPlan:
 
     @property
     def left(self) -> list[JobRecord]:
-        """The jobs of this command that are not done."""
-        return [job for job in self.record.jobs if job.index in self.jobs and job.status != "done"]
+        """The jobs of this command that are neither done nor submitted."""
+        return [
+            job for job in self.record.jobs if job.index in self.jobs and job.status != "done" and not job.submission
+        ]
+
+    @property
+    def submitted(self) -> list[JobRecord]:
+        """The jobs of this command that wait or run where an earlier one has submitted them."""
+        return [job for job in self.record.jobs if job.index in self.jobs and job.submission]
 
 
 def plan_sweep(composed: Sequence[ComposedJob], known: SweepRecord | None, command: str, created: str) -> SweepPlan:
@@ -113,11 +120,14 @@ def name_job(index: int, own: Sequence[str]) -> str:
 def describe_work(plan: SweepPlan) -> str:
     """The jobs and what they cost, in complete runs where all are equally long: `15 jobs, 10.5 runs' worth of steps`."""
     jobs = [plan.record.jobs[index] for index in plan.jobs]
-    done = len(jobs) - len(plan.left)
+    done, submitted = sum(job.status == "done" for job in jobs), len(plan.submitted)
     parts = [f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}"]
-    if not plan.left:
+    if done == len(jobs):
         return f"{parts[0]}, all of them done"
     parts += [f"{done} of them done"] if done else []
+    parts += [f"{submitted} of them submitted"] if submitted else []
+    if not plan.left:
+        return ", ".join(parts)
     left = sum(count_steps_left(job) for job in plan.left)
     lengths = {job.steps for job in jobs}
     if len(lengths) == 1:

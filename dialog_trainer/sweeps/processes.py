@@ -47,11 +47,18 @@ def describe_exit(code: int, folder: Path, log: str) -> str:
     """Why a process failed, in a line: the signal that ended it, or the last line of its log."""
     if code < 0:
         return f"was ended by {signal.Signals(-code).name}"
-    with open_to_read(folder, log) as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-        lines = file.read().decode("utf-8", "replace").splitlines()
-    last = next((line.strip() for line in reversed(lines) if line.strip()), f"exit code {code}, without a word")
-    return printable(last)[:MAX_LINE]
+    return last_line(folder, log) or f"exit code {code}, without a word"
+
+
+def last_line(folder: Path, log: str) -> str:
+    """The last line of a log that is not blank; empty where there is none."""
+    try:
+        with open_to_read(folder, log) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    return printable(next((line.strip() for line in reversed(lines) if line.strip()), ""))[:MAX_LINE]
 
 
 @contextmanager

@@ -14,19 +14,22 @@ from dialog_trainer.files import read_bounded, write_atomically
 SWEEP_FILE = "sweep.json"
 SCHEMA_VERSION = 1
 MAX_BYTES = 2**25
-Status = Literal["waiting", "running", "done", "failed", "stopped"]
+Status = Literal["waiting", "queued", "running", "done", "failed", "stopped"]
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # One part of a path, which Hydra reads unquoted.
 _Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}$")]
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16,64}$")]
+_Submission = Annotated[str, StringConstraints(pattern=r"^(slurm:[0-9]+_[0-9]+|local:[A-Za-z0-9_.-]+:[0-9]+)$")]
 
 
-class _Plain(BaseModel):
+class PlainRecord(BaseModel):
+    """Strict types, immutable, no further key."""
+
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
-class JobRecord(_Plain):
+class JobRecord(PlainRecord):
     """One run of a sweep.
 
     Attributes:
@@ -34,7 +37,7 @@ class JobRecord(_Plain):
         name: its run folder, below that of the sweep.
         overrides: what it was typed with besides what all jobs share, as `seed=1`.
         digest: identity of its settings; two jobs with the same one would be the same run.
-        status: `failed`: ended with an error; `stopped`: by a signal, and will be resumed.
+        status: `queued`: submitted, not started; `failed`: ended with an error; `stopped`: by a signal, and will be resumed.
         exit_code, error: of its last end: 0 and None where it is done; `error` is one line.
         steps_done, steps: updates made, those before a fork included, and planned.
         end: `finished` or `stopped early`; None where it is not done.
@@ -42,6 +45,7 @@ class JobRecord(_Plain):
         tokens: that its updates have seen, those before a fork included.
         attempts: processes that were started for it.
         forked_from, forked_from_step: the job whose updates before this step it shares; None: trained all by itself.
+        submission: its name in the queue, while it is submitted; see `sweeps.queues`.
         config_sha256: of its `args.yaml` when its last process ended; shows a change by hand.
     """
 
@@ -60,10 +64,11 @@ class JobRecord(_Plain):
     attempts: _Count = 0
     forked_from: _Name | None = None
     forked_from_step: _Count | None = None
+    submission: _Submission | None = None
     config_sha256: _Digest | None = None
 
 
-class SweepRecord(_Plain):
+class SweepRecord(PlainRecord):
     """A sweep.
 
     Attributes:

@@ -1,57 +1,25 @@
-"""Runs the jobs of a sweep, each in a process of its own, and keeps `sweep.json`.
-
-What becomes of a job, by what is found in its folder:
-
-    nothing                      it starts, or forks from a branch of another job
-    a checkpoint, not the end    it goes on from there (mode=resume), bit for bit
-    files, no checkpoint         the folder is moved to failed/, and it starts once more
-    done                         nothing
-
-A job that fails does not stop the others.
-"""
+"""Runs the jobs of a sweep, each in a process of its own, and keeps `sweep.json`. A job that fails does not stop the others."""
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dialog_trainer.errors import CheckpointError
-from dialog_trainer.files import remove_directory
 from dialog_trainer.screen import printable
 from dialog_trainer.signals import EXIT_CODES
-from dialog_trainer.sweeps.forks import branch_of
-from dialog_trainer.sweeps.job_folder import (
-    StepCounter,
-    can_resume,
-    digest_config,
-    put_aside,
-    read_position,
-    wait_until_left,
-)
-from dialog_trainer.sweeps.processes import MAX_LINE, Process, describe_exit, forward_stops, send_to_all, start_process
+from dialog_trainer.sweeps.attempt import Start, choose_start, log_of, record_end
+from dialog_trainer.sweeps.forks import branch_of, branch_steps, remove_unneeded_branches
+from dialog_trainer.sweeps.job_folder import StepCounter, can_resume
+from dialog_trainer.sweeps.processes import MAX_LINE, Process, forward_stops, send_to_all, start_process
 from dialog_trainer.sweeps.progress import SweepProgress, describe_end
 from dialog_trainer.sweeps.record import JobRecord, SweepRecord, write_sweep
 
 POLL_SECONDS = 0.1
 RECORD_EVERY_SECONDS = 5.0
-STOPPED = tuple(set(EXIT_CODES.values()))
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """How a job is started: from its last checkpoint, from a branch of another job, or from nothing; and the updates after
-    which it keeps branches for others."""
-
-    resumes: bool = False
-    fork_from: Path | None = None
-    keep_at: tuple[int, ...] = ()
-
-
 # The command line of a job.
 MakeCommand = Callable[[JobRecord, Start], Sequence[str]]
 
@@ -62,7 +30,6 @@ class _Running:
     slot: int
     counter: StepCounter
     since: float
-    seconds_before: float
 
 
 class SweepRunner:
@@ -137,75 +104,38 @@ class SweepRunner:
         try:
             self._start(index, slot, environment)
         except (CheckpointError, OSError) as error:
-            job = self._update(index, status="failed", exit_code=2, error=printable(str(error))[:MAX_LINE])
+            failed = {"status": "failed", "exit_code": 2, "error": printable(str(error))[:MAX_LINE]}
+            job = self.record.jobs[index].model_copy(update=failed)
+            self._replace(job)
             self._progress.line(f"{job.name}: {describe_end(self.folder, job)}")
             return False
         return True
 
     def _start(self, index: int, slot: int, environment: Mapping[str, str]) -> None:
         job = self.record.jobs[index]
-        run = self.folder / job.name
-        resumes, branch = False, branch_of(self.folder, job)
-        if os.path.lexists(run):
-            wait_until_left(run)
-            resumes = can_resume(run)
-            if not resumes:
-                place = put_aside(self.folder, job.name, job.attempts)
-                self._progress.line(f"{job.name} has no checkpoint: moved to {self.folder / place}")
-        if job.forked_from and not resumes and branch is None:
-            self._progress.line(f"{job.name} is trained from its start: {job.forked_from} has left no branch for it")
-            job = self._update(index, forked_from=None, forked_from_step=None)
-        start = Start(resumes, None if resumes else branch, self._branch_steps(job))
-        command = self._make_command(job, start)
-        done = (job.forked_from_step or 0) if not resumes else job.steps_done
-        process = start_process(command, self.folder, log_of(job), environment)
+        start, begun = choose_start(
+            self.folder, job, branch_steps(self.folder, self.record.jobs, job), self._progress.line
+        )
+        process = start_process(self._make_command(begun, start), self.folder, log_of(job), environment)
+        done = begun.steps_done
         self._processes[index] = process
-        self._running[index] = _Running(process, slot, StepCounter(run, done), time.monotonic(), job.seconds)
+        self._running[index] = _Running(process, slot, StepCounter(self.folder / job.name, done), time.monotonic())
         self._steps_before[index] = done
-        how = "goes on" if resumes else f"forks from {job.forked_from}" if branch else "starts"
-        self._update(index, status="running", attempts=job.attempts + 1, exit_code=None, error=None, steps_done=done)
+        self._replace(begun)
+        how = "goes on" if start.resumes else f"forks from {job.forked_from}" if start.fork_from else "starts"
         number = f"[{len(self._asked) - len(self._waiting)}/{len(self._asked)}]"
         self._progress.line(f"{number} {job.name} {how}" + (f" at step {done:,}" if done else ""))
-
-    def _branch_steps(self, job: JobRecord) -> tuple[int, ...]:
-        """The updates after which this job keeps a branch for one that has not started."""
-        steps = {
-            one.forked_from_step
-            for one in self.record.jobs
-            if one.forked_from == job.name and one.status != "done" and not can_resume(self.folder / one.name)
-        }
-        return tuple(sorted(step for step in steps if step))
 
     def _finish(self, index: int, stopping: bool) -> None:
         running = self._running.pop(index)
         del self._processes[index]
-        code = running.process.poll() or 0
-        job = self.record.jobs[index]
-        run = self.folder / job.name
-        position = read_position(run)
-        stopped = code in STOPPED or (code < 0 and stopping)
-        self._update(
-            index,
-            status="done" if code == 0 else "stopped" if stopped else "failed",
-            exit_code=code,
-            error=None if code == 0 or stopped else describe_exit(code, self.folder, log_of(job)),
-            steps_done=position.steps_done if position else running.counter.count(),
-            steps=position.steps if position else job.steps,
-            end=None if code else "finished" if position is None or position.ended else "stopped early",
-            seconds=round(running.seconds_before + time.monotonic() - running.since, 3),
-            tokens=position.tokens if position else job.tokens,
-            config_sha256=digest_config(run),
-        )
+        counted = self.record.jobs[index].model_copy(update={"steps_done": running.counter.count()})
+        seconds = time.monotonic() - running.since
+        job = record_end(self.folder, counted, running.process.poll() or 0, seconds, stopping)
+        self._replace(job)
         self._prepared = True
-        self._remove_branches()
-        self._progress.line(f"{job.name}: {describe_end(self.folder, self.record.jobs[index])}")
-
-    def _remove_branches(self) -> None:
-        """Removes the branches that no job needs any more."""
-        needed = {job.forked_from for job in self.record.jobs if job.status != "done"}
-        for job in self.record.jobs:
-            if job.name not in needed and job.index not in self._running:
-                remove_directory(self.folder, f"{job.name}/branches")
+        remove_unneeded_branches(self.folder, self.record.jobs)
+        self._progress.line(f"{job.name}: {describe_end(self.folder, job)}")
 
     def _show(self) -> None:
         """Counts the updates of the running jobs, and records them now and then."""
@@ -228,12 +158,11 @@ class SweepRunner:
         made = sum(done - self._steps_before[index] for index, done in steps_done.items())
         self._progress.show(len(self._running), left, max(0, made))
 
-    def _update(self, index: int, **changes: Any) -> JobRecord:
+    def _replace(self, job: JobRecord) -> None:
         jobs = list(self.record.jobs)
-        jobs[index] = jobs[index].model_copy(update=changes)
+        jobs[job.index] = job
         self.record = self.record.model_copy(update={"jobs": tuple(jobs)})
         self._write()
-        return jobs[index]
 
     def _write(self) -> None:
         """Writes the record. A full disk stops no job: the next change is written with all before it."""
@@ -244,8 +173,3 @@ class SweepRunner:
             if not self._unwritten:
                 self._progress.line(f"note: {error.filename} cannot be written now: {error.strerror}")
             self._unwritten = True
-
-
-def log_of(job: JobRecord) -> str:
-    """The file below the sweep with what the job prints."""
-    return f"logs/{job.name}.log"

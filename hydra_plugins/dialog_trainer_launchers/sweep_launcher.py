@@ -1,4 +1,4 @@
-"""`hydra/launcher=local`: the jobs of a sweep on this machine, each in a process of its own. Imports no torch.
+"""`hydra/launcher=local`, `submitit_local` and `submitit_slurm`: where the jobs of a sweep run. Imports no torch.
 
 It is thin: `dialog_trainer` gives it the function that runs the sweep, and gets back the exit code.
 """
@@ -11,12 +11,11 @@ from typing import Any
 from hydra.plugins.launcher import Launcher
 
 
-class LocalLauncher(Launcher):
-    """Hands the sweep over to `dialog_trainer`, which knows which of its jobs are done. `n_jobs`: jobs at a time."""
+class SweepLauncher(Launcher):
+    """Hands the sweep over to `dialog_trainer`, which knows which of its jobs are done, and has checked the `settings`."""
 
-    def __init__(self, n_jobs: int) -> None:
-        self.n_jobs = n_jobs
-        self._run: Callable[[int], int] | None = None
+    def __init__(self, **settings: Any) -> None:
+        self._run: Callable[..., int] | None = None
 
     def setup(self, *, hydra_context: Any, task_function: Callable[..., int], config: Any) -> None:
         self._run = task_function
@@ -24,4 +23,4 @@ class LocalLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[int]:
         if self._run is None:
             raise RuntimeError("setup comes before launch")
-        return [self._run(self.n_jobs)]
+        return [self._run(job_overrides)]
