@@ -66,9 +66,8 @@ def submit_jobs(
             after = record.jobs[root].submission if root is not None else None
             names = submit_array(folder / FOLDER, command, len(jobs), {"job_name": folder.name, **settings}, after)
             waits = f", after {record.jobs[root].name}" if root is not None else ""
-            write_line(
-                f"  submitted to Slurm: {_count(jobs)} as array {names[0].partition(':')[2].partition('_')[0]}{waits}"
-            )
+            array = names[0].removeprefix("slurm:").partition("_")[0]
+            write_line(f"  submitted to Slurm: {_count(jobs)} as array {array}{waits}")
         else:
             names = [start_here(folder / FOLDER, [*command, str(index)], settings) for index in range(len(jobs))]
             write_line(f"  started here: {_count(jobs)}")

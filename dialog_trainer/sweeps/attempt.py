@@ -60,7 +60,7 @@ def choose_start(sweep: Path, job: JobRecord, keep_at: tuple[int, ...], say: Say
 
 def record_end(sweep: Path, job: JobRecord, code: int, seconds: float, stopping: bool = False) -> JobRecord:
     """The record of a job whose attempt ended with this exit code after so many seconds, and whose `steps_done` were counted
-    so far. `stopping`: it was told to stop, so that a signal that ended it is no failure."""
+    so far. `stopping`: it was sent a stop signal, so that one that ended it is no failure."""
     run = sweep / job.name
     position = read_position(run)
     stopped = code in STOPPED or (code < 0 and stopping)

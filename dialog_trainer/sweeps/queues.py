@@ -56,7 +56,7 @@ def submit_array(
         )
         executor.parameters["map_count"] = count
         array = _hand_over(executor, f"{shlex.join(command)} $SLURM_ARRAY_TASK_ID")
-    except (RuntimeError, ValueError, OSError, submitit.core.utils.FailedJobError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         raise ConfigError([f"hydra/launcher=submitit_slurm: {_join_lines(error)}"]) from None
     return [f"slurm:{array}_{index}" for index in range(count)]
 
