@@ -78,7 +78,7 @@ def test_jobs_here_outlive_the_command_and_are_completed(submit, tmp_path):
     first, second = jobs_in(tmp_path)
     assert (first.status, first.attempts, second.status, second.attempts) == ("failed", 2, "done", 2)
     assert (second.exit_code, second.end, second.steps_done) == (0, "finished", 40)
-    assert [row["step"] for row in rows(folder / second.name, "train")] == list(range(40))
+    assert sorted({row["step"] for row in rows(folder / second.name, "train")}) == list(range(40))
 
 
 def processes_of(name: str, folder: Path) -> list[int]:
