@@ -25,39 +25,58 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plan", type=Path)
     parser.add_argument("--name", help="folder in multirun/; by default that of the plan")
-    parser.add_argument("--blocks", nargs="*", help="some of the blocks; by default all")
+    parser.add_argument(
+        "--block", action="append", dest="blocks", help="one of the blocks, may be repeated; by default all"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the jobs of each block and their cost, and stop")
     parser.add_argument(
         "overrides", nargs="*", default=[], help="options for all blocks, as data.path=data/dailydialog"
     )
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     plan = yaml.safe_load(options.plan.read_text(encoding="utf-8"))
+    unknown = [block for block in options.blocks or () if block not in plan["blocks"]]
+    if unknown:
+        parser.error(f"--block {' '.join(unknown)}: the plan has {', '.join(plan['blocks'])}")
     name = options.name or options.plan.parent.name
     folder = Path("multirun") / name
     blocks = {key: plan["blocks"][key] for key in options.blocks or plan["blocks"]}
     dry = ["sweep.dry_run=true"] if options.dry_run else []
     for key, block in blocks.items():
-        run("-m", f"project={folder}", f"name={key}", *plan["settings"], *block["sweep"], *options.overrides, *dry)
+        settings = replace_typed([*plan["settings"], *block["sweep"]], options.overrides)
+        must_run("-m", f"project={folder}", f"name={key}", *settings, *dry)
     if options.dry_run:
         return 0
     for key, block in blocks.items():
         if "scores" in block:
-            run("mode=validate", f"runs={folder / key}", *block["scores"])
+            must_run("mode=validate", f"runs={folder / key}", *block["scores"])
+    worst = 0
     for key, report in plan["reports"].items():
         runs = find_runs(folder, report["runs"])
         if not runs:
             continue
         made = folder / "reports" / key
-        run("mode=report", f"runs=[{','.join(runs)}]", f"report.out={made}", *report["options"])
-        if folder.resolve() != options.plan.parent.resolve():
+        code = run("mode=report", f"runs=[{','.join(runs)}]", f"report.out={made}", *report["options"])
+        worst = max(worst, code)
+        if code == 0 and folder.resolve() != options.plan.parent.resolve():
             print(compare(options.plan.parent / "reports" / key / RESULTS, made / RESULTS))
-    return 0
+    return worst
 
 
-def run(*arguments: str) -> None:
+def replace_typed(planned: list[str], typed: list[str]) -> list[str]:
+    """The options of the plan with those that were typed in the place of others: of a swept key given twice, Hydra makes all
+    combinations."""
+    keys = {line.partition("=")[0] for line in typed}
+    return [*(line for line in planned if line.partition("=")[0] not in keys), *typed]
+
+
+def run(*arguments: str) -> int:
     command = [sys.executable, "-m", "dialog_trainer", *arguments]
     print("\n$ " + shlex.join(["python", *command[1:]]), flush=True)
-    code = subprocess.run(command).returncode
+    return subprocess.run(command).returncode
+
+
+def must_run(*arguments: str) -> None:
+    code = run(*arguments)
     if code:
         sys.exit(code)
 

@@ -52,14 +52,14 @@ class TrainingState:
     def restore(cls, saved: SavedState, attempt: int, best: BestTracker) -> TrainingState:
         """The position that a checkpoint keeps."""
         return cls(
-            saved.step,
-            attempt,
-            saved.validated_step,
-            saved.skipped_updates,
-            saved.tokens_seen,
-            saved.user_tokens_seen,
-            saved.assistant_tokens_seen,
-            best,
+            step=saved.step,
+            attempt=attempt,
+            validated_step=saved.validated_step,
+            skipped_updates=saved.skipped_updates,
+            tokens_seen=saved.tokens_seen,
+            user_tokens_seen=saved.user_tokens_seen,
+            assistant_tokens_seen=saved.assistant_tokens_seen,
+            best=best,
         )
 
     def add(self, report: StepReport) -> None:

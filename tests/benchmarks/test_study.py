@@ -75,3 +75,13 @@ def test_a_repetition_is_compared_run_by_run(study, tmp_path, made, lines):
     text = study.compare(kept, write_results(tmp_path / "made.csv", made))
     assert all(line in text for line in lines), text
     assert "not there" in study.compare(tmp_path / "absent.csv", kept)
+
+
+def test_what_is_typed_takes_the_place_of_what_is_planned(study):
+    planned = ["steps=1200", "seed=0,1", "optim.lr0=5e-3"]
+    assert study.replace_typed(planned, ["seed=7", "data.path=x"]) == [
+        "steps=1200",
+        "optim.lr0=5e-3",
+        "seed=7",
+        "data.path=x",
+    ]

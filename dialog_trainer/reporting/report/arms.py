@@ -55,6 +55,8 @@ class Design:
         for arm in self.arms:
             if text in (arm.label, self.name_arm(arm)) or _as_number(text) == _as_number(arm.label) is not None:
                 return arm
+        if not self.keys:
+            raise ConfigError([f"report.baseline={text}: the runs differ in their seed alone; leave it out"])
         there = "; ".join(arm.label for arm in self.arms)
         raise ConfigError(
             [f"report.baseline={text}: no run has this value of {', '.join(self.keys)}; there are: {there}"]

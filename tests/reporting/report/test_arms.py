@@ -76,3 +76,9 @@ def test_the_baseline_is_found_by_value_or_by_name(tmp_path):
         assert design.find_baseline(text).label == "0.5"
     with pytest.raises(ConfigError, match=r"report.baseline=0.4: no run has this value .* there are: 0; 0.5"):
         design.find_baseline("0.4")
+
+
+def test_runs_that_differ_in_their_seed_alone_have_no_baseline(tmp_path):
+    design = find_design(runs_of(tmp_path, grid(MASK, [0.5])))
+    with pytest.raises(ConfigError, match=r"report.baseline=0.5: the runs differ in their seed alone; leave it out"):
+        design.find_baseline("0.5")
