@@ -305,7 +305,7 @@ def daily_dialog(real_data, gpt2_tokenizer, tmp_path_factory):
 @pytest.mark.parametrize("max_len", [8, 64])
 def test_real_dialogues_break_no_clause(daily_dialog, gpt2_tokenizer, truncation, max_len):
     table = daily_dialog(truncation, max_len)
-    rows = table.rows.with_format(None)[:]
+    every = list(zip(table.rows.column("roles"), table.rows.column("lengths"), strict=True))
     masks = [*map(Mask, SCHEDULES), Mask(SCHEDULES[0], U), Mask(SCHEDULES[2], U), Mask(SCHEDULES[0], A, True)]
     for mask in masks:
         kept = check_mask(
@@ -314,7 +314,7 @@ def test_real_dialogues_break_no_clause(daily_dialog, gpt2_tokenizer, truncation
         )  # fmt: skip
         expected = [
             place
-            for place, (roles, lengths) in enumerate(zip(rows["roles"], rows["lengths"], strict=True))
+            for place, (roles, lengths) in enumerate(every)
             if any(length and of in (mask.trained_role, Role.END) for of, length in zip(roles, lengths, strict=True))
         ]
         assert kept.indices.tolist() == expected
