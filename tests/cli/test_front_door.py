@@ -99,7 +99,9 @@ def test_a_stop_during_the_start_is_one_line(seconds, number, code, tmp_path):
         assert seconds < 0.2
         return
     assert started.returncode == code
-    assert errors == "interrupted before there was anything to save\n"
+    told = errors.splitlines()
+    assert told[-1] == "interrupted before there was anything to save"
+    assert told[:-1] in ([], ["importing torch and transformers ..."])  # said where the import takes long
 
 
 @pytest.mark.parametrize("command", [MODULE, COMMAND], ids=["module", "command"])
