@@ -1,7 +1,7 @@
 """Makes a study from its plan, and repeats it: `python benchmarks/study.py multirun/user_turn_mask/plan.yaml --name again`.
 
-The plan names the settings that all runs share, `blocks` (sweeps), how runs are scored, and `reports` (which runs of which
-blocks are compared). Each step is a command of dialog_trainer, printed before it runs, so that a part can be typed by hand.
+The plan names the settings that all runs share but those of a block with `settings` of its own, `blocks` (sweeps), how runs
+are scored, and `reports` (which runs of which blocks are compared). Each step is a command of dialog_trainer, printed before it runs, so that a part can be typed by hand.
 Started again it goes on: jobs that are done and scores that are there are kept. Under a name other than the plan's folder, the
 results are compared with those of that folder.
 """
@@ -42,7 +42,7 @@ def main() -> int:
     blocks = {key: plan["blocks"][key] for key in options.blocks or plan["blocks"]}
     dry = ["sweep.dry_run=true"] if options.dry_run else []
     for key, block in blocks.items():
-        settings = replace_typed([*plan["settings"], *block["sweep"]], options.overrides)
+        settings = replace_typed([*block.get("settings", plan["settings"]), *block["sweep"]], options.overrides)
         must_run("-m", f"project={folder}", f"name={key}", *settings, *dry)
     if options.dry_run:
         return 0
