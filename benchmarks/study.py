@@ -51,9 +51,9 @@ def main() -> int:
             must_run("mode=validate", f"runs={folder / key}", *block["scores"])
     worst = 0
     for key, report in plan["reports"].items():
-        runs = find_runs(folder, report["runs"])
-        if not runs:
+        if not any(path for pattern in report["runs"] for path in folder.glob(pattern)):
             continue
+        runs = [str(folder / pattern) for pattern in report["runs"]]
         made = folder / "reports" / key
         code = run("mode=report", f"runs=[{','.join(runs)}]", f"report.out={made}", *report["options"])
         worst = max(worst, code)
@@ -79,11 +79,6 @@ def must_run(*arguments: str) -> None:
     code = run(*arguments)
     if code:
         sys.exit(code)
-
-
-def find_runs(folder: Path, patterns: list[str]) -> list[str]:
-    """Run folders whose path in the study matches one of the patterns."""
-    return sorted({str(path) for pattern in patterns for path in folder.glob(pattern) if (path / "args.yaml").exists()})
 
 
 def compare(kept: Path, made: Path) -> str:

@@ -11,6 +11,7 @@ from dialog_trainer.cli.overrides import parse_overrides, quote_text
 from dialog_trainer.cli.run_folders import find_runs
 from dialog_trainer.cli.saved_config import load_changed_job
 from dialog_trainer.config.job import Job
+from dialog_trainer.config.paths import expand_runs, find_missing_runs
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import all_settings
 from dialog_trainer.errors import CheckpointError, ConfigError
@@ -28,10 +29,10 @@ def read_places(overrides: list[str]) -> tuple[Path, ...]:
         places = all_settings(Config)["runs"].validate(typed[-1]) or ()
     except ValueError as error:
         raise ConfigError([str(error)]) from None
-    missing = [f"runs={place}: there is no such folder" for place in places if not Path(place).is_dir()]
+    missing = find_missing_runs(places)
     if missing:
         raise ConfigError(missing)
-    return tuple(map(Path, places))
+    return tuple(expand_runs(places))
 
 
 def run_on_each(

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,36 @@ def check_runs(values: Values) -> list[str]:
         return [f"runs={_show_runs(places)}: goes with mode=report or mode=validate, not with mode={command.name}"]
     if not places and command.takes_runs and not command.works_on_saved_run:
         return [f"mode={command.name} needs runs: pass runs=<folder of a sweep>, or runs=[<run folder>,<run folder>]"]
-    missing = [place for place in places or () if not os.path.isdir(place)]
-    return [f"runs={place}: there is no such folder" for place in missing]
+    return find_missing_runs(places or ())
+
+
+def find_missing_runs(places: Iterable[str]) -> list[str]:
+    """The errors of values of `runs` that name nothing."""
+    return [
+        f"runs={place}: no folder of a run or of a sweep matches" if is_pattern(place)
+        else f"runs={place}: there is no such folder"
+        for place in places
+        if not expand_runs((place,))
+    ]  # fmt: skip
+
+
+def expand_runs(places: Iterable[str]) -> list[Path]:
+    """The folders that `runs` names: those that are there, and for a pattern the folders of runs and sweeps that match, sorted."""
+    found: dict[Path, None] = {}
+    for place in places:
+        if os.path.isdir(place):
+            found[Path(place)] = None
+        elif is_pattern(place):
+            found |= {
+                Path(match): None
+                for match in sorted(glob.glob(place))
+                if any(os.path.isfile(os.path.join(match, name)) for name in ("args.yaml", "sweep.json"))
+            }
+    return list(found)
+
+
+def is_pattern(place: str) -> bool:
+    return any(character in place for character in "*?[")
 
 
 def _show_runs(places: tuple[str, ...]) -> str:

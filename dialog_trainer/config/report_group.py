@@ -20,7 +20,10 @@ def _read_value(value: Any) -> Any:
 
 
 Runs = Annotated[
-    tuple[Text, ...], BeforeValidator(_read_runs), FreeText(), Words("a folder, or a list of folders, as [a,b]")
+    tuple[Text, ...],
+    BeforeValidator(_read_runs),
+    FreeText(),
+    Words("a folder, a pattern of folders as a/*-seed_0, or a list of these, as [a,b]"),
 ]
 Value = Annotated[Text, BeforeValidator(_read_value), Words("a text or a number")]
 

@@ -161,8 +161,8 @@ class Config(Record):
         per_command=True,
     )
     runs: Runs | None = setting(
-        "What mode=report compares, and mode=validate scores in one go: the folder of a sweep, or run folders, or folders "
-        "of them. null: none.",
+        "What mode=report compares, and mode=validate scores in one go: the folder of a sweep, or run folders, folders of "
+        "them or patterns. null: none.",
         per_command=True,
         when_absent=None,
     )

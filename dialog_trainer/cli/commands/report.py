@@ -13,6 +13,7 @@ from dialog_trainer.cli.run_folders import find_runs
 from dialog_trainer.cli.saved_config import read_saved
 from dialog_trainer.config.frozen import flatten
 from dialog_trainer.config.job import Job
+from dialog_trainer.config.paths import expand_runs
 from dialog_trainer.config.report_group import ReportConfig
 from dialog_trainer.errors import CheckpointError, ConfigError
 from dialog_trainer.files import read_bounded
@@ -29,7 +30,7 @@ MAX_NAMED = 3
 
 def report_runs(job: Job, console: Console) -> int:
     """mode=report of `runs`."""
-    places = [Path(place) for place in job.config.runs or ()]
+    places = expand_runs(job.config.runs or ())
     if len(places) > 1 and job.config.report.out is None:
         raise ConfigError(
             ["mode=report: runs of several places need a folder for the report: pass report.out=<folder>"]

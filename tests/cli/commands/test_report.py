@@ -72,12 +72,26 @@ def test_runs_of_one_setting_have_no_baseline(sweep, tmp_path, dialog_trainer):
         "all runs: assistant_nll is 3.05 (95 % interval 2.41 to 3.69) nats per token at the last validation, 2 seeds."
         in out
     )
-    code, out, err = dialog_trainer(
-        "mode=report", f"runs=['{sweep}/m0.0-s0','{sweep}/m0.0-s0']", f"report.out='{tmp_path}/a'"
-    )
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (sweep / "m0.0-s0").rename(alone / "m0.0-s0")
+    code, out, err = dialog_trainer("mode=report", f"runs='{alone}'")
     assert code == 0, err
     assert "With one seed there is no interval." in out
     assert "warning: the intervals" not in out
+
+
+def test_a_pattern_names_the_runs_that_match_it(sweep, tmp_path, dialog_trainer):
+    runs = f"runs=['{sweep}/m0.5-*','{sweep}/m*']"  # the folder of figures matches too, and is none
+    (sweep / "m-figures").mkdir()
+    code, _, err = dialog_trainer("mode=report", runs, f"report.out='{tmp_path}/out'", "report.baseline=0")
+    assert code == 0, err
+    with (tmp_path / "out/results.csv").open(encoding="utf-8") as file:
+        names = [row["run"] for row in csv.DictReader(file)]
+    assert len(names) == len(set(names)) == 6
+    assert dialog_trainer("mode=validate", f"runs='{sweep}/nothing-*'")[2] == (
+        f"1 error in the configuration:\n  - runs={sweep}/nothing-*: no folder of a run or of a sweep matches\n"
+    )
 
 
 def test_what_cannot_be_read_is_listed_and_the_rest_is_compared(sweep, dialog_trainer):
@@ -144,6 +158,7 @@ def test_real_runs_are_trained_scored_and_compared(dialog_trainer, tiny_options,
     [
         ([], "mode=report needs runs: pass runs=<folder of a sweep>"),
         (["runs=nowhere"], "runs=nowhere: there is no such folder"),
+        (["runs=nowhere/*"], "runs=nowhere/*: no folder of a run or of a sweep matches"),
         (["runs=."], "holds no run (no folder with args.yaml)"),
         (["runs='{sweep}'", "report.baseline=0.3"], "report.baseline=0.3: no run has this value"),
         (["runs='{sweep}'", "report.metric=bleu9"], "report.metric=bleu9: no complete run has it; there are: "),
