@@ -49,18 +49,23 @@ class Design:
         return f"{self.keys[0]}={arm.label}" if len(self.keys) == 1 else arm.label
 
     def find_baseline(self, text: str | None) -> Arm:
-        """The arm of `report.baseline`, or the first one. Raises `ConfigError`."""
+        """The arm of `report.baseline`, or the first one; of several keys, a value that one arm alone has will do. Raises
+        `ConfigError`."""
         if text is None:
             return self.arms[0]
         for arm in self.arms:
-            if text in (arm.label, self.name_arm(arm)) or _as_number(text) == _as_number(arm.label) is not None:
+            if text == arm.label:
                 return arm
+        found = [
+            arm for arm in self.arms if any(_names(text, *part) for part in zip(self.keys, arm.values, strict=True))
+        ]
+        if len(found) == 1:
+            return found[0]
         if not self.keys:
             raise ConfigError([f"report.baseline={text}: the runs differ in their seed alone; leave it out"])
-        there = "; ".join(arm.label for arm in self.arms)
-        raise ConfigError(
-            [f"report.baseline={text}: no run has this value of {', '.join(self.keys)}; there are: {there}"]
-        )
+        reason = "several settings have this value" if found else f"no run has this value of {', '.join(self.keys)}"
+        there = "; ".join(arm.label for arm in found or self.arms)
+        raise ConfigError([f"report.baseline={text}: {reason}; there are: {there}"])
 
 
 def find_design(runs: Sequence[RunRecord]) -> Design:
@@ -109,12 +114,19 @@ def _find_columns(runs: Sequence[RunRecord]) -> tuple[dict[str, list[Any]], list
         groups = (".".join(key.split(".")[:count]) for count in range(1, key.count(".") + 1))
         group = next((one for one in groups if len({options.get(one) for options in typed}) > 1), None)
         if group:
-            columns[group] = [options.get(group, _DEFAULT) for options in typed]
+            columns[group] = [
+                options.get(group) or _name_default(run, group) for options, run in zip(typed, runs, strict=True)
+            ]
         else:
             derived.append(key)
     if columns:
         return columns, derived
     return {key: [run.settings.get(key) for run in runs] for key in varied}, []
+
+
+def _name_default(run: RunRecord, group: str) -> str:
+    """The choice of a group that was not typed: by what it builds, where it says that."""
+    return str(run.settings.get(f"{group}._target_") or _DEFAULT).rpartition(".")[2]
 
 
 def _read_typed(text: str) -> tuple[str, str]:
@@ -148,6 +160,15 @@ def _sorting_key(arms: Sequence[Arm], width: int) -> Callable[[Arm], tuple[float
         else:
             places.append({repr(value): float(-place) for place, value in enumerate(reversed(values))})
     return lambda arm: tuple(place[repr(value)] for place, value in zip(places, arm.values, strict=True))
+
+
+def _names(text: str, key: str, value: Any) -> bool:
+    """Whether a text, as `0.5` or `lr0=0.5`, is the value of a key."""
+    name, equals, right = text.partition("=")
+    if equals and name not in (key, key.rpartition(".")[2]):
+        return False
+    right = right if equals else text
+    return right == _show(value) or _as_number(right) == _as_number(_show(value)) is not None
 
 
 def _as_number(text: str) -> float | None:

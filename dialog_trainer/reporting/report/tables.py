@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Sequence
 
-from dialog_trainer.reporting.report.arms import Design
+from dialog_trainer.reporting.report.arms import Arm, Design
 from dialog_trainer.reporting.report.collect import RunRecord
 from dialog_trainer.reporting.report.comparison import ArmResult, Comparison, Quantity
 from dialog_trainer.reporting.report.statistics import ALPHA, Estimate, Interval
@@ -15,12 +15,14 @@ from dialog_trainer.reporting.tables import TextTable
 
 SECONDS_PER_HOUR = 3600
 INTERVAL_HEAD = "\N{PLUS-MINUS SIGN} 95 %"
+# Of the baseline in the head of a column, in characters.
+MAX_LABEL = 16
 
 
 def build_primary_table(comparison: Comparison, design: Design) -> TextTable:
     """The arms, their means and their differences from the baseline, in at most 80 columns where labels are short."""
     baseline = comparison.baseline
-    head = ["setting", "seeds", f"mean {INTERVAL_HEAD}", f"minus {baseline.label} {INTERVAL_HEAD}"]
+    head = ["setting", "seeds", f"mean {INTERVAL_HEAD}", _head_of_difference(baseline)]
     rows = [
         [
             one.arm.label,
@@ -67,10 +69,10 @@ def build_full_table(comparisons: Sequence[Comparison], design: Design) -> TextT
                     result.verdict or "-",
                 ]
             )
-    baseline = comparisons[0].baseline.label if comparisons else ""
+    difference = _head_of_difference(comparisons[0].baseline) if comparisons else ""
     head = [
-        "quantity", _head_of_arms(design), "seeds", f"mean {INTERVAL_HEAD}", f"minus {baseline} {INTERVAL_HEAD}",
-        "for these test dialogues", "p", "p (Holm)", "verdict",
+        "quantity", _head_of_arms(design), "seeds", f"mean {INTERVAL_HEAD}", difference, "for these test dialogues", "p",
+        "p (Holm)", "verdict",
     ]  # fmt: skip
     return TextTable("All losses and scores", head, rows)
 
@@ -99,6 +101,11 @@ def build_runs_table(runs: Sequence[RunRecord], design: Design, absent: Sequence
         "precision",
     ]
     return TextTable("Runs", head, rows)
+
+
+def _head_of_difference(baseline: Arm) -> str:
+    name = baseline.label if len(baseline.label) <= MAX_LABEL else "the baseline"
+    return f"minus {name} {INTERVAL_HEAD}"
 
 
 def render_csv(runs: Sequence[RunRecord], design: Design, quantities: Sequence[Quantity]) -> str:

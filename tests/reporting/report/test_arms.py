@@ -78,6 +78,29 @@ def test_the_baseline_is_found_by_value_or_by_name(tmp_path):
         design.find_baseline("0.4")
 
 
+def test_of_several_settings_a_value_of_one_arm_alone_is_enough(tmp_path):
+    step, linear = ({"mask_schedule._target_": f"dialog_trainer.masking.schedules.{one}"} for one in ("step", "linear"))
+    rows = [
+        *grid(MASK, [0.0, 0.5], **step),
+        *(({MASK: 0.5, "seed": seed, **linear}, ["mask_schedule=linear", f"seed={seed}"]) for seed in (0, 1)),
+    ]
+    design = find_design(runs_of(tmp_path, rows))
+    labels = [f"mask_schedule={name}, {MASK}={value}" for name, value in (("step", 0), ("step", 0.5), ("linear", 0.5))]
+    assert [arm.label for arm in design.arms] == labels
+    for text in ("0", "0.0", f"{MASK}=0", labels[0]):
+        assert design.find_baseline(text).label == labels[0]
+    assert design.find_baseline("mask_schedule=linear").label == labels[2]
+    with pytest.raises(
+        ConfigError, match=r"=0.5: several settings have this value; there are: .*=step, .*; .*=linear, "
+    ):
+        design.find_baseline("0.5")
+    for text in ("0.7", "lr0=0", "="):
+        with pytest.raises(
+            ConfigError, match=rf"report.baseline={text}: no run has this value of mask_schedule, {MASK}"
+        ):
+            design.find_baseline(text)
+
+
 def test_runs_that_differ_in_their_seed_alone_have_no_baseline(tmp_path):
     design = find_design(runs_of(tmp_path, grid(MASK, [0.5])))
     with pytest.raises(ConfigError, match=r"report.baseline=0.5: the runs differ in their seed alone; leave it out"):
