@@ -73,7 +73,7 @@ PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loa
 test: $(STAMP) ## Run all tests
 	$(PYTEST)
 
-test-fast: $(STAMP) ## Run the tests without whole runs and processes of their own (under a minute)
+test-fast: $(STAMP) ## Run the tests without whole runs, processes, properties and real data (about a minute)
 	$(PYTEST) -m "not slow"
 
 lint: $(STAMP) ## Check format, style and types

@@ -24,6 +24,7 @@ os.environ["PYTHONHASHSEED"] = "0"
 
 import torch
 from helpers import chromium
+from hypothesis import is_hypothesis_test
 
 from dialog_trainer.cli.main import main
 from dialog_trainer.data.tokenizer import DialogueTokenizer
@@ -35,6 +36,14 @@ from dialog_trainer.signals import EXIT_CODES
 def pytest_collection() -> None:
     """What is read from here on stays to the end: it is not looked through for garbage, now or later."""
     gc.disable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of many drawn examples, and of whole sets of real data, are slow without a word of theirs."""
+    for item in items:
+        if is_hypothesis_test(getattr(item, "obj", None)) or "real_data" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
 
 
 def pytest_collection_finish() -> None:

@@ -13,6 +13,7 @@ from dialog_trainer.config.schema import Config
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.reporting.console import format_override
 
+pytestmark = pytest.mark.slow
 TINY = ("data=chitchat", "model=gpt2_tiny")
 
 

@@ -18,6 +18,7 @@ from dialog_trainer.cli.main import main
 from dialog_trainer.cli.overrides import prepare_overrides
 from dialog_trainer.config.frozen import thaw
 
+pytestmark = pytest.mark.slow
 GLOBAL = "# @package _global_\n"
 TINY = ("model=gpt2_tiny", "data=chitchat", "device=cpu")
 NICE = ("experiment=nice",)

@@ -38,6 +38,7 @@ def test_running_threads_are_counted():
     assert running is None or running >= 1
 
 
+@pytest.mark.slow
 def test_openmp_reads_it_before_torch_is_there():
     """GNU's OpenMP prints what it read as it is loaded."""
     code = (

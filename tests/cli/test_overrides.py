@@ -8,6 +8,7 @@ from dialog_trainer.cli.compose import compose_runs
 from dialog_trainer.cli.overrides import format_value, prepare_overrides, read_override
 from dialog_trainer.errors import ConfigError
 
+pytestmark = pytest.mark.slow
 PLUGIN = "takes a name, as hydra/launcher=local"
 NOT_USED = "is not used here"
 ONE_VALUE = "Hydra's own options can be set to one value only"

@@ -16,6 +16,7 @@ from dialog_trainer.config.table import settings as settings_of
 from dialog_trainer.config.versions import absent_values
 from dialog_trainer.errors import CheckpointError, ConfigError
 
+pytestmark = pytest.mark.slow
 SETTINGS = settings_of(Config)
 
 # As a run keeps them: composed from these, with the planned length filled in.

@@ -18,6 +18,7 @@ from dialog_trainer.model.loading import build_from_scratch
 from dialog_trainer.types import Role
 from tests.helpers.configs import compose_config
 
+pytestmark = pytest.mark.slow
 CHOICES = list_choices(None)
 
 

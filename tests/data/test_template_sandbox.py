@@ -14,6 +14,7 @@ from dialog_trainer.errors import ModelError
 from dialog_trainer.types import Dialogue, Role, Turn
 from tests.helpers.templates import CHATML, make_tokenizer
 
+pytestmark = pytest.mark.slow
 GROW = "{% set ns = namespace(s=START) %}{% for i in range(60) %}{% set ns.s = STEP %}{% endfor %}"
 
 

@@ -162,6 +162,7 @@ def split_by(pattern):
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
+@pytest.mark.slow
 def test_a_regular_expression_that_does_not_end_is_given_up(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr("dialog_trainer.data.text_encoder.SECONDS", 1)
     hostile = DialogueTokenizer.pretrained(saved_with(tokenizer, tmp_path, pre_tokenizer=split_by("a*a*[bc]")))

@@ -8,6 +8,8 @@ from tests.torture.fuzz_readers import READERS, Failure, Reader, fuzz
 from tests.torture.model_readers import MODEL_READERS
 from tests.torture.run_readers import RUN_READERS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "reader", [*READERS, *FILE_READERS, *RUN_READERS, *MODEL_READERS], ids=lambda reader: reader.name

@@ -328,6 +328,7 @@ def test_what_a_reader_holds_stays(save, run, kind):
     assert steps(run) == {"best_metric": 5, "last": 6, "step-00000005": 5, "step-00000006": 6}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_reader_of_a_run_that_saves_gets_a_whole_checkpoint_each_time(save, run):
     save(1, best_loss=1)

@@ -8,6 +8,7 @@ from helpers.run_folders import make_run, write
 
 from dialog_trainer.sweeps.record import JobRecord, SweepRecord, write_sweep
 
+pytestmark = pytest.mark.slow
 MASK = "train_user_turn_mask_step"
 LOSSES = {0.0: [3.0, 3.1, 3.2], 0.5: [2.9, 3.02, 3.09]}
 
@@ -128,7 +129,6 @@ def test_jobs_of_a_sweep_that_failed_or_wait_are_listed(sweep, dialog_trainer):
     assert "failed: the disk is full" in (sweep / "report.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_real_runs_are_trained_scored_and_compared(dialog_trainer, tiny_options, tmp_path):
     for value in (0, 1):
         for seed in (0, 1):
