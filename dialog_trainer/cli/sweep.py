@@ -137,7 +137,11 @@ def _check_folders(folder: Path, plan: SweepPlan) -> SweepPlan:
         if job.submission:
             continue
         if os.path.lexists(run):
-            if not job.attempts:
+            if run.is_symlink():
+                errors.append(
+                    f"{run}: is a link, and inside a sweep none is followed; put the folder itself in its place"
+                )
+            elif not job.attempts:
                 errors.append(f"{run}: is in the way of a new job; move it elsewhere")
             elif job.config_sha256 and digest_config(run) != job.config_sha256:
                 errors.append(

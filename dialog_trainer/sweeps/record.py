@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.files import read_bounded, write_atomically
@@ -16,6 +16,7 @@ SCHEMA_VERSION = 1
 MAX_BYTES = 2**25
 Status = Literal["waiting", "queued", "running", "done", "failed", "stopped"]
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
+_Steps = Annotated[int, Field(ge=1, lt=2**63)]
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # One part of a path, which Hydra reads unquoted.
 _Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}$")]
@@ -57,7 +58,7 @@ class JobRecord(PlainRecord):
     exit_code: int | None = None
     error: str | None = None
     steps_done: _Count = 0
-    steps: _Count
+    steps: _Steps
     end: str | None = None
     seconds: _Seconds = 0.0
     tokens: _Count = 0
@@ -87,6 +88,17 @@ class SweepRecord(PlainRecord):
     swept: tuple[str, ...]
     settings: dict[str, Any]
     jobs: tuple[JobRecord, ...]
+
+    @model_validator(mode="after")
+    def _check_jobs(self) -> SweepRecord:
+        names, digests = ({getattr(job, key) for job in self.jobs} for key in ("name", "digest"))
+        if [job.index for job in self.jobs] != list(range(len(self.jobs))):
+            raise ValueError("the jobs are not numbered 0, 1, 2 ...")
+        if min(len(names), len(digests)) < len(self.jobs):
+            raise ValueError("two jobs have one name or one digest")
+        if any(job.forked_from not in (None, *names) for job in self.jobs):
+            raise ValueError("a job forks from one that is not there")
+        return self
 
 
 def read_sweep(folder: Path) -> SweepRecord:

@@ -102,6 +102,11 @@ def read_run_id(run: Path) -> str | None:
     return _read_identity(read_bounded(run, "args.yaml", MAX_CONFIG_BYTES)).get("run_id")
 
 
+def read_origin(run: Path) -> Mapping[str, object] | None:
+    """The `origin` that `write_config` got; None for a run that was trained from its start."""
+    return _read_identity(read_bounded(run, "args.yaml", MAX_CONFIG_BYTES)).get("origin")
+
+
 def _read_identity(content: bytes) -> dict[str, Any]:
     saved = yaml.safe_load(content)
     return {key: saved[key] for key in IDENTITY if key in saved}

@@ -15,7 +15,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,10 +80,11 @@ def write_checkpoint(
     tokenizer.save(directory)
     save_file(tensors[1], directory / OPTIMIZER_FILE)
     (directory / STATE_FILE).write_text(json.dumps(state, indent=2), encoding="utf-8")
-    _write_manifest(directory)
+    write_manifest(directory)
 
 
-def _write_manifest(directory: Path) -> None:
+def write_manifest(directory: Path) -> None:
+    """Writes `manifest.json` of a directory: bytes and sha256 of all other files below it."""
     files = {
         path.relative_to(directory).as_posix(): (path.stat().st_size, sha256_of_file(path))
         for path in sorted(path for path in directory.rglob("*") if path.is_file())
@@ -96,7 +97,7 @@ def write_base(run: Path, model: PreTrainedModel, tokenizer: DialogueTokenizer) 
     with atomic_directory(run, BASE) as directory:
         model.save_pretrained(directory, state_dict=model.adapter.base_weights(), safe_serialization=True)  # type: ignore[operator, union-attr]  # set by `add_lora`
         tokenizer.save(directory)
-        _write_manifest(directory)
+        write_manifest(directory)
 
 
 def digest_base(run: Path) -> str | None:
@@ -114,7 +115,11 @@ def find_base(run: Path, digest: str | None) -> Path:
         raise CheckpointError(f"{error.filename}: {error.strerror}") from None
     if found is None:
         raise CheckpointError(f"{run / BASE} is missing: it holds the model of the adapters; copy it from the run")
-    damage = "it is not the one that this checkpoint was trained on" if found != digest else _compare_files(run, BASE)
+    damage = (
+        "it is not the one that this checkpoint was trained on"
+        if found != digest
+        else _find_damage(run, BASE, frozenset())
+    )
     if damage:
         raise CheckpointError(f"{run / BASE} cannot be used: {damage}")
     return run / BASE
@@ -122,21 +127,35 @@ def find_base(run: Path, digest: str | None) -> Path:
 
 def find_damage(run: Path, checkpoint: str) -> str | None:
     """What is wrong with a checkpoint, a directory below the run; None if every byte is as it was written."""
-    return _compare_files(run, checkpoint, REQUIRED)
+    return _find_damage(run, checkpoint, REQUIRED)
 
 
-def _compare_files(run: Path, directory: str, required: Set[str] = frozenset()) -> str | None:
-    """What differs between a directory below the run and its manifest, which must name the `required` files."""
+def _find_damage(run: Path, directory: str, required: Set[str]) -> str | None:
+    path = run / directory
+
+    def check_names(names: Set[str]) -> str | None:
+        missing = sorted(required - names)
+        if missing:
+            return f"{path / MANIFEST} does not name {', '.join(missing)}"
+        if not names & {MODEL_CONFIG, ADAPTER_CONFIG}:
+            return f"{path / MANIFEST} names neither {MODEL_CONFIG} nor {ADAPTER_CONFIG}"
+        if MODEL_CONFIG in names and os.path.lexists(path / ADAPTER_CONFIG):
+            return f"{path / ADAPTER_CONFIG} names another model: remove it"
+        return None
+
+    return compare_with_manifest(run, directory, check_names)
+
+
+def compare_with_manifest(
+    run: Path, directory: str, check_names: Callable[[Set[str]], str | None] = lambda names: None
+) -> str | None:
+    """What differs between a directory below the run and its manifest; `check_names` says what is wrong with its names."""
     path = run / directory
     try:
         files = Manifest.model_validate_json(read_bounded(run, f"{directory}/{MANIFEST}", MAX_MANIFEST_BYTES)).files
-        missing = sorted(required - set(files))
-        if missing:
-            return f"{path / MANIFEST} does not name {', '.join(missing)}"
-        if MODEL_CONFIG not in files and ADAPTER_CONFIG not in files:
-            return f"{path / MANIFEST} names neither {MODEL_CONFIG} nor {ADAPTER_CONFIG}"
-        if MODEL_CONFIG in files and os.path.lexists(path / ADAPTER_CONFIG):
-            return f"{path / ADAPTER_CONFIG} names another model: remove it"
+        wrong = check_names(files.keys())
+        if wrong:
+            return wrong
         for name, (size, digest) in files.items():
             with open_to_read(run, f"{directory}/{name}") as file:
                 found = os.fstat(file.fileno()).st_size

@@ -165,6 +165,12 @@ def test_folders_changed_by_hand_are_named(planned, tmp_path):
     code, _, err = planned("steps=2", "seed=0,1")
     assert code == 2
     assert "multirun/run/001-seed_1: is in the way of a new job" in err
+    (folder / "001-seed_1").rename(tmp_path / "elsewhere")
+    (folder / "000").symlink_to(tmp_path / "elsewhere")
+    code, _, err = planned("steps=2", "seed=0")
+    assert code == 2
+    assert "multirun/run/000: is a link, and inside a sweep none is followed" in err
+    (folder / "000").unlink()
     with ExitStack() as stack:
         stack.enter_context(lock_run_directory(folder))
         code, _, err = planned("steps=2", "seed=0")

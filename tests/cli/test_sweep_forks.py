@@ -66,18 +66,16 @@ def configuration(run: Path) -> list[str]:
     return [line for line in lines if not line.startswith(("run_id:", "project:", "cache_dir:"))]
 
 
-@pytest.mark.parametrize("damage", ["file", "data"])
+@pytest.mark.parametrize("damage", ["trainer/state.json", "metrics.jsonl", "data"])
 def test_a_branch_that_cannot_be_used_is_trained_again(sweep, tmp_path, monkeypatch, jsonl_folder, damage):  # noqa: F811
     folder = tmp_path / "multirun/run"
     data = shutil.copytree(jsonl_folder, tmp_path / "data")
     start = runner.start_process
 
     def spoil(command, *rest):
-        for state in (
-            folder.glob("001-*/branches/*/start/*/trainer/state.json") if "sweep.fork_from" in str(command) else ()
-        ):
-            if damage == "file":
-                state.write_text("{}")
+        for path in folder.glob("001-*/branches/**/*") if "sweep.fork_from" in str(command) else ():
+            if path.as_posix().endswith(damage):
+                path.write_text("{}")
         if damage == "data" and "sweep.fork_from" in str(command):
             with (data / "train.jsonl").open("a") as file:
                 file.write('{"turns": ["Is this new ?", "Yes , it is ."]}\n')

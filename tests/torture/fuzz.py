@@ -8,14 +8,19 @@ from pathlib import Path
 
 from helpers.processes import SERVER
 
+from tests.torture.branch_readers import BRANCH_READERS
 from tests.torture.file_readers import FILE_READERS
 from tests.torture.fuzz_readers import READERS, fuzz
 from tests.torture.model_readers import MODEL_READERS
+from tests.torture.report_readers import REPORT_READERS
 from tests.torture.run_readers import RUN_READERS
 from tests.torture.trials import Row, share
 
-ALL = {reader.name: reader for reader in (*READERS, *FILE_READERS, *RUN_READERS, *MODEL_READERS)}
-# Of readers that build a model or a tokenizer, or compose a configuration, for each file.
+ALL = {
+    reader.name: reader
+    for reader in (*READERS, *FILE_READERS, *RUN_READERS, *MODEL_READERS, *REPORT_READERS, *BRANCH_READERS)
+}
+# Of readers that build a model or a tokenizer, compose a configuration, or compare runs, for each file.
 SLOW = {
     "GGUF",
     "checkpoint of the original",
@@ -25,6 +30,7 @@ SLOW = {
     "config.json",
     "header of weights",
     "overrides",
+    *(reader.name for reader in (*REPORT_READERS, *BRANCH_READERS)),
 }
 SECONDS_EACH = 6
 # A mutation that asks for more is refused by the system, and counts as a failure.

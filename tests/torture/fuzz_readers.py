@@ -11,12 +11,13 @@ import io
 import json
 import pickle
 import random
+import re
 import signal
 import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -33,6 +34,8 @@ MAX_SECONDS = 5.0  # of the processor: the machine may be busy
 MAX_BYTES = 2**30
 # A reader that hangs in Python is stopped after so many seconds.
 STOP_SECONDS = 20
+# Of the errors of a command line: room for what is shown of a value, and not more.
+MAX_ERROR = 20_000
 
 Texts = Sequence[Sequence[str]]
 DIALOGUES: Texts = [
@@ -186,13 +189,30 @@ PIECES = [
 ]  # fmt: skip
 
 
+def put_beside(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Gives the folder of the mutated file those that belong to it."""
+    for name, content in files.items():
+        path = folder / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+
+# A number, text or word of JSON, YAML or CSV, and what is put in its place: the file stays one of its format.
+VALUE = re.compile(rb'"[^"\n]{0,200}"|-?\d[\d.eE+-]*|true|false|null')
+OTHER_VALUES = [
+    b"null", b"true", b"0", b"-1", b"2", b"0.5", b"1e99", b"-1e99", b"1e-320", b"9223372036854775807", b"[]", b"{}", b'""', b'"x"',
+    b'"auto"', b'[1, "x"]', b'{"x": 1}', b'"\\ud800"', b'"../x"', b"NaN",
+]  # fmt: skip
+
+
 def mutate(content: bytes, others: Sequence[bytes], random_: random.Random) -> bytes:
     """`content` after one to four mutations."""
     mutated = bytearray(content)
     for _ in range(random_.choice((1, 1, 2, 4))):
         start = random_.randrange(len(mutated) + 1)
         end = min(len(mutated), start + random_.choice((1, 2, 4, 16, 200, len(mutated))))
-        match random_.randrange(9):
+        match random_.randrange(12):
             case 0 | 1 if start < len(mutated):
                 mutated[start] ^= 1 << random_.randrange(8)
             case 2 if start < len(mutated):
@@ -209,6 +229,9 @@ def mutate(content: bytes, others: Sequence[bytes], random_: random.Random) -> b
                 mutated[start:end] = random_.choice(PIECES)
             case 7:
                 mutated[start:start] = random_.choice(PIECES)
+            case 8 | 9 | 10:
+                if value := VALUE.search(mutated, start) or VALUE.search(mutated):
+                    mutated[value.start() : value.end()] = random_.choice(OTHER_VALUES)
             case _:
                 other = random_.choice(others)
                 cut = random_.randrange(len(other) + 1)

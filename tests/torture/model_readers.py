@@ -15,8 +15,8 @@ from dialog_trainer.errors import CheckpointError, ModelError
 from dialog_trainer.model.adapters import WEIGHTS_FILE, LoraAdapter, add_lora
 from dialog_trainer.model.loading import build_from_scratch, load_pretrained
 from tests.helpers.gguf_files import write_gguf
-from tests.torture.fuzz_readers import Reader
-from tests.torture.run_readers import put_beside, small_model
+from tests.torture.fuzz_readers import Reader, put_beside
+from tests.torture.run_readers import saved_files, small_model
 
 
 def valid_gguf() -> list[bytes]:
@@ -51,7 +51,7 @@ def read_original(folder: Path) -> object:
 
 
 def read_bin(folder: Path) -> object:
-    put_beside(folder)
+    put_beside(folder, saved_files())
     (folder / "model.safetensors").unlink()
     return load_pretrained(str(folder), small_model()[1], None, pickles=True)
 

@@ -24,11 +24,9 @@ from dialog_trainer.tracking.jsonl import read_next_attempt, read_rows
 from dialog_trainer.training.checkpoint import MANIFEST, OPTIMIZER_FILE, find_damage, load_optimizer
 from dialog_trainer.training.saved_state import STATE_FILE, read_state
 from tests.helpers.checkpoints import make_saver
-from tests.torture.fuzz_readers import DIALOGUES, Reader
+from tests.torture.fuzz_readers import DIALOGUES, MAX_ERROR, Reader, put_beside
 
 STEP = "weights/step-00000001"
-# Room for what is shown of a value, and not more.
-MAX_ERROR = 20_000
 
 
 @cache
@@ -47,17 +45,8 @@ def saved_files() -> dict[str, bytes]:
         return {path.relative_to(step).as_posix(): path.read_bytes() for path in step.rglob("*") if path.is_file()}
 
 
-def put_beside(folder: Path) -> None:
-    """Gives the folder the other files of the checkpoint."""
-    for name, content in saved_files().items():
-        path = folder / name
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(content)
-
-
 def read_manifest(folder: Path) -> object:
-    put_beside(folder)
+    put_beside(folder, saved_files())
     return find_damage(folder.parent, folder.name)
 
 
@@ -67,7 +56,7 @@ def read_optimizer(folder: Path) -> object:
 
 
 def read_model(folder: Path) -> object:
-    put_beside(folder)
+    put_beside(folder, saved_files())
     return load_pretrained(str(folder), small_model()[1], None)
 
 

@@ -2,18 +2,13 @@
 
 import pytest
 
-from tests.torture.file_readers import FILE_READERS
-from tests.torture.fuzz import SLOW
-from tests.torture.fuzz_readers import READERS, Failure, Reader, fuzz
-from tests.torture.model_readers import MODEL_READERS
-from tests.torture.run_readers import RUN_READERS
+from tests.torture.fuzz import ALL, SLOW
+from tests.torture.fuzz_readers import Failure, Reader, fuzz
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    "reader", [*READERS, *FILE_READERS, *RUN_READERS, *MODEL_READERS], ids=lambda reader: reader.name
-)
+@pytest.mark.parametrize("reader", ALL.values(), ids=lambda reader: reader.name)
 def test_mutated_files_give_a_value_or_the_error_of_the_reader(reader, capfd):
     count = 8 if reader.name in SLOW else 80
     assert fuzz(reader, count, seed=0) == []

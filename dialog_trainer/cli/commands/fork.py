@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dialog_trainer.cli.commands.branches import best_until, replay_best, take_branch
+from dialog_trainer.cli.commands.branches import best_until, find_branch_damage, replay_best, take_branch
 from dialog_trainer.cli.commands.fit import fit, lock_for_all_ranks, restore_parts
 from dialog_trainer.cli.commands.parts import TrainingParts
 from dialog_trainer.config.frozen import thaw
@@ -27,7 +27,6 @@ from dialog_trainer.reporting.terminal import RunConsole
 from dialog_trainer.signals import StopSignal
 from dialog_trainer.tracking.jsonl import read_next_attempt
 from dialog_trainer.tracking.run_directory import claim_run_directory, read_run_id, write_config
-from dialog_trainer.training.checkpoint import find_damage
 from dialog_trainer.training.early_stopping import BestTracker
 from dialog_trainer.training.loop import TrainingState
 from dialog_trainer.training.reproducibility import describe_differences
@@ -38,8 +37,8 @@ _OPEN = (None, "auto")
 
 
 @dataclass(frozen=True, slots=True)
-class _Start:
-    """The checkpoint below a branch, and what is wrong with it."""
+class Start:
+    """The checkpoint below a branch, and what is wrong with the branch."""
 
     checkpoint: str
     damage: str | None
@@ -48,7 +47,7 @@ class _Start:
 def train_fork(job: Job, branch: Path, console: RunConsole) -> int | None:
     """Trains a new run from a branch; returns the exit code, or None where it must be trained from its start."""
     say = make_printer(console)
-    found = collectives.broadcast_from_rank0(lambda: _find_start(branch))
+    found = collectives.broadcast_from_rank0(lambda: find_start(branch))
     if found.damage:
         say(f"{branch} cannot be used ({found.damage}): the run is trained from its start")
         return None
@@ -65,26 +64,32 @@ def train_fork(job: Job, branch: Path, console: RunConsole) -> int | None:
     attempt = max(0, read_next_attempt(branch / "metrics.jsonl") - 1)
     state = TrainingState.restore(saved, attempt, best_until(best_at, saved.step))
     with StopSignal() as stop:
-        folder = Path(collectives.broadcast_from_rank0(lambda: str(_make_folder(job, branch, parts, state, best_at))))
+        folder = Path(
+            collectives.broadcast_from_rank0(
+                lambda: str(_make_folder(job, branch, saved.run_id, parts, state, best_at))
+            )
+        )
         with lock_for_all_ranks(folder):
             say(f"forks from {branch} at step {saved.step:,}")
             return fit(folder, parts, state, console, stop)
 
 
-def _find_start(branch: Path) -> _Start:
+def find_start(branch: Path) -> Start:
+    """Where a branch starts, once each of its files was compared with its manifest, and its settings are some."""
     try:
         names = [name for name, kind in list_directory(branch, "start").items() if kind == "directory"]
     except OSError as error:
-        return _Start("", str(error.strerror))
+        return Start("", str(error.strerror))
     if len(names) != 1:
-        return _Start("", "it holds no start")
+        return Start("", "it holds no start")
     checkpoint = f"start/{names[0]}"
-    damage = find_damage(branch, checkpoint)
+    damage = find_branch_damage(branch, checkpoint)
     try:
-        damage = damage or (None if read_state(branch, checkpoint).config else "it names no settings")
-    except CheckpointError as error:
+        if not damage:
+            Config.from_dict(read_state(branch, checkpoint).config or {})
+    except (CheckpointError, ConfigError) as error:
         damage = str(error)
-    return _Start(checkpoint, damage)
+    return Start(checkpoint, damage)
 
 
 def _adopt(root: Config, typed: Config, branch: Path) -> Config:
@@ -121,14 +126,17 @@ def _describe_differences(saved: SavedState, parts: TrainingParts) -> list[str]:
 
 
 def _make_folder(
-    job: Job, branch: Path, parts: TrainingParts, state: TrainingState, best_at: Mapping[int, BestTracker]
+    job: Job,
+    branch: Path,
+    root_id: str | None,
+    parts: TrainingParts,
+    state: TrainingState,
+    best_at: Mapping[int, BestTracker],
 ) -> Path:
-    """Makes the run folder and fills it from the branch, on rank 0."""
-    root = branch.parents[1]
+    """Makes the run folder and fills it from the branch of the run `root_id`, on rank 0."""
     folder = claim_run_directory(Path(job.parent), job.name or "")
-    origin = {"run": str(root), "run_id": read_run_id(root), "step": state.step}
+    origin = {"run": str(branch.parents[1]), "run_id": root_id, "step": state.step}
     settings_of_run = parts.config.to_dict()
-    # The last file of a run that is made: a folder without it is none.
     write_config(folder, settings_of_run | {"digest": parts.digest}, thaw(job.hydra_files), origin=origin)
     own = {
         "config": settings_of_run,

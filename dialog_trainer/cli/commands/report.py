@@ -15,6 +15,7 @@ from dialog_trainer.config.frozen import flatten
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.paths import expand_runs
 from dialog_trainer.config.report_group import ReportConfig
+from dialog_trainer.config.schema import Config
 from dialog_trainer.errors import CheckpointError, ConfigError
 from dialog_trainer.files import read_bounded
 from dialog_trainer.reporting.console import make_printer
@@ -80,7 +81,12 @@ def _name_places(places: Sequence[Path]) -> str:
 
 def collect_folder(folder: Path, typed: Sequence[str] | None, status: JobStatus | None = None) -> RunRecord:
     """The record of a run folder. `typed`: its own options, None: as its files have them. Raises `CheckpointError`."""
-    settings = flatten(read_saved(folder), frozenset(DICTS))
+    tree = read_saved(folder)
+    try:
+        Config.read(tree)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / 'args.yaml'}: {'; '.join(error.errors)}") from None
+    settings = flatten(tree, frozenset(DICTS))
     return collect_run(folder, settings, _read_typed(folder) if typed is None else tuple(typed), status)
 
 

@@ -1,7 +1,7 @@
 """mode=verify_resume: whether a resume is exact on this machine, with the settings that are typed.
 
-One run trains straight to the end. Others are stopped by a signal, each at another place, and resumed in a new process.
-Their final files must be those of the straight run, bit for bit.
+One run trains straight to the end. Others are stopped by a signal, each at another place, and resumed in a new process; one
+more forks from the straight one, as the jobs of a sweep do. Their final files must be those of the straight run, bit for bit.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from dialog_trainer.reporting.console import make_printer
 from dialog_trainer.reporting.tables import TextTable
 from dialog_trainer.reporting.terminal import RunConsole, print_tables
 from dialog_trainer.signals import StopRequest, StopSignal
+from dialog_trainer.sweeps.forks import branch_name
 from dialog_trainer.tracking.jsonl import Row, read_newest_rows, read_rows
-from dialog_trainer.tracking.run_directory import claim_run_directory
+from dialog_trainer.tracking.run_directory import claim_run_directory, read_origin
 from dialog_trainer.training.checkpoint_directory import KINDS, locate
 from dialog_trainer.training.comparison import compare_checkpoints, find_value_difference
-from dialog_trainer.training.saved_state import SavedState
 from dialog_trainer.types import Say
 
 # Of a validation: it shows whether a resume is exact as well as a long one does.
@@ -48,10 +48,20 @@ _TIMES = {"attempt", "time_seconds", "tokens_per_second", "data_seconds", "mfu"}
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """`differences`: the first place in each file that differs from the straight run's."""
+    """A run that is compared with the straight one.
 
-    fault: Fault
-    resumed: SavedState
+    Attributes:
+        name: its folder.
+        what: what happened to it.
+        until: updates that had been made when it happened.
+        since: the step from which it went on.
+        differences: the first place in each file that differs.
+    """
+
+    name: str
+    what: str
+    until: int
+    since: int
     differences: list[str]
 
 
@@ -62,8 +72,10 @@ def verify_resume(job: Job, console: RunConsole) -> int:
         raise ConfigError(
             [f"steps={config.steps}: mode=verify_resume needs at least {MIN_STEPS}, to stop at some of them"]
         )
-    change = build_timeline(build_mask(config), config.planned_steps).last_change
-    switch = change if 0 < change < config.steps else None
+    timeline = build_timeline(build_mask(config), config.planned_steps)
+    switch = timeline.last_change if 0 < timeline.last_change < config.steps else None
+    # Where the jobs of a sweep over the mask fork.
+    fork_at = timeline.first_change if 0 < timeline.first_change < config.steps else config.steps // 2
     faults = plan_faults(config.steps, switch, config.seed)
     trains = config.replace({"mode": "train"})
     errors = find_process_errors(trains, count_processes(trains), started=False)
@@ -73,7 +85,7 @@ def verify_resume(job: Job, console: RunConsole) -> int:
     with StopSignal() as stop:
         folder = claim_run_directory(project, f"{config.name}-verify_resume")
         try:
-            outcomes = _train_all(job, folder, faults, stop, say)
+            outcomes = _train_all(job, folder, faults, fork_at, stop, say)
         except DialogTrainerError as error:
             error.args = (f"{error}\nkept in {folder}",)
             raise
@@ -87,22 +99,24 @@ def verify_resume(job: Job, console: RunConsole) -> int:
     print_tables(console, [_build_table(outcomes, switch)])
     for outcome in outcomes:
         for difference in outcome.differences:
-            say(f"{outcome.fault.name}: {difference}")
+            say(f"{outcome.name}: {difference}")
     if equal:
         say(
-            f"equal: {len(outcomes)} resumed runs have the rows, replies and checkpoints of the straight one, bit for bit "
-            f"({folder} is removed)"
+            f"equal: {len(outcomes)} runs that were resumed or forked have the rows, replies and checkpoints of the straight "
+            f"one, bit for bit ({folder} is removed)"
         )
     else:
         say(f"different: the straight run and those that differ are kept in {folder}")
     return 0 if equal else 1
 
 
-def _train_all(job: Job, folder: Path, faults: Sequence[Fault], stop: StopSignal, say: Say) -> list[_Outcome]:
-    config, count = _short_validations(job.config, folder), len(faults) + 1
+def _train_all(
+    job: Job, folder: Path, faults: Sequence[Fault], fork_at: int, stop: StopSignal, say: Say
+) -> list[_Outcome]:
+    config, count = _short_validations(job.config, folder), len(faults) + 2
     say(
         f"{count} runs of {config.steps:,} steps, one after the other, in {folder}: one straight to the end, {len(faults)} "
-        f"that are stopped and resumed. They take about {count} times as long as one, and the disk space of two"
+        f"that are stopped and resumed, one that forks. They take about {count} times as long as one, and the disk space of two"
     )
     say(
         f"settings of its own: validated every {config.validate_every_n_steps:,} steps on up to {MAX_DIALOGUES} dialogues "
@@ -110,10 +124,11 @@ def _train_all(job: Job, folder: Path, faults: Sequence[Fault], stop: StopSignal
     )
     start = time.monotonic()
     straight = folder / "straight"
-    run_to_end(_new_job(job, config, folder, "straight"), folder / "straight.txt", stop)
+    keeps = config.replace({"sweep.keep_at": [fork_at]})
+    run_to_end(_new_job(job, keeps, folder, "straight"), folder / "straight.txt", stop)
     seconds = time.monotonic() - start
     trained = max(row["time_seconds"] for row in read_newest_rows(straight / "metrics.jsonl", "validation"))
-    others = len(faults) * (2 * seconds - trained)  # each starts twice
+    others = len(faults) * (2 * seconds - trained) + seconds  # each that is stopped starts twice
     say(
         f"1/{count} straight: {config.steps:,} steps in {_format_time(seconds)}; the others take about "
         f"{_format_time(others)} together"
@@ -126,10 +141,22 @@ def _train_all(job: Job, folder: Path, faults: Sequence[Fault], stop: StopSignal
         state = run_until(fault, _new_job(job, config, folder, fault.name), output, stop)
         say(f"{number}/{count} {fault}: goes on from step {state.step:,}")
         run_to_end(_resume_job(config, folder / fault.name), output, stop)
-        outcomes.append(_Outcome(fault, state, compare_runs(straight, folder / fault.name)))
-        if not outcomes[-1].differences:
-            remove_directory(folder, fault.name)
-    return outcomes
+        outcomes.append(_compare(straight, fault.name, str(fault), fault.step, state.step))
+    say(f"{count}/{count} fork of the straight run at step {fork_at:,}")
+    fork = config.replace({"sweep.fork_from": str(straight / branch_name(fork_at))})
+    run_to_end(_new_job(job, fork, folder, "fork"), folder / "fork.txt", stop)
+    return [*outcomes, _compare(straight, "fork", "fork of the straight run", fork_at, fork_at)]
+
+
+def _compare(straight: Path, name: str, what: str, until: int, since: int) -> _Outcome:
+    """Compares a finished run, and removes it where it is equal."""
+    folder = straight.parent
+    differences = compare_runs(straight, folder / name)
+    if name == "fork" and read_origin(folder / name) is None:
+        differences.append(f"the branch was not used; {folder / name}.txt says why")
+    if not differences:
+        remove_directory(folder, name)
+    return _Outcome(name, what, until, since, differences)
 
 
 def _short_validations(config: Config, folder: Path) -> Config:
@@ -174,22 +201,21 @@ def _resume_job(config: Config, run: Path) -> Job:
 
 
 def _build_table(outcomes: Sequence[_Outcome], switch: int | None) -> TextTable:
-    """A row for each resumed run."""
-    head = ["stopped by", "went on from step", "steps repeated", "mask switch", "final files"]
+    """A row for each run but the straight one."""
+    head = ["run", "went on from step", "steps repeated", "mask switch", "final files"]
     rows = []
     for outcome in outcomes:
-        fault, step = outcome.fault, outcome.resumed.step
-        crosses = switch is not None and step < switch
+        crosses = switch is not None and outcome.since < switch
         rows.append(
             [
-                str(fault),
-                f"{step:,}",
-                f"{max(0, fault.step - step):,}",
+                outcome.what,
+                f"{outcome.since:,}",
+                f"{max(0, outcome.until - outcome.since):,}",
                 f"crossed at {switch:,}" if crosses else "-",
                 "different" if outcome.differences else "equal",
             ]
         )
-    return TextTable("Resumed runs, compared with the straight one", head, rows)
+    return TextTable("Resumed and forked runs, compared with the straight one", head, rows)
 
 
 def compare_runs(expected: Path, found: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from dialog_trainer.metrics.bootstrap import Value
 from dialog_trainer.metrics.ratios import divide
 from dialog_trainer.metrics.registry import SCORES
 from dialog_trainer.reporting.report.statistics import pseudo_values
-from dialog_trainer.tracking.jsonl import read_rows
+from dialog_trainer.tracking.jsonl import MAX_VALUE, read_rows
 
 MAX_DIALOGUES = 1_000_000
 # Numbers of one statistic of a dialogue; NIST's have 11.
@@ -132,7 +131,8 @@ def _read_split(run: Path, place: str) -> ScoredSplit:
         if len(kept) > 1:
             digest = sha256_of_texts(*(ids[name][index] for index in kept))
             dialogues[name] = DialogueScores(pseudo_values(rows[kept], _VALUES[name]), digest)
-    values = {name: values[name] for name in whole if name in values and math.isfinite(values[name])}
+    values = {name: values[name] for name in whole if name in values and abs(values[name]) < MAX_VALUE}
+    dialogues = {name: one for name, one in dialogues.items() if np.all(np.abs(one.values) < MAX_VALUE)}
     return ScoredSplit(file, values, dialogues, len(contaminated))
 
 
@@ -164,7 +164,7 @@ def _check_numbers(numbers: object, name: str) -> list[float]:
     if (
         isinstance(numbers, list)
         and 0 < len(numbers) <= MAX_WIDTH
-        and all(type(one) in (int, float) and abs(one) < 1e100 for one in numbers)
+        and all(type(one) in (int, float) and abs(one) < MAX_VALUE for one in numbers)
     ):
         return numbers
     raise ValueError(f"{DIALOGUES_FILE}: {name} has no list of numbers")

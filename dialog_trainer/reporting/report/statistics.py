@@ -122,8 +122,9 @@ def judge(difference: Estimate, adjusted_p: float | None, margin: float | None) 
 def _satterthwaite(terms: Sequence[tuple[float, int]]) -> float:
     """Degrees of freedom of a sum of variances, each `(variance, degrees of freedom)`; those of the first if all are 0."""
     total = sum(term for term, _ in terms)
-    spread = sum(term**2 / degrees for term, degrees in terms)
-    return total**2 / spread if spread else float(terms[0][1])
+    if not total:
+        return float(terms[0][1])
+    return 1 / sum((term / total) ** 2 / degrees for term, degrees in terms)
 
 
 def _interval(mean: float, error: float, degrees: float) -> Interval:

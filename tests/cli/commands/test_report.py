@@ -114,11 +114,11 @@ def test_jobs_of_a_sweep_that_failed_or_wait_are_listed(sweep, dialog_trainer):
     for index, name in enumerate(names):
         value, seed = name.removeprefix("m").split("-s")
         jobs.append(
-            JobRecord(index=index, name=name, overrides=(f"{MASK}={value}", f"seed={seed}"), digest="0" * 16, status="done",
+            JobRecord(index=index, name=name, overrides=(f"{MASK}={value}", f"seed={seed}"), digest=f"{index:016}", status="done",
                       end="finished", steps=40, steps_done=40)
         )  # fmt: skip
     jobs[1] = jobs[1].model_copy(update={"status": "failed", "error": "the disk is full"})
-    jobs.append(jobs[0].model_copy(update={"index": 6, "name": "later", "status": "waiting"}))
+    jobs.append(jobs[0].model_copy(update={"index": 6, "name": "later", "digest": "f" * 16, "status": "waiting"}))
     record = SweepRecord(
         schema_version=1, created="", command="", overrides=(), swept=(MASK, "seed"), settings={}, jobs=tuple(jobs)
     )
@@ -177,3 +177,10 @@ def test_wrong_options_are_named(sweep, tmp_path, monkeypatch, dialog_trainer, o
     code, _, err = dialog_trainer("mode=report", *(one.format(sweep=sweep, cut=tmp_path / "cut") for one in options))
     assert code == 2
     assert error in err
+
+
+def test_a_setting_of_another_type_is_named(sweep, dialog_trainer):
+    make_run(sweep / "odd", settings={"metrics.names": "bleu2"})
+    code, out, err = dialog_trainer("mode=report", f"runs='{sweep}'")
+    assert code == 0, err
+    assert "odd/args.yaml: metrics.names=bleu2: must be" in out

@@ -91,6 +91,9 @@ def take_a_run(trained_run: Path, changed: str | None):
     def run_to_end(job, output, stop):
         if job.name == "straight":
             copy(job)
+        elif job.name == "fork":
+            config = copy(job) / "args.yaml"
+            config.write_text(config.read_text() + ("" if changed == "fork" else "origin: {step: 6}\n"))
 
     def run_until(fault, job, output, stop):
         return read_state(copy(job), "weights/last")
@@ -98,7 +101,7 @@ def take_a_run(trained_run: Path, changed: str | None):
     return run_to_end, run_until
 
 
-@pytest.mark.parametrize(("changed", "code"), [(None, 0), ("sigkill-save", 1)])
+@pytest.mark.parametrize(("changed", "code"), [(None, 0), ("sigkill-save", 1), ("fork", 1)])
 def test_a_difference_is_exit_code_1_and_keeps_the_runs(
     changed, code, tiny_options, trained_run, tmp_path, monkeypatch, dialog_trainer
 ):
@@ -108,15 +111,16 @@ def test_a_difference_is_exit_code_1_and_keeps_the_runs(
     found, out, err = dialog_trainer("mode=verify_resume", *tiny_options, "steps=12")
     assert found == code, out + err
     folder = tmp_path / "runs/run-verify_resume"
-    assert "5 runs of 12 steps" in out
+    assert "6 runs of 12 steps" in out
     if changed:
-        assert sorted(path.name for path in folder.iterdir()) == ["sigkill-save", "straight"]
-        assert "sigkill-save: weights/last: model.safetensors: transformer.wte.weight[" in out
-        assert out.count("equal\n") == 3
+        assert sorted(path.name for path in folder.iterdir()) == sorted([changed, "straight"])
+        assert f"{changed}: weights/last: model.safetensors: transformer.wte.weight[" in out
+        assert out.count("equal\n") == 4
+        assert ("fork: the branch was not used" in out) == (changed == "fork")
         assert str(folder) in out.splitlines()[-1]
     else:
         assert not folder.exists()
-        assert out.count("equal\n") == 4
+        assert out.count("equal\n") == 5
     assert rows(trained_run, "train")  # of the user's own run of that name
 
 
@@ -158,9 +162,10 @@ def test_stopped_runs_are_equal_to_a_straight_one(tiny_options, tmp_path, monkey
     options = ["mode=verify_resume", "steps=30", "model.dropout=0.2", "batch_size=16", "seed=3"]
     code, out, err = dialog_trainer(*tiny_options, *options)
     assert code == 0, out + err
-    table = out.partition("final files\n")[2].splitlines()[:4]
+    table = out.partition("final files\n")[2].splitlines()[:5]
     assert [line.split("  ")[0].rstrip("0123456789 ") for line in table] == [
         "SIGTERM at step", "SIGKILL at step", "SIGTERM in the validation at step", "SIGKILL in the save at step",
+        "fork of the straight run",
     ]  # fmt: skip
     assert all(line.endswith(" equal") for line in table)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == []

@@ -43,7 +43,8 @@ def test_settings_that_belong_together_and_texts_keep_their_order(tmp_path):
 
 
 def test_a_group_is_named_by_its_choice_and_what_follows_from_a_setting_is_noted(tmp_path):
-    sgd = {"optim._target_": "torch.optim.SGD", "optim.momentum": 0.9, "validate_every_n_steps": 20}
+    optim = {"_target_": "torch.optim.SGD", "lr0": "auto", "momentum": 0.9, "weight_decay": 0.01}
+    sgd = {"optim": optim, "validate_every_n_steps": 20}
     design = find_design(runs_of(tmp_path, [({}, ["optim=adamw"]), (sgd, ["optim=sgd"])]))
     assert design.keys == ("optim",)
     assert [arm.label for arm in design.arms] == ["adamw", "sgd"]
@@ -79,7 +80,10 @@ def test_the_baseline_is_found_by_value_or_by_name(tmp_path):
 
 
 def test_of_several_settings_a_value_of_one_arm_alone_is_enough(tmp_path):
-    step, linear = ({"mask_schedule._target_": f"dialog_trainer.masking.schedules.{one}"} for one in ("step", "linear"))
+    step = {"mask_schedule._target_": "dialog_trainer.masking.schedules.step"}
+    slope = {"start": 0.25, "end": 0.75, "start_weight": 1.0, "end_weight": 0.0}
+    whole = {"_target_": "dialog_trainer.masking.schedules.linear", **slope}
+    linear = {f"mask_schedule.{key}": value for key, value in whole.items()}
     rows = [
         *grid(MASK, [0.0, 0.5], **step),
         *(({MASK: 0.5, "seed": seed, **linear}, ["mask_schedule=linear", f"seed={seed}"]) for seed in (0, 1)),

@@ -17,9 +17,9 @@ def page(tmp_path_factory):
     runs = []
     for value, losses in {"a": [3.0, 3.1, 3.2], HOSTILE: [2.9, 3.02, 3.11]}.items():
         for seed, loss in enumerate(losses):
-            settings = {"model.chat_format": value, "seed": seed, "data.cache_dir": HOSTILE}
+            settings = {"model.pretrained_model": value, "seed": seed, "data.cache_dir": HOSTILE}
             place = make_run(
-                folder / f"{len(runs)}-<b>", loss, settings=settings, typed=[f"model.chat_format={value}"],
+                folder / f"{len(runs)}-<b>", loss, settings=settings, typed=[f"model.pretrained_model={value}"],
                 scored=[loss + 0.1 * number for number in range(5)],
             )  # fmt: skip
             runs.append(collect_folder(place, None))

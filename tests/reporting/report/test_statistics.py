@@ -125,3 +125,9 @@ def test_without_scipy_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(ConfigError, match=r"pip install 'dialog_trainer\[report\]'"):
         estimate(np.array([1.0, 2.0]))
+
+
+def test_the_largest_values_that_a_row_may_hold_overflow_nothing():
+    found = estimate(np.array([1e99, -1e99, 3.0]), np.array([1e99, -1e99]))
+    assert found.interval is not None
+    assert np.isfinite([found.degrees, found.interval.low, found.interval.high]).all()

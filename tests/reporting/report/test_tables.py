@@ -22,7 +22,7 @@ MASK = "train_user_turn_mask_step"
 def test_a_long_name_of_the_baseline_is_left_to_its_row(tmp_path, typed, head, baseline):
     runs = []
     for number, line in enumerate(typed * 2):
-        settings = {key: float(value) for key, value in (part.split("=") for part in line.split())}
+        settings = {key: int(value) for key, value in (part.split("=") for part in line.split())}
         folder = make_run(
             tmp_path / str(number), 3 + number, settings={**settings, "seed": number // 2}, typed=line.split()
         )
