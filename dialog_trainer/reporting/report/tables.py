@@ -69,9 +69,9 @@ def build_full_table(comparisons: Sequence[Comparison], design: Design) -> TextT
                     result.verdict or "-",
                 ]
             )
-    difference = _head_of_difference(comparisons[0].baseline) if comparisons else ""
+    head_of_difference = _head_of_difference(comparisons[0].baseline) if comparisons else ""
     head = [
-        "quantity", _head_of_arms(design), "seeds", f"mean {INTERVAL_HEAD}", difference, "for these test dialogues", "p",
+        "quantity", _head_of_arms(design), "seeds", f"mean {INTERVAL_HEAD}", head_of_difference, "for these test dialogues", "p",
         "p (Holm)", "verdict",
     ]  # fmt: skip
     return TextTable("All losses and scores", head, rows)
