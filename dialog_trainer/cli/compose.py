@@ -37,7 +37,7 @@ from dialog_trainer.cli.overrides import (
     read_override,
     typed_targets,
 )
-from dialog_trainer.cli.sweep_values import read_list, read_params
+from dialog_trainer.cli.sweep_values import read_list, read_params, split_repeated
 from dialog_trainer.config.default_names import resolve_names
 from dialog_trainer.config.frozen import FrozenMapping, flatten, set_key
 from dialog_trainer.config.schema import Config
@@ -75,6 +75,8 @@ def compose_runs(overrides: list[str], config_dir: str | None, sweep: bool) -> l
     """A new run, or each run of a sweep. Raises `ConfigError` with every error of all of them."""
     choices = list_choices(config_dir)
     good, errors = parse_overrides(overrides, choices, sweep)
+    good, repeated = split_repeated(good)
+    errors += repeated
     runs: list[NewRun] = []
     try:
         entries: list[tuple[str, ...]] = [()]

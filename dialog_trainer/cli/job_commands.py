@@ -73,9 +73,10 @@ class JobCommands:
         place = [f"project={quote_text(self._folder)}", f"name={job.name}"]
         return [*self._flags, *composed.overrides, *decided, *place, *keep, *fork]
 
-    def make_report(self) -> list[str]:
+    def make_report(self, with_figures: bool) -> list[str]:
         """The command of the report on the sweep."""
-        return [*self.python, "dialog_trainer", "mode=report", f"runs={quote_text(self._folder)}"]
+        figures = [] if with_figures else ["figures.enabled=false"]
+        return [*self.python, "dialog_trainer", "mode=report", f"runs={quote_text(self._folder)}", *figures]
 
     def decide(self, config: Config) -> dict[str, object]:
         """What the first job has decided and this one leaves open; nothing where this one is the first."""

@@ -240,7 +240,7 @@ def _show_end(folder: Path, record: SweepRecord, commands: JobCommands, with_rep
 
     print_tables(Console(file=sys.stdout), [build_sweep_table(folder, record)])
     if with_report and any(job.status == "done" for job in record.jobs):
-        write_report(folder, commands.make_report())
+        write_report(folder, commands.make_report(record.settings.get("figures.enabled", True)))
 
 
 def write_report(folder: Path, command: Sequence[str]) -> None:

@@ -21,6 +21,23 @@ from dialog_trainer.config.table import built_in_targets, settings
 from dialog_trainer.errors import ConfigError
 
 
+def split_repeated(typed: Sequence[Override]) -> tuple[list[Override], list[str]]:
+    """What is typed but for keys with several values that come again, and the errors of these: each value of the one would go
+    with each of the other, and the last one count."""
+    kept: list[Override] = []
+    errors = []
+    for override in typed:
+        before = next((one for one in reversed(kept) if one.key_or_group == override.key_or_group), None)
+        if before and (override.is_sweep_override() or before.is_sweep_override()):
+            errors.append(
+                f"{override.input_line}: {before.input_line} is typed too, and a sweep takes one list of values for each key; "
+                f"leave one of them out"
+            )
+        else:
+            kept.append(override)
+    return kept, errors
+
+
 def read_params(composed: DictConfig, typed: Sequence[Override], choices: Choices) -> list[Override]:
     """The overrides of `hydra.sweeper.params`, as of experiment=mask_study; what was typed goes before them.
 

@@ -253,6 +253,8 @@ def test_a_sweep_over_dicts_and_added_keys():
         (["nope=1,2"], ["nope=1: there is no option", "nope=2: there is no option"]),
         (["mode=resume,validate", "resume_model_dir=x"], ["mode=resume: works on one saved run", "mode=validate: works on one saved run"]),
         (["seed=0,1", "steps=0"], ["steps=0: must be a whole"]),
+        (["seed=range(0,3)", "seed=5", "steps=0"], ["seed=5: seed=range(0,3) is typed too", "steps=0: must be a whole"]),
+        (["steps=9", "seed=0", "steps=2,3", "seed=1"], ["steps=2,3: steps=9 is typed too"]),
     ],
 )  # fmt: skip
 def test_the_errors_of_all_combinations_are_named_once_each(typed, expected):

@@ -36,11 +36,11 @@ def report_runs(job: Job, console: Console) -> int:
         raise ConfigError(
             ["mode=report: runs of several places need a folder for the report: pass report.out=<folder>"]
         )
-    report_on(places, job.config.report, console)
+    report_on(places, job.config.report, job.config.figures.enabled, console)
     return 0
 
 
-def report_on(places: Sequence[Path], options: ReportConfig, console: Console) -> None:
+def report_on(places: Sequence[Path], options: ReportConfig, with_figures: bool, console: Console) -> None:
     """Prints and writes the report on the runs in `places`: folders of sweeps, runs, or folders of runs.
 
     Raises `CheckpointError` where there is no run that is complete, `ConfigError` for options that do not fit the runs.
@@ -64,7 +64,7 @@ def report_on(places: Sequence[Path], options: ReportConfig, console: Console) -
     report = build_report(f"Report on {_name_places(places)}", runs, absent, options)
     folder = Path(options.out) if options.out else places[0]
     folder.mkdir(parents=True, exist_ok=True)
-    names = write_report(folder, report)
+    names = write_report(folder, report, with_figures)
     print_tables(console, [report.primary_table])
     for line in (*report.headline, *(f"warning: {warning}" for warning in report.warnings)):
         say(line)

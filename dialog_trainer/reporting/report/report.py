@@ -108,12 +108,12 @@ def render_markdown(report: Report) -> str:
     return "\n".join(lines)
 
 
-def write_report(folder: Path, report: Report) -> list[str]:
+def write_report(folder: Path, report: Report, with_figures: bool) -> list[str]:
     """Writes the files of a report; returns their names. Raises `OSError`."""
     quantities = [one.quantity for one in report.comparisons]
     files: dict[str, str | bytes] = {}
     embedded = []
-    for one in build_figures(report.comparisons, report.design):
+    for one in build_figures(report.comparisons, report.design) if with_figures else ():
         light = one.draw(LIGHT)
         png = render_figure(light, dpi=PAPER_DPI)
         embedded.append(embed_figure(one, png))

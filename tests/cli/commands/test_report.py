@@ -10,6 +10,7 @@ from dialog_trainer.sweeps.record import JobRecord, SweepRecord, write_sweep
 
 pytestmark = pytest.mark.slow
 MASK = "train_user_turn_mask_step"
+PLAIN = "figures.enabled=false"
 LOSSES = {0.0: [3.0, 3.1, 3.2], 0.5: [2.9, 3.02, 3.09]}
 
 
@@ -58,15 +59,16 @@ def test_a_list_of_runs_needs_a_folder_for_the_report(sweep, tmp_path, dialog_tr
     runs = f"runs=['{sweep}/m0.0-s0','{sweep}/m0.5-s0']"
     code, _, err = dialog_trainer("mode=report", runs)
     assert (code, "pass report.out=<folder>" in err) == (2, True)
-    code, out, err = dialog_trainer("mode=report", runs, f"report.out='{tmp_path}/out'", "report.baseline=0.5")
+    code, out, err = dialog_trainer("mode=report", runs, PLAIN, f"report.out='{tmp_path}/out'", "report.baseline=0.5")
     assert code == 0, err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.html", "report.md", "results.csv"}
     assert "With one seed there is no interval and no test: the differences may be noise of the seed." in out
     assert (tmp_path / "out/report.html").is_file()
 
 
 def test_runs_of_one_setting_have_no_baseline(sweep, tmp_path, dialog_trainer):
     code, out, err = dialog_trainer(
-        "mode=report", f"runs=['{sweep}/m0.0-s0','{sweep}/m0.0-s1']", f"report.out='{tmp_path}/a'"
+        "mode=report", PLAIN, f"runs=['{sweep}/m0.0-s0','{sweep}/m0.0-s1']", f"report.out='{tmp_path}/a'"
     )
     assert code == 0, err
     assert (
@@ -76,7 +78,7 @@ def test_runs_of_one_setting_have_no_baseline(sweep, tmp_path, dialog_trainer):
     alone = tmp_path / "alone"
     alone.mkdir()
     (sweep / "m0.0-s0").rename(alone / "m0.0-s0")
-    code, out, err = dialog_trainer("mode=report", f"runs='{alone}'")
+    code, out, err = dialog_trainer("mode=report", PLAIN, f"runs='{alone}'")
     assert code == 0, err
     assert "With one seed there is no interval." in out
     assert "warning: the intervals" not in out
@@ -85,7 +87,7 @@ def test_runs_of_one_setting_have_no_baseline(sweep, tmp_path, dialog_trainer):
 def test_a_pattern_names_the_runs_that_match_it(sweep, tmp_path, dialog_trainer):
     runs = f"runs=['{sweep}/m0.5-*','{sweep}/m*']"  # the folder of figures matches too, and is none
     (sweep / "m-figures").mkdir()
-    code, _, err = dialog_trainer("mode=report", runs, f"report.out='{tmp_path}/out'", "report.baseline=0")
+    code, _, err = dialog_trainer("mode=report", runs, PLAIN, f"report.out='{tmp_path}/out'", "report.baseline=0")
     assert code == 0, err
     with (tmp_path / "out/results.csv").open(encoding="utf-8") as file:
         names = [row["run"] for row in csv.DictReader(file)]
@@ -99,7 +101,7 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_compared(sweep, dialog_tr
     write(sweep / "m0.0-s2/args.yaml", "steps: [")
     make_run(sweep / "m0.5-s2", 3.0, settings={MASK: 0.5, "seed": 2}, typed=[f"{MASK}=0.5", "seed=2"], step=20)
     (sweep / "figures").mkdir()  # not a run
-    code, out, err = dialog_trainer("mode=report", f"runs='{sweep}'", "report.equivalence_margin=0.5")
+    code, out, err = dialog_trainer("mode=report", PLAIN, f"runs='{sweep}'", "report.equivalence_margin=0.5")
     assert code == 0, err
     [line] = [line for line in out.splitlines() if "not counted" in line]
     assert "m0.5-s2: incomplete: step 20 of 40" in line
@@ -123,7 +125,7 @@ def test_jobs_of_a_sweep_that_failed_or_wait_are_listed(sweep, dialog_trainer):
         schema_version=1, created="", command="", overrides=(), swept=(MASK, "seed"), settings={}, jobs=tuple(jobs)
     )
     write_sweep(sweep, record)
-    code, out, err = dialog_trainer("mode=report", f"runs='{sweep}'")
+    code, out, err = dialog_trainer("mode=report", PLAIN, f"runs='{sweep}'")
     assert code == 0, err
     assert f"not counted: {names[1]}: failed; later: waiting" in out
     assert "failed: the disk is full" in (sweep / "report.md").read_text(encoding="utf-8")
@@ -136,7 +138,7 @@ def test_real_runs_are_trained_scored_and_compared(dialog_trainer, tiny_options,
             assert dialog_trainer(*tiny_options, *options)[0] == 0
     runs = f"runs='{tmp_path}/runs'"
     assert dialog_trainer("mode=validate", runs, "split=test", "load_model_type=last")[0] == 0
-    code, out, err = dialog_trainer("mode=report", runs)
+    code, out, err = dialog_trainer("mode=report", PLAIN, runs)
     assert code == 0, err
     assert out.startswith(f"assistant_nll (test/response) by {MASK}\n")
     assert "warning" not in out

@@ -7,9 +7,11 @@ import os
 import re
 import shutil
 import signal
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from torch._dynamo.utils import counters
 
@@ -98,6 +100,8 @@ def test_stopped_and_resumed_equals_straight(train, resume, steps, stop, options
 
 @pytest.mark.filterwarnings("default")  # torch warns when it compiles, and stops half-way where warnings are errors
 def test_a_compiled_run_compiles_before_its_first_step_and_never_again(train, monkeypatch):
+    # The graphs alone: their C++ compiler takes half a minute.
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="aot_eager"))
     before = []
     begun = fit.train
 

@@ -103,7 +103,7 @@ def test_several_runs_are_scored_in_one_go_and_not_again(dialog_trainer, trained
     [
         (["runs=nowhere"], "runs=nowhere: there is no such folder"),
         (["runs='{runs}'", "metrics.max_dialogues=0"], "metrics.max_dialogues=0: must be"),
-        (["runs=[1]"], "runs=[1]: must be a folder, or a list of folders"),
+        (["runs=[1]"], "runs=[1]: must be a folder, a pattern of folders"),
     ],
 )
 def test_wrong_options_of_several_runs_come_before_the_first(dialog_trainer, trained_run, options, error):

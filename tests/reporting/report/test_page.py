@@ -24,7 +24,7 @@ def page(tmp_path_factory):
             )  # fmt: skip
             runs.append(collect_folder(place, None))
     report = build_report(f"Report on {HOSTILE}", runs, [("<i>gone</i>", HOSTILE)], ReportConfig(**NO_REPORT))
-    write_report(folder, report)
+    write_report(folder, report, with_figures=True)
     return folder / "report.html"
 
 
