@@ -22,13 +22,15 @@ from dialog_trainer.errors import ConfigError
 
 
 def split_repeated(typed: Sequence[Override]) -> tuple[list[Override], list[str]]:
-    """What is typed but for keys with several values that come again, and the errors of these: each value of the one would go
-    with each of the other, and the last one count."""
+    """What is typed, but for a key that comes again after several values of it, and the errors of these: each of those values
+    would give a job, all of them with what comes last."""
     kept: list[Override] = []
     errors = []
     for override in typed:
-        before = next((one for one in reversed(kept) if one.key_or_group == override.key_or_group), None)
-        if before and (override.is_sweep_override() or before.is_sweep_override()):
+        before = next(
+            (one for one in kept if one.key_or_group == override.key_or_group and one.is_sweep_override()), None
+        )
+        if before:
             errors.append(
                 f"{override.input_line}: {before.input_line} is typed too, and a sweep takes one list of values for each key; "
                 f"leave one of them out"

@@ -254,7 +254,7 @@ def test_a_sweep_over_dicts_and_added_keys():
         (["mode=resume,validate", "resume_model_dir=x"], ["mode=resume: works on one saved run", "mode=validate: works on one saved run"]),
         (["seed=0,1", "steps=0"], ["steps=0: must be a whole"]),
         (["seed=range(0,3)", "seed=5", "steps=0"], ["seed=5: seed=range(0,3) is typed too", "steps=0: must be a whole"]),
-        (["steps=9", "seed=0", "steps=2,3", "seed=1"], ["steps=2,3: steps=9 is typed too"]),
+        (["steps=2,3", "seed=0", "steps=3,4", "seed=1"], ["steps=3,4: steps=2,3 is typed too"]),
     ],
 )  # fmt: skip
 def test_the_errors_of_all_combinations_are_named_once_each(typed, expected):
@@ -262,6 +262,10 @@ def test_the_errors_of_all_combinations_are_named_once_each(typed, expected):
     assert len(found) == len(expected)
     for error, start in zip(found, expected, strict=True):
         assert error.startswith(start)
+
+
+def test_a_list_takes_the_place_of_a_value_typed_before():
+    assert [one.steps for one in sweep_of("steps=9", "steps=2,3")] == [2, 3]
 
 
 def own_groups(folder):
