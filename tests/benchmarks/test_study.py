@@ -23,12 +23,12 @@ def study(monkeypatch):
     return importlib.import_module("study")
 
 
-def read_losses(name: str) -> dict[str, dict[str, float]]:
+def read_losses(name: str, key: str = "train_user_turn_mask_step") -> dict[str, dict[str, float]]:
     """The test loss of each setting, by seed."""
     found: dict[str, dict[str, float]] = {}
     with (STUDY / "reports" / name / "results.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            found.setdefault(row["train_user_turn_mask_step"], {})[row["seed"]] = float(row[NLL])
+            found.setdefault(row[key], {})[row["seed"]] = float(row[NLL])
     return found
 
 
@@ -50,6 +50,20 @@ def test_the_pages_say_the_difference_that_the_results_have():
     mean = sum(paired) / 12
     for page in (STUDY / "report.md", ROOT / "README.md", ROOT / "README.ko.md"):
         assert f"{mean:.3f}" in page.read_text(encoding="utf-8").replace("\N{MINUS SIGN}", "-"), page
+
+
+@pytest.mark.parametrize(
+    ("report", "key", "baseline", "seeds"),
+    [("pretrained", "train_user_turn_mask_step", "0.0", 5), ("controls", "mask_schedule", "step", 12)],
+)
+def test_the_report_says_the_differences_of_the_smaller_parts(report, key, baseline, seeds):
+    losses = read_losses(report, key)
+    page = (STUDY / "report.md").read_text(encoding="utf-8")
+    assert len(losses) > 2
+    for value in losses.keys() - {baseline}:
+        paired = [losses[value][seed] - losses[baseline][seed] for seed in losses[baseline]]
+        assert len(paired) == seeds
+        assert f"{sum(paired) / seeds:+.4f}" in page, value
 
 
 def test_no_place_of_a_machine_is_kept():
