@@ -1,9 +1,9 @@
 """Makes a study from its plan, and repeats it: `python benchmarks/study.py multirun/user_turn_mask/plan.yaml --name again`.
 
 The plan names the settings that all runs share but those of a block with `settings` of its own, `blocks` (sweeps), how runs
-are scored, and `reports` (which runs of which blocks are compared). Each step is a command of dialog_trainer, printed before it runs, so that a part can be typed by hand.
-Started again it goes on: jobs that are done and scores that are there are kept. Under a name other than the plan's folder, the
-results are compared with those of that folder.
+are scored, and `reports` (which runs of which blocks are compared). Each step is a command of dialog_trainer, printed before it
+runs, so that a part can be typed by hand. Started again it goes on: jobs that are done and scores that are there are kept.
+Under a name other than the plan's folder, the results are compared with those of that folder.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def main() -> int:
             must_run("mode=validate", f"runs={folder / key}", *block["scores"])
     worst = 0
     for key, report in plan["reports"].items():
-        if not any(path for pattern in report["runs"] for path in folder.glob(pattern)):
+        runs = find_patterns(folder, report["runs"])
+        if not runs:
             continue
-        runs = [str(folder / pattern) for pattern in report["runs"]]
         made = folder / "reports" / key
         code = run("mode=report", f"runs=[{','.join(runs)}]", f"report.out={made}", *report["options"])
         worst = max(worst, code)
@@ -79,6 +79,11 @@ def must_run(*arguments: str) -> None:
     code = run(*arguments)
     if code:
         sys.exit(code)
+
+
+def find_patterns(folder: Path, patterns: list[str]) -> list[str]:
+    """The patterns that some run of the study matches: a report is on the blocks that were run."""
+    return [str(folder / pattern) for pattern in patterns if any(folder.glob(f"{pattern}/args.yaml"))]
 
 
 def compare(kept: Path, made: Path) -> str:

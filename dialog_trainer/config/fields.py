@@ -1,7 +1,6 @@
 """Building blocks of the schema: types with their range, the metadata of a field, and the words for a range.
 
-A range is written once, in the annotation of a field; `describe` derives from it the words that messages, `--help` and the
-comments of `conf/` use.
+A range is written once, in the annotation of a field; `describe` gives the words of messages, `--help` and `conf/` for it.
 """
 
 from __future__ import annotations

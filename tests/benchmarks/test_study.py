@@ -92,6 +92,13 @@ def test_a_repetition_is_compared_run_by_run(study, tmp_path, made, lines):
     assert "not there" in study.compare(tmp_path / "absent.csv", kept)
 
 
+def test_a_report_is_on_the_blocks_that_were_run(study, tmp_path):
+    (tmp_path / "main/0-a").mkdir(parents=True)
+    (tmp_path / "controls/0-b").mkdir(parents=True)
+    (tmp_path / "main/0-a/args.yaml").touch()
+    assert study.find_patterns(tmp_path, ["main/0*", "controls/0*"]) == [f"{tmp_path}/main/0*"]
+
+
 def test_what_is_typed_takes_the_place_of_what_is_planned(study):
     planned = ["steps=1200", "seed=0,1", "optim.lr0=5e-3"]
     assert study.replace_typed(planned, ["seed=7", "data.path=x"]) == [

@@ -32,8 +32,7 @@ from dialog_trainer.data.sources.row_texts import (
 )
 from dialog_trainer.types import Role, Turn
 
-# Far above any dialogue, and few enough for the memory that they take.
-MAX_TURNS = 100_000
+MAX_TURNS = 100_000  # far above any dialogue, and few enough for the memory that they take
 # Different sets of keys that are remembered; a stranger's file may have another set in each row.
 MAX_PLANS = 1_000
 
