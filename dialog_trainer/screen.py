@@ -7,12 +7,16 @@ or megabytes. Everything that the package prints goes through here, or through `
 from __future__ import annotations
 
 import sys
+import threading
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 # More than the longest path, so that a printed command can be typed as it stands.
 MAX_LINE_CHARACTERS = 5_000
 MAX_LINES = 200
+SLOW_SECONDS = 0.2
 # Invisible characters that spell words and emoji: the zero-width non-joiner and joiner.
 _JOINERS = "\u200c\u200d"
 
@@ -20,6 +24,18 @@ _JOINERS = "\u200c\u200d"
 def write_line(text: str, file: TextIO | None = None) -> None:
     """Writes a line, or a few, to `file` (None: standard output), bounded; flushes it."""
     write(f"{shorten(text)}\n", file)
+
+
+@contextmanager
+def announce_if_slow(text: str) -> Iterator[None]:
+    """Writes what is being done to standard error, once it takes longer than `SLOW_SECONDS`."""
+    timer = threading.Timer(SLOW_SECONDS, lambda: write_line(f"{text} ...", sys.stderr))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def write(text: str, file: TextIO | None = None) -> None:

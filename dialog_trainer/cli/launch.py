@@ -6,9 +6,7 @@ import gc
 import os
 import socket
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, NoReturn
@@ -18,10 +16,9 @@ from dialog_trainer.cli.waiting import choose_waiting
 from dialog_trainer.config.commands import Command
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.machine import count_processes, find_process_errors, needs_hub
-from dialog_trainer.config.schema import Config
 from dialog_trainer.distributed.environment import RankInfo
 from dialog_trainer.errors import ConfigError
-from dialog_trainer.screen import write_line
+from dialog_trainer.screen import announce_if_slow
 from dialog_trainer.signals import raise_on_stop
 
 if TYPE_CHECKING:
@@ -33,7 +30,6 @@ if TYPE_CHECKING:
 READ_BY_TORCH = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "THP_MEM_ALLOC_ENABLE": "1"}
 # Without a reachable hub its client retries for a minute; a connection attempt first lets it use its cache, or fail, at once.
 CONNECT_SECONDS = 3.0
-SLOW_SECONDS = 0.2
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 # torch and what needs it are imported in the functions: a configuration error is reported before that.
 
@@ -102,42 +98,36 @@ def _run_in_group(store: ControlStore, text: str, arguments: Sequence[str] = ())
 
 
 def _run(job: Job) -> int:
-    console = _set_up_process(job.config)
-    from dialog_trainer.build.threads import set_threads
-    from dialog_trainer.distributed import collectives
-    from dialog_trainer.reporting.console import make_printer
+    from dialog_trainer.reporting.terminal import open_console
 
-    if not collectives.is_rank0():
-        console.quiet = True
-    config = set_threads(job, make_printer(console))
-    return config.command.load()(replace(job, config=config), console)
+    if job.config.command.needs_torch:
+        job, console = _set_up_torch(job)
+    else:
+        raise_on_stop()
+        console = open_console()
+    return job.config.command.load()(job, console)
 
 
-def _set_up_process(config: Config) -> RunConsole:
+def _set_up_torch(job: Job) -> tuple[Job, RunConsole]:
+    """The job with its number of threads, and the console: quiet on all ranks but 0."""
+    config = job.config
     if needs_hub(config):
         with announce_if_slow("looking for the hub, as the model or the data are not on this machine"):
             go_offline_if_unreachable()
     with announce_if_slow("importing torch and transformers"):
         _import_command(config.command)
+    from dialog_trainer.build.threads import set_threads
+    from dialog_trainer.distributed import collectives
     from dialog_trainer.model.kernels.malloc import keep_freed_memory
+    from dialog_trainer.reporting.console import make_printer
     from dialog_trainer.reporting.terminal import open_console
 
     _silence_libraries()
     keep_freed_memory()
     raise_on_stop()
-    return open_console()
-
-
-@contextmanager
-def announce_if_slow(text: str) -> Iterator[None]:
-    """Prints what is being done, once it takes longer than `SLOW_SECONDS`."""
-    timer = threading.Timer(SLOW_SECONDS, lambda: write_line(f"{text} ...", sys.stderr))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+    console = open_console()
+    console.quiet = not collectives.is_rank0()
+    return replace(job, config=set_threads(job, make_printer(console))), console
 
 
 def go_offline_if_unreachable() -> None:

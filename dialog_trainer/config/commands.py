@@ -29,6 +29,7 @@ class Command:
         run: the function, or its dotted name (imported when the command runs).
         works_on_saved_run: needs `resume_model_dir`, whose `args.yaml` is the base of the configuration.
         needs_data: reads dialogues.
+        needs_torch: computes with torch, whose import takes seconds.
         trains: makes updates, chooses best checkpoints and may compile the model.
         scores: computes `metrics.names`.
         shares_work: may run on several processes, each of which takes a shard.
@@ -40,6 +41,7 @@ class Command:
     run: RunCommand | str
     works_on_saved_run: bool = False
     needs_data: bool = True
+    needs_torch: bool = True
     trains: bool = False
     scores: bool = False
     shares_work: bool = False
@@ -65,7 +67,8 @@ BUILT_IN = {
                 shares_work=True, runs_code_of=_TRAINING_CODE),
         Command("validate", f"{_COMMANDS}.validate.validate_run", works_on_saved_run=True, scores=True, shares_work=True,
                 takes_runs=True),
-        Command("report", f"{_COMMANDS}.report.report_runs", needs_data=False, takes_runs=True, runs_code_of=()),
+        Command("report", f"{_COMMANDS}.report.report_runs", needs_data=False, needs_torch=False, takes_runs=True,
+                runs_code_of=()),
         Command("chat", f"{_COMMANDS}.chat.chat_with_run", works_on_saved_run=True, needs_data=False, runs_code_of=()),
         Command("export", f"{_COMMANDS}.export.export_run", works_on_saved_run=True, needs_data=False, runs_code_of=()),
         Command("before_after", f"{_COMMANDS}.before_after.compare_before_after", works_on_saved_run=True),

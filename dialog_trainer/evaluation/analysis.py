@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from dialog_trainer.evaluation.progress import SILENT, Progress
-from dialog_trainer.evaluation.protocols import Metrics
 from dialog_trainer.metrics.bootstrap import confidence_interval, paired_difference, sum_by_dialogue
 from dialog_trainer.metrics.ratios import count_words_and_references
-from dialog_trainer.metrics.registry import compute_statistics, score_parts
+from dialog_trainer.metrics.registry import Metrics, compute_statistics, score_parts
 from dialog_trainer.types import Reply
 
 BOOTSTRAP_SEED = 0

@@ -20,14 +20,17 @@ import dataclasses
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dialog_trainer.data.dataset import DialogueDataset
 from dialog_trainer.errors import DataError
 from dialog_trainer.metrics.tokenize import split_words
 from dialog_trainer.seeds import derive_seed
 from dialog_trainer.types import Context, Dialogue, Reply, Role, Say
+
+if TYPE_CHECKING:  # imports torch, which a report without a model does not need
+    from dialog_trainer.data.dataset import DialogueDataset
 
 # Of a larger training split, so many dialogues are sampled by a hash of their ids.
 MAX_TRAINING_DIALOGUES = 100_000

@@ -24,7 +24,8 @@ from dialog_trainer.evaluation.losses import (
     sum_words_and_bytes,
 )
 from dialog_trainer.evaluation.progress import PartProgress, Progress
-from dialog_trainer.evaluation.protocols import Metrics, ReplyProtocol
+from dialog_trainer.evaluation.protocols import ReplyProtocol
+from dialog_trainer.metrics.registry import Metrics
 from dialog_trainer.seeds import derive_seed
 from dialog_trainer.types import Reply, Role
 

@@ -14,6 +14,7 @@ from dialog_trainer.data.packing import batch_to_device, pack_micro_batches
 from dialog_trainer.data.sampler import local_shard
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives
+from dialog_trainer.evaluation.loss_names import ROLE_NAMES, TURN_NAMES
 from dialog_trainer.evaluation.progress import SILENT, PartProgress, Progress
 from dialog_trainer.metrics.perplexity import count_words_and_bytes
 from dialog_trainer.model.loss import sum_by_role_and_turn, token_losses
@@ -21,9 +22,6 @@ from dialog_trainer.types import NUM_TURN_BINS, Role, TurnSpans
 
 # Sequences packed at a time: each pack is balanced within one such group.
 SEQUENCES_PER_CHUNK = 1_000
-
-ROLE_NAMES = {Role.ASSISTANT: "assistant", Role.USER: "user", Role.END: "end"}
-TURN_NAMES = tuple(f"nll_turn_{turn:02d}" for turn in range(NUM_TURN_BINS - 1))
 
 
 @dataclass(frozen=True, slots=True)

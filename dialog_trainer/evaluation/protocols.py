@@ -11,7 +11,7 @@ A context that is too long for the window loses whole turns from the left, so th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -22,15 +22,13 @@ from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.evaluation.contexts import build_contexts
 from dialog_trainer.evaluation.progress import SILENT, PartProgress, Progress
 from dialog_trainer.evaluation.rollout import roll_out
-from dialog_trainer.metrics.registry import SCORES, Score, describe_scores, score_replies
+from dialog_trainer.metrics.registry import SCORES, Metrics, Score, describe_scores, score_replies
 from dialog_trainer.model.generation.generate import generate
 from dialog_trainer.model.generation.sampling import GREEDY, Decoding
 from dialog_trainer.seeds import derive_seed
 from dialog_trainer.types import Context, Dialogue, Reply, Role
 
 BOTH_ROLES = (Role.USER, Role.ASSISTANT)
-# The scores to compute, by name.
-Metrics = Mapping[str, Score]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,9 @@ import numpy as np
 
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.evaluation.analysis import Statistics
-from dialog_trainer.evaluation.losses import ROLE_NAMES
-from dialog_trainer.evaluation.protocols import Metrics
+from dialog_trainer.evaluation.loss_names import ROLE_NAMES
 from dialog_trainer.files import open_to_read, read_bounded, rename, write_atomically
-from dialog_trainer.metrics.registry import compute_statistics
+from dialog_trainer.metrics.registry import Metrics, compute_statistics
 from dialog_trainer.types import Reply
 
 SCORES_FILE, DIALOGUES_FILE = "scores.json", "dialogues.jsonl"

@@ -76,6 +76,10 @@ class Score:
             raise ValueError(f"score {self.name}: better={self.better!r} must be 'higher', 'lower' or 'neither'")
 
 
+# The scores to compute, by name.
+Metrics = Mapping[str, Score]
+
+
 @cache
 def build_scores(tokenizer: str) -> Mapping[str, Score]:
     """The built-in scores, by name, over words of `tokenizer`, one of sacrebleu's (see `metrics/tokenize.py`)."""

@@ -7,11 +7,11 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from dialog_trainer.errors import CheckpointError
-from dialog_trainer.evaluation.evaluator import ValidationResult
 from dialog_trainer.masking.coverage import compute_trained_fraction
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.timeline import ScheduleTimeline, describe_timeline
@@ -21,6 +21,9 @@ from dialog_trainer.training.checkpoint_directory import locate
 from dialog_trainer.training.early_stopping import BestTracker
 from dialog_trainer.training.saved_state import SavedBest, SavedState, read_state
 from dialog_trainer.types import Reply
+
+if TYPE_CHECKING:  # imports torch, which a report on runs does not need
+    from dialog_trainer.evaluation.evaluator import ValidationResult
 
 MAX_SAMPLE_CHARACTERS = 200
 # Samples of a validation on the screen.

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dialog_trainer.evaluation.losses import TURN_NAMES
+from dialog_trainer.evaluation.loss_names import TURN_NAMES
 from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.reporting.curves import NATS
 from dialog_trainer.reporting.plotting import (

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.run_folders import make_run
 
 from dialog_trainer.cli.main import report_unexpected
 
@@ -136,23 +137,38 @@ def test_a_malformed_line_leaves_no_run(dialog_trainer, tiny_options, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "code"), [(["--help"], 0), (["--cfg", "job"], 0), (["batch_size=0"], 2), (["--version"], 0)]
-)
-def test_torch_is_not_imported_to_answer(arguments, code, tmp_path):
+def run_and_name_torch(arguments, folder):
+    """The process of a command; the last line of its standard error says whether torch and transformers are imported."""
     script = (
         "import atexit, sys; from dialog_trainer.cli.main import main; "
         "atexit.register(lambda: print('torch' in sys.modules, 'transformers' in sys.modules, file=sys.stderr)); "
         "sys.exit(main(sys.argv[1:]))"
     )
-    found = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", script, *arguments],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--help"], 0), (["--cfg", "job"], 0), (["batch_size=0"], 2), (["--version"], 0)]
+)
+def test_torch_is_not_imported_to_answer(arguments, code, tmp_path):
+    found = run_and_name_torch(arguments, tmp_path)
     assert found.returncode == code, found.stderr
     assert found.stderr.splitlines()[-1] == "False False"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_report_needs_no_torch(tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path / f"runs/s{seed}", 3.0 + seed / 10, settings={"seed": seed})
+    found = run_and_name_torch(["mode=report", "runs=runs", "figures.enabled=false"], tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "written to runs" in found.stdout
+    assert found.stderr.splitlines()[-1] == "False False"
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -23,6 +23,7 @@ from dialog_trainer.reporting.report.collect import JobStatus, RunRecord, collec
 from dialog_trainer.reporting.report.report import build_report, write_report
 from dialog_trainer.reporting.report.run_page import PAGE, write_run_page
 from dialog_trainer.reporting.terminal import print_tables
+from dialog_trainer.screen import announce_if_slow
 from dialog_trainer.sweeps.record import JobRecord
 
 # More places than these make no title.
@@ -46,17 +47,9 @@ def report_on(places: Sequence[Path], options: ReportConfig, with_figures: bool,
     Raises `CheckpointError` where there is no run that is complete, `ConfigError` for options that do not fit the runs.
     """
     say = make_printer(console)
-    runs: list[RunRecord] = []
-    absent: list[tuple[str, str]] = []
-    for place in places:
-        for folder, record in find_runs(place):
-            status = _describe_status(record) if record else None
-            try:
-                # Of a job the swept options alone were typed for it.
-                runs.append(collect_folder(folder, record.overrides if record else None, status))
-            except CheckpointError as error:
-                waits = status is not None and not folder.exists()
-                absent.append((folder.name, _describe_absent(status) if waits and status else str(error)))
+    found = [pair for place in places for pair in find_runs(place)]
+    with announce_if_slow(f"reading {len(found)} runs"):
+        runs, absent = _collect(found)
     if len(runs) == 1 and places == [runs[0].folder]:
         write_run_page(runs[0])
         say(f"one run: its own page is written to {runs[0].folder / PAGE}; to compare runs, pass their folder")
@@ -64,11 +57,27 @@ def report_on(places: Sequence[Path], options: ReportConfig, with_figures: bool,
     report = build_report(f"Report on {_name_places(places)}", runs, absent, options)
     folder = Path(options.out) if options.out else places[0]
     folder.mkdir(parents=True, exist_ok=True)
-    names = write_report(folder, report, with_figures)
+    with announce_if_slow("drawing the figures of the report"):
+        names = write_report(folder, report, with_figures)
     print_tables(console, [report.primary_table])
     for line in (*report.headline, *(f"warning: {warning}" for warning in report.warnings)):
         say(line)
     say(f"written to {folder}: {', '.join(names)}")
+
+
+def _collect(found: Iterable[tuple[Path, JobRecord | None]]) -> tuple[list[RunRecord], list[tuple[str, str]]]:
+    """The runs that can be read, and the names of the others with the reason."""
+    runs: list[RunRecord] = []
+    absent: list[tuple[str, str]] = []
+    for folder, record in found:
+        status = _describe_status(record) if record else None
+        try:
+            # Of a job the swept options alone were typed for it.
+            runs.append(collect_folder(folder, record.overrides if record else None, status))
+        except CheckpointError as error:
+            waits = status is not None and not folder.exists()
+            absent.append((folder.name, _describe_absent(status) if waits and status else str(error)))
+    return runs, absent
 
 
 def _name_places(places: Sequence[Path]) -> str:

@@ -38,7 +38,6 @@ from dialog_trainer.evaluation.baselines import make_baselines_for
 from dialog_trainer.evaluation.contexts import sample_dialogues
 from dialog_trainer.evaluation.evaluator import ValidationResult
 from dialog_trainer.evaluation.progress import Progress
-from dialog_trainer.evaluation.protocols import Metrics
 from dialog_trainer.evaluation.results import (
     archive_scores,
     describe_dialogues,
@@ -46,6 +45,7 @@ from dialog_trainer.evaluation.results import (
     read_comparable_scores,
     write_scores,
 )
+from dialog_trainer.metrics.registry import Metrics
 from dialog_trainer.reporting.console import describe_checkpoint, make_printer, print_samples
 from dialog_trainer.reporting.progress import RunProgress
 from dialog_trainer.reporting.score_tables import render_markdown

@@ -12,8 +12,8 @@ from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.evaluation.original.rows import decode_row, format_target_row, generate_rows, tokenize_row
 from dialog_trainer.evaluation.original.scores import original_scores
 from dialog_trainer.evaluation.progress import Progress
-from dialog_trainer.evaluation.protocols import Metrics, ReplySettings
-from dialog_trainer.metrics.registry import Score
+from dialog_trainer.evaluation.protocols import ReplySettings
+from dialog_trainer.metrics.registry import Metrics, Score
 from dialog_trainer.types import Dialogue, Reply
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dialog_trainer.errors import CheckpointError
-from dialog_trainer.evaluation.losses import ROLE_NAMES
+from dialog_trainer.evaluation.loss_names import ROLE_NAMES
 from dialog_trainer.evaluation.results import DIALOGUES_FILE, MAX_SCORES_BYTES, SCORES_FILE
 from dialog_trainer.files import list_directory, read_bounded, sha256_of_texts
 from dialog_trainer.metrics.bootstrap import Value
