@@ -6,6 +6,7 @@ Prints a table, and writes docs/reliability.md when every campaign was run. Exit
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,9 +21,10 @@ def main(names: list[str]) -> int:
 
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
+        begin = time.monotonic()
         results = report.run_campaigns(names, scale, seed, Path(folder))
     if not names:
-        report.write_page(ROOT / "docs/reliability.md", results, scale, seed)
+        report.write_page(ROOT / "docs/reliability.md", results, scale, seed, time.monotonic() - begin)
     return 1 if any(row.problems for result in results for row in result.rows) else 0
 
 

@@ -9,19 +9,23 @@ import re
 import subprocess
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
-from tests.torture import attacks, damage, disk, fuzz, groups, kills
+from tests.torture import attacks, damage, disk, fuzz, groups, kills, sweeps
 from tests.torture.trials import Row, train_straight
 
 ROOT = Path(__file__).resolve().parents[2]
-# Campaign, and how much of it `make torture` runs: kills, per cent of the damages, mutations, (all attacks,) disks, faults.
+# Campaign, and how much of it `make torture` runs: per cent of the damages, killed sweeps, kills, mutations, (all attacks,)
+# disks, faults. The longest come first.
 CAMPAIGNS = {
-    "kills": (kills, 200),
     "damage": (damage, 100),
+    "sweeps": (sweeps, 12),
+    "kills": (kills, 200),
     "fuzz": (fuzz, 20_000),
     "attacks": (attacks, 1),
     "disk": (disk, 30),
@@ -40,19 +44,31 @@ class Result:
 
 
 def run_campaigns(names: Sequence[str], scale: float, seed: int, folder: Path) -> list[Result]:
+    """The results in the order of `CAMPAIGNS`; a campaign on each core, each printed when it is over."""
     straight = train_straight(folder / "straight")
-    results = []
-    for name in names or CAMPAIGNS:
-        module, count = CAMPAIGNS[name]
-        place, start = folder / name, time.monotonic()
-        place.mkdir(parents=True)
-        rows = module.run(max(1, round(count * scale)), seed, place, straight)
-        results.append(Result(name, rows, time.monotonic() - start))
-        for line in table_of(results[-1:]):
-            print(line, flush=True)
-        for problem in (problem for row in rows for problem in row.problems):
-            print(f"BAD {problem}", flush=True)
-    return results
+    results = {}
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        started = [
+            pool.submit(run_campaign, name, scale, seed, folder / name, straight)
+            for name in CAMPAIGNS
+            if not names or name in names
+        ]
+        for campaign in as_completed(started):
+            result = campaign.result()
+            results[result.name] = result
+            for line in table_of([result]):
+                print(line, flush=True)
+            for problem in (problem for row in result.rows for problem in row.problems):
+                print(f"BAD {problem}", flush=True)
+    return [results[name] for name in CAMPAIGNS if name in results]
+
+
+def run_campaign(name: str, scale: float, seed: int, place: Path, straight: Path) -> Result:
+    module, count = CAMPAIGNS[name]
+    start = time.monotonic()
+    place.mkdir(parents=True)
+    rows = module.run(max(1, round(count * scale)), seed, place, straight)
+    return Result(name, rows, time.monotonic() - start)
 
 
 def table_of(results: Sequence[Result]) -> list[str]:
@@ -67,7 +83,7 @@ def table_of(results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def write_page(page: Path, results: Sequence[Result], scale: float, seed: int) -> None:
+def write_page(page: Path, results: Sequence[Result], scale: float, seed: int, seconds: float) -> None:
     """The page: its text beside this file, with the tables and the circumstances of this run."""
     notes = [f"- {row.part}: {note}." for result in results for row in result.rows for note in row.notes]
     bad = [f"- {shorten(problem)}" for result in results for row in result.rows for problem in row.problems]
@@ -75,7 +91,7 @@ def write_page(page: Path, results: Sequence[Result], scale: float, seed: int) -
         "TABLE": "\n".join(table_of(results)),
         "NOTES": "\n".join(notes),
         "BAD": "\n".join(["What was bad:", "", *bad]) if bad else "No trial was bad.",
-        "RUN": describe_run(results, scale, seed),
+        "RUN": describe_run(scale, seed, seconds),
     }
     text = PAGE.read_text(encoding="utf-8")
     for name, content in parts.items():
@@ -88,11 +104,10 @@ def shorten(problem: str) -> str:
     return re.sub(r"/\S*/(torture|fuzz)-[^/\s]*/", "", problem.splitlines()[0])[:300]
 
 
-def describe_run(results: Sequence[Result], scale: float, seed: int) -> str:
+def describe_run(scale: float, seed: int, seconds: float) -> str:
     git = ["git", "-C", str(ROOT)]
     commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "dialog_trainer"]).returncode
-    seconds = sum(result.seconds for result in results)
     size = "" if scale == 1 else f", at {scale:g} of the full size (`TORTURE_SCALE={scale:g}`)"
     return (
         f"One run of `make torture`{size}: {datetime.date.today()}, commit {commit or 'unknown'}"

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tests.torture import attacks, damage, disk, groups, kills, report, trials
+from tests.torture import attacks, damage, disk, groups, kills, report, sweeps, trials
 from tests.torture.trials import Row, compare, train_straight
 
 pytestmark = pytest.mark.slow
@@ -20,6 +20,14 @@ def test_a_small_campaign_has_no_bad_trial(campaign, count, straight, tmp_path):
     rows = campaign.run(count, 1, tmp_path, straight)
     assert [problem for row in rows for problem in row.problems] == []
     assert sum(row.trials for row in rows) >= count
+
+
+def test_a_killed_sweep_of_two_jobs_ends_as_another(straight, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "SWITCHES", (0, 1))
+    monkeypatch.setattr(sweeps, "MOMENTS", ("training",))
+    campaign = sweeps.Campaign(tmp_path, straight.parents[1])
+    assert campaign.kill(tmp_path / "killed", "all processes", random.Random(1)) is None
+    assert campaign.kills["all processes"] >= 1
 
 
 @pytest.mark.parametrize("name", ["S2 metrics.jsonl as a link", "S4 tensors of other shapes"])
@@ -61,9 +69,10 @@ def test_the_page_has_the_table_of_the_run(tmp_path):
     row.try_out(lambda: 1 / 0)
     row.notes.append("a note")
     page = tmp_path / "page.md"
-    report.write_page(page, [report.Result("kills", [row], 61.0)], 0.5, 3)
+    report.write_page(page, [report.Result("kills", [row], 61.0)], 0.5, 3, 120.0)
     text = page.read_text()
     assert "| kills | an example | 2 | 1 | 1 |" in text
+    assert "seed 3, 2 minutes on" in text
     assert "ZeroDivisionError: division by zero" in text
     assert "- an example: a note." in text
     assert "<!--" not in text
