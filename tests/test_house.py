@@ -12,7 +12,7 @@ PACKAGE = ROOT / "dialog_trainer"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Rooms by floor, from the ground up. A room may import rooms on lower floors, and on its own floor only what is listed.
 FLOORS = [
-    {"amounts", "types", "errors", "screen", "seeds", "signals", "__init__"},
+    {"amounts", "command_line", "types", "errors", "screen", "seeds", "signals", "__init__"},
     {"files", "streams"},
     {"config", "data", "masking", "metrics", "distributed"},
     {"training", "model", "tracking"},

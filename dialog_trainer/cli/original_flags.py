@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dialog_trainer.cli.plain_yaml import MAX_BYTES, load_plain
+from dialog_trainer.command_line import quote_for_shell
 from dialog_trainer.config.frozen import flatten
 
 _PROGRAM = "python -m dialog_trainer"
@@ -62,7 +62,7 @@ def answer_original_flags(arguments: list[str]) -> str | None:
     else:
         commands = [("the same here", ["experiment=original", *options, *others])]
     lines = [f"{' '.join(flags)}: flags of the original program"]
-    lines += [f"    {what}: {_PROGRAM} {' '.join(map(_quote, typed))}" for what, typed in commands]
+    lines += [f"    {what}: {_PROGRAM} {' '.join(map(quote_for_shell, typed))}" for what, typed in commands]
     lines += [f"    {note}" for note in notes]
     return "\n".join(lines)
 
@@ -173,11 +173,6 @@ def _text(value: Any) -> str:
         return f"[{','.join(map(_text, value))}]"
     plain = str(value).replace("-", "").replace(".", "").replace("/", "").replace("_", "").isalnum()
     return str(value) if plain and str(value).isascii() else quote_text(value)
-
-
-def _quote(argument: str) -> str:
-    """An argument for the shell; quotes of Hydra's within stay readable."""
-    return f'"{argument}"' if "'" in argument and not set(argument) & set('"$`\\!') else shlex.quote(argument)
 
 
 def _plain(value: Any) -> Any:

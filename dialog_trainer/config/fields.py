@@ -185,38 +185,39 @@ def _read_points(value: Any) -> tuple[tuple[float, ...], ...]:
 
 
 def _read_weights(value: Any) -> FrozenMapping:
-    if not isinstance(value, Mapping) or not value:
+    if not isinstance(value, Mapping) or not value or not all(isinstance(key, str) for key in value):
         raise ValueError("is not a dict of scores")
-    if not all(isinstance(key, str) for key in value):
-        raise ValueError("has a key that is no name")
     if not all(type(weight) in (int, float) and math.isfinite(weight) for weight in value.values()):
         raise ValueError("has a weight that is no number")
     return FrozenMapping({key: float(weight) for key, weight in value.items()})
 
 
+def _read_name(value: Any) -> str:
+    """A name, or the number that is one, as in `{0: user, 1: assistant}`."""
+    if type(value) not in (str, int) or value == "":
+        raise ValueError("is no name")
+    return str(value)
+
+
 def _read_columns(value: Any) -> FrozenMapping:
     if not isinstance(value, Mapping) or not value or not set(value) <= set(ROW_FIELDS):
         raise ValueError("is not a dict of what a row has")
-    if not all(key is None or (isinstance(key, str) and key) for key in value.values()):
-        raise ValueError("has a value that is no key")
-    return FrozenMapping(value)
+    return FrozenMapping({field: None if key is None else _read_name(key) for field, key in value.items()})
 
 
 def _read_roles(value: Any) -> FrozenMapping:
-    if not isinstance(value, Mapping) or not value or not all(isinstance(key, str) and key for key in value):
+    if not isinstance(value, Mapping) or not value:
         raise ValueError("is not a dict of names")
-    for names in value.values():
-        if not all(isinstance(name, str) and name for name in (names if isinstance(names, list | tuple) else [names])):
-            raise ValueError("has a value that is no name")
-    return FrozenMapping(value)
+    named = {}
+    for key, names in value.items():
+        named[_read_name(key)] = [*map(_read_name, names)] if isinstance(names, list | tuple) else _read_name(names)
+    return FrozenMapping(named)
 
 
 def _read_splits(value: Any) -> FrozenMapping:
     if not isinstance(value, Mapping) or not value or not set(value) <= {"train", "validation", "test"}:
         raise ValueError("is not a dict of splits")
-    if not all(isinstance(name, str) and name for name in value.values()):
-        raise ValueError("has a value that is no name")
-    return FrozenMapping(value)
+    return FrozenMapping({split: _read_name(name) for split, name in value.items()})
 
 
 # What a row or a turn of data may have; `data.sources.row_plans` has the keys that each is known by.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from dialog_trainer.command_line import format_override
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.masking.coverage import compute_trained_fraction
 from dialog_trainer.masking.loss_weights import Mask
@@ -33,20 +32,6 @@ SHOWN_SAMPLES = 2
 def make_printer(console: Console) -> Callable[[str], None]:
     """A function that prints a line, as `print_line` does."""
     return partial(print_line, console)
-
-
-def format_override(key: str, value: object) -> str:
-    """`key=value` as a user types it, quoted once: for Hydra where needed, and around all of it for the shell.
-
-    Raises nothing: any text can be quoted.
-    """
-    text = str(value)
-    # A text without a slash may be read as something else: 12, null, true. A backslash is special before a quote only.
-    if "/" not in text or not re.fullmatch(r"[\w./+-]+", text):
-        text = "'" + re.sub(r"(\\+)(?='|\Z)", r"\1\1", text).replace("'", "\\'") + "'"
-    argument = f"{key}={text}"
-    special = re.search(r'["$`\\!]', argument)
-    return shlex.quote(argument) if special or "'" not in argument else f'"{argument}"'
 
 
 def score_line(

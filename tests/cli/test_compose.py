@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from dialog_trainer.cli.compose import compose_runs
 from dialog_trainer.cli.overrides import parse_overrides, prepare_overrides, quote_text
+from dialog_trainer.command_line import format_override
 from dialog_trainer.config.schema import Config
 from dialog_trainer.errors import ConfigError
-from dialog_trainer.reporting.console import format_override
 
 pytestmark = pytest.mark.slow
 TINY = ("data=chitchat", "model=gpt2_tiny")

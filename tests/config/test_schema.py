@@ -6,11 +6,13 @@ import subprocess
 import sys
 import textwrap
 
+import pydantic
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dialog_trainer.config.fields import Columns, Roles
 from dialog_trainer.config.frozen import FrozenMapping, flatten, nest
 from dialog_trainer.config.groups import OpenGroup
 from dialog_trainer.config.job import Job
@@ -265,3 +267,22 @@ def test_the_configuration_needs_neither_torch_nor_numpy():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=CONF.parent)
     assert done.stdout == "[]\n"
+
+
+# A type of mappings, a value that is typed, and what it is read as; None: it is refused.
+NAMED = [
+    (Roles, {0: "user", 1: "assistant"}, {"0": "user", "1": "assistant"}), (Roles, {"assistant": 0}, {"assistant": "0"}),
+    (Roles, {"assistant": [0, "Jo"]}, {"assistant": ("0", "Jo")}), (Columns, {"prompt": 0, "role": None}, {"prompt": "0", "role": None}),
+    (Roles, {"assistant": 1.5}, None), (Roles, {True: "user"}, None), (Roles, {"a": None}, None), (Roles, {"": "user"}, None),
+    (Columns, {"prompt": ""}, None), (Columns, {"ask": "q"}, None), (Columns, {}, None), (Roles, [], None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("type_", "value", "expected"), NAMED)
+def test_a_number_may_be_the_name_of_a_speaker_or_column(type_, value, expected):
+    read_value = pydantic.TypeAdapter(type_).validate_python
+    if expected is not None:
+        assert dict(read_value(value)) == expected
+        return
+    with pytest.raises(pydantic.ValidationError):
+        read_value(value)

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shlex
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from rich.console import Console
 from dialog_trainer.reporting.console import (
     closing_lines,
     describe_checkpoint,
-    format_override,
     make_printer,
     sample_lines,
 )
@@ -40,24 +38,6 @@ def test_samples_are_short_single_lines_without_escapes():
     assert printed(lines[1]) == "  model \\x1b]0;title\\x07 yes\n"
     assert lines[2].endswith(" ...")
     assert len(lines[2]) == 208
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        ("/runs/a-1", "resume_model_dir=/runs/a-1"),
-        ("runs", "\"resume_model_dir='runs'\""),
-        ("/my runs/it", "\"resume_model_dir='/my runs/it'\""),
-    ],
-)
-def test_an_override_is_quoted_once_and_readable(value, text):
-    assert format_override("resume_model_dir", value) == text
-
-
-@pytest.mark.parametrize("value", ["/a b/it's", "/a$b", "/a`b", '/a"b', "/a\\b", "/a!b", "12", "/a=b,c"])
-def test_the_shell_reads_an_override_as_one_word(value):
-    [word] = shlex.split(format_override("name", value))
-    assert word.startswith("name=")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from dialog_trainer.command_line import format_override, is_plain
 from dialog_trainer.errors import DataError
 from dialog_trainer.types import Role
 
@@ -95,16 +96,21 @@ def _find_problem(roles: Mapping[str, str | Sequence[str]]) -> str | None:
     )
 
 
-def describe_unknown(unknown: Counter[str], place: str) -> str:
-    """The message for names without a role; `place` is where the first one is."""
+def describe_unknown(unknown: Counter[str], place: str, others_are_known: bool) -> str:
+    """The message for names without a role; `place` is where the first one is, `others_are_known` whether the same
+    dialogues have turns of a known user or assistant."""
     common = unknown.most_common(MAX_SHOWN)
     names = ", ".join(f"{name!r} ({count:,} turns)" for name, count in common)
     more = f", and {len(unknown) - len(common):,} more" if len(unknown) > len(common) else ""
     first = common[0][0]
+    ways = ["that whoever speaks first is the user: 'data.roles={user: first_speaker}'"]
+    if is_plain(first):
+        ways.insert(0, f"the role of each name: 'data.roles={{{first}: assistant, ...}}'")
+    if not others_are_known or not is_plain(first):
+        assistant = format_override("data.roles", {"assistant": first})
+        ways.insert(0, f"who the assistant is: {assistant} (all others are then the user)")
     return (
-        f"{place}: these roles are not known: {names}{more}. Say who the assistant is: 'data.roles={{assistant: {first}}}' "
-        f"(all others are then the user); or the role of each name: 'data.roles={{{first}: assistant, ...}}'; or that "
-        "whoever speaks first is the user: 'data.roles={user: first_speaker}'; or let the turns alternate: "
+        f"{place}: these roles are not known: {names}{more}. Say {'; or '.join(ways)}; or let the turns alternate: "
         "'data.columns={role: null}'"
     )
 

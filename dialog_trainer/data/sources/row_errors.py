@@ -16,11 +16,11 @@ class RowError(ValueError):
 
 
 class UnknownRoleError(RowError):
-    """Names of roles that are not known, one for each turn that has such a name."""
+    """Names of roles that are not known, one for each turn that has such a name; whether other names of the dialogue are."""
 
-    def __init__(self, message: str, names: Sequence[str]):
+    def __init__(self, message: str, names: Sequence[str], others_are_known: bool):
         super().__init__(message)
-        self.names = names
+        self.names, self.others_are_known = names, others_are_known
 
 
 class RowErrors:
@@ -30,7 +30,7 @@ class RowErrors:
         # Reason -> the places of its rows.
         self._places: dict[str, list[str]] = {}
         self._unknown: Counter[str] = Counter()
-        self._first_unknown = ""
+        self._first_unknown, self._others_are_known = "", False
         self._max_names = max_names
 
     def __bool__(self) -> bool:
@@ -40,6 +40,7 @@ class RowErrors:
         """Raises `DataError` with the errors so far once there are too many."""
         if isinstance(error, UnknownRoleError):
             self._first_unknown = self._first_unknown or place
+            self._others_are_known |= error.others_are_known
             self._unknown.update(name for name in error.names if len(self._unknown) < self._max_names)
             return
         self._places.setdefault(str(error), []).append(place)
@@ -55,6 +56,6 @@ class RowErrors:
         if lines:
             lines.insert(0, "these rows are not dialogues; fix or remove them:")
         if self._unknown:
-            lines.append(describe_unknown(self._unknown, self._first_unknown))
+            lines.append(describe_unknown(self._unknown, self._first_unknown, self._others_are_known))
         if lines:
             raise DataError("\n".join([*lines, *more]))

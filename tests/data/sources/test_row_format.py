@@ -296,6 +296,21 @@ def test_unknown_roles_are_counted_over_the_split():
         split_of(rows)
 
 
+# Names of speakers, and what the message advises; all of it can be typed.
+ADVICE = [
+    (["Joey", "Ross"], r"Say who the assistant is: 'data.roles=\{assistant: Joey\}' .* the role of each name: 'data.roles=\{Joey: assistant, "),
+    (["0", "1"], r"Say who the assistant is: \"data.roles=\{assistant: '0'\}\" \(all others are then the user\); or that whoever speaks"),
+    (["지민", "user"], r"Say who the assistant is: \"data.roles=\{assistant: '지민'\}\" "),
+    (["human", "gpt", "bing"], r"Say the role of each name: 'data.roles=\{bing: assistant, ...\}'; or that"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("names", "advice"), ADVICE)
+def test_the_advice_on_unknown_roles_fits_their_names(names, advice):
+    with pytest.raises(DataError, match=advice):
+        split_of([{"messages": [{"role": name, "content": "a"} for name in names]}])
+
+
 def test_no_dialogue_follows_an_error():
     rows = iter([{"turns": ["a", "b"]}, {"turns": 3}, {"turns": ["c", "d"]}])
     dialogues = parse_rows(((str(n), "own", row) for n, row in enumerate(rows)), RowParser())
