@@ -12,9 +12,9 @@ from helpers.processes import free_port, lines, rows, run_together, started, sta
 
 pytestmark = pytest.mark.slow
 
-STEPS, EVERY = 20, 10
+STEPS, EVERY = 12, 6
 PLAIN = ("model.dropout=0", f"schedule_steps={STEPS}")
-DROPOUT = ("model.dropout=0.2", "schedule_steps=12")
+DROPOUT = ("model.dropout=0.2", f"schedule_steps={STEPS}")
 VALIDATED_TWICE = (f"validate_every_n_steps={EVERY}", "metrics.max_dialogues=null", "prediction_print_n=1000")
 # Trained runs by name: on how many processes, and how.
 RUNS = {
@@ -22,14 +22,13 @@ RUNS = {
     "two": (2, (*PLAIN, *VALIDATED_TWICE, f"steps={STEPS}")),
     "three": (3, (*PLAIN, *VALIDATED_TWICE, f"steps={STEPS}")),
     "sharded": (2, (*PLAIN, *VALIDATED_TWICE, f"steps={STEPS}", "parallel=fsdp")),
+    **{f"compiled-{kind}": (2, (*PLAIN, "steps=4", "compile=true", f"parallel={kind}")) for kind in ("ddp", "fsdp")},
     **{
-        f"{name}-{size}": (size, (*PLAIN, "steps=8", *options))
+        f"{name}-{size}": (size, (*PLAIN, "steps=8", f"mask_schedule.normalize={name}", *options))
         for size in (1, 2)
         for name, options in {
-            "fixed": ("mask_schedule.normalize=fixed",),
-            "turn": ("mask_schedule.normalize=turn", "train_user_turn_mask_step=0.1"),
-            "last-turn": ("mask_schedule.last_turn_only=true", "optim=sgd", "optim.lr0=0.1"),
-            "probed": ("mask_schedule.alignment_every_n_steps=3", "mask_schedule=random_turns"),
+            "fixed": ("mask_schedule=random_turns", "mask_schedule.alignment_every_n_steps=3"),
+            "turn": ("mask_schedule.last_turn_only=true", "train_user_turn_mask_step=0.1", "optim=sgd", "optim.lr0=0.1"),
         }.items()
     },
     "few-1": (1, (*PLAIN, "steps=4", "metrics.max_dialogues=2", "prediction_print_n=1000", "metrics=all_turns")),
@@ -39,7 +38,7 @@ RUNS = {
     "left-by-two": (2, (*PLAIN, "steps=6")),
     **{f"straight-ddp-{size}": (size, (*DROPOUT, "steps=12")) for size in (2, 3)},
     **{f"stopped-ddp-{size}": (size, (*DROPOUT, "steps=6")) for size in (2, 3)},
-    "straight-fsdp-2": (2, (*DROPOUT, "steps=12", "parallel=fsdp")),
+    "straight-fsdp-2": (2, (*DROPOUT, f"steps={STEPS}", "parallel=fsdp")),
     "stopped-fsdp-2": (2, (*DROPOUT, "steps=6", "parallel=fsdp")),
 }  # fmt: skip
 # Resumed runs by name: on how many processes, from a copy of which run, and how.
@@ -86,7 +85,7 @@ def runs(jsonl_folder, tmp_path_factory) -> Path:
     def continued(size):
         for name, (count, source, own) in RESUMED.items():
             if count == size:
-                run = ("mode=resume", f"resume_model_dir='{folder}/{name}'", "load_model_type=last", "steps=12")
+                run = ("mode=resume", f"resume_model_dir='{folder}/{name}'", "load_model_type=last", f"steps={STEPS}")
                 copied = (str(folder / source), str(folder / name)) if source != name else (None, None)
                 yield (*copied, [*run, *own, f"processes={size}"])
         for name, (count, own) in VALIDATED.items():
@@ -161,11 +160,16 @@ def replies_of(run: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k != "attempt"} for row in lines(run / "replies.jsonl")]
 
 
-@pytest.mark.parametrize("name", ["fixed", "turn", "last-turn", "probed"])
+@pytest.mark.parametrize("name", ["compiled-ddp", "compiled-fsdp"])
+def test_compiled_processes_equal_an_eager_one(runs, name):
+    assert_close(rows(runs / name, "train"), rows(runs / "one", "train")[:4])
+
+
+@pytest.mark.parametrize("name", ["fixed", "turn"])
 def test_every_mask_and_divisor_equals_one_process(runs, name):
     assert_close(rows(runs / f"{name}-2", "train"), rows(runs / f"{name}-1", "train"))
     assert_close(rows(runs / f"{name}-2", "probe"), rows(runs / f"{name}-1", "probe"))
-    assert len(rows(runs / f"{name}-2", "probe")) == (3 if name == "probed" else 0)
+    assert len(rows(runs / f"{name}-2", "probe")) == (3 if name == "fixed" else 0)
 
 
 @pytest.mark.parametrize("name", ["few", "hurried"])
@@ -212,8 +216,8 @@ def test_resume_is_bit_exact(runs, name):
 @pytest.mark.parametrize("name", ["two-then-one", "two-then-three", "ddp-then-fsdp"])
 def test_resume_on_another_number_of_processes(runs, name):
     found = rows(runs / name, "train")
-    assert len(found) == 12
-    assert_close(found, rows(runs / "one", "train")[:12])
+    assert len(found) == STEPS
+    assert_close(found, rows(runs / "one", "train"))
 
 
 def test_each_rank_draws_its_own_dropout(runs):
@@ -226,15 +230,15 @@ def test_resume_as_a_user_starts_it(runs, tmp_path, jsonl_folder):
     """In processes of its own, through a port."""
     run = tmp_path / "run"
     shutil.copytree(runs / "left-by-two", run, symlinks=True)
-    options = ("mode=resume", f"resume_model_dir='{run}'", "load_model_type=last", "steps=12", "processes=2")
+    options = ("mode=resume", f"resume_model_dir='{run}'", "load_model_type=last", f"steps={STEPS}", "processes=2")
     options += (f"port={free_port()}",)
     with started(command(*options), tmp_path) as job:
         job.workers(2)
         code, output = job.ended()
         assert code == 0, output
         assert job.left(1) == set()
-    assert_close(rows(run, "train"), rows(runs / "one", "train")[:12])
-    assert "step 12/12" in output
+    assert_close(rows(run, "train"), rows(runs / "one", "train"))
+    assert f"step {STEPS}/{STEPS}" in output
     assert output.count("resuming ") == 1
     log = (run / "logs/rank-1.log").read_text()
     assert log.count("rank 1 of 2, process ") == 2

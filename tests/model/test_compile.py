@@ -53,12 +53,10 @@ def step(model, lengths: list[int]) -> tuple[float, torch.Tensor]:
     return found.nats.item(), torch.cat([one.grad.flatten() for one in model.parameters()])
 
 
-# One kind of model with dropout in machine code (and one without in tests/distributed/test_compiled_runs.py); for the others,
-# whose C++ compiler takes half a minute, the graphs alone.
+# The graphs alone, those of the backward pass once: machine code takes a minute (tests/distributed/test_compiled_runs.py).
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "dropout", "backend"),
-    [("gpt2", 0.3, "inductor"), ("llama", 0.0, "aot_eager"), ("neox", 0.3, "aot_eager")],
+    ("name", "dropout", "backend"), [("gpt2", 0.3, "aot_eager"), ("llama", 0.0, "eager"), ("neox", 0.3, "eager")]
 )
 def test_compiled_loss_and_gradient_equal_eager(name, dropout, backend, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=backend))
@@ -82,18 +80,6 @@ def test_compiled_loss_and_gradient_equal_eager(name, dropout, backend, monkeypa
     assert loss == expected
     assert torch.equal(gradient, slow)
     assert counters["stats"]["unique_graphs"] == graphs[-1]
-
-
-@pytest.mark.slow
-def test_compiled_dropout_differs_in_each_block_and_pass():
-    model = made(CONFIGS["gpt2"](0.3))
-    compile_blocks(model)
-    torch.manual_seed(3)
-    batch = join_batches(random_batches([20, 30], seed=1))
-    losses = [compute_loss(model, batch).nats.item() for _ in range(3)]
-    assert len(set(losses)) == 3
-    torch.manual_seed(3)
-    assert [compute_loss(model, batch).nats.item() for _ in range(3)] == losses
 
 
 def test_only_packed_attention_is_compiled():
