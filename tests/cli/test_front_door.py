@@ -104,11 +104,10 @@ def test_a_stop_during_the_start_is_one_line(seconds, number, code, tmp_path):
     assert told[:-1] in ([], ["importing torch and transformers ..."])  # said where the import takes long
 
 
-@pytest.mark.parametrize("command", [MODULE, COMMAND], ids=["module", "command"])
-def test_a_module_in_the_current_folder_is_found(command, tmp_path):
+def test_a_module_in_the_current_folder_is_found(tmp_path):
     (tmp_path / "own_schedule.py").write_text("print('imported')\nraise RuntimeError('far enough \\x1b[2J')\n")
     own = ["mask_schedule._target_=own_schedule.weights", "data=chitchat", "model=gpt2_tiny", "device=cpu"]
-    found = run(*own, cwd=tmp_path, command=command)
+    found = run(*own, cwd=tmp_path)
     assert "imported" in found.stdout, found.stderr
     assert "RuntimeError: far enough \\x1b[2J" in found.stderr
 
@@ -136,7 +135,7 @@ def test_completion_is_installed_for_the_command(tmp_path):
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("optim=", "optim=adam optim=adamw optim=sgd"), ("optim.l", "optim.lr0="),
+        ("optim.l", "optim.lr0="),
         ("data=", "data=chitchat data=dailydialog data=files data=hub data=jsonl"),
     ],
 )  # fmt: skip
@@ -159,10 +158,9 @@ def test_hydras_own_flags_show_the_configuration(tmp_path):
     assert "Hydra" in run("--hydra-help", cwd=tmp_path).stdout
 
 
-@pytest.mark.parametrize("steps", [8, 10_000_000])
-def test_an_error_is_answered_at_once_whatever_the_number_of_steps(steps, tmp_path):
+def test_an_error_is_answered_at_once_whatever_the_number_of_steps(tmp_path):
     start = time.process_time()
-    found = run(f"steps={steps}", "mask_schedule=piecewise", "optim.lr0=-1", "data=chitchat", cwd=tmp_path, timeout=60)
+    found = run("steps=10000000", "mask_schedule=piecewise", "optim.lr0=-1", "data=chitchat", cwd=tmp_path, timeout=60)
     assert found.returncode == 2
     assert "optim.lr0=-1: must be a number above 0" in found.stderr
     assert time.process_time() - start < 2

@@ -36,31 +36,23 @@ def ranks(job, count: int) -> list[int]:
 
 
 def test_killed_rank_is_reported_once(tiny_options, tmp_path, here):
-    with started(torchrun("--nproc-per-node", "3", *here, "--", *tiny_options, *LONG), tmp_path) as job:
-        pids = ranks(job, 3)
+    with started(torchrun("--nproc-per-node", "2", *here, "--", *tiny_options, *LONG), tmp_path) as job:
+        pids = ranks(job, 2)
         job.row(tmp_path / "runs/run/metrics.jsonl", 3)
         os.kill(pids[1], signal.SIGKILL)
         code, output = job.ended(60)
         assert code == 1
         assert output.count("The saved checkpoints are complete") == 1, output
-        assert re.search(r"rank 1 of 3 is gone, step \d+", output), output
+        assert re.search(r"rank 1 of 2 is gone, step \d+", output), output
         assert job.left(1) == set()
     assert state(tmp_path / "runs/run")["step"] >= 3
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["-m", "seed=0,1"], "-m: not under torchrun or Slurm"),
-        (["batch_size=none"], "batch_size=none"),
-        (["mode=inspect"], "mode=inspect: works in one process; start it without torchrun or srun"),
-    ],
-)
-def test_config_error_is_printed_once(tiny_options, tmp_path, here, options, message):
-    with started(torchrun("--nproc-per-node", "2", *here, "--", *tiny_options, *options), tmp_path) as job:
+def test_config_error_is_printed_once(tiny_options, tmp_path, here):
+    with started(torchrun("--nproc-per-node", "2", *here, "--", *tiny_options, "-m", "seed=0,1"), tmp_path) as job:
         code, output = job.ended()
     assert code != 0
-    assert output.count(message) == 1, output
+    assert output.count("-m: not under torchrun or Slurm") == 1, output
     assert output.count("1 error in the configuration") == 1
     assert "exitcode  : 2" in output
     assert not (tmp_path / "runs").exists()

@@ -184,11 +184,18 @@ def test_schedules_of_equal_weights_give_equal_runs(train):
     assert runs[0].digests() == runs[1].digests() == runs[2].digests()
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+# The other schedules: tests/cli/test_sweep_forks.py.
+@pytest.mark.parametrize("schedule", ["step", "random_turns", "piecewise", "constant", "user"])
 def test_the_mask_of_a_step_after_a_resume_is_that_of_the_step_straight(
     train, watched, options, tmp_path, folder, schedule
 ):
-    own = (*SCHEDULES[schedule], f"data.train_data_path='{folder}/weighed.jsonl'", "mask_schedule.normalize=turn")
+    last = ("mask_schedule.last_turn_only=true",) if schedule == "user" else ()
+    own = (
+        *SCHEDULES[schedule],
+        *last,
+        f"data.train_data_path='{folder}/weighed.jsonl'",
+        "mask_schedule.normalize=turn",
+    )
     straight = train(*own)
     weights = [step["weights"] for step in straight.steps]
     assert len({tuple(set(step)) for step in weights}) > 1
@@ -322,8 +329,7 @@ def test_a_simulator_of_users_is_trained_and_scored_on_what_the_user_says(train,
     ("own", "every", "probed"),
     [
         ((), 1, list(range(STEPS + 1))),
-        (("precision=bf16", "micro_batch_tokens=64"), 4, [0, 4, 8]),
-        (LINE, 3, [0, 3, 6]),
+        ((*LINE, "precision=bf16", "micro_batch_tokens=64"), 3, [0, 3, 6]),
     ],
 )
 def test_a_probe_leaves_training_as_it_is(train, watched, options, tmp_path, own, every, probed):

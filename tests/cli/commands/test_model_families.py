@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from dialog_trainer.cli.main import main
 from dialog_trainer.training.comparison import compare_checkpoints
 from tests.helpers.models import build
 
@@ -28,12 +29,12 @@ FAMILIES = [
 ]
 
 
-@pytest.fixture
-def run_options(tokenizer, tmp_path, jsonl_folder):
-    """Options of a run of six steps with a random model of a family."""
+@pytest.fixture(scope="module")
+def run_options(tokenizer, jsonl_folder):
+    """Options of a run of six steps in a folder, with a random model of a family there."""
 
-    def options(kind: str, adapter: str, sizes: dict) -> list[str]:
-        folder = tmp_path / kind
+    def options(place: Path, kind: str, adapter: str, sizes: dict) -> list[str]:
+        folder = place / kind
         build(kind, vocab_size=ROWS, **sizes).save_pretrained(folder)
         backend = json.loads(tokenizer.hf_tokenizer.backend_tokenizer.to_str())
         backend["added_tokens"] = backend["added_tokens"][:1]  # without the dialogue tokens
@@ -43,7 +44,7 @@ def run_options(tokenizer, tmp_path, jsonl_folder):
             "model=gpt2", f"model.pretrained_model='{folder}'", f"model/adapter={adapter}", "model.max_len=48",
             "data=dailydialog", f"data.path='{jsonl_folder}'", "batch_size=4", "schedule_steps=6", "steps=6",
             "scheduler.warmup_steps=0", "optim.lr0=1e-2", "metrics.max_dialogues=1", "metrics.max_new_tokens=4",
-            "prediction_print_n=0", "micro_batch_tokens=256", f"project='{tmp_path}/runs'", "device=cpu",
+            "prediction_print_n=0", "micro_batch_tokens=256", f"project='{place}/runs'", "device=cpu",
             "precision=fp32", "figures.enabled=false", "validate_every_n_steps=3", *(["model.adapter.dropout=0.1"] if adapter == "lora" else []),
         ]  # fmt: skip
 
@@ -54,7 +55,7 @@ def run_options(tokenizer, tmp_path, jsonl_folder):
 def test_a_family_trains_resumes_validates_and_chats(
     dialog_trainer, run_options, tmp_path, monkeypatch, kind, adapter, sizes
 ):
-    options = run_options(kind, adapter, sizes)
+    options = run_options(tmp_path, kind, adapter, sizes)
     runs = tmp_path / "runs"
 
     def go(*arguments: str) -> str:
@@ -75,13 +76,17 @@ def test_a_family_trains_resumes_validates_and_chats(
     go("mode=chat", f"resume_model_dir={runs}/half", "load_model_type=last")
 
 
+@pytest.fixture(scope="module")
+def _adapted_once(run_options, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapted")
+    assert main([*run_options(folder, "gpt2", "lora", {}), "name=run"]) == 0
+    shutil.rmtree(folder / "gpt2")  # the run needs it no more
+    return folder / "runs/run"
+
+
 @pytest.fixture
-def adapted(dialog_trainer, run_options, tmp_path):
-    options = run_options("gpt2", "lora", {})
-    code, out, err = dialog_trainer(*options, "name=run")
-    assert code == 0, out + err
-    shutil.rmtree(tmp_path / "gpt2")  # the run needs it no more
-    return tmp_path / "runs/run"
+def adapted(_adapted_once, tmp_path):
+    return shutil.copytree(_adapted_once, tmp_path / "runs/run", symlinks=True)
 
 
 def test_a_run_keeps_its_base_once_and_loads_no_other(dialog_trainer, adapted, tmp_path):

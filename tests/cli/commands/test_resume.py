@@ -38,6 +38,11 @@ def state(run: Path, link: str = "last") -> dict:
     return json.loads((run / "weights" / link / "trainer/state.json").read_text())
 
 
+@pytest.fixture
+def tiny_options(tiny_options):
+    return [*tiny_options, "micro_batch_tokens=256"]
+
+
 @pytest.fixture(scope="module")
 def trained():
     """Copies of runs as training left them, by their options."""
@@ -77,7 +82,7 @@ def resume(dialog_trainer):
         (12, 3, ()),
         (12, 5, ()),
         (12, 8, ()),
-        (12, 6, ("train_user_turn_mask_step=0.5",)),
+        (12, 6, ()),
         (12, 7, ("optim=sgd", "optim.lr0=0.1", "scheduler=linear")),
         (12, 5, ("optim=adam", "scheduler=constant", "data.truncation=keep_start")),
         (12, 9, ("max_grad_norm=null", "train_user_turn_mask_step=0", "data.truncation=keep_end")),
@@ -100,8 +105,8 @@ def test_stopped_and_resumed_equals_straight(train, resume, steps, stop, options
 
 @pytest.mark.filterwarnings("default")  # torch warns when it compiles, and stops half-way where warnings are errors
 def test_a_compiled_run_compiles_before_its_first_step_and_never_again(train, monkeypatch):
-    # The graphs alone: their C++ compiler takes half a minute.
-    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="aot_eager"))
+    # What Dynamo captures: its graphs and machine code take a minute.
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="eager"))
     before = []
     begun = fit.train
 
