@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,9 +39,15 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imports_of(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -99,9 +106,8 @@ def test_libraries_stay_in_their_rooms(path):
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_names_and_sizes(path):
     assert path.stem not in {"utils", "common", "helpers", "base", "misc"}
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 300
-    for node in ast.walk(ast.parse(text)):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
@@ -116,7 +122,7 @@ def test_everything_is_printed_through_the_screen(path):
     """Elsewhere a text of data or settings could send escapes to a terminal, or megabytes."""
     own = {"screen.py": {"write"}, "terminal.py": {"print"}}.get(path.name, set())
     found = []
-    for node in (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)):
+    for node in (node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)):
         called = ast.unparse(node.func)
         method = called.rpartition(".")[2]
         to_screen = (
@@ -129,7 +135,7 @@ def test_everything_is_printed_through_the_screen(path):
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_each_module_has_a_docstring(path):
-    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert ast.get_docstring(tree_of(path))
 
 
 def tracked() -> list[Path]:

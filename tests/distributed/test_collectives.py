@@ -315,6 +315,7 @@ def test_message_of_an_error(monkeypatch, capsys, error, code, text):
         raise error
 
     monkeypatch.setattr("dialog_trainer.distributed.failures._exit", end)
+    monkeypatch.setattr("dialog_trainer.distributed.failures.ROLL_CALL_SECONDS", 0.1)
     monkeypatch.setattr(collectives, "_stage", "step 7")
     control = ControlStore(dist.HashStore(), RankInfo(1, 2, 1, 2, 0))
     with pytest.raises(_Ended) as ended:
