@@ -36,6 +36,7 @@ def test_train_read_and_reply(overrides):
         run.read_scores()
 
 
+@pytest.mark.slow
 def test_train_names_all_errors():
     with pytest.raises(dialog_trainer.ConfigError) as caught:
         dialog_trainer.train({"steps": 0, "optim.lr0": -1, "nonsense": 1})

@@ -32,6 +32,7 @@ def read_losses(name: str, key: str = "train_user_turn_mask_step") -> dict[str, 
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", PLAN["blocks"])
 def test_every_block_of_the_plan_is_a_configuration(block):
     planned = PLAN["blocks"][block]

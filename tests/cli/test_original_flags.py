@@ -59,6 +59,7 @@ def commands(*arguments: str) -> list[list[str]]:
     ]
 
 
+@pytest.mark.slow
 def test_its_file_becomes_a_command_that_composes(config):
     long = commands("--config", config(), "--mode", "train", "--port", "10001")
     assert (
@@ -78,6 +79,7 @@ def test_its_file_becomes_a_command_that_composes(config):
     assert "optim.lr0=1e-4" not in typed  # as experiment=original has it
 
 
+@pytest.mark.slow
 def test_files_of_ones_own(config, tmp_path):
     (tmp_path / "a.jsonl").write_text("{}")
     [typed] = commands("-c", config(dailydialog=False, train=f"'{tmp_path}/a.jsonl'"), "-m", "train", "seed=3")

@@ -33,6 +33,7 @@ def test_anything_else_is_a_value_or_one_reason(text):
             load_plain(content, aliases=aliases)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

@@ -181,6 +181,7 @@ def test_keys_depend_on_the_weight_of_a_turn(tokenizer, tmp_path):
     assert digests[0][1] != digests[1][1]
 
 
+@pytest.mark.slow
 def test_keys_depend_on_all_that_tokens_are_made_from(source, tokenizer, gpt2_tokenizer, tmp_path):
     dialogues = open_dialogues(source, tmp_path)
     made = [

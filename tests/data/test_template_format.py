@@ -139,6 +139,7 @@ def test_cut_dialogues_keep_the_contract(shape, truncation, data):
         assert seen == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", sorted(SHAPES))
 def test_a_long_context_loses_whole_turns_from_the_left(shape):
     turns = turns_of(U, A, U, A, U, A, U, A)

@@ -61,6 +61,7 @@ def slow_cells(model, table: TokenDataset, only: int | None = None) -> torch.Ten
     return role_turn_sums
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_tokens", [1, 100, 100_000])
 def test_loss_equals_the_reference_in_batches_of_any_size(
     tiny_model, tokens_of, dialogue_turns, max_tokens, monkeypatch

@@ -12,6 +12,7 @@ from dialog_trainer.masking.schedules import RoleWeights
 POINTS = (RoleWeights(1.0), RoleWeights(0.0), RoleWeights(0.5, 0.0), RoleWeights(0.0, random_roles=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truncation", ["split", "keep_start", "keep_end"])
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_coverage_equals_the_slow_reference(truncation, size, jsonl_folder, tokenizer, tmp_path):

@@ -179,6 +179,7 @@ def test_dialogue_in_two_sequences_ends_with_the_second():
     assert broken_clauses([second, first], dialogues=[5, 5]) == [f"  - {MISPLACED_END}: 2, first in dialogue d5"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 7, 1000, 5000])
 def test_all_broken_clauses_are_counted_at_once(size):
     sequences = [

@@ -72,6 +72,7 @@ def test_equal_dialogues_have_an_interval_of_width_0():
     assert confidence_interval(dialogues([3.0, 3.0]), mean, seed=0) == (3.0, 3.0)
 
 
+@pytest.mark.slow
 def test_interval_covers_the_true_value_95_times_in_100():
     """Dialogues of 1 to 9 equal replies: resampling replies instead would cover it far less often."""
     draw, hits = np.random.default_rng(11), 0
@@ -113,6 +114,7 @@ def test_p_is_1_without_a_difference():
     assert (result.difference, result.low, result.high, result.p_value) == (0.0, 0.0, 0.0, 1.0)
 
 
+@pytest.mark.slow
 def test_p_is_uniform_without_a_true_difference_and_small_with_one():
     draw, found = np.random.default_rng(3), []
     for trial in range(400):

@@ -68,6 +68,7 @@ SCHEDULES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["assistant", "user"])
 def test_weights_are_equal_before_a_fork_and_differ_at_it(role):
     configs = [composed(*schedule).replace({"mask_schedule.trained_role": role}) for schedule in SCHEDULES]

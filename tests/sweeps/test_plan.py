@@ -33,6 +33,7 @@ def test_names_are_plain_and_bounded(own, name):
     assert name_job(3, own) == name
 
 
+@pytest.mark.slow
 def test_identity_is_without_place_command_and_machine(tmp_path, monkeypatch):
     before = digest_settings(identify(compose_config(*SHARED)))
     for same in (
@@ -49,6 +50,7 @@ def test_identity_is_without_place_command_and_machine(tmp_path, monkeypatch):
     assert digest_settings(identify(compose_config(*SHARED, "seed=1"))) != before
 
 
+@pytest.mark.slow
 def test_an_option_of_a_later_version_leaves_earlier_jobs_as_they_are():
     today = identify(compose_config(*SHARED))
     assert today["data.max_train_dialogues"] is None
@@ -75,6 +77,7 @@ def test_jobs_are_added_and_kept():
     assert "seed" not in second.record.settings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("own", "shared", "errors"),
     [

@@ -204,6 +204,7 @@ POINTS += [("os.rename", count) for count in range(1, 10)] + [("os.link", count)
 POINTS += [("shutil.rmtree", count) for count in (1, 2, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize(("stage", "count"), POINTS)
 def test_kill_at_any_point_of_a_save_loses_nothing(save, run, monkeypatch, stage, count):

@@ -101,6 +101,7 @@ def take_a_run(trained_run: Path, changed: str | None):
     return run_to_end, run_until
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changed", "code"), [(None, 0), ("sigkill-save", 1), ("fork", 1)])
 def test_a_difference_is_exit_code_1_and_keeps_the_runs(
     changed, code, tiny_options, trained_run, tmp_path, monkeypatch, dialog_trainer
@@ -124,6 +125,7 @@ def test_a_difference_is_exit_code_1_and_keeps_the_runs(
     assert rows(trained_run, "train")  # of the user's own run of that name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("raised", "code", "kept"), [(TrainingError("no room"), 1, True), (StopRequest(75), 75, False)]
 )

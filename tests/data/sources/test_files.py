@@ -165,6 +165,7 @@ def packed(content, suffix):
     return pa.compress(content, codec="zstd", asbytes=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
 @pytest.mark.parametrize(
     "content",

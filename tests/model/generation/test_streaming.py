@@ -96,6 +96,7 @@ def test_without_rules_no_token_ends_a_row(kind):
     assert {2, 3, 4, 5, 6} & {token for ids in replies for token in ids}
 
 
+@pytest.mark.slow
 def test_sample_depends_on_its_seed_alone(model, tokenizer):
     (context,) = random_contexts([9], tokenizer.special_tokens.start, 300)
 
@@ -107,6 +108,7 @@ def test_sample_depends_on_its_seed_alone(model, tokenizer):
     assert len(set(samples(0))) > 1
 
 
+@pytest.mark.slow
 def test_sample_may_be_any_token(model, tokenizer, monkeypatch):
     monkeypatch.setattr(tokenizer, "decode", str)
     flat = Decoding("sample", temperature=1e4)

@@ -44,6 +44,7 @@ def compared(runs, quantity=Quantity(LAST, "validation_loss"), margin=None):  # 
     return compare_arms(quantity, design, design.arms[0], margin)
 
 
+@pytest.mark.slow
 def test_differences_are_paired_by_seed_and_adjusted_over_the_arms(tmp_path):
     found = compared(runs_of(tmp_path))
     baseline, half, one = found.results
@@ -83,6 +84,7 @@ def test_other_test_dialogues_in_one_run_leave_the_noise_of_seeds_alone_and_warn
     assert not compared(runs, Quantity("test/response", "assistant_nll")).has_dialogues
 
 
+@pytest.mark.slow
 def test_one_seed_has_no_interval_and_a_metric_that_a_run_lacks_is_of_the_others(tmp_path):
     single = compared(runs_of(tmp_path / "a", {0.0: [3.0], 0.5: [2.9]}))
     assert [one.estimate.interval for one in single.results] == [None, None]
@@ -105,6 +107,7 @@ def test_the_primary_quantity(tmp_path):
     assert choose_primary(list_quantities(partly), partly, None) == Quantity(LAST, "assistant_nll")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "warning"),
     [

@@ -96,6 +96,7 @@ def coverage(intervals, truth):
     return np.mean([one.low <= truth <= one.high for one in intervals])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5, 12])
 def test_intervals_cover_95_percent(seeds):
     """Runs on 60 dialogues; of half of the draws the dialogues are fixed, so that only seeds are drawn."""
@@ -110,6 +111,7 @@ def test_intervals_cover_95_percent(seeds):
     assert coverage(of_both, 2) == pytest.approx(0.95, abs=0.015)
 
 
+@pytest.mark.slow
 def test_false_alarms_after_holm_are_at_most_5_percent():
     """Four arms equal to the baseline, five seeds: in how many of the draws is any of them called different?"""
     draw = np.random.default_rng(7)
