@@ -3,6 +3,8 @@
 Tests that read other people's data find it through `DIALOG_TRAINER_TEST_DATA` and are skipped where it is absent.
 """
 
+from __future__ import annotations
+
 import gc
 import json
 import os
@@ -11,6 +13,7 @@ import shutil
 import signal
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,15 +25,20 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Of the processes that tests start, as in a command; one that has it does not start its interpreter again.
 os.environ["PYTHONHASHSEED"] = "0"
 
-import torch
 from helpers import chromium
 from hypothesis import is_hypothesis_test
 
 from dialog_trainer.cli.main import main
-from dialog_trainer.data.tokenizer import DialogueTokenizer
-from dialog_trainer.model.loading import build_from_scratch
-from dialog_trainer.model.packed_forward import use_packed_attention
 from dialog_trainer.signals import EXIT_CODES
+
+if TYPE_CHECKING:
+    from dialog_trainer.data.tokenizer import DialogueTokenizer
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Imports torch and transformers while warnings are no errors; not in the process that only hands out the tests."""
+    if hasattr(session.config, "workerinput") or not session.config.getoption("numprocesses", default=None):
+        import dialog_trainer.model.loading  # noqa: F401
 
 
 def pytest_collection() -> None:
@@ -85,6 +93,8 @@ def _signals_as_they_were():
 @pytest.fixture(autouse=True)
 def _torch_as_it_was():
     """A run sets deterministic kernels and seeds; the next test starts from where this one did."""
+    import torch
+
     state = torch.get_rng_state()
     yield
     torch.set_rng_state(state)
@@ -129,6 +139,8 @@ def jsonl_folder(dialogue_turns: list[list[str]], tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="session")
 def tokenizer(dialogue_turns: list[list[str]]) -> DialogueTokenizer:
     """A byte-level BPE of 300 entries, and the three dialogue tokens."""
+    from dialog_trainer.data.tokenizer import DialogueTokenizer
+
     return DialogueTokenizer.train((text for turns in dialogue_turns for text in turns), 300)
 
 
@@ -145,6 +157,8 @@ def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def gpt2_tokenizer(gpt2_folder: Path) -> DialogueTokenizer:
+    from dialog_trainer.data.tokenizer import DialogueTokenizer
+
     tokenizer = DialogueTokenizer.pretrained(str(gpt2_folder))
     assert len(tokenizer) == 50257 + 3
     return tokenizer
@@ -153,6 +167,9 @@ def gpt2_tokenizer(gpt2_folder: Path) -> DialogueTokenizer:
 @pytest.fixture
 def tiny_model(tokenizer: DialogueTokenizer):
     """A one-block GPT-2 of width 16 and 64 positions, in packed attention, without dropout."""
+    from dialog_trainer.model.loading import build_from_scratch
+    from dialog_trainer.model.packed_forward import use_packed_attention
+
     model = build_from_scratch(tokenizer, layers=1, heads=2, width=16, positions=64, dropout=0.0, seed=0)
     assert use_packed_attention(model)
     return model
