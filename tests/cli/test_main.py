@@ -59,6 +59,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 def test_all_faults_are_told_together(dialog_trainer, empty_folder):
     code, out, err = dialog_trainer(*FAULTS)
     assert (code, out) == (2, "")
@@ -71,6 +72,7 @@ def test_all_faults_are_told_together(dialog_trainer, empty_folder):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -116,7 +118,7 @@ def test_a_project_that_cannot_be_written_is_named(dialog_trainer, tiny_options,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("project", ["with space", "a=b", "it's", 'say "hi"', "한국어 폴더"])
+@pytest.mark.parametrize("project", ["a=b it's", '한국어 "폴더"'])
 def test_a_path_may_hold_signs_and_other_letters(dialog_trainer, tiny_options, tmp_path, project):
     code, out, err = dialog_trainer(*tiny_options, "steps=1", f"project={tmp_path}/{project}", "name=그 run")
     assert code == 0, out + err

@@ -299,6 +299,7 @@ def test_every_figure_names_its_run_and_every_axis(metrics, by_role):
         assert figure.axes[-1].get_xlabel().startswith(unit)
 
 
+@pytest.mark.slow
 def test_legends_and_titles_lie_outside_the_panels(metrics, by_role):
     for figure in all_figures(STYLE, metrics, by_role).values():
         figure.draw_without_rendering()
@@ -355,7 +356,7 @@ def test_ticks_have_separators_and_no_rounding_noise(value, text):
 @pytest.mark.parametrize(("format", "start"), [("png", b"\x89PNG\r\n\x1a\n"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_figures_are_files_of_the_chosen_format(tmp_path, metrics, by_role, format, start):
     style = FigureStyle("run7", format)
-    figures = all_figures(style, metrics, by_role)
+    figures = dict(list(all_figures(style, metrics, by_role).items())[:3])
     save_figures(tmp_path, "vis outputs", style, figures)
     files = sorted((tmp_path / "vis outputs").iterdir())
     assert [file.name for file in files] == sorted(f"{name}.{format}" for name in figures)
