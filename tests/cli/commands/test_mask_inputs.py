@@ -185,7 +185,7 @@ def test_a_sequence_without_a_token_to_train_is_refused_or_dropped(
         (says("user", "the sea", weight=float("nan")), "messages[0] has 'weight': nan; it should be a number from 0 to 1,000"),
         (says("user", "the sea", train=0.5), "messages[0] has 'train': 0.5; it should be true or false"),
         (says("user", "the sea", train=False, weight=1), "messages[0] has 'train' and 'weight', which disagree; keep one"),
-        (says("narrator", "the sea"), "these roles are not known: 'narrator' (1 turns). Say who the assistant is"),
+        (says("narrator", "the sea"), "these roles are not known: 'narrator' (1 turns). Say the role of each name: "),
     ],
 )  # fmt: skip
 def test_an_invalid_weight_names_file_and_line(dialog_trainer, own_data, tmp_path, turn, said):
