@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 from dialog_trainer.data.sources.unpacking import GZIP, ZSTANDARD
@@ -14,7 +15,7 @@ PACKED = (".gz", ".zst", ".zstd")
 
 _UNPACK = "unpack it and pass the file or folder that comes out"
 _SAVE = "save it as JSON lines, CSV or parquet"
-_UTF16 = "is text in UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {path} > new file"
+_UTF16 = "is text in UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {typed} > {new}"
 # Beginning of the content, and what a message says about such a file.
 _OTHER_KINDS = (
     (b"PK\x03\x04", f"is a zip archive (or an .xlsx or .docx document): {_UNPACK}, or save the document as CSV"),
@@ -29,7 +30,7 @@ _OTHER_KINDS = (
     (b"\x89HDF", f"is an HDF5 file: {_SAVE}"), (b"\x93NUMPY", f"is a NumPy array: {_SAVE}"),
     (b"GGUF", "is the weights of a model (GGUF), not dialogues"),
     (b"%PDF", "is a PDF document, not dialogues"), (b"Obj\x01", f"is an Avro file: {_SAVE}"), (b"ORC", f"is an ORC file: {_SAVE}"),
-    (b"\xff\xfe\x00\x00", "is text in UTF-32; convert it: iconv -f UTF-32 -t UTF-8 {path} > new file"),
+    (b"\xff\xfe\x00\x00", "is text in UTF-32; convert it: iconv -f UTF-32 -t UTF-8 {typed} > {new}"),
     (b"\xff\xfe", _UTF16), (b"\xfe\xff", _UTF16),
     (b"version https://git-lfs", "is a pointer of Git LFS in place of the data: fetch them (git lfs pull)"),
 )  # fmt: skip
@@ -45,16 +46,17 @@ def find_kind(path: Path, head: bytes) -> str:
     """`jsonl`, `json`, `csv`, `tsv` or `parquet`, from the first `HEAD_BYTES` of the content. Raises `DataError`."""
     if head.startswith(b"PAR1"):
         return "parquet"
+    typed = {"typed": shlex.quote(str(path)), "new": shlex.quote(f"utf8_{path.name}")}
     for beginning, message in _OTHER_KINDS:
         if head.startswith(beginning):
-            raise DataError(f"{path} {message.format(path=path)}")
+            raise DataError(f"{path} {message.format(**typed)}")
     if head[257:262] == b"ustar":
         raise DataError(f"{path} is a tar archive: {_UNPACK}")
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         raise DataError(f"{path} is a pickle, which may hold code: {_SAVE}")
     if b"\x00" in head:
         is_wide = max(head[0::2].count(0), head[1::2].count(0)) > len(head) / 6
-        raise DataError(f"{path} {_UTF16.format(path=path) if is_wide else f'is not a text: {_SAVE}'}")
+        raise DataError(f"{path} {_UTF16.format(**typed) if is_wide else f'is not a text: {_SAVE}'}")
     text = head.decode("utf-8-sig", errors="replace")
     start, suffix = text.lstrip(), bare_suffix(path.name)
     if not start:

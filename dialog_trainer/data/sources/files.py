@@ -21,6 +21,9 @@ from dialog_trainer.data.sources.unpacking import open_unpacked
 from dialog_trainer.errors import DataError
 from dialog_trainer.files import sha256_of_texts
 
+# Files without a split that are named.
+MAX_SHOWN = 5
+
 
 class Files:
     """Your own data: JSON lines, JSON, CSV, TSV or parquet, also compressed by gzip or zstandard.
@@ -77,7 +80,13 @@ class Files:
 
     def describe(self, split: str) -> str:
         place, files = self._locate(split)
+        left_out = self._find(place).get(None, files)
         place = str(files[0]) if len(files) == 1 else f"{place} ({len(files):,} files)"
+        if left_out is not files:
+            names = ", ".join(file.name for file in left_out[:MAX_SHOWN]) + (
+                " ..." if len(left_out) > MAX_SHOWN else ""
+            )
+            place += f" (without {names}: of no split by their names)"
         if not self._holds_out(split):
             return place
         if split == "validation":

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dialog_trainer.data.sources.json_values import JsonStream, TooLongError
+from dialog_trainer.data.sources.json_values import JsonStream, TooLongError, hint_at
 from dialog_trainer.data.sources.reading import decode_line, read_lines
 from dialog_trainer.data.sources.row_errors import RowError
 from dialog_trainer.data.sources.row_format import RowParser
@@ -32,18 +32,10 @@ def read_json_lines(path: Path) -> Iterator[NumberedRow]:
             except RecursionError:
                 value = RowError("nested too deeply")
             except json.JSONDecodeError as error:
-                value = RowError(f"not JSON: {error.msg} at column {error.colno}{_hint(line, error)}")
+                value = RowError(f"not JSON: {error.msg} at column {error.colno}{hint_at(line, error)}")
             except ValueError as error:  # RowError, and a number of too many digits
                 value = RowError(str(error))
             yield number, value
-
-
-def _hint(line: str, error: json.JSONDecodeError) -> str:
-    if error.msg == "Extra data" and line[error.pos :].strip() == ",":
-        return "; a line ends without a comma: remove it"
-    if line[error.pos : error.pos + 1] == "'":
-        return "; this is Python, not JSON: write it with json.dumps"
-    return ""
 
 
 def read_json(path: Path, parser: RowParser) -> Iterator[NumberedRow]:
@@ -55,7 +47,7 @@ def read_json(path: Path, parser: RowParser) -> Iterator[NumberedRow]:
             if stream.peek() == "[":
                 yield from _read_array(stream)
                 return
-            whole = stream.value()
+            start, whole = stream.line, stream.value()
             if stream.peek():
                 yield 1, whole
                 while stream.peek():
@@ -64,6 +56,7 @@ def read_json(path: Path, parser: RowParser) -> Iterator[NumberedRow]:
             if not isinstance(whole, dict) or parser.knows(whole):
                 yield 1, whole
                 return
+            stream.line = start
             container = _find_container(whole, parser)
         except TooLongError:  # for one row: it holds rows
             container = UNKNOWN

@@ -25,6 +25,16 @@ def _too_long() -> TooLongError:
     return TooLongError(f"a value is longer than {MAX_LINE_BYTES / 2**20:g} MiB; divide it into shorter dialogues")
 
 
+def hint_at(text: str, error: json.JSONDecodeError) -> str:
+    """What is often meant by a text that is not JSON, and what to write."""
+    before, after = text[: error.pos].rstrip(), text[error.pos :].lstrip()
+    if error.msg == "Extra data" and after.strip() == ",":
+        return "; a line ends without a comma: remove it"
+    if before.endswith(",") and after[:1] in ("]", "}"):
+        return f"; remove the comma before {after[0]!r}"
+    return "; this is Python, not JSON: write it with json.dumps" if after.startswith("'") else ""
+
+
 class JsonStream:
     """The values of a text, one at a time, each of at most `MAX_LINE_BYTES`. `line` is where the next one starts.
 
@@ -75,7 +85,7 @@ class JsonStream:
                 is_incomplete = error.msg.startswith("Unterminated") or error.pos > len(self._text) - MAX_WORD
                 if not is_incomplete or not self._read_more():
                     self._advance(error.pos)
-                    raise RowError(f"not JSON: {error.msg}") from None
+                    raise RowError(f"not JSON: {error.msg}{hint_at(self._text, error)}") from None
             except RecursionError:
                 raise RowError("nested too deeply") from None
             except ValueError as error:  # a number of too many digits

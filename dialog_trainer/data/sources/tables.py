@@ -13,6 +13,8 @@ from dialog_trainer.data.sources.row_errors import RowError
 from dialog_trainer.data.sources.unpacking import open_unpacked
 from dialog_trainer.errors import DataError
 
+DELIMITERS = ",;\t|"
+_NAMED_DELIMITERS = [f"sep={delimiter}" for delimiter in DELIMITERS]
 # Rows of parquet read at a time: a small file may repeat a text of megabytes in each row.
 PARQUET_ROWS = 64
 # Bounds on what the columns of a file unpack to, and on the text of its structure.
@@ -24,7 +26,8 @@ MAX_PARQUET_IN_MEMORY = 2**28
 
 
 def read_csv(path: Path, delimiter: str | None) -> Iterator[tuple[int, object]]:
-    """Line and row of each record. `delimiter` None: comma, semicolon or tab, whatever the header has most of."""
+    """Line and row of each record. `delimiter` None: what an Excel file names in its first line (`sep=;`), else comma,
+    semicolon, tab or bar, whatever the header has most of."""
     with open_unpacked(path) as file:
         yield from _read_records(_Lines(file), path, delimiter)
 
@@ -33,10 +36,12 @@ def _read_records(lines: _Lines, path: Path, delimiter: str | None) -> Iterator[
     csv.field_size_limit(MAX_LINE_BYTES)
     try:
         header_line = next(lines, "")
+        if header_line.rstrip("\r\n") in _NAMED_DELIMITERS:
+            delimiter, header_line = header_line[4], next(lines, "")
     except RowError as error:
-        yield 1, error
+        yield lines.number, error
         return
-    delimiter = delimiter or max(",;\t", key=header_line.count)
+    delimiter = delimiter or max(DELIMITERS, key=header_line.count)
     lines.put_back(header_line)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     header: list[str] | None = None
@@ -46,22 +51,22 @@ def _read_records(lines: _Lines, path: Path, delimiter: str | None) -> Iterator[
         except StopIteration:
             return
         except csv.Error as error:
-            yield reader.line_num, RowError(f"not CSV: {error}")
+            yield lines.number, RowError(f"not CSV: {error}")
             continue
         except RowError as error:  # where the next row starts is not known
-            yield reader.line_num, error
+            yield lines.number, error
             return
         lines.size = 0
         if header is None:
-            header = _check_header([cell.strip() for cell in cells], path)
+            header = _check_header([cell.strip() or f"column {n}" for n, cell in enumerate(cells, start=1)], path)
         elif len(cells) == len(header):
             if any(cells):
-                yield reader.line_num, {key: cell or None for key, cell in zip(header, cells, strict=True)}
+                yield lines.number, {key: cell or None for key, cell in zip(header, cells, strict=True)}
         elif cells:
             yield (
-                reader.line_num,
+                lines.number,
                 RowError(
-                    f"has {len(cells)} cells, and the header {len(header)}; put a text that holds {delimiter!r}, quotes or a "
+                    f"has {len(cells)} cells, and the header, its first line, {len(header)}; put a text that holds {delimiter!r}, quotes or a "
                     "line end in double quotes"
                 ),
             )
@@ -73,6 +78,7 @@ class _Lines:
     def __init__(self, file: IO[bytes]):
         self._lines = read_lines(file)
         self._first: str | None = None
+        self.number = 0  # of the last line
         self.size = 0  # since the last record
 
     def put_back(self, line: str) -> None:
@@ -85,11 +91,11 @@ class _Lines:
         if self._first:
             line, self._first = self._first, None
             return line
-        number, raw = next(self._lines)
+        self.number, raw = next(self._lines)
         self.size += len(raw)
         if self.size > MAX_LINE_BYTES:
             raise RowError(f"a record is longer than {MAX_LINE_BYTES / 2**20:g} MiB: is a quote not closed?")
-        return decode_line(raw, number)
+        return decode_line(raw, self.number)
 
 
 def _check_header(header: list[str], path: Path) -> list[str]:

@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import sqlite3
+import subprocess
 import tracemalloc
 import zipfile
 
@@ -128,6 +129,9 @@ def test_rows_of_a_document_above_the_bound_are_read_one_by_one(tmp_path, monkey
         ),
         (b'{"a": 1, "b": "x"}', "found the keys 'a', 'b'"),
         (b"{'turns': ['a', 'b']}\n", "this is Python, not JSON: write it with json.dumps"),
+        (b"[" + ROW + b",\n]\n", r"own.json:2: not JSON: Expecting value; remove the comma before '\]'"),
+        (b'{"turns": ["a", "b",]}\n' + ROW, r"own.json:1: not JSON: Expecting value .*; remove the comma before '\]'"),
+        (b'\n{"a": [' + ROW + b'],\n"b": [' + ROW + b"]}", "own.json:2: holds several lists"),
         (ROW + b",\n" + ROW + b",\n", "own.json:1: not JSON: Extra data at column 22; a line ends without a comma"),
     ],
 )
@@ -203,6 +207,8 @@ TABLES = [
     (b"question,answer\na,b\n", ["a", "b"]), (b"question;answer\r\na;b\r\n", ["a", "b"]), (b"question\tanswer\na\tb, c\n", ["a", "b, c"]),
     (b'\xef\xbb\xbfquestion,answer\n\n"a ""x""\nz","b, c"\n', ['a "x"\nz', "b, c"]), (b"question,answer\na,\n", ["a", ""]),
     (b'messages\n"[{""role"": ""user"", ""content"": ""a""}]"\n', ["a"]), (b"id,question,answer,weight\n1,a,b,0\n", ["a", "b"]),
+    (b"\xef\xbb\xbfsep=;\r\nquestion;answer\r\na, b;c\r\n", ["a, b", "c"]), (b"question|answer\na,b|c;d\n", ["a,b", "c;d"]),
+    (b",question,answer,,\n0,a,b,,\n", ["a", "b"]),
 ]  # fmt: skip
 
 
@@ -215,12 +221,16 @@ def test_tables_are_read_with_their_header(tmp_path, content, expected):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"question,answer\na,b,c\n", "own.csv:2: has 3 cells, and the header 2; put a text that holds ','"),
+        (
+            b"question,answer\na,b,c\n",
+            "own.csv:2: has 3 cells, and the header, its first line, 2; put a text that holds ','",
+        ),
+        (b"sep=;\nquestion;answer\na;b\nc\n", "own.csv:4: has 1 cells"),
         (b'question,answer\n"a" b,c\n', "own.csv:2: not CSV: ',' expected after '\"'"),
         (b'question,answer\n"a,b\nc,d\n', "own.csv:3: not CSV: unexpected end of data"),
         (b"question,question\na,b\n", "the header has 'question' twice"),
         (b"Hi there ,Hello\na,b\n", r"own.csv:2: expected a list under turns.*found the keys 'Hi there', 'Hello'"),
-        (b"question,answer\na,\xff\n", r"own.csv:2?.*byte 3 of the line \(0xff\) is not UTF-8"),
+        (b"question,answer\na,\xff\n", r"own.csv:2: byte 3 of the line \(0xff\) is not UTF-8"),
         (b'question,answer\n"' + b'a\n"",' * 2**17, "a record is longer than 0.0625 MiB: is a quote not closed"),
         (b"question,answer\n", "own.csv is empty"),
     ],
@@ -281,6 +291,28 @@ def test_the_files_of_a_folder_have_their_split(tmp_path, names, expected):
             assert "held out" in source.describe(split)
         else:
             assert [turns[0] for turns in texts(source, split)] == wanted
+
+
+@pytest.mark.parametrize(
+    ("names", "note"),
+    [
+        (["train.jsonl", "eval.jsonl", "more/x.json"], " (without eval.jsonl, x.json: of no split by their names)"),
+        (["train.jsonl", "test.jsonl"], ""),
+        (["a.jsonl", "b.jsonl"], ""),
+    ],
+)
+def test_files_of_no_split_are_named(tmp_path, names, note):
+    write(tmp_path, *names)
+    place = f"{tmp_path} (2 files)" if "a.jsonl" in names else str(tmp_path / "train.jsonl")
+    assert files(tmp_path).describe("train") == place + note
+
+
+def test_the_command_that_converts_a_file_can_be_typed(tmp_path):
+    (tmp_path / "my own.csv").write_bytes("question\tanswer\r\nGrüße\tb\r\n".encode("utf-16"))
+    with pytest.raises(DataError) as error:
+        texts(files(tmp_path / "my own.csv"))
+    subprocess.run(str(error.value).partition("convert it: ")[2], shell=True, check=True, cwd=tmp_path)
+    assert texts(files(tmp_path / "utf8_my own.csv")) == [["Grüße", "b"]]
 
 
 def test_ids_of_several_files_are_unique_and_the_digest_follows_the_content(tmp_path):
