@@ -23,6 +23,7 @@ _NAMES: dict[NamedRole, tuple[str, ...]] = {
 KNOWN_ROLES: dict[str, NamedRole] = {name: role for role, names in _NAMES.items() for name in names}
 # As a value of `data.roles`: whoever speaks first in a dialogue.
 FIRST_SPEAKER = "first_speaker"
+ALTERNATE = "let the turns alternate: 'data.columns={role: null}'"
 # Names that messages list.
 MAX_SHOWN = 8
 
@@ -109,10 +110,7 @@ def describe_unknown(unknown: Counter[str], place: str, others_are_known: bool) 
     if not others_are_known or not is_plain(first):
         assistant = format_override("data.roles", {"assistant": first})
         ways.insert(0, f"who the assistant is: {assistant} (all others are then the user)")
-    return (
-        f"{place}: these roles are not known: {names}{more}. Say {'; or '.join(ways)}; or let the turns alternate: "
-        "'data.columns={role: null}'"
-    )
+    return f"{place}: these roles are not known: {names}{more}. Say {'; or '.join(ways)}; or {ALTERNATE}"
 
 
 def _plain(name: str) -> str:

@@ -18,18 +18,22 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from dialog_trainer.command_line import format_override
 from dialog_trainer.data.sources.loss_flags import read_flags
-from dialog_trainer.data.sources.roles import NamedRole, RoleMap
+from dialog_trainer.data.sources.roles import ALTERNATE, NamedRole, RoleMap
 from dialog_trainer.data.sources.row_errors import RowError, UnknownRoleError
 from dialog_trainer.data.sources.row_plans import Plan, plan_item, plan_row
 from dialog_trainer.data.sources.row_texts import (
     kind_of,
     read_content,
+    read_field,
     read_list,
+    read_name,
     read_text,
     with_references,
     write_calls,
 )
+from dialog_trainer.data.sources.utterance_order import check_order
 from dialog_trainer.types import Role, Turn
 
 MAX_TURNS = 100_000  # far above any dialogue, and few enough for the memory that they take
@@ -123,7 +127,8 @@ class RowParser:
         return str(row[plan.keys["dialogue"]]) if plan and plan.form == "utterance" else None  # type: ignore[index]
 
     def parse_utterances(self, rows: Sequence[dict[str, Any]]) -> list[Turn]:
-        """The turns of a dialogue that has a row for each of them."""
+        """The turns of a dialogue that has a row for each of them. Raises `RowError`, also if they are out of order."""
+        check_order(rows)
         return self._finish(self._parts(rows, "utterance ", ""), False)
 
     def knows(self, value: object) -> bool:
@@ -214,13 +219,7 @@ class RowParser:
             parts.append((_USER, read_content(item, keys["prompt"]), weight))
             parts.append((_ASSISTANT, read_content(item, keys["completion"]), weight))
             return
-        name = None
-        if "role" in keys:
-            name = item[keys["role"]]
-            if not isinstance(name, str):
-                if isinstance(name, bool | float | list | dict):
-                    raise RowError(f".{keys['role']} should be the name of a role; found {kind_of(name)}")
-                name = str(name)
+        name = read_name(item[keys["role"]], keys["role"]) if "role" in keys else None
         text = read_content(item, keys["text"]) if "text" in keys else ""
         for key in plan.calls:
             text = "\n".join(part for part in (text, write_calls(item[key], key)) if part)
@@ -236,13 +235,14 @@ class RowParser:
             parts += [(_USER, read_text(pair[0]), None), (_ASSISTANT, read_text(pair[1]), None)]
         prompt, completion = row[keys["prompt"]], row[keys["completion"]]
         for key, value, role in ((keys["prompt"], prompt, _USER), (keys["completion"], completion, _ASSISTANT)):
-            if isinstance(value, list) and any(isinstance(item, dict) and "type" not in item for item in value):
-                parts += self._parts(value, key, f"{key}[].")
+            objects = [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+            if any("role" in item or "type" not in item for item in objects):
+                said = self._parts(value, key, f"{key}[].")
+                if role == _ASSISTANT and said[0][1] == parts[-1][1]:
+                    raise RowError(f"{key} begins with the prompt: {format_override('data.columns', {'turns': key})}")
+                parts += said
                 continue
-            try:
-                text = read_content(row, key)
-            except RowError as error:
-                raise RowError(str(error).removeprefix(".")) from None
+            text = read_field(row, key)
             extra = row[keys["input"]] if role == _USER and "input" in keys else None
             parts.append((role, f"{text}\n{read_text(extra, keys['input'])}" if extra else text, None))
         return parts
@@ -251,11 +251,11 @@ class RowParser:
         """What stands before the dialogue: the system prompt, and the tools as they are written."""
         found = []
         for field in ("system", "tools"):
-            value = row[plan.keys[field]] if field in plan.keys else None
-            if field == "tools" and isinstance(value, list | dict):
-                value = json.dumps(value, ensure_ascii=False) if value else None
-            if value is not None and value != "[]":
-                found.append(read_text(value, plan.keys[field]))
+            key = plan.keys.get(field)
+            if key is not None and field == "tools" and isinstance(row[key], list | dict):
+                found.append(json.dumps(row[key], ensure_ascii=False) if row[key] else "")
+            elif key is not None and row[key] != "[]":
+                found.append(read_field(row, key))
         return "\n".join(text for text in found if text.strip())
 
     def _finish(self, parts: Sequence[_Part], may_omit_roles: bool) -> list[Turn]:
@@ -263,7 +263,7 @@ class RowParser:
         names = [name for name, _, _ in parts if isinstance(name, str)]
         resolved = iter(self._roles.resolve(names))
         if names and not may_omit_roles and any(name is None for name, _, _ in parts):
-            raise RowError("some of its turns name a role and others do not; name each")
+            raise RowError(f"some of its turns name a role and others do not; name each, or {ALTERNATE}")
         self.by_position += not names and any(name is None for name, _, _ in parts)
         turns, unknown = [], []
         for index, (name, text, weight) in enumerate(parts):

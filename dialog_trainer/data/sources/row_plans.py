@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dialog_trainer.command_line import format_override
 from dialog_trainer.data.sources.loss_flags import is_flag
+from dialog_trainer.data.sources.roles import ALTERNATE, KNOWN_ROLES
 from dialog_trainer.data.sources.row_errors import RowError
-from dialog_trainer.data.sources.row_texts import kind_of
+from dialog_trainer.data.sources.row_texts import may_be_list, read_list
 
 # What a row or a turn has -> the keys that it is known by, in small letters. `data.columns` gives others.
 KNOWN_KEYS: dict[str, tuple[str, ...]] = {
@@ -28,7 +30,13 @@ KNOWN_KEYS: dict[str, tuple[str, ...]] = {
 }
 CALLS = ("tool_calls", "function_call")
 # Rows of pairs to choose from, and of answers with a judgement, are no dialogues to learn.
-_PREFERENCE = re.compile(r"(^|_)(chosen|rejected|dispreferred)(_|$)|^(non_)?preferred_output$|^kto_tag$", re.IGNORECASE)
+_PREFERENCE = re.compile(
+    r"^chosen$|(^|_)(rejected|dispreferred)(_|$)|^(non_)?preferred_output$|^kto_tag$", re.IGNORECASE
+)
+# Keys of turns that may say who speaks, under a name that is not known; `type` and others do where they hold a role.
+_SPEAKER = re.compile(r"speaker|role|sender|author|interlocutor|^is_(bot|user|human|assistant)$|^name$", re.IGNORECASE)
+# Keys of trees of messages: ChatGPT's and others' exports, OpenAssistant.
+_TREE = ("parent_id", "mapping", "message_tree_id")
 FORMS = (
     "a list under turns, messages or conversations; prompt and completion, instruction and output, or question and "
     "answer; or a row for each utterance with dialogue_id, speaker and text"
@@ -64,7 +72,7 @@ def plan_row(row: Mapping[str, Any], columns: Mapping[str, str | None]) -> Plan:
         _refuse_preferences(finder.present)
     finder.check_mapped("turns", "dialogue")
     lists = finder.find_all("turns")
-    readable = [key for key in lists if isinstance(row[key], list) or str(row[key]).lstrip().startswith("[")]
+    readable = [key for key in lists if may_be_list(row[key])]
     if len(readable) > 1:
         raise RowError(
             f"has both {' and '.join(map(repr, readable))}; choose one: 'data.columns={{turns: {readable[0]}}}'"
@@ -78,14 +86,14 @@ def plan_row(row: Mapping[str, Any], columns: Mapping[str, str | None]) -> Plan:
         keys["turns"] = readable[0]
     elif pair:
         keys |= pair | finder.find_each("history")
-        if "input" in finder.lower and pair["prompt"] != finder.lower["input"]:
-            keys["input"] = finder.lower["input"]
+        keys |= {field: key for field, key in finder.find_each("input").items() if key != pair["prompt"]}
     elif utterance:
         keys = utterance
     elif lists:
-        raise RowError(f"{lists[0]!r} should be a list; found {kind_of(row[lists[0]])}")
+        read_list(row[lists[0]], repr(lists[0]))  # says what it is
     else:
-        raise RowError(f"expected {FORMS}; found the keys {_show(row)}. Name others with data.columns")
+        _refuse_trees(finder)
+        raise RowError(f"expected {FORMS}; found the keys {_show(row)}. {_advise(finder)}")
     form = "list" if readable else "pair" if pair else "utterance"
     flags = () if form == "utterance" else finder.find_flags()
     return Plan(form, keys, flags, finder.find_unread(keys, flags, ()))
@@ -104,7 +112,10 @@ def plan_item(item: Mapping[str, Any], columns: Mapping[str, str | None], prefix
     pair = {} if "text" in keys or calls else finder.find_pair()
     if not pair and not calls and "text" not in keys:
         raise RowError(f"has no text: its keys are {_show(item)}. Name that of the text: 'data.columns={{text: ...}}'")
-    keys |= pair
+    if pair:
+        keys |= pair
+    elif "role" not in keys and "role" not in columns:
+        _refuse_speakers(finder, set(keys.values()))
     skipped = finder.find_each("dialogue") if not prefix else {}
     return Plan("pair" if pair else "", keys, flags, finder.find_unread(keys | skipped, flags, calls, prefix), calls)
 
@@ -186,12 +197,46 @@ def _find_utterance(finder: _Finder) -> dict[str, str]:
     keys = finder.find_each("dialogue", "text")
     if len(keys) < 2:
         return {}
-    if "parent_id" in finder.lower:
-        raise RowError("is a message of a tree ('parent_id'); write each path of the tree as a row with 'messages'")
+    _refuse_trees(finder)
     return keys
 
 
+def _refuse_trees(finder: _Finder) -> None:
+    for name in _TREE:
+        if name in finder.lower:
+            raise RowError(
+                f"is a message of a tree, or a tree ({finder.lower[name]!r}); write each path of the tree as a row with 'messages'"
+            )
+
+
+def _refuse_speakers(finder: _Finder, read: set[str]) -> None:
+    """Raises `RowError` if a turn without a role has a key, not one of `read`, that may say who speaks."""
+    for key in finder.present.keys() - read:
+        value = finder.present[key]
+        if _SPEAKER.search(key) or (isinstance(value, str) and value.lower() in KNOWN_ROLES):
+            column = format_override("data.columns", {"role": key})
+            raise RowError(f"has the key {key!r}, which may say who speaks: pass {column}, or {ALTERNATE}")
+
+
+def _advise(finder: _Finder) -> str:
+    """What to type for a row of other keys: what it may be is advised where one reading alone is at hand."""
+    present = {key: value for key, value in finder.present.items() if not key.lower().endswith("id")}
+    if finder.find_all("role") and finder.find_all("text"):
+        return "The rows of one dialogue need its id: name its column, 'data.columns={dialogue: ...}'"
+    lists = [
+        key for key, value in present.items() if isinstance(value, str | list) and may_be_list(value) and len(value) > 1
+    ]
+    texts = [key for key, value in present.items() if isinstance(value, str)]
+    columns = {}
+    if len(lists) == 1 and not finder.find_all("prompt") + finder.find_all("completion"):
+        columns = {"turns": lists[0]}
+    elif len(texts) == len(present) == 2:
+        columns = dict(zip(("prompt", "completion"), texts, strict=True))
+    perhaps = f", perhaps {format_override('data.columns', columns)}" if columns else ""
+    return f"Name others with data.columns{perhaps}"
+
+
 def _show(row: Mapping[str, Any]) -> str:
-    names = [repr(str(key)[:60]) for key in row]
+    names = [repr(str(key)[:60]) + (" (null)" if value is None else "") for key, value in row.items()]
     more = f" and {len(names) - MAX_KEYS_SHOWN:,} more" if len(names) > MAX_KEYS_SHOWN else ""
     return (", ".join(names[:MAX_KEYS_SHOWN]) or "none") + more

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from typing import Any
 
+from dialog_trainer.data.sources.roles import ALTERNATE
 from dialog_trainer.data.sources.row_errors import RowError
 from dialog_trainer.types import Turn
+
+# What opens a turn in a text of several.
+_LABEL = re.compile(r"(?:\A\s*|\n\n|###) *(Human|User|Assistant|System) *:", re.IGNORECASE)
 
 
 def read_content(item: dict[str, Any], key: str) -> str:
@@ -19,7 +24,28 @@ def read_content(item: dict[str, Any], key: str) -> str:
         return ""
     if not isinstance(value, list):
         raise RowError(f".{key} should be a string; found {kind_of(value)}")
+    if len(value) > 1 and all(isinstance(part, str) for part in value):
+        raise RowError(
+            f".{key} is a list of {len(value):,} texts, and a turn has one: keep one, or write a list of turns"
+        )
     return "\n".join(_text_of_part(part, f".{key}[{index}]") for index, part in enumerate(value))
+
+
+def read_field(row: dict[str, Any], key: str) -> str:
+    """As `read_content`, of a key of the row itself."""
+    try:
+        return read_content(row, key)
+    except RowError as error:
+        raise RowError(str(error).removeprefix(".")) from None
+
+
+def read_name(value: object, key: str) -> str | None:
+    """The name of a speaker, None if it is blank. Numbers and truth values are names as JSON writes them."""
+    if isinstance(value, str):
+        return value if value.strip() else None
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    raise RowError(f".{key} should be the name of a role; found {kind_of(value)}: write the name there, or {ALTERNATE}")
 
 
 def _text_of_part(part: object, place: str) -> str:
@@ -29,7 +55,7 @@ def _text_of_part(part: object, place: str) -> str:
         raise RowError(f"{place} should be a text; found {kind_of(part)}")
     kind = part.get("type", "text")
     if kind not in ("text", "input_text", "output_text", "tool_call"):
-        raise RowError(f"{place} is of type {kind!r}; only text is read")
+        raise RowError(f"{place} is of type {kind!r}; only text is read: remove it, or write it as text")
     return read_text(part.get("text", part.get("value")), place)
 
 
@@ -57,8 +83,16 @@ def kind_of(value: object) -> str:
     return names.get(type(value), type(value).__name__)
 
 
+def may_be_list(value: object) -> bool:
+    """Whether `read_list` may read a value."""
+    if isinstance(value, str):
+        return value.lstrip().startswith("[") or _LABEL.match(value) is not None
+    return isinstance(value, list) or _is_object_of_lists(value)
+
+
 def read_list(value: object, name: str) -> list[Any]:
-    """A list, or the list that a text holds as JSON, as tables have it."""
+    """A list; or a text that holds one as JSON, as tables have it; or a text of labelled turns (`Human: ...`, a blank line,
+    `Assistant: ...`); or an object of lists, as `datasets` writes sequences: one of roles, one of texts."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
@@ -66,9 +100,20 @@ def read_list(value: object, name: str) -> list[Any]:
             raise RowError(
                 f"{name} is a text that looks like a list but is not JSON; write it with json.dumps"
             ) from None
+    elif isinstance(value, str) and _LABEL.match(value):
+        _, *parts = _LABEL.split(value)
+        return [{"role": name, "content": text} for name, text in zip(parts[::2], parts[1::2], strict=True)]
+    elif isinstance(value, dict) and _is_object_of_lists(value):
+        return [dict(zip(value, items, strict=True)) for items in zip(*value.values(), strict=True)]
     if not isinstance(value, list):
-        raise RowError(f"{name} should be a list; found {kind_of(value)}")
+        raise RowError(f'{name} should be a list; found {kind_of(value)}: write its turns as ["Hi .", "Hello !"]')
     return value
+
+
+def _is_object_of_lists(value: object) -> bool:
+    if not isinstance(value, dict) or len(value) < 2 or not all(isinstance(items, list) for items in value.values()):
+        return False
+    return len({len(items) for items in value.values()}) == 1
 
 
 def read_text(value: object, place: str = "") -> str:

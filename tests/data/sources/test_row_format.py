@@ -64,6 +64,28 @@ SYSTEM = "turn 0 gives a loss weight to a turn of the system, which is never tra
         (None, "expected an object; found null"),
         (1.5, "expected an object; found a number"),
         ({"text": "a", "id": 1}, "found the keys 'text', 'id'. Name others with data.columns"),
+        ({"data": ["a", "b"], "id": "x"}, "data.columns, perhaps 'data.columns={turns: data}'"),
+        ({"text": "### Human: a### Assistant: b"}, "data.columns, perhaps 'data.columns={turns: text}'"),
+        ({"질문": "a", "Antwort": "b"}, "perhaps \"data.columns={prompt: '질문', completion: Antwort}\""),
+        ({"speaker": "Jo", "text": "a"}, "need its id: name its column, 'data.columns={dialogue: ...}'"),
+        (
+            {"prompt": "a", "completion": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+            "completion begins with the prompt: 'data.columns={turns: completion}'",
+        ),
+        ({"messages": None}, "found the keys 'messages' (null)"),
+        ({"turns": "Jo: a\nAl: b"}, "'turns' should be a list; found a string: write its turns as ["),
+        ({"question": "a", "answer": ["b", "c"]}, "answer is a list of 2 texts, and a turn has one: keep one"),
+        ({"id": "x", "mapping": {}, "conversation_id": "x"}, "or a tree ('mapping'); write each path"),
+        ({"message_id": "x", "parent_id": None, "text": "a"}, "or a tree ('parent_id'); write each path"),
+        (
+            {"messages": [{"type": "human", "content": "a"}]},
+            "may say who speaks: pass 'data.columns={role: type}', or let",
+        ),
+        ({"turns": [{"speaker_id": 3, "text": "user"}]}, "[0] has the key 'speaker_id', which may say who speaks"),
+        (
+            {"messages": [{"author": {"name": "Jo"}, "content": "a"}]},
+            "found an object: write the name there, or let the",
+        ),
         ({}, "found the keys none"),
         ({"turns": "a"}, "'turns' should be a list; found a string"),
         ({"messages": {}}, "'messages' should be a list; found an object"),
@@ -194,6 +216,8 @@ FORMS = [
     ({}, {"instruction": "a", "input": "x", "output": "b", "history": [["p", "q"]], "system": "s"},
      [(S, "s"), (U, "p"), (A, "q"), (U, "a\nx"), (A, "b")]),
     ({}, {"input": "a", "output": "b"}, [(U, "a"), (A, "b")]),
+    ({"input": "context"}, {"instruction": "a", "context": "x", "response": "b"}, [(U, "a\nx"), (A, "b")]),
+    ({"input": None}, {"instruction": "a", "input": "x", "output": "b"}, [(U, "a"), (A, "b")]),
     ({}, {"Question": "a", "Answer": None}, [(U, "a"), (A, "")]),
     ({}, {"Q": "a", "A": "b", "label": 1}, [(U, "a"), (A, "b")]),
     ({}, {"conversation": [{"human": "a", "assistant": "b"}, {"human": "c", "assistant": "d"}]},
@@ -203,12 +227,22 @@ FORMS = [
     ({"turns": "content", "role": "agent"}, {"content": [{"message": "a", "agent": "user"}]}, [(U, "a")]),
     ({"role": None}, {"turns": [{"text": "a", "speaker": "Jo"}, {"text": "b", "speaker": "Jo"}]}, [(U, "a"), (A, "b")]),
     ({"text": "line"}, {"turns": [{"line": "a", "text": "x"}]}, [(U, "a")]),
+    ({}, {"system": [{"text": "s"}], "messages": [{"role": "user", "content": [{"text": "a"}]}]}, [(S, "s"), (U, "a")]),
+    ({}, {"input": [{"role": "user", "content": "a"}], "output": [{"type": "message", "role": "assistant", "content": "b"}]},
+     [(U, "a"), (A, "b")]),
+    ({}, {"turns": {"speaker": ["user", "gpt"], "utterance": ["a", "b"]}}, [(U, "a"), (A, "b")]),
+    ({"role": "is_bot"}, {"turns": [{"is_bot": False, "text": "a"}, {"is_bot": True, "text": "b"}]}, None),
+    ({"turns": "chosen"}, {"chosen": "\n\nHuman: a\nHuman: x\n\nAssistant: b", "rejected": ""}, [(U, " a\nHuman: x"), (A, " b")]),
+    ({"turns": "text"}, {"text": "### Human: a### Assistant: b"}, [(U, " a"), (A, " b")]),
+    ({}, {"turns": [{"text": "a", "speaker": " "}, {"text": "b", "speaker": ""}]}, [(U, "a"), (A, "b")]),
+    ({}, {"chosen_topic": "t", "dialog": [{"speaker": "user", "text": "a"}]}, [(U, "a")]),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("columns", "row", "turns"), FORMS)
 def test_each_form_gives_its_turns(columns, row, turns):
-    assert [(turn.role, turn.text) for turn in RowParser(columns).parse(row)] == turns
+    parser = RowParser(columns, {"false": "user", "true": "assistant"} if turns is None else None)
+    assert [(turn.role, turn.text) for turn in parser.parse(row)] == (turns or [(U, "a"), (A, "b")])
 
 
 @pytest.mark.parametrize(
@@ -323,6 +357,28 @@ def test_keys_that_are_not_read_are_counted():
     rows = [{"turns": [{"text": "a", "mood": 1}, {"text": "b", "mood": None}], "id": 7}] * 3
     rows += [{"prompt": "a", "completion": "b", "id": 1, "source": "x"}]
     assert split_of(rows)[1].unread() == {"id": 4, "turns[].mood": 3, "source": 1}
+
+
+# Keys of the rows of a dialogue besides its id, speaker and text, and what is wrong with their order.
+ORDERS = [
+    ([{"turn_id": 1}, {"turn_id": 2}, {"turn_id": 2}], None), ([{"Turn": "9"}, {"Turn": "10"}], None), ([{"id": "b"}, {"id": "a"}], None),
+    ([{"utterance_idx": 2}, {"utterance_idx": 1}], "'utterance_idx' goes from 2 to 1; sort the rows of each dialogue by it"),
+    ([{"index": "10"}, {"index": None}, {"index": "9"}], None), ([{"turn_id": 1.5}, {"turn_id": 0.5}], "goes from 1.5 to 0.5"),
+    ([{"id": "a", "reply-to": None}, {"id": "b", "reply-to": "a"}], None), ([{"reply_to": "x"}, {"reply_to": "y"}], None),
+    ([{"id": "b", "reply-to": "a"}, {"id": "a", "reply-to": None}], "answers 'a' ('reply-to'), which is not the utterance before it"),
+    ([{"id": "a"}, {"id": "b"}, {"id": "c", "reply_to": "a"}], "answers 'a' ('reply_to')"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("keys", "error"), ORDERS)
+def test_utterances_that_are_out_of_order_are_refused(keys, error):
+    rows = [{"dialogue_id": 7, "speaker": "user", "text": "a", **more} for more in keys]
+    if error is None:
+        assert len(split_of(rows)[0][0][1]) == len(rows)
+        return
+    with pytest.raises(DataError) as raised:
+        split_of(rows)
+    assert error in str(raised.value)
 
 
 UTTERANCES = [
