@@ -59,6 +59,7 @@ VALIDATED = {
         "two-drawn": ("metrics.max_dialogues=2", "metrics.decoding=sample"),
         "original": ("metrics=original", "metrics.max_dialogues=5"),
     }.items()
+    if (name, size) != ("original", 2)
 }
 
 
@@ -182,8 +183,9 @@ def test_fewer_dialogues_than_processes(runs, name):
         assert row[key] == (pytest.approx(other[key], abs=1e-5) if isinstance(other[key], float) else other[key])
 
 
-@pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("name", ["whole", "two-drawn", "original"])
+@pytest.mark.parametrize(
+    ("name", "size"), [("whole", 2), ("whole", 3), ("two-drawn", 2), ("two-drawn", 3), ("original", 3)]
+)
 def test_mode_validate_counts_each_dialogue_once(runs, name, size):
     protocol = "original" if name == "original" else "response"
     place, other = (runs / "validated" / f"{name}-{count}" / "validation/validation" / protocol for count in (size, 1))

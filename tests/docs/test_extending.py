@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers.processes import dialog_trainer, forked, started
+from helpers.processes import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ["data._target_=my_source.ChatLogs", "data.folder=logs", "data.assistant=Ann"]
@@ -41,15 +41,15 @@ def test_the_command_example(folder):
 
 
 def test_source_metric_schedule_and_tracker_examples(folder):
-    command = dialog_trainer(
+    command = [
         *SOURCE, "metrics.extra=[my_metric.question_rate]", "metrics.names=[ppl,bleu2,question_rate]",
         "mask_schedule._target_=my_schedule.exponential", "mask_schedule.rate=2",
         "model.chat_format=my_format.ChatLogFormat", "logger._target_=my_tracker.CsvTracker", "logger.keys=[validation_loss]",
         "model=gpt2_tiny", "model.layers=1", "model.width=16", "model.heads=2", "model.vocab_size=300", "steps=4",
         "batch_size=8", "metrics.max_dialogues=2", "metrics.generation.max_new_tokens=4", "figures.enabled=false",
         "project=runs", "name=one", "device=cpu",
-    )  # fmt: skip
-    run(started(command, folder))
+    ]  # fmt: skip
+    run(forked(command, folder))
     rows = [json.loads(line) for line in (folder / "runs/one/metrics.jsonl").read_text().splitlines()]
     training = [row for row in rows if row["split"] == "train"]
     validation = [row for row in rows if row["split"] == "validation"]

@@ -35,7 +35,12 @@ def test_the_interval_is_saved_and_kept(dialog_trainer, tiny_options, tmp_path):
     run = tmp_path / "runs/run"
     # Of 104 sequences: an epoch is one step.
     code, out, err = dialog_trainer(
-        *tiny_options, "batch_size=128", "metrics.max_dialogues=1", "steps=5", "schedule_steps=23"
+        *tiny_options,
+        "batch_size=128",
+        "micro_batch_tokens=4096",
+        "metrics.max_dialogues=1",
+        "steps=5",
+        "schedule_steps=23",
     )
     assert code == 0, out + err
     assert "1 steps an epoch, steps 0 to 5, validated every 2" in out

@@ -17,15 +17,14 @@ def digests(run: Path) -> list[str]:
     return [hashlib.sha256((run / "weights/last" / name).read_bytes()).hexdigest() for name in files]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_stopped_run_goes_on_exactly(tiny_options, tmp_path, dialog_trainer, number, code):
+def test_a_stopped_run_goes_on_exactly(tiny_options, tmp_path, dialog_trainer):
     options = [*tiny_options, "model.dropout=0.2", "steps=400", "schedule_steps=400", "metrics.max_dialogues=1"]
     run = tmp_path / "runs/stopped"
     with forked([*options, "name=stopped", "validate_every_n_steps=1000"], tmp_path) as job:
         job.row(run / "metrics.jsonl", 5)
-        os.kill(job.pid, number)
+        os.kill(job.pid, signal.SIGTERM)
         found, output = job.ended()
-    assert found == code, output
+    assert found == 75, output
     assert "load_model_type=last" in output
     assert "Traceback" not in output
     step = state(run)["step"]

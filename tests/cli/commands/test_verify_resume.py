@@ -161,7 +161,7 @@ def test_what_cannot_be_checked_is_refused_before_anything_is_made(
 @pytest.mark.slow
 def test_stopped_runs_are_equal_to_a_straight_one(tiny_options, tmp_path, monkeypatch, dialog_trainer):
     monkeypatch.setattr(stopped_run, "PROCESSES", SERVER)
-    options = ["mode=verify_resume", "steps=30", "model.dropout=0.2", "batch_size=16", "seed=3"]
+    options = ["mode=verify_resume", "steps=20", "model.dropout=0.2", "batch_size=16", "seed=3"]
     code, out, err = dialog_trainer(*tiny_options, *options)
     assert code == 0, out + err
     table = out.partition("final files\n")[2].splitlines()[:5]
