@@ -2,21 +2,13 @@
 
 import os
 import pickle
-import shutil
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
-import yaml
 
-from dialog_trainer.cli import compose, config_folder, sweep
-from dialog_trainer.cli import conf as conf_module
-from dialog_trainer.cli.compose import compose_tree
-from dialog_trainer.cli.conf import CONF
 from dialog_trainer.cli.main import main
-from dialog_trainer.cli.overrides import prepare_overrides
-from dialog_trainer.config.frozen import thaw
 
 pytestmark = pytest.mark.slow
 GLOBAL = "# @package _global_\n"
@@ -26,24 +18,9 @@ ONLY = "of Hydra's own, only hydra/launcher and hydra/sweeper can be set"
 SWEEPER = "hydra/sweeper=basic"
 
 
-@pytest.fixture(scope="module")
-def slim_conf(tmp_path_factory):
-    """conf/ with the choices of `TINY` written into config.yaml, which Hydra composes in a third of the time."""
-    conf = tmp_path_factory.mktemp("slim") / "conf"
-    for group in ("experiment", "debug", "logger", "hydra"):
-        shutil.copytree(CONF / group, conf / group)
-    composed = compose_tree(prepare_overrides(list(TINY)), None)
-    tree = {key: value for key, value in composed.tree.items() if key != "logger"}
-    groups = [{"logger": "none"}, {"hydra": "default"}, {"experiment": None}, {"debug": None}]
-    (conf / "config.yaml").write_text(yaml.safe_dump({"defaults": ["_self_", *groups]} | thaw(tree)), encoding="utf-8")
-    return conf
-
-
 @pytest.fixture
-def attack(attack_whole, slim_conf, monkeypatch):
+def attack(attack_whole, slim_conf):
     """As `attack_whole`, over the small conf/."""
-    for module in (compose, conf_module, config_folder, sweep):
-        monkeypatch.setattr(module, "CONF", slim_conf)
     return partial(attack_whole, typed=())
 
 
