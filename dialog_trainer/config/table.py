@@ -81,6 +81,8 @@ class Setting:
             hint = "; to pass a number as a text, quote it twice: \"'1'\""
         elif type(value) is float and value.is_integer() and "whole number" in words:
             hint = f"; write {value:.0f}"
+        elif isinstance(value, (list, tuple)) and self.key.endswith("data_path"):
+            hint = "; for several files, the folder that holds them, or a pattern such as 'chats/*.json'"
         return f"{self.key}={shown}: must be {words}{special_values(self.description)}{hint}"
 
 

@@ -1,6 +1,6 @@
 """Dialogue and token datasets on disk: written once, memory-mapped, cached by a key of what they are made from.
 
-    <cache>/dialogues-5-<key>/ ids and turns     key: the source's digest of its content, and the split
+    <cache>/dialogues-6-<key>/ ids and turns     key: the source's digest of its content, and the split
     <cache>/vocabulary-<key>/  a tokenizer       key: the dialogues it was learned from, its size
     <cache>/tokens-<key>/      ids and spans     key: the dialogues, the tokenizer, max_len, the truncation policy
 
@@ -33,8 +33,8 @@ from dialog_trainer.errors import DataError
 from dialog_trainer.files import cache_key
 from dialog_trainer.types import Dialogue, Role, Say, TokenSequence, Turn, TurnSpans
 
-# Raise it when the layout of the rows on disk changes: older caches are then not used.
-CACHE_FORMAT = 5
+# Raise it when rows of data are read otherwise, or their layout on disk changes: older caches are then not used.
+CACHE_FORMAT = 6
 # Raise it when the meaning of a truncation policy or of the layout of a sequence changes: it is part of a run's digest.
 SEQUENCE_FORMAT = 4
 # Below this, starting a process costs more than tokenizing.

@@ -181,9 +181,18 @@ def test_all_errors_of_a_command_line_are_named_together():
 
 def test_errors_of_values_and_of_keys_that_only_a_chosen_group_has():
     assert sorted(
-        errors("data=jsonl", "data.validation_share=2", "data.hub_id=x", "model=gpt2_tiny", "model.layers=0")
+        errors(
+            "data=jsonl",
+            "data.validation_share=2",
+            "data.hub_id=x",
+            "model=gpt2_tiny",
+            "model.layers=0",
+            "data.test_data_path=[a,b]",
+        )
     ) == [
         "data.hub_id=x: there is no option data.hub_id; data=dailydialog has it",
+        "data.test_data_path=['a', 'b']: must be a text that is not empty or null; for several files, the folder that holds "
+        "them, or a pattern such as 'chats/*.json'",
         "data.validation_share=2: must be a number above 0, below 1",
         "data=files needs data.train_data_path=<file, folder or pattern>",
         "model.layers=0: must be a whole number of at least 1",
