@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("reader", ALL.values(), ids=lambda reader: reader.name)
 def test_mutated_files_give_a_value_or_the_error_of_the_reader(reader, capfd):
-    count = 8 if reader.name in SLOW else 80
+    count = 8 if reader.name in SLOW else 50
     assert fuzz(reader, count, seed=0) == []
     capfd.readouterr()  # tokenizers prints what it ignores
 
