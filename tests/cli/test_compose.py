@@ -191,8 +191,8 @@ def test_errors_of_values_and_of_keys_that_only_a_chosen_group_has():
         )
     ) == [
         "data.hub_id=x: there is no option data.hub_id; data=dailydialog has it",
-        "data.test_data_path=['a', 'b']: must be a text that is not empty or null; for several files, the folder that holds "
-        "them, or a pattern such as 'chats/*.json'",
+        "data.test_data_path=['a', 'b']: must be a text that is not empty or null (null: that of the training folder, if it has "
+        "one); for several files, the folder that holds them, or a pattern such as 'chats/*.json'",
         "data.validation_share=2: must be a number above 0, below 1",
         "data=files needs data.train_data_path=<file, folder or pattern>",
         "model.layers=0: must be a whole number of at least 1",
