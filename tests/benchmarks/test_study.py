@@ -55,7 +55,12 @@ def test_the_pages_say_the_difference_that_the_results_have():
 
 @pytest.mark.parametrize(
     ("report", "key", "baseline", "seeds"),
-    [("pretrained", "train_user_turn_mask_step", "0.0", 5), ("controls", "mask_schedule", "step", 12)],
+    [
+        ("pretrained", "train_user_turn_mask_step", "0.0", 5),
+        ("controls", "mask_schedule", "step", 12),
+        ("half_noise", "train_user_turn_mask_step", "0.0", 6),
+        ("full_noise", "train_user_turn_mask_step", "0.0", 6),
+    ],
 )
 def test_the_report_says_the_differences_of_the_smaller_parts(report, key, baseline, seeds):
     losses = read_losses(report, key)
