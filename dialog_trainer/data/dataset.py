@@ -154,7 +154,10 @@ def open_dialogues(
     dataset = DialogueDataset(open_it(check_up_to=check_up_to), open_it)
     say(f"{split}: {dataset.counts} from {source.describe(split)}")
     if not len(dataset):
-        raise DataError(f"no dialogue is left in {source.describe(split)}: each needs at least two turns with text")
+        unread = f"; keys not read: {', '.join(list(dataset.counts.unread)[:8])}" if dataset.counts.unread else ""
+        raise DataError(
+            f"no dialogue is left in {source.describe(split)}: each needs at least two turns with text{unread}"
+        )
     return dataset
 
 

@@ -268,8 +268,10 @@ def test_a_very_long_dialogue_keeps_its_turn_indices(tokenizer, tmp_path):
 
 
 def test_a_split_without_dialogues_is_an_error(tmp_path):
-    (tmp_path / "train.jsonl").write_text('{"turns": ["a"]}\n{"turns": ["a", " "]}\n')
-    with pytest.raises(DataError, match=r"no dialogue is left in .*train.jsonl: each needs at least two turns"):
+    (tmp_path / "train.jsonl").write_text('{"turns": ["a"], "lines": 1}\n{"turns": ["a", " "]}\n')
+    with pytest.raises(
+        DataError, match=r"in .*train.jsonl: each needs at least two turns with text; keys not read: lines"
+    ):
         open_dialogues(source_in(tmp_path), tmp_path / "cache")
 
 

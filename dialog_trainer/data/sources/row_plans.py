@@ -111,7 +111,10 @@ def plan_item(item: Mapping[str, Any], columns: Mapping[str, str | None], prefix
         keys["text"] = null_texts[0]
     pair = {} if "text" in keys or calls else finder.find_pair()
     if not pair and not calls and "text" not in keys:
-        raise RowError(f"has no text: its keys are {_show(item)}. Name that of the text: 'data.columns={{text: ...}}'")
+        raise RowError(
+            f"has no text: its keys are {_show(item)}. Name that of the text: 'data.columns={{text: ...}}'; or, where an object "
+            "holds a question and its answer, 'data.columns={prompt: ..., completion: ...}'"
+        )
     if pair:
         keys |= pair
     elif "role" not in keys and "role" not in columns:

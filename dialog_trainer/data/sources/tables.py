@@ -51,7 +51,9 @@ def _read_records(lines: _Lines, path: Path, delimiter: str | None) -> Iterator[
         except StopIteration:
             return
         except csv.Error as error:
-            yield lines.number, RowError(f"not CSV: {error}")
+            is_old = "new-line character" in str(error)
+            reason = "lines end with carriage returns alone; write line feeds: tr '\\r' '\\n' < it > new_file.csv"
+            yield lines.number, RowError(f"not CSV: {reason if is_old else error}")
             continue
         except RowError as error:  # where the next row starts is not known
             yield lines.number, error

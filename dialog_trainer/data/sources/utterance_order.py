@@ -10,7 +10,8 @@ from typing import Any
 
 from dialog_trainer.data.sources.row_errors import RowError
 
-_NUMBER = re.compile(r"(turn|utterance|utt|message|sentence)?_?(id|idx|index|no|num|number|nr)|turn|position|seq|order")
+# Not `id` or `message_id`, which may be any numbers, nor `turn`, which may say whose turn it is.
+_NUMBER = re.compile(r"(turn|utterance|utt|sentence)_?(id|idx|index|no|num|number|nr)|idx|index|position|seq|order")
 _ANSWERED = re.compile(r"(in_)?reply_to(_id)?")
 
 

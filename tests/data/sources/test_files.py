@@ -232,6 +232,10 @@ def test_tables_are_read_with_their_header(tmp_path, content, expected):
         (b"Hi there ,Hello\na,b\n", r"own.csv:2: expected a list under turns.*found the keys 'Hi there', 'Hello'"),
         (b"question,answer\na,\xff\n", r"own.csv:2: byte 3 of the line \(0xff\) is not UTF-8"),
         (b'question,answer\n"' + b'a\n"",' * 2**17, "a record is longer than 0.0625 MiB: is a quote not closed"),
+        (
+            b"question,answer\ra,b\r",
+            r"own.csv:1: not CSV: lines end with carriage returns alone; write line feeds: tr ",
+        ),
         (b"question,answer\n", "own.csv is empty"),
     ],
 )

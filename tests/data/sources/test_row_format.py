@@ -95,6 +95,10 @@ SYSTEM = "turn 0 gives a loss weight to a turn of the system, which is never tra
         ({"turns": [None]}, "turns[0] should be a string; found null"),
         ({"turns": [b"a"]}, "turns[0] should be a string; found bytes"),
         ({"messages": [{"role": "user"}]}, "messages[0] has no text: its keys are 'role'. Name that of the text"),
+        (
+            {"turns": [{"ask": "a", "say": "b"}]},
+            "a question and its answer, 'data.columns={prompt: ..., completion: ...}'",
+        ),
         ({"messages": [{"role": "user", "content": "a"}, {"content": "b"}]}, "some of its turns name a role"),
         (
             {"conversations": [{"from": "gpt", "value": {}}]},
@@ -361,7 +365,7 @@ def test_keys_that_are_not_read_are_counted():
 
 # Keys of the rows of a dialogue besides its id, speaker and text, and what is wrong with their order.
 ORDERS = [
-    ([{"turn_id": 1}, {"turn_id": 2}, {"turn_id": 2}], None), ([{"Turn": "9"}, {"Turn": "10"}], None), ([{"id": "b"}, {"id": "a"}], None),
+    ([{"turn_id": 1}, {"turn_id": 2}, {"turn_id": 2}], None), ([{"Turn_ID": "9"}, {"Turn_ID": "10"}], None), ([{"id": 9, "turn": 1}, {"id": 3, "turn": 0}], None),
     ([{"utterance_idx": 2}, {"utterance_idx": 1}], "'utterance_idx' goes from 2 to 1; sort the rows of each dialogue by it"),
     ([{"index": "10"}, {"index": None}, {"index": "9"}], None), ([{"turn_id": 1.5}, {"turn_id": 0.5}], "goes from 1.5 to 0.5"),
     ([{"id": "a", "reply-to": None}, {"id": "b", "reply-to": "a"}], None), ([{"reply_to": "x"}, {"reply_to": "y"}], None),
