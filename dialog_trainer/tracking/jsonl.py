@@ -63,7 +63,8 @@ class JsonlWriter:
         """Raises `ValueError` for a number that is not finite, `TrainingError` where the disk takes no more."""
         lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         try:
-            self._file.write(lines.encode("utf-8"))
+            # A lone surrogate, which rows of others may hold, is written as JSON escapes it.
+            self._file.write(lines.encode("utf-8", errors="backslashreplace"))
             self._file.flush()
         except OSError as error:
             raise TrainingError(
@@ -173,7 +174,11 @@ def _is_value(value: object) -> bool:
 def copy_rows(run: Path, new: Path, name: str, step: int) -> None:
     """Copies the rows up to a step into another run: those before it, and validations at it too. A probe at it is made
     once more."""
-    rows = [row for row in read_rows(run / name) if row.get("step", step) < step + (row.get("split") == "validation")]
+
+    def comes_before(row: Row) -> bool:
+        return type(row.get("step")) is int and row["step"] < step + (row.get("split") == "validation")
+
+    rows = list(filter(comes_before, read_rows(run / name)))
     with closing(JsonlWriter(new, name)) as copy:
         copy.append(rows)
 

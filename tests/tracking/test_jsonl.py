@@ -13,6 +13,7 @@ from dialog_trainer.tracking.jsonl import (
     MAX_LINE_BYTES,
     JsonlWriter,
     MetricWriter,
+    copy_rows,
     read_newest_rows,
     read_next_attempt,
     read_rows,
@@ -103,6 +104,16 @@ def test_what_is_no_row_is_passed_over(path, name):
     path.write_text(f"{row}\n{NO_ROWS[name]}\n{row}\n", encoding="utf-8", errors="surrogatepass")
     assert read_newest_rows(path, "train") == [GOOD]
     assert read_next_attempt(path) == 2
+
+
+def test_rows_are_copied_whatever_they_hold(path, tmp_path):
+    """Those without a step that is a count are left out, and a lone surrogate stays one."""
+    rows = [{"step": 1, "text": "\ud800 한"}, {"step": {}}, {"step": [1]}, {"step": "1"}, {"text": "x"}, {"step": 2}]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    new = tmp_path / "new"
+    new.mkdir()
+    copy_rows(path.parent, new, path.name, step=2)
+    assert list(read_rows(new / path.name)) == rows[:1]
 
 
 @pytest.mark.parametrize("kind", ["pipe", "directory", "link"])

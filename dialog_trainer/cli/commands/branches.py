@@ -102,12 +102,17 @@ def find_branch_damage(branch: Path, start: str) -> str | None:
 def replay_best(branch: Path, counts_after: int) -> dict[int, BestTracker]:
     """Step of each validation -> the best results after it, in a run whose validations count after a step.
 
-    Two runs with equal weights may differ in that: it depends on the mask that each still has to come.
+    Two runs with equal weights may differ in that: it depends on the mask that each still has to come. Raises
+    `CheckpointError` for a validation without its loss or its score.
     """
     tracker, found = BestTracker(), {}
     for row in read_newest_rows(branch / "metrics.jsonl", "validation"):
-        step = row["step"]
-        tracker.update(step, row["validation_loss"], row["best_metric_score"], counts=step > counts_after)
+        step, loss, score = (row.get(key) for key in ("step", "validation_loss", "best_metric_score"))
+        if step is None or loss is None or score is None:
+            raise CheckpointError(
+                f"{branch / 'metrics.jsonl'}: the validation at step {step} lacks its loss or its score"
+            )
+        tracker.update(step, loss, score, counts=step > counts_after)
         found[step] = copy_best(tracker)
     return found
 

@@ -8,10 +8,11 @@ import struct
 import tracemalloc
 import zipfile
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from dialog_trainer.data.sources import Jsonl, dailydialog, pickles
+from dialog_trainer.data.sources import Files, Jsonl, dailydialog, pickles
 from dialog_trainer.data.sources.chitchat import ChitChat
 from dialog_trainer.data.sources.dailydialog import DailyDialog
 from dialog_trainer.errors import DataError
@@ -161,3 +162,10 @@ def test_a_damaged_package_of_chitchat_is_named(tmp_path, monkeypatch, content):
     (tmp_path / "dataset.json").write_bytes(content)
     with pytest.raises(DataError, match=r"dataset.json is damaged .*: install chitchat-dataset again"):
         list(ChitChat().dialogues("train"))
+
+
+def test_damaged_statistics_of_a_column_do_not_end_the_process():
+    """A mutation of 815 bytes on which pyarrow 25 aborts where the metadata of its column are asked for."""
+    damaged = Path(__file__).with_name("damaged_statistics.parquet")
+    with pytest.raises(DataError, match=r"damaged_statistics\.parquet cannot be read as parquet"):
+        list(Files(str(damaged), None, None, 0.1).dialogues("train"))
