@@ -156,7 +156,7 @@ def _load_tokenizer(config: Config, training: DialogueDataset, say: Say) -> Dial
     size = config.model.sizes.vocab_size
 
     def learn(aside: Path) -> None:
-        say(f"learning a vocabulary of {size:,} entries from the training dialogues")
+        say(f"learning a vocabulary of at most {size:,} entries from the training dialogues")
         DialogueTokenizer.train(training.texts(), size).save(aside)
 
     name = f"vocabulary-{cache_key(SEQUENCE_FORMAT, training.digest, size)}"

@@ -100,7 +100,7 @@ def chat_loop(
     while (line := read_line()) is not None:
         text = line.encode("utf-8", "replace").decode("utf-8").strip()  # without lone surrogates
         command = text.split()[0] if text.startswith("/") else text
-        if command in ("/quit", "quit", "exit"):
+        if command in ("/quit", "/exit", "quit", "exit"):
             return
         if len(line.removesuffix("\n")) > MAX_LINE_CHARACTERS:
             write(f"(that line has more than {MAX_LINE_CHARACTERS:,} characters: send a shorter one)\n")

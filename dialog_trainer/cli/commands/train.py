@@ -16,6 +16,7 @@ from dialog_trainer.cli.commands.fit import (
     without_branches,
 )
 from dialog_trainer.cli.commands.fork import train_fork
+from dialog_trainer.command_line import format_override
 from dialog_trainer.config.frozen import thaw
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.paths import with_absolute_data_paths
@@ -27,6 +28,7 @@ from dialog_trainer.signals import StopSignal
 from dialog_trainer.tracking.run_directory import claim_run_directory, write_config
 from dialog_trainer.training.checkpoint import write_base
 from dialog_trainer.training.loop import TrainingState
+from dialog_trainer.types import Say
 
 
 def train_new_run(job: Job, console: RunConsole) -> int:
@@ -51,11 +53,20 @@ def train_new_run(job: Job, console: RunConsole) -> int:
     with StopSignal() as stop:
         folder = Path(collectives.broadcast_from_rank0(lambda: str(_claim(job))))
         with lock_for_all_ranks(folder):
+            _tell_if_taken(job, folder, say)
             if collectives.is_rank0():
                 if config.model.adapter.is_lora:
                     write_base(folder, model, tokenizer)
                 write_config(folder, parts.config.to_dict() | {"digest": parts.digest}, thaw(job.hydra_files))
             return fit(folder, parts, TrainingState(), console, stop)
+
+
+def _tell_if_taken(job: Job, folder: Path, say: Say) -> None:
+    """Says where the folder that was asked for has a run already, and how to go on with that one."""
+    if job.name is not None and folder.name != job.name:
+        taken = Path(job.parent) / job.name
+        resume = f"mode=resume {format_override('resume_model_dir', taken)} load_model_type=last"
+        say(f"note: {taken} is taken, so this run is {folder.name}; to go on with the other one: {resume}")
 
 
 def _claim(job: Job) -> Path:

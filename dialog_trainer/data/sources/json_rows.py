@@ -25,7 +25,7 @@ def read_json_lines(path: Path) -> Iterator[NumberedRow]:
         for number, raw in read_lines(file):
             value: object
             try:
-                line = decode_line(raw, number)
+                line = decode_line(raw, number).rstrip("\r\n")
                 if not line.strip():
                     continue
                 value = json.loads(line)

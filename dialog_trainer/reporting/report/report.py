@@ -90,7 +90,7 @@ def build_report(
     if has_intervals and not comparisons[0].has_dialogues:
         warnings.append(
             "the intervals are of other seeds on the same dialogues; for other dialogues too, score all runs with "
-            "mode=validate runs=... split=test first"
+            "mode=validate runs=... split=test first (split=validation where there are no test data)"
         )
     return Report(
         title, tuple(runs), tuple(absent), design, tuple(comparisons), tuple(build_headline(comparisons[0], design)),

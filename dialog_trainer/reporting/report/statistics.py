@@ -145,6 +145,6 @@ def _special() -> ModuleType:
     try:
         from scipy import special
     except ImportError:
-        raise ConfigError(["mode=report: needs scipy; pip install 'dialog_trainer[report]'"]) from None
+        raise ConfigError(["mode=report: needs scipy: pip install scipy"]) from None
     found: ModuleType = special
     return found

@@ -93,7 +93,7 @@ def test_reset_forgets(pipe):
     assert pipe("one\n/reset\ntwo\n") == ("r0\n(forgotten)\nr1\n", ["[CLS]one[SEP]", "[CLS]two[SEP]"])
 
 
-@pytest.mark.parametrize("end", ["/quit\ntwo\n", "  /quit  \ntwo\n", "quit\ntwo\n", " exit\ntwo\n", ""])
+@pytest.mark.parametrize("end", ["/quit\ntwo\n", "/exit\ntwo\n", "  /quit  \ntwo\n", "quit\ntwo\n", " exit\ntwo\n", ""])
 def test_quit_exit_and_end_of_input_end_the_chat(pipe, end):
     assert pipe(f"one\n{end}") == ("r0\n", ["[CLS]one[SEP]"])
 

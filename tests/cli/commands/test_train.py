@@ -188,7 +188,8 @@ def test_save_every_n_steps_saves_between_validations(train, monkeypatch):
 def test_the_same_command_gives_the_same_run_under_the_next_free_name(train, tmp_path):
     _, first = train("model.dropout=0.3")
     before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
-    train("model.dropout=0.3")
+    out, _ = train("model.dropout=0.3")
+    assert f"note: {first} is taken, so this run is run2; to go on with the other one: mode=resume" in out
     train("model.dropout=0.3")
     assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["run", "run2", "run3"]

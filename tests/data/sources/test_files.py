@@ -132,6 +132,7 @@ def test_rows_of_a_document_above_the_bound_are_read_one_by_one(tmp_path, monkey
         (b"[" + ROW + b",\n]\n", r"own.json:2: not JSON: Expecting value; remove the comma before '\]'"),
         (b'{"turns": ["a", "b",]}\n' + ROW, r"own.json:1: not JSON: Expecting value .*; remove the comma before '\]'"),
         (b'\n{"a": [' + ROW + b'],\n"b": [' + ROW + b"]}", "own.json:2: holds several lists"),
+        (ROW + b'\n{"turns": ["a", "b"]\n', "own.json:2: not JSON: Expecting ',' delimiter at column 21"),
         (ROW + b",\n" + ROW + b",\n", "own.json:1: not JSON: Extra data at column 22; a line ends without a comma"),
     ],
 )
