@@ -1,6 +1,7 @@
 """Building blocks of the schema: types with their range, the metadata of a field, and the words for a range.
 
-A range is written once, in the annotation of a field; `describe` gives the words of messages, `--help` and `conf/` for it.
+A range is written once, in the annotation of a field; `describe` derives from it the words that messages, `--help` and the
+comments of `conf/` use.
 """
 
 from __future__ import annotations
@@ -192,38 +193,6 @@ def _read_weights(value: Any) -> FrozenMapping:
     return FrozenMapping({key: float(weight) for key, weight in value.items()})
 
 
-def _read_name(value: Any) -> str:
-    """A name, or the number that is one, as in `{0: user, 1: assistant}`."""
-    if type(value) not in (str, int) or value == "":
-        raise ValueError("is no name")
-    return str(value)
-
-
-def _read_columns(value: Any) -> FrozenMapping:
-    if not isinstance(value, Mapping) or not value or not set(value) <= set(ROW_FIELDS):
-        raise ValueError("is not a dict of what a row has")
-    return FrozenMapping({field: None if key is None else _read_name(key) for field, key in value.items()})
-
-
-def _read_roles(value: Any) -> FrozenMapping:
-    if not isinstance(value, Mapping) or not value:
-        raise ValueError("is not a dict of names")
-    named = {}
-    for key, names in value.items():
-        named[_read_name(key)] = [*map(_read_name, names)] if isinstance(names, list | tuple) else _read_name(names)
-    return FrozenMapping(named)
-
-
-def _read_splits(value: Any) -> FrozenMapping:
-    if not isinstance(value, Mapping) or not value or not set(value) <= {"train", "validation", "test"}:
-        raise ValueError("is not a dict of splits")
-    return FrozenMapping({split: _read_name(name) for split, name in value.items()})
-
-
-# What a row or a turn of data may have; `data.sources.row_plans` has the keys that each is known by.
-ROW_FIELDS = (
-    "turns", "role", "text", "dialogue", "prompt", "completion", "input", "history", "system", "tools", "references", "weight",
-)  # fmt: skip
 MIN_MAX_LEN = 8
 MAX_STEPS = 10_000_000
 MAX_COUNT = 2**63 - 1
@@ -281,20 +250,5 @@ ScoreWeights = Annotated[
     PlainValidator(_read_weights),
     Words("a dict of scores and weights, as {bleu2: 1}"),
     ScoreList(),
-]
-Columns = Annotated[
-    FrozenMapping,
-    PlainValidator(_read_columns),
-    Words(f"a dict from {', '.join(ROW_FIELDS)} to keys of the data, as {{turns: utterances, role: speaker}}"),
-]
-Roles = Annotated[
-    FrozenMapping,
-    PlainValidator(_read_roles),
-    Words("a dict from names to roles, as {agent: assistant}, or from a role to names, as {assistant: Monica}"),
-]
-SplitNames = Annotated[
-    FrozenMapping,
-    PlainValidator(_read_splits),
-    Words("a dict from train, validation, test to names of splits, as {validation: test}"),
 ]
 Arguments = Annotated[FrozenMapping, PlainValidator(freeze)]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from dialog_trainer.config.data_names import Columns, Roles, SplitNames
 from dialog_trainer.config.fields import (
     Arguments,
     BelowOne,
     Betas,
-    Columns,
     Count,
     CountOr0,
     Flag,
@@ -25,8 +25,6 @@ from dialog_trainer.config.fields import (
     Points,
     Positive,
     Record,
-    Roles,
-    SplitNames,
     Text,
     setting,
 )

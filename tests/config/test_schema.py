@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dialog_trainer.config.fields import Columns, Roles
+from dialog_trainer.config.data_names import Columns, Roles
 from dialog_trainer.config.frozen import FrozenMapping, flatten, nest
 from dialog_trainer.config.groups import OpenGroup
 from dialog_trainer.config.job import Job

@@ -37,7 +37,10 @@ def start_forked(command: Sequence[str], folder: Path, log: str, environment: Ma
 
 
 class ForkedProcess:
-    """A job that a sweep has forked of itself: it ends with its standard input, as one that `start_process` starts."""
+    """A job forked by the process of the sweep, which is itself forked and has no fork server.
+
+    It ends with its standard input, as one that `start_process` starts.
+    """
 
     held: ClassVar[list[int]] = []
 

@@ -1,4 +1,4 @@
-"""Checks that the utterances of a dialogue, a row each, stand in their order, where the rows say it."""
+"""Checks the order of the utterances of a dialogue, a row each, by the numbers that the rows have."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dialog_trainer.config.fields import ROW_FIELDS
+from dialog_trainer.config.data_names import ROW_FIELDS
 from dialog_trainer.data.sources import Files, Hub, json_values, reading, tables, unpacking
 from dialog_trainer.data.sources.file_kinds import find_kind
 from dialog_trainer.data.sources.json_values import JsonStream
