@@ -34,6 +34,10 @@ class DataError(DialogTrainerError):
     exit_code = 2
 
 
+class EmptySplitError(DataError):
+    """A split without a dialogue, of data that can be read."""
+
+
 class CheckpointError(DialogTrainerError):
     """A checkpoint, run directory or scores file that cannot be used."""
 

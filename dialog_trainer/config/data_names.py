@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import PlainValidator
+from pydantic import BeforeValidator, PlainValidator
 
-from dialog_trainer.config.fields import Words
+from dialog_trainer.config.fields import Name, Positive, Words
 from dialog_trainer.config.frozen import FrozenMapping
 
 # What a row or a turn of data may have; `data.sources.row_plans` has the keys that each is known by.
@@ -44,6 +44,14 @@ def _read_splits(value: Any) -> FrozenMapping:
     return FrozenMapping({split: _read_name(name) for split, name in value.items()})
 
 
+def _read_list(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError("is not a list")
+    return tuple(value)
+
+
+Sources = Annotated[tuple[Name, ...], BeforeValidator(_read_list), Words("a list of texts, as [a.jsonl,b.csv]")]
+Weights = Annotated[tuple[Positive, ...], BeforeValidator(_read_list), Words("a list of numbers above 0, as [1,2.5]")]
 Columns = Annotated[
     FrozenMapping,
     PlainValidator(_read_columns),

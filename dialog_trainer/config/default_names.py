@@ -13,7 +13,7 @@ from dialog_trainer.config.groups import DataConfig
 _INSIDE_A_RUN = ("weights", "best_metric", "best_loss", "last")
 # Stems of files that say nothing about the data in them.
 _PLAIN_STEMS = ("train", "training", "data", "dialogues", "dialogs")
-_BUILT_IN_CHOICES = ("dailydialog", "files", "hub", "jsonl", "chitchat")
+_BUILT_IN_CHOICES = ("dailydialog", "files", "hub", "jsonl", "mixture", "chitchat")
 # Sources that are called by the path or id of their data.
 _BY_PATH = tuple(f"dialog_trainer.data.sources.{name}" for name in ("Files", "Hub", "Jsonl"))
 _MAX_BYTES = 200

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from dialog_trainer.config.data_names import Columns, Roles, SplitNames
+from dialog_trainer.config.data_names import Columns, Roles, Sources, SplitNames, Weights
 from dialog_trainer.config.fields import (
     Arguments,
     BelowOne,
@@ -62,7 +62,13 @@ class DailyDialogKeys(Record):
     hub_column: Name = setting("Its column with the list of turns (roskoN/dailydialog: utterances).", "inexact")
 
 
-class JsonlKeys(Record):
+class HoldOutKeys(Record):
+    validation_share: HeldOut = setting(
+        "Proportion of the training dialogues held out without validation data.", "inexact"
+    )
+
+
+class JsonlKeys(HoldOutKeys):
     train_data_path: Name | None = setting(
         "File, folder or pattern: JSON lines, JSON, CSV, TSV or parquet, also .gz or .zst. In a folder the names of files "
         "tell the splits apart."
@@ -72,9 +78,6 @@ class JsonlKeys(Record):
         "chosen by a hash of their text."
     )
     test_data_path: Name | None = setting("The same for split=test. null: that of the training folder, if it has one.")
-    validation_share: HeldOut = setting(
-        "Proportion of the training dialogues held out without validation data.", "inexact"
-    )
 
 
 class MappingKeys(Record):
@@ -92,7 +95,7 @@ class FilesKeys(MappingKeys, JsonlKeys):
     """The keys of files that are read as they are."""
 
 
-class HubKeys(MappingKeys):
+class HubKeys(MappingKeys, HoldOutKeys):
     id: Name | None = setting("Data set on the hub (owner/name), or a folder with a copy of its files.", "inexact")
     config: Name | None = setting("Its configuration (subset), if it has several. null: the default one.", "inexact")
     revision: Name | None = setting("Its revision: a branch, tag or commit. null: the default branch.", "inexact")
@@ -100,8 +103,16 @@ class HubKeys(MappingKeys):
         "Splits, and their names in the data set, where these are others, as {validation: test}. null: by their names.",
         "inexact",
     )
-    validation_share: HeldOut = setting(
-        "Proportion of the training dialogues held out without validation data.", "inexact"
+
+
+class MixtureKeys(MappingKeys, HoldOutKeys):
+    sources: Sources | None = setting(
+        "Data sets: each a file, folder or pattern, as data=files takes it, or an id of the hub."
+    )
+    weights: Weights | None = setting(
+        "How often each is in the training data, as [1,2.5]: 2.5 is twice, and half of its dialogues a third time. "
+        "Held-out dialogues count once. null: each once.",
+        "inexact",
     )
 
 
@@ -133,6 +144,7 @@ class DataConfig(OpenGroup):
         f"{_SOURCES}.Files": FilesKeys,
         f"{_SOURCES}.Hub": HubKeys,
         f"{_SOURCES}.Jsonl": JsonlKeys,
+        f"{_SOURCES}.Mixture": MixtureKeys,
         f"{_SOURCES}.ChitChat": NoKeys,
     }
     OWN_ON_RESUME: ClassVar = "inexact"

@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+from dialog_trainer.config.paths import DATA_FILES
+
 # What other programs of the field, and the original, call an option: what to type here.
 HABITS = {
     **dict.fromkeys(("learning_rate", "lr", "optim.lr", "optim.learning_rate", "max_lr"), "optim.lr0=<number>"),
@@ -84,8 +86,7 @@ CHOICE_HABITS = {
     "logger": dict.fromkeys(("wandb", "mlflow", "comet", "tb"), "logger=tensorboard"),
 }  # fmt: skip
 
-_DATA_FILES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".gz", ".zst")
-_HUB_ID = re.compile(rf"[\w-][\w.-]*/(?!.*({'|'.join(map(re.escape, _DATA_FILES))})$)[\w.-]+")
+_HUB_ID = re.compile(rf"[\w-][\w.-]*/(?!.*({'|'.join(map(re.escape, DATA_FILES))})$)[\w.-]+")
 MODES = ("train", "resume", "validate", "chat", "inspect", "verify_resume")
 
 
@@ -119,7 +120,7 @@ def hint_for_choice(group: str, value: object, choices: Iterable[str]) -> str:
     habit = CHOICE_HABITS.get(group, {}).get(text.lower())
     if habit:
         return f"; write {habit}"
-    if group == "data" and ("/" in text or text.lower().endswith(_DATA_FILES)):
+    if group == "data" and ("/" in text or text.lower().endswith(DATA_FILES)):
         hub = f"; for a data set of the hub, data=hub data.id={text}" if _HUB_ID.fullmatch(text) else ""
         return f"; for a file of your own, write data=files data.train_data_path={text}{hub}"
     near = difflib.get_close_matches(text.lower(), list(choices), n=1, cutoff=0.8)

@@ -6,8 +6,11 @@ import os
 import shutil
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
+from dialog_trainer.config.groups import DataConfig
+from dialog_trainer.config.paths import is_hub_id
 from dialog_trainer.config.schema import Config
 
 # What of a configuration is of the machine, not of the run: a saved run does not bring it along. Nor a list of devices.
@@ -65,13 +68,18 @@ def missing_compiler() -> str | None:
 
 def needs_hub(config: Config) -> bool:
     """Whether a new run names a model, or any command that needs dialogues a data set, that is not on this machine."""
-    model, data, command = config.model.pretrained_model, config.data, config.command
+    model, command = config.model.pretrained_model, config.command
     if not command.needs_data:
         return False
-    data_from_hub = (
-        data.target.endswith(".DailyDialog")
-        and data.arguments.get("path") is None
-        and not os.path.isdir(data.arguments.get("hub_id") or "")
-    )
     model_from_hub = not command.works_on_saved_run and model is not None and not os.path.exists(model)
-    return model_from_hub or data_from_hub
+    return model_from_hub or any(map(is_hub_id, _data_places(config.data)))
+
+
+def _data_places(data: DataConfig) -> Sequence[str]:
+    """What may be an id of the hub among the options of the data."""
+    given = data.arguments
+    if data.target.endswith("sources.DailyDialog"):
+        return [given["hub_id"]] if given.get("path") is None else []
+    if data.target.endswith("sources.Mixture"):
+        return given["sources"] or []
+    return [given["id"]] if data.target.endswith("sources.Hub") else []

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ Values = Mapping[str, Any]
 
 # A file that holds a whole model: of llama.cpp, and a checkpoint of the original program.
 MODEL_FILES = (".gguf", ".pt")
+# Ends of names that say that a text is a file of dialogues.
+DATA_FILES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".gz", ".zst")
 # Keys of `data` that hold paths, of built-in sources and of the user's own.
-_PATH_KEY = re.compile(r"(path|file|folder|directory|dir)s?$|^(hub_)?id$")
+_PATH_KEY = re.compile(r"(path|file|folder|directory|dir)s?$|^(hub_)?id$|^sources$")
 
 
 def check_names(values: Values) -> list[str]:
@@ -132,12 +135,42 @@ def check_data_files(values: Values) -> list[str]:
     if target == "dialog_trainer.data.sources.Hub" and values.get("data.id", "-") is None:
         found.append("data=hub needs data.id=<owner/name, or a folder with its files>")
     path = values.get("data.path")
+    if target == "dialog_trainer.data.sources.Mixture":
+        found += _check_mixture(values)
     if target.endswith("sources.DailyDialog") and path is not None and not os.path.isdir(path):
         kind = "is a file, not a folder" if os.path.exists(path) else "does not exist"
         found.append(f"data.path={path}: {kind}; pass the folder of DailyDialog's files")
     if target.endswith("sources.ChitChat") and importlib.util.find_spec("chitchat_dataset") is None:
         found.append("data=chitchat needs a package: pip install chitchat-dataset")
     return found
+
+
+def _check_mixture(values: Values) -> list[str]:
+    sources, weights = values.get("data.sources", ()), values.get("data.weights")
+    if sources is None:
+        return ["data=mixture needs data.sources=[<file, folder, pattern or id of the hub>,...]"]
+    found = [f"data.sources: {place} is named twice; data.weights takes one more often" for place in _repeated(sources)]
+    for place in sources:
+        if not is_hub_id(place) and (problem := _why_no_data(place)):
+            found.append(f"data.sources: {place}: {problem}; pass files, folders, patterns or ids of the hub")
+    if weights is not None and len(weights) != len(sources):
+        found.append(f"data.weights={show(list(weights))}: must be one for each of the {len(sources)} of data.sources")
+    if values.get("data.max_train_dialogues") is not None:
+        found.append(
+            "data.max_train_dialogues would take the first dialogues of the first source alone; with data=mixture use "
+            "data.weights: 0.1 takes a tenth of a source"
+        )
+    return found
+
+
+def _repeated(places: Iterable[str]) -> list[str]:
+    return [place for place, count in Counter(places).items() if count > 1]
+
+
+def is_hub_id(place: str) -> bool:
+    """Whether a place of data is nothing here and reads like no file, so that it may be an id of the hub."""
+    is_file = place.lower().endswith(DATA_FILES) or _looks_like_path(place)
+    return not is_file and not os.path.lexists(place) and not glob.has_magic(place)
 
 
 def _why_no_data(path: str) -> str | None:

@@ -172,6 +172,7 @@ def _write_dialogues(source: DialogueSource, split: str, folder: Path, say: Say)
     parser = getattr(source, "parser", None)
     if parser is not None:
         counts.unread, counts.by_position = parser.unread(), parser.by_position
+        counts.by_source = getattr(parser, "by_source", {})
     (folder / "tally.json").write_text(json.dumps(asdict(counts)), encoding="utf-8")
 
 

@@ -134,7 +134,7 @@ def test_completion_is_installed_for_the_command(tmp_path):
     ("typed", "offered"),
     [
         ("optim.l", "optim.lr0="),
-        ("data=", "data=chitchat data=dailydialog data=files data=hub data=jsonl"),
+        ("data=", "data=chitchat data=dailydialog data=files data=hub data=jsonl data=mixture"),
     ],
 )  # fmt: skip
 def test_the_tab_key_completes_choices_and_options(typed, offered, tmp_path, monkeypatch):

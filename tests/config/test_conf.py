@@ -32,6 +32,7 @@ ALONE = [[f"{group}={name}"] for group in ("experiment", "debug") for name in CH
 @pytest.mark.parametrize("choices", [*([choice for choice in row if choice] for row in ROWS), *ALONE])
 def test_each_choice_passes_every_check(choices, jsonl_folder):
     paths = [f"data.train_data_path='{jsonl_folder}/train.jsonl'"] if {"data=files", "data=jsonl"} & {*choices} else []
+    paths += [f"data.sources=['{jsonl_folder}']"] if "data=mixture" in choices else []
     paths += [f"data.id='{jsonl_folder}'"] if "data=hub" in choices else []
     paths += ["model.pretrained_model=gpt2"] if "experiment=demo" in choices else []  # its file is fetched
     [run] = compose_runs([*choices, *paths], None, sweep=False)
@@ -126,6 +127,7 @@ def test_sources_are_built_and_read(name, jsonl_folder, tmp_path):
         "files": [f"data.train_data_path={jsonl_folder}"],
         "hub": [f"data.id={jsonl_folder}"],
         "jsonl": [f"data.train_data_path={jsonl_folder}/train.jsonl"],
+        "mixture": [f"data.sources=[{jsonl_folder}]"],
         "chitchat": [],
     }[name]
     config = compose_config(f"data={name}", *paths).replace({"data.cache_dir": str(tmp_path)})

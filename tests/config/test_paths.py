@@ -11,7 +11,7 @@ from dialog_trainer.config.paths import with_absolute_data_paths
     ("key", "value", "is_path"),
     [
         ("path", "there", True), ("train_data_path", "there/file", True), ("folder", "./there", True), ("dir", "there", True),
-        ("files", ["there/file", "there"], True), ("hub_id", "there", True), ("hub_id", "owner/name", False),
+        ("files", ["there/file", "there"], True), ("sources", ["there"], True), ("hub_id", "there", True), ("hub_id", "owner/name", False),
         ("path", "nowhere", False), ("path", None, False), ("path", "", False), ("separator", "there", False),
         ("cache_dir", "there", False), ("train_data_path", "there/*.json", True), ("id", "there", True), ("id", "owner/name", False), ("profile_name", "there", False), ("paths", [3, None], False),
     ],

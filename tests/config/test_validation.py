@@ -176,6 +176,25 @@ def test_files_of_own_dialogues_are_looked_for(tmp_path):
     assert errors(no_training_data, tree) == []
 
 
+def test_the_sources_of_a_mixture_are_looked_for(tmp_path):
+    (tmp_path / "a.jsonl").touch()
+    tree, file = conf_tree(data="mixture"), str(tmp_path / "a.jsonl")
+    assert errors({}, tree) == ["data=mixture needs data.sources=[<file, folder, pattern or id of the hub>,...]"]
+    assert errors({"data.sources": [file, str(tmp_path), "owner/name"], "data.weights": [1, 0.5, 2]}, tree) == []
+    changes = {"data.sources": [file, file, "b.json"], "data.weights": [1], "data.max_train_dialogues": 5}
+    assert errors(changes, tree) == [
+        f"data.sources: {file} is named twice; data.weights takes one more often",
+        "data.sources: b.json: does not exist; pass files, folders, patterns or ids of the hub",
+        "data.weights=[1.0]: must be one for each of the 3 of data.sources",
+        "data.max_train_dialogues would take the first dialogues of the first source alone; with data=mixture use "
+        "data.weights: 0.1 takes a tenth of a source",
+    ]
+    for wrong in ([], "a.jsonl", [1]):
+        assert "must be a list of texts" in errors({"data.sources": wrong}, tree)[0]
+    for wrong in ([], [0], [-1], ["a"], 2):
+        assert "must be a list of numbers above 0" in errors({"data.weights": wrong, "data.sources": [file]}, tree)[0]
+
+
 def test_the_folder_of_dailydialog_is_looked_for(tmp_path):
     (tmp_path / "file").touch()
     for path, kind in ((tmp_path / "no", "does not exist"), (tmp_path / "file", "is a file, not a folder"), ("x" * 300, "does not exist")):  # fmt: skip
@@ -279,6 +298,11 @@ def test_the_hub_is_needed_for_what_is_not_on_this_machine(tmp_path):
         tree["data"] |= {"path": path, "hub_id": hub_id}
         from_hub = model == "gpt2" or (path is None and hub_id == "owner/name")
         assert needs_hub(Config.read(tree)) == from_hub, (model, path, hub_id)
+    for data, key in (("hub", "id"), ("mixture", "sources")):
+        for place, from_hub in ((here, False), ("owner/name", True), ("no.jsonl", False), (f"{here}/*", False)):
+            tree = conf_tree(data=data)
+            tree["data"][key] = [here, place] if data == "mixture" else place
+            assert needs_hub(Config.read(tree)) == from_hub, (data, place)
     assert not needs_hub(config())
 
 

@@ -7,8 +7,9 @@ from dialog_trainer.data.sources.chitchat import ChitChat
 from dialog_trainer.data.sources.dailydialog import DailyDialog
 from dialog_trainer.data.sources.files import Files
 from dialog_trainer.data.sources.hub import Hub
+from dialog_trainer.data.sources.mixture import Mixture
 
 # Runs saved before there were other files have this name.
 Jsonl = Files
 
-__all__ = ["ChitChat", "DailyDialog", "Files", "Hub", "Jsonl"]
+__all__ = ["ChitChat", "DailyDialog", "Files", "Hub", "Jsonl", "Mixture"]

@@ -26,7 +26,7 @@ class ReadCounts:
 
     `turns_by_role` has the name of each role (of tools and the like, its label) and its number of kept turns; `unread` the
     keys of rows that were not read, each with its number of rows or turns; `by_position` the dialogues whose roles the
-    data do not name.
+    data do not name; `by_source` the dialogues that each of several sources gave.
     """
 
     dialogues: int = 0
@@ -36,11 +36,17 @@ class ReadCounts:
     turns_by_role: dict[str, int] = field(default_factory=dict)
     unread: dict[str, int] = field(default_factory=dict)
     by_position: int = 0
+    by_source: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         kinds = {"dialogues of fewer than two turns": self.short_dialogues, "empty turns": self.empty_turns}
         dropped = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
-        return f"{self.dialogues:,} dialogues, {self.turns:,} turns" + (f" (dropped: {dropped})" if dropped else "")
+        sources = ", ".join(f"{name} {count:,}" for name, count in self.by_source.items())
+        return (
+            f"{self.dialogues:,} dialogues, {self.turns:,} turns"
+            + (f" (dropped: {dropped})" if dropped else "")
+            + (f" ({sources})" if sources else "")
+        )
 
 
 def is_invisible(text: str) -> bool:

@@ -18,7 +18,7 @@ from dialog_trainer.data.sources.row_format import RowParser
 from dialog_trainer.data.sources.splits import find_files
 from dialog_trainer.data.sources.tables import read_csv, read_parquet
 from dialog_trainer.data.sources.unpacking import open_unpacked
-from dialog_trainer.errors import DataError
+from dialog_trainer.errors import DataError, EmptySplitError
 from dialog_trainer.files import sha256_of_texts
 
 # Files without a split that are named.
@@ -64,7 +64,7 @@ class Files:
                 is_empty = False
                 yield identifier, turns
         if is_empty:
-            raise DataError(
+            raise EmptySplitError(
                 f"{self.describe(split)}, has no dialogue: pass data.validation_data_path=<file>, "
                 "or another data.validation_share"
             )
