@@ -71,10 +71,9 @@ def _summarize(
     return SplitSummary(
         name,
         read.turns_by_role,
-        counts.tokens.sum(1),
+        counts,
         before,
         after,
-        counts.lost_tokens,
         0 if unknown is None else sum(int((ids == unknown).sum()) for _, ids, _ in split.tokens.chunks()),
         read.unread,
         read.by_position,

@@ -34,6 +34,11 @@ class MaskCounts:
     lost_turns: int
     lost_ends: int
 
+    @property
+    def turn_tokens(self) -> int:
+        """Tokens of turns before truncation, without those of the format and the ends."""
+        return int(self.tokens.sum() - self.tokens[[Role.END, Role.FORMAT]].sum()) + self.lost_tokens
+
     def __add__(self, other: MaskCounts) -> MaskCounts:
         return MaskCounts(*(getattr(self, name) + getattr(other, name) for name in MaskCounts.__slots__))
 
@@ -66,18 +71,17 @@ def count_coverage(spans: TurnSpans, point_weights: Sequence[np.ndarray]) -> Mas
 class SplitSummary:
     """What was understood of a split.
 
-    `turns_by_role`: the name of each role or tool, and its number of turns. `tokens`, `before` and `after` `(5,)` by
-    role: its tokens, and those that carry loss at the start and at the end of training. `lost` tokens of turns to
-    truncation; `unknown` tokens that the vocabulary does not have. `unread`: keys of the data that were not read, with
-    how often they occur; `by_position`: the dialogues whose roles the data do not name.
+    `turns_by_role`: the name of each role or tool, and its number of turns. `counts`: its tokens, and what truncation
+    took. `before` and `after` `(5,)` by role: the tokens that carry loss at the start and at the end of training.
+    `unknown` tokens that the vocabulary does not have. `unread`: keys of the data that were not read, with how often they
+    occur; `by_position`: the dialogues whose roles the data do not name.
     """
 
     name: str
     turns_by_role: Mapping[str, int]
-    tokens: np.ndarray
+    counts: MaskCounts
     before: np.ndarray
     after: np.ndarray
-    lost: int
     unknown: int
     unread: Mapping[str, int]
     by_position: int

@@ -24,13 +24,10 @@ _ROLES = {
 
 
 def report_splits(
-    summaries: Sequence[SplitSummary], timeline: ScheduleTimeline, trained_role: Role, options: str, say: Say
+    summaries: Sequence[SplitSummary], timeline: ScheduleTimeline, trained_role: Role, config: Config, say: Say
 ) -> None:
-    """Prints the table. Raises `DataError` with it if in a split nothing of the trained role carries loss.
-
-    `options` names those of truncation and their values.
-    """
-    lines = [*_table(summaries, timeline), *(line for one in summaries for line in _notes(one, options))]
+    """Prints the table. Raises `DataError` with it if in a split nothing of the trained role carries loss."""
+    lines = [*_table(summaries, timeline), *(line for one in summaries for line in _notes(one, config))]
     silent = [
         _silence(one, trained_role) for one in summaries if not one.before[trained_role] + one.after[trained_role]
     ]
@@ -40,26 +37,19 @@ def report_splits(
         say(line)
 
 
-def truncation_options(config: Config) -> str:
-    """The options of truncation and their values."""
-    return f"model.max_len={config.model.max_len}, data.truncation={config.data.truncation}"
-
-
 def _table(summaries: Sequence[SplitSummary], timeline: ScheduleTimeline) -> Iterable[str]:
     heads = ("at first", f"from step {timeline.final_from_step:,}") if timeline.changes else ("throughout",)
     yield "what was understood of the data; at the right, the tokens that carry loss"
     yield f"{'split':11}{'role':10}{'turns':>11}{'tokens':>13}" + "".join(f"{head:>{len(head) + 2}}" for head in heads)
     for one in summaries:
-        name = one.name
+        name, tokens = one.name, one.counts.tokens.sum(1)
         for role, role_name in _ROLES.items():
             turns = "" if role in (Role.END, Role.FORMAT) else f"{_turns(one, role):,}"
-            if not one.tokens[role]:
+            if not tokens[role]:
                 continue
             shares = (one.before[role], one.after[role])[: len(heads)]
-            cells = (
-                f"{share / one.tokens[role]:>{len(head) + 2}.1%}" for share, head in zip(shares, heads, strict=True)
-            )
-            yield f"{name:11}{role_name:10}{turns:>11}{one.tokens[role]:>13,}" + "".join(cells)
+            cells = (f"{share / tokens[role]:>{len(head) + 2}.1%}" for share, head in zip(shares, heads, strict=True))
+            yield f"{name:11}{role_name:10}{turns:>11}{tokens[role]:>13,}" + "".join(cells)
             name = ""
 
 
@@ -70,8 +60,8 @@ def _turns(summary: SplitSummary, role: Role) -> int:
     return sum(count for name, count in summary.turns_by_role.items() if name not in ("user", "assistant"))
 
 
-def _notes(summary: SplitSummary, options: str) -> Iterable[str]:
-    turns = summary.tokens.sum() - summary.tokens[Role.END] - summary.tokens[Role.FORMAT]
+def _notes(summary: SplitSummary, config: Config) -> Iterable[str]:
+    kept = summary.counts
     context = {name: count for name, count in summary.turns_by_role.items() if name not in _ROLES.values()}
     if context:
         counts = ", ".join(f"{count:,} of {printable(name)}" for name, count in context.items())
@@ -83,11 +73,17 @@ def _notes(summary: SplitSummary, options: str) -> Iterable[str]:
         keys = ", ".join(f"{printable(key)[:MAX_KEY]} ({count:,})" for key, count in shown)
         more = f" and {len(summary.unread) - MAX_KEYS:,} more" if len(summary.unread) > MAX_KEYS else ""
         yield f"{summary.name}: keys not read: {keys}{more}"
-    if summary.lost:
-        yield f"{summary.name}: truncation takes {summary.lost / (turns + summary.lost):.1%} of the tokens ({options})"
+    if kept.lost_tokens:
+        rule = (
+            f"data.truncation={config.data.truncation}" if summary.name == "train" else "held-out dialogues are split"
+        )
+        yield (
+            f"{summary.name}: truncation takes {kept.lost_tokens / kept.turn_tokens:.1%} of the tokens of turns: "
+            f"{kept.cut_turns:,} turns cut, {kept.lost_turns:,} removed (model.max_len={config.model.max_len}, {rule})"
+        )
     if summary.unknown:
-        share = summary.unknown / max(1, summary.tokens.sum())
-        yield f"{summary.name}: {share:.1%} of the tokens are unknown to the vocabulary: does the model know this language?"
+        share = summary.unknown / max(1, kept.tokens.sum())
+        yield f"{summary.name}: {share:.1%} of all its tokens are unknown to the vocabulary: does the model know this language?"
 
 
 def _silence(summary: SplitSummary, role: Role) -> str:

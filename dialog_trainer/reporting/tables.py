@@ -59,11 +59,11 @@ def _turn_name(turn: int) -> str:
 def _truncation_rows(coverage: DatasetCoverage) -> list[list[str]]:
     counts, num_dialogues = coverage.counts, len(coverage.lost)
     rows = [
-        ("tokens", coverage.lost.sum(), coverage.tokens.sum()),
-        ("turns, in part", counts.cut_turns, counts.turns),
-        ("turns, removed", counts.lost_turns, counts.turns),
-        ("ends of dialogues", counts.lost_ends, num_dialogues),
-        ("dialogues, in part", (coverage.lost > 0).sum(), num_dialogues),
+        ("tokens of turns", counts.lost_tokens, counts.turn_tokens),
+        ("turns cut", counts.cut_turns, counts.turns),
+        ("turns removed", counts.lost_turns, counts.turns),
+        ("ends of dialogues removed", counts.lost_ends, num_dialogues),
+        ("dialogues with any of these", (coverage.lost > 0).sum(), num_dialogues),
     ]
     return [[unit, f"{lost:,}", f"{total:,}", _percent(lost, total)] for unit, lost, total in rows]
 

@@ -67,11 +67,11 @@ def tables():
             "Truncation",
             ["unit", "truncated", "of all", "percent"],
             [
-                ["tokens", "11", "43", "25.6 %"],
-                ["turns, in part", "1", "7", "14.3 %"],
-                ["turns, removed", "1", "7", "14.3 %"],
-                ["ends of dialogues", "1", "3", "33.3 %"],
-                ["dialogues, in part", "1", "3", "33.3 %"],
+                ["tokens of turns", "10", "40", "25.0 %"],
+                ["turns cut", "1", "7", "14.3 %"],
+                ["turns removed", "1", "7", "14.3 %"],
+                ["ends of dialogues removed", "1", "3", "33.3 %"],
+                ["dialogues with any of these", "1", "3", "33.3 %"],
             ],
         ),
         (

@@ -49,7 +49,7 @@ from dialog_trainer.masking.timeline import build_timeline
 from dialog_trainer.model.compile import COMPILE_ERRORS, failure_reason
 from dialog_trainer.reporting.console import closing_lines, make_printer, mask_line
 from dialog_trainer.reporting.progress import RunProgress
-from dialog_trainer.reporting.split_table import report_splits, truncation_options
+from dialog_trainer.reporting.split_table import report_splits
 from dialog_trainer.reporting.terminal import RunConsole
 from dialog_trainer.signals import StopSignal
 from dialog_trainer.tracking.environment import write_environment
@@ -134,7 +134,7 @@ def build_parts(
         summarize_training(train_split, tokenizer, mask_check),
         summarize_held_out("validation", validation_split, tokenizer, mask),
     )
-    report_splits(summaries, timeline, mask.trained_role, truncation_options(config), say)
+    report_splits(summaries, timeline, mask.trained_role, config, say)
     digest = digest_mask(config, train_split, tokenizer, excluded_dialogues)
     shared = {"training data and mask": digest["whole"], "validation data": validation.digest}
     collectives.assert_same_on_all_ranks(shared | {"weights": digest_weights(model)}, "give all the same files")

@@ -39,7 +39,7 @@ from dialog_trainer.masking.validation import MaskCheckResult
 from dialog_trainer.reporting.console import make_printer, mask_line
 from dialog_trainer.reporting.mask_page.content import build_page_content, describe_sequence
 from dialog_trainer.reporting.mask_page.page import render_mask_page
-from dialog_trainer.reporting.split_table import report_splits, truncation_options
+from dialog_trainer.reporting.split_table import report_splits
 from dialog_trainer.reporting.tables import build_mask_tables
 from dialog_trainer.reporting.terminal import print_sequence, print_tables
 from dialog_trainer.seeds import derive_seed
@@ -117,7 +117,7 @@ def _load(config: Config, say: Say) -> MaskedSplit:
     if validation is not None:
         held_out = tokenize_split(config, validation, tokenizer, say)
         summaries.append(summarize_held_out("validation", held_out, tokenizer, mask))
-    report_splits(summaries, timeline, mask.trained_role, truncation_options(config), say)
+    report_splits(summaries, timeline, mask.trained_role, config, say)
     used = np.zeros(len(split.tokens), dtype=bool)
     used[check.indices] = True
     digest = digest_mask(config, split, tokenizer, excluded_dialogues)["whole"]
