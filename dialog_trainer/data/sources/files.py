@@ -11,8 +11,8 @@ from typing import Any
 
 from dialog_trainer.data.sources.file_kinds import HEAD_BYTES, find_kind
 from dialog_trainer.data.sources.json_rows import NumberedRow, read_json, read_json_lines
-from dialog_trainer.data.sources.parsing import Row, parse_rows
-from dialog_trainer.data.sources.protocol import RawDialogue, hash_fraction
+from dialog_trainer.data.sources.parsing import Row, hold_out, parse_rows
+from dialog_trainer.data.sources.protocol import RawDialogue
 from dialog_trainer.data.sources.reading import digest_of_data_file
 from dialog_trainer.data.sources.row_format import RowParser
 from dialog_trainer.data.sources.splits import find_files
@@ -58,11 +58,9 @@ class Files:
             yield from parse_rows(self._read_rows(split), self.parser)
             return
         is_empty = True
-        for identifier, turns in parse_rows(self._read_rows("train"), self.parser):
-            held_out = hash_fraction(*(turn.text for turn in turns)) < self.validation_share
-            if held_out == (split == "validation"):
-                is_empty = False
-                yield identifier, turns
+        for dialogue in hold_out(self._read_rows("train"), self.parser, self.validation_share, split):
+            is_empty = False
+            yield dialogue
         if is_empty:
             raise EmptySplitError(
                 f"{self.describe(split)}, has no dialogue: pass data.validation_data_path=<file>, "

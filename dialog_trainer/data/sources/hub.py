@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dialog_trainer.data.sources.parsing import Row, parse_rows
-from dialog_trainer.data.sources.protocol import RawDialogue, hash_fraction
+from dialog_trainer.data.sources.parsing import Row, hold_out, parse_rows
+from dialog_trainer.data.sources.protocol import RawDialogue
 from dialog_trainer.data.sources.reading import digest_of_data_file
 from dialog_trainer.data.sources.row_format import RowParser
 from dialog_trainer.data.sources.splits import split_of
@@ -57,14 +57,10 @@ class Hub:
 
     def dialogues(self, split: str) -> Iterator[RawDialogue]:
         self.parser = RowParser(*self._mappings)
-        name = self._find(split)
-        dialogues = parse_rows(self._rows(name or self._find_training()), self.parser)
+        rows = self._rows(self._find(split) or self._find_training())
         if split == "test" or self._find("validation") is not None:
-            yield from dialogues
-            return
-        for identifier, turns in dialogues:
-            if (hash_fraction(*(turn.text for turn in turns)) < self.validation_share) == (split == "validation"):
-                yield identifier, turns
+            return parse_rows(rows, self.parser)
+        return hold_out(rows, self.parser, self.validation_share, split)
 
     def digest(self, split: str) -> str:
         folder = Path(self.id)

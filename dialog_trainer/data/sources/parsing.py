@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dialog_trainer.data.sources.protocol import RawDialogue
+from dialog_trainer.data.sources.protocol import RawDialogue, hash_fraction
 from dialog_trainer.data.sources.reading import MAX_LINE_BYTES
 from dialog_trainer.data.sources.row_errors import RowError, RowErrors
 from dialog_trainer.data.sources.row_format import MAX_TURNS, RowParser
@@ -47,6 +47,20 @@ def parse_rows(rows: Iterable[Row], parser: RowParser) -> Iterator[RawDialogue]:
         except RowError as error:
             raise DataError(str(error)) from None
     errors.raise_any()
+
+
+def hold_out(rows: Iterable[Row], parser: RowParser, share: float, split: str) -> Iterator[RawDialogue]:
+    """The dialogues of `split` where a hash of their text holds `share` of the training data out for validation.
+
+    `parser.by_position` counts those of this split alone.
+    """
+    by_position = 0
+    for identifier, turns in parse_rows(rows, parser):
+        is_held_out = hash_fraction(*(turn.text for turn in turns)) < share
+        if is_held_out == (split == "validation"):
+            by_position = parser.by_position
+            yield identifier, turns
+        parser.by_position = by_position
 
 
 class _Utterances:

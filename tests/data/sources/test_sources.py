@@ -86,7 +86,11 @@ def test_held_out_dialogues_are_a_partition_in_any_order(tmp_path):
     forward, backward = tmp_path / "forward.jsonl", tmp_path / "backward.jsonl"
     forward.write_text("\n".join(rows))
     backward.write_text("\n".join(reversed(rows)))
-    train, held_out = (texts(jsonl_source(forward), split) for split in ("train", "validation"))
+    source = jsonl_source(forward)
+    (train, counted), (held_out, held_out_counted) = (
+        (texts(source, split), source.parser.by_position) for split in ("train", "validation")
+    )
+    assert (counted, held_out_counted) == (len(train), len(held_out))
     assert sorted(train + held_out) == sorted(json.loads(row)["turns"] for row in rows)
     # Copies of a dialogue are on the same side.
     assert not {turns[0] for turns in train} & {turns[0] for turns in held_out}
