@@ -65,7 +65,7 @@ class Contamination:
     def summary(self, split: str) -> str:
         """One line for people; `split` names the held-out split."""
         counts = (
-            f"{len(self.exact.held_out):,} of {self.num_held_out:,} {split} dialogues are in the training split exactly, "
+            f"{split}: {len(self.exact.held_out):,} of {self.num_held_out:,} dialogues are in the training split exactly, "
             f"{len(self.normalized.held_out):,} after normalization, "
         )
         if self.near is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,9 @@ from dialog_trainer.signals import SWEEP_JOB, handled
 
 MAX_LINE = 300
 _TAIL_BYTES = 2**14
+_HEAD_BYTES = 2**20
+# What a job prints of its options and data.
+_NOTE = re.compile(r"(?:note|warning|train|validation|precision): ", re.IGNORECASE)
 
 
 class Process(Protocol):
@@ -59,6 +63,16 @@ def last_line(folder: Path, log: str) -> str:
     except FileNotFoundError:
         return ""
     return printable(next((line.strip() for line in reversed(lines) if line.strip()), ""))[:MAX_LINE]
+
+
+def read_notes(folder: Path, log: str) -> list[str]:
+    """What the first MiB of a log says of options and data, each line once."""
+    try:
+        with open_to_read(folder, log) as file:
+            lines = file.read(_HEAD_BYTES).decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    return list(dict.fromkeys(printable(line) for line in lines if _NOTE.match(line)))
 
 
 @contextmanager

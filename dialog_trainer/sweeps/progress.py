@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class SweepProgress:
         self._console, self._left = console, max(1, steps)
         self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
         self._start = self._last = time.monotonic()
+        self._noted = dict[str, None]()
 
     def __enter__(self) -> SweepProgress:
         if self._live:
@@ -38,6 +40,15 @@ class SweepProgress:
 
     def line(self, text: str) -> None:
         print_line(self._console, text)
+
+    def notes(self, job: str, lines: Sequence[str]) -> None:
+        """Prints those notes of a job that no job before it had."""
+        new = [line for line in lines if line not in self._noted]
+        if new:
+            self.line(f"new notes of {job}:" if self._noted else f"notes of {job}; of later jobs only new ones follow:")
+        self._noted |= dict.fromkeys(new)
+        for line in new:
+            self.line(f"  {line}")
 
     def show(self, running: int, left: int, done: int) -> None:
         """`left` and `done`: updates of this command that are still to be made, and that it has made."""

@@ -14,7 +14,7 @@ from dialog_trainer.signals import EXIT_CODES
 from dialog_trainer.sweeps.attempt import Start, choose_start, log_of, record_end
 from dialog_trainer.sweeps.forks import branch_of, branch_steps, remove_unneeded_branches
 from dialog_trainer.sweeps.job_folder import StepCounter, can_resume
-from dialog_trainer.sweeps.processes import MAX_LINE, Process, forward_stops, send_to_all, start_process
+from dialog_trainer.sweeps.processes import MAX_LINE, Process, forward_stops, read_notes, send_to_all, start_process
 from dialog_trainer.sweeps.progress import SweepProgress, describe_end
 from dialog_trainer.sweeps.record import JobRecord, SweepRecord, write_sweep
 
@@ -56,6 +56,7 @@ class SweepRunner:
         self._running: dict[int, _Running] = {}
         self._steps_before = {job.index: job.steps_done for job in record.jobs}
         self._prepared = False
+        self._noted = set[int]()  # jobs that have said what they understood
         self._recorded = 0.0
         self._unwritten = False
 
@@ -135,13 +136,18 @@ class SweepRunner:
         self._replace(job)
         self._prepared = True
         remove_unneeded_branches(self.folder, self.record.jobs)
+        self._progress.notes(job.name, read_notes(self.folder, log_of(job)))
         self._progress.line(f"{job.name}: {describe_end(self.folder, job)}")
 
     def _show(self) -> None:
         """Counts the updates of the running jobs, and records them now and then."""
         counted = {index: one.counter.count() for index, one in self._running.items()}
-        configs = (self.folder / self.record.jobs[index].name / "args.yaml" for index in counted)
-        self._prepared = self._prepared or any(config.exists() for config in configs)
+        for index in counted.keys() - self._noted:
+            job = self.record.jobs[index]
+            if (self.folder / job.name / "args.yaml").exists():
+                self._prepared = True
+                self._noted.add(index)
+                self._progress.notes(job.name, read_notes(self.folder, log_of(job)))
         now = time.monotonic()
         if now - self._recorded >= RECORD_EVERY_SECONDS:
             self._recorded = now

@@ -67,6 +67,8 @@ def test_jobs_are_recorded_and_the_same_command_does_nothing(sweep, tmp_path):
     assert "2 jobs, 2 runs' worth of steps" in out
     assert "early stopping is off (patience=0)" in out
     assert "for all jobs, as 000-train_user_turn_mask_step_0: threads=1" in out
+    notes = "notes of 000-train_user_turn_mask_step_0; of later jobs only new ones follow:\n  "
+    assert (out.count(notes), out.count("new notes of"), out.count("\n  train: ")) == (1, 0, 2)
     assert out.endswith("note: no report: scipy is not installed\n")
     title, head, *table = out.splitlines()[-6:-2]
     assert (title, head.split("  ")[0]) == ("Jobs in multirun/run", "options")

@@ -200,11 +200,11 @@ def test_the_summary_is_one_line():
     overlap = Overlap((1, 2), (1, 2, 3))
     found = Contamination(Overlap((1,), (2,)), overlap, Overlap(tuple(range(1_234)), tuple(range(4_321))), 12_345)
     assert found.summary("test") == (
-        "1 of 12,345 test dialogues are in the training split exactly, 2 after normalization, 1,234 nearly; "
+        "test: 1 of 12,345 dialogues are in the training split exactly, 2 after normalization, 1,234 nearly; "
         "training dialogues concerned: 4,321"
     )
     assert dataclasses.replace(found, near=None).summary("validation") == (
-        "1 of 12,345 validation dialogues are in the training split exactly, 2 after normalization, "
+        "validation: 1 of 12,345 dialogues are in the training split exactly, 2 after normalization, "
         "near copies not looked for (more than 200,000 training dialogues); training dialogues concerned: 3"
     )
 
@@ -233,7 +233,7 @@ def test_counts_of_dailydialog(real_data):
         assert sorted(lines) == known[names[kind]]
         assert len(lines) == count
     assert test.summary("test") == (
-        "93 of 1,000 test dialogues are in the training split exactly, 151 after normalization, 261 nearly; "
+        "test: 93 of 1,000 dialogues are in the training split exactly, 151 after normalization, 261 nearly; "
         "training dialogues concerned: 305"
     )
     assert [len(getattr(validation, kind).held_out) for kind in KINDS] == [69, 123, 201]

@@ -455,7 +455,7 @@ def test_drop_leaks_drops_exactly_those_dialogues(trains, data, tmp_path):
         "metrics.max_dialogues=1",
         "metrics.max_new_tokens=2",
     ]
-    found = "1 of 8 validation dialogues are in the training split exactly, 2 after normalization, 2 nearly"
+    found = "validation: 1 of 8 dialogues are in the training split exactly, 2 after normalization, 2 nearly"
     out, everything = trains(*base)
     assert found in out
     assert "left out" not in out
@@ -464,7 +464,7 @@ def test_drop_leaks_drops_exactly_those_dialogues(trains, data, tmp_path):
     assert everything == sequences_of(range(36), data, run)
     out, kept = trains(*base, "data.drop_leaks=true")
     assert found in out
-    assert "1 of 4 test dialogues are in the training split exactly" in out
+    assert "test: 1 of 4 dialogues are in the training split exactly" in out
     assert "data.drop_leaks: 3 training dialogues are left out" in out
     assert kept == sequences_of(set(range(36)) - set(LEAKED), data, run)
     assert everything - kept == sequences_of(LEAKED, data, run)
