@@ -30,6 +30,7 @@ from dialog_trainer.distributed import collectives
 from dialog_trainer.errors import ConfigError, DataError
 from dialog_trainer.evaluation.losses import weigh_every_turn
 from dialog_trainer.files import cache_key
+from dialog_trainer.metrics.bootstrap import MIN_DIALOGUES
 from dialog_trainer.seeds import derive_seed
 from dialog_trainer.types import Batch, Role, Say
 
@@ -84,7 +85,12 @@ def load_dialogues(config: Config, split: str, say: Say) -> DialogueDataset:
     limit = {"train": config.data.max_train_dialogues, "validation": config.data.max_validation_dialogues}.get(split)
     if limit:
         source = FirstDialogues(source, limit)
-    return open_dialogues(source, split, resolve_cache_dir(config), say, check_up_to=_check_up_to(LAZY_BYTES))
+    dialogues = open_dialogues(source, split, resolve_cache_dir(config), say, check_up_to=_check_up_to(LAZY_BYTES))
+    if split != "train" and len(dialogues) < MIN_DIALOGUES:
+        say(
+            f"warning: only {len(dialogues)} {split} dialogues: scores, and choices by them, are rough below about {MIN_DIALOGUES}"
+        )
+    return dialogues
 
 
 def tokenize_split(

@@ -13,11 +13,21 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 1000
+# Below it, a bootstrap over dialogues gives rough intervals and p values.
+MIN_DIALOGUES = 20
 _PERCENTILES = (2.5, 97.5)  # the ends of a 95 % interval
 # Resampling draws at most so many counts at a time, which bounds memory: 32 MB.
 _MAX_COUNTS = 1 << 22
 
 Value = Callable[[np.ndarray], float]
+
+
+def describe_few(*counts: int) -> str:
+    """A warning of scores from so few dialogues; empty where they are enough, or none."""
+    few = dict.fromkeys(f"{count:,}" for count in counts if 0 < count < MIN_DIALOGUES)
+    if not few:
+        return ""
+    return f"scores from {' and '.join(few)} dialogues; intervals and p values are rough below about {MIN_DIALOGUES}"
 
 
 @dataclass(frozen=True, slots=True)

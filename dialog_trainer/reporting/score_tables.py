@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dialog_trainer.metrics.bootstrap import MIN_DIALOGUES
 from dialog_trainer.reporting.tables import TextTable, render_markdown_table
 
 INTERVAL = "95 % interval"
-# Below it, a bootstrap over dialogues gives rough intervals and p values: their columns say so.
-MIN_DIALOGUES = 20
 Scored = Mapping[str, Any]
 
 

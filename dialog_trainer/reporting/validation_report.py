@@ -6,13 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from dialog_trainer.evaluation.baselines import DESCRIPTIONS
+from dialog_trainer.metrics.bootstrap import describe_few
 from dialog_trainer.reporting.console import format_losses
-from dialog_trainer.reporting.score_tables import (
-    MIN_DIALOGUES,
-    build_depth_table,
-    build_difference_table,
-    build_score_table,
-)
+from dialog_trainer.reporting.score_tables import build_depth_table, build_difference_table, build_score_table
 from dialog_trainer.reporting.tables import TextTable
 
 # With fewer words a reply, scores of pairs of words count next to nothing.
@@ -53,21 +49,12 @@ def build_notes(scored: Mapping[str, Any], split_size: int) -> list[str]:
         notes.append(
             f"No scores without contamination: each of the {dialogues:,} dialogues replied to is also in the training split."
         )
-    notes += _rough_notes(scored) + _word_notes(scored)
+    few = describe_few(dialogues, *([clean["dialogues"]] if clean else []))
+    notes += [f"Warning: {few}."] if few else []
+    notes += _word_notes(scored)
     if "compared" in scored:
         notes += _comparison_notes(scored)
     return notes
-
-
-def _rough_notes(scored: Mapping[str, Any]) -> list[str]:
-    """Warns about intervals from few dialogues."""
-    counts = [scored["dialogues"], *([scored["clean"]["dialogues"]] if scored["clean"] else [])]
-    few = dict.fromkeys(f"{count:,}" for count in counts if 0 < count < MIN_DIALOGUES)
-    if not few:
-        return []
-    return [
-        f"Warning: scores from {' and '.join(few)} dialogues; intervals and p values are rough below about {MIN_DIALOGUES}."
-    ]
 
 
 def _word_notes(scored: Mapping[str, Any]) -> list[str]:

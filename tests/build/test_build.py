@@ -110,6 +110,8 @@ def test_only_the_first_dialogues_of_a_split(config, split, other):
     first, every = (load_dialogues(one, split, lines.append) for one in (limited, config))
     assert first.rows.column("id") == every.rows.column("id")[:5]
     assert "the first 5 dialogues of" in lines[0]
+    few = "warning: only 5 validation dialogues: scores, and choices by them, are rough below about 20"
+    assert (few in lines) == (split == "validation")
     assert len(load_dialogues(limited, other, lines.append)) == len(load_dialogues(config, other, lines.append)) > 5
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dialog_trainer.errors import ConfigError
+from dialog_trainer.metrics.bootstrap import describe_few
 from dialog_trainer.reporting.report.arms import Arm, Design
 from dialog_trainer.reporting.report.collect import RunRecord, direction_of
 from dialog_trainer.reporting.report.scored import DialogueScores
@@ -158,8 +159,11 @@ def find_warnings(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
             "equal training; patience=0 turns early stopping off"
         )
     for place in dict.fromkeys(one.place for run in complete for one in run.scored):
-        at_end = {run.steps_done == one.file.step for run in complete for one in run.scored if one.place == place}
-        if len(at_end) > 1:
+        here = [(run, one) for run in complete for one in run.scored if one.place == place]
+        few = describe_few(min(one.num_dialogues for _, one in here))
+        if few:
+            found.append(f"{place}: {few}")
+        if len({run.steps_done == one.file.step for run, one in here}) > 1:
             found.append(f"{place}: of some runs the last checkpoint was scored, of others an earlier one")
         missing = [run.name for run in complete if place not in [one.place for one in run.scored]]
         if missing:

@@ -90,6 +90,11 @@ class ScoredSplit:
     left_out: int
 
     @property
+    def num_dialogues(self) -> int:
+        """Those that `values` are from."""
+        return self.file.clean.dialogues if self.left_out and self.file.clean else self.file.dialogues
+
+    @property
     def place(self) -> str:
         return f"{self.file.split}/{self.file.protocol}"
 
