@@ -60,7 +60,7 @@ def sample_lines(samples: Iterable[Reply]) -> list[str]:
     for reply in samples:
         lines += [
             f"  given {_shorten(reply.history[-1])}",
-            f"  model {_shorten(reply.text) or '(nothing)'}",
+            f"  model {_shorten(reply.text) or '(no reply)'}",
             f"  gold  {_shorten(reply.reference)}",
         ]
     return lines

@@ -6,7 +6,7 @@ import contextlib
 import io
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -28,6 +28,11 @@ from dialog_trainer.training.saved_state import read_state
 MAX_LINE_CHARACTERS = 100_000
 HELP = "Type a line and press Enter. /reset forgets the conversation, /help shows this line, /quit, quit or exit ends the chat."
 PROMPT = "you: "
+NO_REPLY = "(no reply)"
+WHY_NO_REPLY = (
+    "(no reply: the model ended its turn at once, and your line is forgotten; try chat.temperature=0.7, "
+    "load_model_type=last or a longer training)"
+)
 
 # Returns the next line, or None at the end of the input.
 ReadLine = Callable[[], str | None]
@@ -97,6 +102,7 @@ def chat_loop(
     """Answers lines until `/quit` or the end of the input; `live` in a terminal."""
     if live:
         write(f"{HELP}\n")
+    silences = itertools.chain([WHY_NO_REPLY], itertools.repeat(NO_REPLY))
     while (line := read_line()) is not None:
         text = line.encode("utf-8", "replace").decode("utf-8").strip()  # without lone surrogates
         command = text.split()[0] if text.startswith("/") else text
@@ -119,14 +125,15 @@ def chat_loop(
             except LineTooLong as error:
                 write(f"({error})\n")
                 continue
-            answer = _stream_answer(context, reply, write) if live else reply(context, lambda piece: None)
+            answer = _stream_answer(context, reply, write, silences) if live else reply(context, lambda piece: None)
             conversation.answer(answer)
             if not live:
-                write(f"{' '.join(answer.splitlines()) or '(no reply)'}\n")
+                write(f"{' '.join(answer.splitlines()) or next(silences)}\n")
 
 
-def _stream_answer(context: list[int], reply: Reply, write: Callable[[str], None]) -> str:
-    """The reply, written as it is generated; as much of it as there is when Ctrl-C stops it."""
+def _stream_answer(context: list[int], reply: Reply, write: Callable[[str], None], silences: Iterator[str]) -> str:
+    """The reply, written as it is generated; as much of it as there is when Ctrl-C stops it. Of an empty one, the next of
+    `silences` is written."""
     pieces: list[str] = []
 
     def write_piece(piece: str) -> None:
@@ -139,7 +146,7 @@ def _stream_answer(context: list[int], reply: Reply, write: Callable[[str], None
         reply(context, write_piece)
     except KeyboardInterrupt:
         end = " (stopped)" if pieces else "(stopped)"
-    write(f"{end or ('' if pieces else '(no reply)')}\n")
+    write(f"{end or ('' if pieces else next(silences))}\n")
     return "".join(pieces)
 
 

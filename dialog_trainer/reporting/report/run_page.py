@@ -152,7 +152,7 @@ def _read_replies(folder: Path) -> list[dict[str, str]]:
 
 def _text(parts: Sequence[object]) -> str:
     text = " ".join(part for part in parts if isinstance(part, str)).strip()
-    return text[:MAX_CHARACTERS] or "(nothing)"
+    return text[:MAX_CHARACTERS] or "(no reply)"
 
 
 def _describe_environment(run: RunRecord) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from dialog_trainer.cli.commands import chat
-from dialog_trainer.cli.commands.chat import HELP, MAX_LINE_CHARACTERS, chat_loop, run_session
+from dialog_trainer.cli.commands.chat import HELP, MAX_LINE_CHARACTERS, WHY_NO_REPLY, chat_loop, run_session
 from dialog_trainer.model.generation.conversation import Conversation
 
 WINDOW = 60
@@ -115,7 +115,10 @@ def test_piped_reply_is_one_line(pipe, reply):
 
 
 def test_empty_reply_is_named_and_its_line_forgotten(pipe):
-    assert pipe("one\ntwo\n", "") == ("(no reply)\nr1\n", ["[CLS]one[SEP]", "[CLS]two[SEP]"])
+    assert pipe("one\ntwo\nthree\n", "", "") == (
+        f"{WHY_NO_REPLY}\n(no reply)\nr2\n",
+        ["[CLS]one[SEP]", "[CLS]two[SEP]", "[CLS]three[SEP]"],
+    )
 
 
 def test_lone_surrogates_are_replaced(pipe):
@@ -140,7 +143,9 @@ def test_terminal_shows_help_and_streams(tokenizer):
 
 
 def test_terminal_names_an_empty_reply_once(tokenizer):
-    assert in_terminal(tokenizer, ["one", "/quit"], "")[0] == f"{HELP}\nbot: (no reply)\n"
+    assert in_terminal(tokenizer, ["one", "two", "/quit"], "", "")[0] == (
+        f"{HELP}\nbot: {WHY_NO_REPLY}\nbot: (no reply)\n"
+    )
 
 
 def test_interrupt_stops_a_reply_and_keeps_what_was_said(tokenizer):
