@@ -15,21 +15,21 @@ from dialog_trainer.errors import DataError
 Row = tuple[str, str, object]
 # Dialogues whose rows must be together are remembered up to this number.
 MAX_REMEMBERED = 1_000_000
-# Rows looked through for names of roles after the first error.
+# Rows looked through for errors after the first one.
 MAX_ROWS_AFTER_ERROR = 200_000
 
 
 def parse_rows(rows: Iterable[Row], parser: RowParser) -> Iterator[RawDialogue]:
     """The dialogues of rows. After the first error no dialogue is given: the rest is read for its errors.
 
-    Raises one `DataError` with the errors of the rows, the first `MAX_ERRORS` of them if there are more.
+    Raises one `DataError` with the errors of the rows.
     """
     errors, rows_after_error = RowErrors(), 0
     for identifier, place, value in _join_utterances(rows, parser):
         if errors:
             rows_after_error += 1
             if rows_after_error > MAX_ROWS_AFTER_ERROR:
-                break
+                errors.raise_any("(the rest of the data was not read)")
         try:
             if isinstance(value, RowError):
                 raise value

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dialog_trainer.data.sources.roles import describe_unknown
 from dialog_trainer.errors import DataError
 
-MAX_ERRORS = 10
+MAX_REASONS = 10
 
 
 class RowError(ValueError):
@@ -27,34 +27,37 @@ class RowErrors:
     """The errors of a split, those alike in one line. Unknown names of roles are counted, to name the most frequent ones."""
 
     def __init__(self, max_names: int = 10_000):
-        # Reason -> the places of its rows.
-        self._places: dict[str, list[str]] = {}
+        # Reason -> its first and last place, and the number of its rows.
+        self._places: dict[str, tuple[str, str, int]] = {}
+        self._rows = 0
         self._unknown: Counter[str] = Counter()
         self._first_unknown, self._others_are_known = "", False
         self._max_names = max_names
 
     def __bool__(self) -> bool:
-        return bool(self._places or self._unknown)
+        return bool(self._rows or self._unknown)
 
     def add(self, place: str, error: RowError) -> None:
-        """Raises `DataError` with the errors so far once there are too many."""
         if isinstance(error, UnknownRoleError):
             self._first_unknown = self._first_unknown or place
             self._others_are_known |= error.others_are_known
             self._unknown.update(name for name in error.names if len(self._unknown) < self._max_names)
             return
-        self._places.setdefault(str(error), []).append(place)
-        if sum(map(len, self._places.values())) >= MAX_ERRORS:
-            self.raise_any("(the rest of the data was not read)")
+        self._rows += 1
+        reason = str(error)
+        if reason in self._places or len(self._places) < MAX_REASONS:
+            first, _, count = self._places.get(reason, (place, place, 0))
+            self._places[reason] = first, place, count + 1
 
     def raise_any(self, *more: str) -> None:
         """Raises one `DataError` with all errors, if there are any, and the lines `more`."""
         lines = []
-        for reason, (first, *others) in self._places.items():
-            alike = f" (and {len(others)} more rows, the last {others[-1]})" if others else ""
-            lines.append(f"{first}: {reason}{alike}")
+        for reason, (first, last, count) in self._places.items():
+            lines.append(f"{first}: {reason}" + (f" (in {count:,} rows, the last {last})" if count > 1 else ""))
+        others = self._rows - sum(count for _, _, count in self._places.values())
+        lines += [f"and {others:,} rows for other reasons"] if others else []
         if lines:
-            lines.insert(0, "these rows are not dialogues; fix or remove them:")
+            lines.insert(0, f"rows that are not dialogues: {self._rows:,}; none can be skipped, fix or remove them:")
         if self._unknown:
             lines.append(describe_unknown(self._unknown, self._first_unknown, self._others_are_known))
         if lines:

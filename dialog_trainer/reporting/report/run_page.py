@@ -144,7 +144,11 @@ def _read_replies(folder: Path) -> list[dict[str, str]]:
     except CheckpointError:
         return []
     return [
-        {"given": _text(history[-1:]), "model": _text([row.get("reply")]), "gold": _text([row.get("reference")])}
+        {
+            "given": _text(history[-1:]),
+            "model": _text([row.get("reply")]) or "(no reply)",
+            "gold": _text([row.get("reference")]),
+        }
         for row in newest
         if isinstance(history := row.get("history"), list)
     ]
@@ -152,7 +156,7 @@ def _read_replies(folder: Path) -> list[dict[str, str]]:
 
 def _text(parts: Sequence[object]) -> str:
     text = " ".join(part for part in parts if isinstance(part, str)).strip()
-    return text[:MAX_CHARACTERS] or "(no reply)"
+    return text[:MAX_CHARACTERS]
 
 
 def _describe_environment(run: RunRecord) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from dialog_trainer.data.sources import Jsonl, reading
+from dialog_trainer.data.sources import Jsonl, parsing, reading
 from dialog_trainer.data.sources.chitchat import ChitChat
 from dialog_trainer.data.sources.dailydialog import DailyDialog
 from dialog_trainer.errors import DataError
@@ -55,15 +55,22 @@ def test_a_bad_line_is_named_with_its_place(tmp_path, monkeypatch, line, reason)
 
 
 @pytest.mark.parametrize("line", [b"{}", b'{"turns": ["\xff", "b"]}'])
-def test_bad_lines_are_reported_together_up_to_a_limit(tmp_path, line):
+def test_bad_lines_are_counted_and_those_alike_reported_together(tmp_path, line, monkeypatch):
     path = tmp_path / "own.jsonl"
-    path.write_bytes(b'{"turns": ["a", "b"]}\n' + (line + b"\n") * 50)
+    other = [b'{"turns": ["a", {"text": "b", "weight": -%d}]}\n' % number for number in range(1, 13)]
+    path.write_bytes(b'{"turns": ["a", "b"]}\n' + (line + b"\n") * 50 + b"".join(other))
     with pytest.raises(DataError) as error:
         list(jsonl_source(path, validation=path).dialogues("train"))
     lines = str(error.value).splitlines()
+    assert lines[0] == "rows that are not dialogues: 62; none can be skipped, fix or remove them:"
     assert lines[1].startswith(f"{path}:2: ")
-    assert lines[1].endswith(f" (and 9 more rows, the last {path}:11)")
-    assert lines[2:] == ["(the rest of the data was not read)"]
+    assert lines[1].endswith(f" (in 50 rows, the last {path}:51)")
+    assert lines[2].startswith(f"{path}:52: ")
+    assert lines[10].startswith(f"{path}:60: ")
+    assert lines[11:] == ["and 3 rows for other reasons"]
+    monkeypatch.setattr(parsing, "MAX_ROWS_AFTER_ERROR", 20)
+    with pytest.raises(DataError, match=r"not dialogues: 21; .*\n(?s:.*)\n\(the rest of the data was not read\)$"):
+        list(jsonl_source(path, validation=path).dialogues("train"))
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])
