@@ -22,13 +22,12 @@ from dialog_trainer.data.cache import LAZY_BYTES, open_entry
 from dialog_trainer.data.chat_format import ChatFormat, MakeFormat, SeparatorFormat
 from dialog_trainer.data.contamination import GRAM_WORDS, MIN_JACCARD, WORD, Contamination, Overlap, find_contamination
 from dialog_trainer.data.dataset import SEQUENCE_FORMAT, DialogueDataset, TokenDataset, open_dialogues, open_tokens
-from dialog_trainer.data.packing import batch_to_device, pack_micro_batches
+from dialog_trainer.data.packing import batch_to_device, pack_micro_batches, weigh_every_turn
 from dialog_trainer.data.sources.protocol import DialogueSource
 from dialog_trainer.data.template_format import TemplateFormat, choose_format
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives
 from dialog_trainer.errors import ConfigError, DataError
-from dialog_trainer.evaluation.losses import weigh_every_turn
 from dialog_trainer.files import cache_key
 from dialog_trainer.metrics.bootstrap import MIN_DIALOGUES
 from dialog_trainer.seeds import derive_seed

@@ -16,10 +16,9 @@ from dialog_trainer.config.machine import missing_compiler
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import show
 from dialog_trainer.data.dataset import TokenDataset
-from dialog_trainer.data.packing import batch_to_device, dummy_batch, pack_micro_batches
+from dialog_trainer.data.packing import batch_to_device, dummy_batch, pack_micro_batches, weigh_every_turn
 from dialog_trainer.distributed import collectives, parallel
 from dialog_trainer.errors import ConfigError
-from dialog_trainer.evaluation.losses import weigh_every_turn
 from dialog_trainer.model.compile import (
     COMPILE_ERRORS,
     can_compile,

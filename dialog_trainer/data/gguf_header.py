@@ -13,9 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-from transformers.integrations.gguf.utils import is_gguf_arch_supported
-from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
-
 from dialog_trainer.errors import ModelError
 from dialog_trainer.files import why_unreadable
 
@@ -58,6 +55,10 @@ def parse_gguf_once() -> Iterator[None]:
 def check_gguf(path: Path) -> None:
     """Raises `ModelError` for what is no GGUF file, has a header beyond all bounds, or a model that transformers cannot
     read."""
+    # For such a file alone: they import the models of transformers.
+    from transformers.integrations.gguf.utils import is_gguf_arch_supported
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
     problem = why_unreadable(path)
     if problem:
         raise ModelError(f"{path}: {problem}")

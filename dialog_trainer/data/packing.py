@@ -10,10 +10,16 @@ import numpy as np
 import torch
 
 from dialog_trainer.data.dataset import TokenDataset
-from dialog_trainer.types import Batch, TurnSpans
+from dialog_trainer.types import Batch, Role, TurnSpans
 
 # The spans of some sequences -> the loss weight of each token, `(N,)` float32, and their part of the loss's divisor.
 LossWeightFunction = Callable[[TurnSpans], tuple[np.ndarray, float]]
+
+
+def weigh_every_turn(spans: TurnSpans) -> tuple[np.ndarray, float]:
+    """Loss weight 1 for each token of a user, an assistant or an end: `(N,)`, and their number."""
+    weights = np.isin(spans.roles, (Role.USER, Role.ASSISTANT, Role.END)).astype(np.float32)
+    return np.repeat(weights, spans.lengths), float((weights * spans.lengths).sum())
 
 
 def pack_micro_batches(

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from dialog_trainer.data.dataset import TokenDataset
-from dialog_trainer.data.packing import batch_to_device, pack_micro_batches
+from dialog_trainer.data.packing import batch_to_device, pack_micro_batches, weigh_every_turn
 from dialog_trainer.data.sampler import local_shard
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.distributed import collectives
@@ -18,7 +18,7 @@ from dialog_trainer.evaluation.loss_names import ROLE_NAMES, TURN_NAMES
 from dialog_trainer.evaluation.progress import SILENT, PartProgress, Progress
 from dialog_trainer.metrics.perplexity import count_words_and_bytes
 from dialog_trainer.model.loss import sum_by_role_and_turn, token_losses
-from dialog_trainer.types import NUM_TURN_BINS, Role, TurnSpans
+from dialog_trainer.types import NUM_TURN_BINS, Role
 
 # Sequences packed at a time: each pack is balanced within one such group.
 SEQUENCES_PER_CHUNK = 1_000
@@ -74,12 +74,6 @@ def measure_held_out_losses(
     for sums in (role_turn_sums, torch.from_numpy(by_dialogue)):
         collectives.all_reduce_sum(sums)
     return HeldOutLosses(role_turn_sums, by_dialogue)
-
-
-def weigh_every_turn(spans: TurnSpans) -> tuple[np.ndarray, float]:
-    """Loss weight 1 for each token of a user, an assistant or an end: `(N,)`, and their number."""
-    weights = np.isin(spans.roles, (Role.USER, Role.ASSISTANT, Role.END)).astype(np.float32)
-    return np.repeat(weights, spans.lengths), float((weights * spans.lengths).sum())
 
 
 def sum_words_and_bytes(tokens: TokenDataset, tokenizer: DialogueTokenizer, role: Role, words: str) -> np.ndarray:

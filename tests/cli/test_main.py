@@ -139,11 +139,20 @@ def test_a_malformed_line_leaves_no_run(dialog_trainer, tiny_options, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def run_and_name_torch(arguments, folder):
-    """The process of a command; the last line of its standard error says whether torch and transformers are imported."""
+# Libraries that take tenths of a second to import, and the parts of transformers that hold its models.
+HEAVY = (
+    "torch", "transformers", "transformers.modeling_utils", "transformers.core_model_loading", "datasets", "pandas", "peft",
+    "gguf", "tensorboard", "nltk", "sacrebleu", "matplotlib", "numpy",
+)  # fmt: skip
+TOKENIZERS = {"torch", "transformers", "numpy"}
+MODELS = TOKENIZERS | {"transformers.modeling_utils", "transformers.core_model_loading"}
+
+
+def run_and_name_imports(arguments, folder):
+    """The process of a command; the last line of its standard error names what it imported of `HEAVY`."""
     script = (
         "import atexit, sys; from dialog_trainer.cli.main import main; "
-        "atexit.register(lambda: print('torch' in sys.modules, 'transformers' in sys.modules, file=sys.stderr)); "
+        f"atexit.register(lambda: print(*[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)); "
         "sys.exit(main(sys.argv[1:]))"
     )
     return subprocess.run(
@@ -157,9 +166,9 @@ def run_and_name_torch(arguments, folder):
     ("arguments", "code"), [(["--help"], 0), (["--cfg", "job"], 0), (["batch_size=0"], 2), (["--version"], 0)]
 )
 def test_torch_is_not_imported_to_answer(arguments, code, tmp_path):
-    found = run_and_name_torch(arguments, tmp_path)
+    found = run_and_name_imports(arguments, tmp_path)
     assert found.returncode == code, found.stderr
-    assert found.stderr.splitlines()[-1] == "False False"
+    assert set(found.stderr.splitlines()[-1].split()) <= {"numpy"}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -167,10 +176,24 @@ def test_torch_is_not_imported_to_answer(arguments, code, tmp_path):
 def test_a_report_needs_no_torch(tmp_path):
     for seed in (0, 1):
         make_run(tmp_path / f"runs/s{seed}", 3.0 + seed / 10, settings={"seed": seed})
-    found = run_and_name_torch(["mode=report", "runs=runs", "figures.enabled=false"], tmp_path)
+    found = run_and_name_imports(["mode=report", "runs=runs", "figures.enabled=false"], tmp_path)
     assert found.returncode == 0, found.stderr
     assert "written to runs" in found.stdout
-    assert found.stderr.splitlines()[-1] == "False False"
+    assert found.stderr.splitlines()[-1] == "numpy"
+
+
+@pytest.mark.slow
+def test_a_mode_imports_what_it_needs(tiny_options, trained_run, tmp_path):
+    """With the tokens of the trained run in the cache."""
+    run = f"resume_model_dir={trained_run}"
+    for arguments, needed in (
+        ([*tiny_options, "mode=inspect", "figures.enabled=true"], TOKENIZERS | {"matplotlib"}),
+        ([*tiny_options, "steps=1"], MODELS | {"sacrebleu"}),
+        (["mode=export", run], MODELS),
+    ):
+        found = run_and_name_imports(arguments, tmp_path)
+        assert found.returncode == 0, found.stderr
+        assert set(found.stderr.splitlines()[-1].split()) <= needed, arguments
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dialog_trainer.data.packing import batch_to_device, pack_micro_batches, pack_sequences
+from dialog_trainer.data.packing import batch_to_device, pack_micro_batches, pack_sequences, weigh_every_turn
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.types import Role, TurnSpans
@@ -132,3 +132,10 @@ def test_untrained_sequences_have_weight_zero():
     (batch,) = pack_micro_batches(Dataset([3, 4]), np.array([0, 1]), weigh, 10)
     assert batch.weights.tolist() == [0] * 7
     assert batch.divisor == 0
+
+
+def test_each_target_weighs_1():
+    spans = make_turn_spans([(START, 0, 1), (S, 0, 2), (U, 0, 3), (A, 1, 2, 0.0), (END, 1, 1)])
+    weights, divisor = weigh_every_turn(spans)
+    assert weights.tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 1]
+    assert divisor == 6

@@ -7,9 +7,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from dialog_trainer.data.packing import pack_sequences
+from dialog_trainer.data.packing import pack_sequences, weigh_every_turn
 from dialog_trainer.evaluation.gradient_alignment import measure_gradient_alignment
-from dialog_trainer.evaluation.losses import weigh_every_turn
 from dialog_trainer.model.packed_forward import padded_attention, use_packed_attention
 from dialog_trainer.types import Role, TurnSpans
 

@@ -7,7 +7,7 @@ from helpers.progress import RecordingProgress
 from dialog_trainer.data.dataset import TokenDataset, open_dialogues, open_tokens
 from dialog_trainer.data.sources.row_format import parse_row
 from dialog_trainer.evaluation import losses as losses_module
-from dialog_trainer.evaluation.losses import measure_held_out_losses, weigh_every_turn
+from dialog_trainer.evaluation.losses import measure_held_out_losses
 from dialog_trainer.model.packed_forward import padded_attention
 from dialog_trainer.seeds import derive_seed
 from dialog_trainer.types import NUM_TURN_BINS, Role
@@ -97,20 +97,6 @@ def test_weights_in_the_data_are_ignored(tiny_model, tokens_of):
     losses = [measure_held_out_losses(tiny_model, table, max_tokens=1000) for table in (plain, weighed)]
     assert torch.equal(*(one.role_turn_sums for one in losses))
     assert losses[0].by_dialogue.tolist() == losses[1].by_dialogue.tolist()
-
-
-def test_each_target_weighs_1(tokens_of):
-    table = tokens_of([["my brother", {"text": "Yes .", "weight": 0}]])
-    _, runs = table.columns([0])
-    weights, divisor = weigh_every_turn(runs)
-    lengths = runs.lengths.tolist()
-    assert runs.roles.tolist() == [Role.FORMAT, Role.USER, Role.ASSISTANT, Role.END]
-    assert weights.tolist() == [0.0, *[1.0] * (sum(lengths) - 1)]
-    assert divisor == sum(lengths) - 1
-    runs.roles[1] = Role.SYSTEM
-    weights, divisor = weigh_every_turn(runs)
-    assert weights.tolist() == [*[0.0] * (1 + lengths[1]), *[1.0] * (lengths[2] + 1)]
-    assert divisor == lengths[2] + 1
 
 
 @pytest.mark.parametrize("role", [Role.USER, Role.ASSISTANT])

@@ -6,25 +6,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from dialog_trainer.build.evaluation import select_metrics
 from dialog_trainer.build.mask import build_mask
 from dialog_trainer.config.schema import Config
-from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights
-from dialog_trainer.masking.timeline import ScheduleTimeline, build_timeline
+from dialog_trainer.masking.timeline import build_timeline
 from dialog_trainer.reporting.curves import ThrottledFigure, plot_by_depth, plot_curves
 from dialog_trainer.reporting.mask_curves import (
     plot_alignment,
-    plot_lengths,
     plot_loss_by_role,
     plot_loss_by_turn,
     plot_schedule,
-    plot_weights,
 )
-from dialog_trainer.reporting.plotting import DARK, FigureStyle, render_figure, save_figures
+from dialog_trainer.reporting.plotting import FigureStyle, save_figures
 
 
 class TrainingFigures:
@@ -87,28 +83,3 @@ def draw_by_depth(run: Path, folder: str, config: Config, scored: Mapping[str, A
     """Draws the scores of `scores.json` by depth of the turn into the `folder` of a run."""
     style = FigureStyle(run.name, config.figures.format)
     save_figures(run, folder, style, {"by_depth": plot_by_depth(style, scored, list(scored["scores"]))})
-
-
-def draw_mask_figures(
-    folder: Path, config: Config, mask: Mask, timeline: ScheduleTimeline, lengths: np.ndarray
-) -> list[tuple[str, bytes, bytes]]:
-    """Saves the figures of the mask and returns them for the page: title, PNG for a light and for a dark page.
-
-    `lengths` `(S,)`: tokens of each training sequence.
-    """
-    titles = {"mask_weights": "Loss weight of the turns", "lengths": "Lengths of the training sequences"}
-    style = FigureStyle(config.name, config.figures.format)
-    light, dark = (
-        {
-            "mask_weights": plot_weights(
-                one,
-                schedule_steps=timeline.schedule_steps,
-                role_weights=lambda step: mask.weigh_roles(timeline.progress(step)),
-                switch=timeline.final_from_step,
-            ),
-            "lengths": plot_lengths(one, lengths, config.model.max_len),
-        }
-        for one in (style, FigureStyle(style.run, theme=DARK))
-    )
-    save_figures(folder, ".", style, light)
-    return [(title, render_figure(light[name]), render_figure(dark[name])) for name, title in titles.items()]

@@ -216,7 +216,7 @@ def _fit(folder: Path, parts: TrainingParts, state: TrainingState, console: RunC
     ):
         say(line)
     if figures:
-        from dialog_trainer.cli.commands.run_report import report_run  # imports matplotlib
+        from dialog_trainer.cli.commands.run_report import report_run  # imports the report
 
         report_run(folder, say)
     return int(collectives.all_reduce_max(stop.exit_code)) if outcome == "interrupted" else 0

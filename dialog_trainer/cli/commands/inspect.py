@@ -93,7 +93,7 @@ def inspect_mask(job: Job, console: Console) -> int:
     title = f"Which tokens carry the loss: {config.name}"
     figures = []
     if config.figures.enabled:
-        from dialog_trainer.cli.commands.figures import draw_mask_figures  # imports matplotlib
+        from dialog_trainer.reporting.mask_page.figures import draw_mask_figures  # imports matplotlib
 
         figures = draw_mask_figures(folder, config, mask, timeline, split.tokens.lengths)
     content = build_page_content(title, facts, progress, mask, timeline, sequences, tables, figures)

@@ -1,13 +1,18 @@
-"""Figures of a report on runs, for the page and for papers: means, differences, loss by role, learning curves."""
+"""Figures of a report on runs, for the page and for papers: means, differences, loss by role, learning curves.
+
+Imports matplotlib: import this module only where `figures.enabled` is true.
+"""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.figure import Figure
 
-from dialog_trainer.reporting.plotting import Theme
+from dialog_trainer.reporting.plotting import DARK, LIGHT, Theme, render_figure
 from dialog_trainer.reporting.report.arms import Design
 from dialog_trainer.reporting.report.comparison import Comparison
 from dialog_trainer.reporting.report.plot_arms import plot_differences, plot_means, plot_roles
@@ -16,6 +21,10 @@ from dialog_trainer.reporting.report.sentences import place_of
 from dialog_trainer.reporting.report.tables import format_estimate
 
 MAX_PANELS = 8
+# Of the figures for papers, which a light page shows too, and of those of a dark page.
+PAPER_DPI, DARK_DPI = 220, 130
+# CSS pixels of an inch.
+_PIXELS = 96
 _ROLES = ("assistant", "user", "end")
 
 
@@ -29,7 +38,21 @@ class ReportFigure:
     draw: Callable[[Theme], Figure]
 
 
-def build_figures(comparisons: Sequence[Comparison], design: Design) -> list[ReportFigure]:
+def draw_figures(
+    comparisons: Sequence[Comparison], design: Design
+) -> tuple[list[dict[str, Any]], dict[str, str | bytes]]:
+    """The figures of a comparison as the page takes them, and the files for papers by name."""
+    embedded: list[dict[str, Any]] = []
+    files: dict[str, str | bytes] = {}
+    for one in _build_figures(comparisons, design):
+        light = one.draw(LIGHT)
+        png = render_figure(light, dpi=PAPER_DPI)
+        embedded.append(_embed(one, png))
+        files |= {f"figures/{one.name}.png": png, f"figures/{one.name}.pdf": render_figure(light, "pdf")}
+    return embedded, files
+
+
+def _build_figures(comparisons: Sequence[Comparison], design: Design) -> list[ReportFigure]:
     """The figures of a comparison, the first of which is the primary one."""
     primary = comparisons[0]
     place = primary.quantity.place
@@ -76,6 +99,18 @@ def build_figures(comparisons: Sequence[Comparison], design: Design) -> list[Rep
             )
         )
     return found
+
+
+def _embed(figure: ReportFigure, light: bytes) -> dict[str, Any]:
+    """A figure as the templates take it; `light` is the PNG of a light page, which is the one that is printed."""
+    dark = figure.draw(DARK)
+    return {
+        "caption": figure.caption,
+        "alt": figure.alt,
+        "light": base64.b64encode(light).decode("ascii"),
+        "dark": base64.b64encode(render_figure(dark, dpi=DARK_DPI)).decode("ascii"),
+        "width": round(dark.get_figwidth() * _PIXELS),
+    }
 
 
 def _describe(comparison: Comparison, differences: bool = False) -> str:

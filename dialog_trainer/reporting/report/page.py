@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -12,32 +11,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from dialog_trainer.reporting.plotting import DARK, render_figure
-from dialog_trainer.reporting.report.figures import ReportFigure
 from dialog_trainer.screen import printable_lines
 
-# Of the figures for papers, which a light page shows too, and of those of a dark page.
-PAPER_DPI, DARK_DPI = 220, 130
-# CSS pixels of an inch.
-_PIXELS = 96
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def render_page(template: str, content: Mapping[str, Any]) -> str:
     """The HTML of a template next to this file. Raises `jinja2.UndefinedError` where `content` lacks a name."""
     return _environment().get_template(template).render(content)
-
-
-def embed_figure(figure: ReportFigure, light: bytes) -> dict[str, Any]:
-    """A figure as the templates take it; `light` is the PNG of a light page, which is the one that is printed."""
-    dark = figure.draw(DARK)
-    return {
-        "caption": figure.caption,
-        "alt": figure.alt,
-        "light": base64.b64encode(light).decode("ascii"),
-        "dark": base64.b64encode(render_figure(dark, dpi=DARK_DPI)).decode("ascii"),
-        "width": round(dark.get_figwidth() * _PIXELS),
-    }
 
 
 @cache

@@ -11,7 +11,6 @@ from dialog_trainer.config.report_group import ReportConfig
 from dialog_trainer.config.table import show
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.files import write_atomically
-from dialog_trainer.reporting.plotting import LIGHT, render_figure
 from dialog_trainer.reporting.report.arms import Design, find_design
 from dialog_trainer.reporting.report.collect import RunRecord
 from dialog_trainer.reporting.report.comparison import (
@@ -21,8 +20,7 @@ from dialog_trainer.reporting.report.comparison import (
     find_warnings,
     list_quantities,
 )
-from dialog_trainer.reporting.report.figures import build_figures
-from dialog_trainer.reporting.report.page import PAPER_DPI, embed_figure, render_page
+from dialog_trainer.reporting.report.page import render_page
 from dialog_trainer.reporting.report.sentences import build_headline, build_notes
 from dialog_trainer.reporting.report.tables import (
     build_full_table,
@@ -111,13 +109,12 @@ def render_markdown(report: Report) -> str:
 def write_report(folder: Path, report: Report, with_figures: bool) -> list[str]:
     """Writes the files of a report; returns their names. Raises `OSError`."""
     quantities = [one.quantity for one in report.comparisons]
+    embedded: Sequence[Mapping[str, Any]] = ()
     files: dict[str, str | bytes] = {}
-    embedded = []
-    for one in build_figures(report.comparisons, report.design) if with_figures else ():
-        light = one.draw(LIGHT)
-        png = render_figure(light, dpi=PAPER_DPI)
-        embedded.append(embed_figure(one, png))
-        files |= {f"figures/{one.name}.png": png, f"figures/{one.name}.pdf": render_figure(light, "pdf")}
+    if with_figures:
+        from dialog_trainer.reporting.report.figures import draw_figures  # imports matplotlib
+
+        embedded, files = draw_figures(report.comparisons, report.design)
     files["report.html"] = _render_html(report, embedded)
     files["report.md"] = render_markdown(report)
     files["results.csv"] = render_csv(report.runs, report.design, quantities)
