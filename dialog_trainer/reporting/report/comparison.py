@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from dialog_trainer.errors import ConfigError
 from dialog_trainer.metrics.bootstrap import describe_few
 from dialog_trainer.reporting.report.arms import Arm, Design
 from dialog_trainer.reporting.report.collect import RunRecord, direction_of
-from dialog_trainer.reporting.report.scored import DialogueScores
+from dialog_trainer.reporting.report.scored import DialogueScores, ScoredSplit
 from dialog_trainer.reporting.report.statistics import Estimate, adjust_holm, estimate, judge
 
 # Places of a quantity besides those of mode=validate, as test/response.
@@ -160,15 +160,25 @@ def find_warnings(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
         )
     for place in dict.fromkeys(one.place for run in complete for one in run.scored):
         here = [(run, one) for run in complete for one in run.scored if one.place == place]
-        few = describe_few(min(one.num_dialogues for _, one in here))
-        if few:
-            found.append(f"{place}: {few}")
+        found += [f"{place}: {line}" for line in _describe_few_dialogues([one for _, one in here])]
         if len({run.steps_done == one.file.step for run, one in here}) > 1:
             found.append(f"{place}: of some runs the last checkpoint was scored, of others an earlier one")
         missing = [run.name for run in complete if place not in [one.place for one in run.scored]]
         if missing:
             found.append(f"{place}: not scored, so missing from its tables: {', '.join(missing)}")
     return found
+
+
+def _describe_few_dialogues(scored: Sequence[ScoredSplit]) -> Iterator[str]:
+    """Warnings of losses and scores from few dialogues; a loss is of the whole split, a score of the replies made."""
+    counts: dict[str, int] = {}
+    for one in scored:
+        for name in one.values:
+            count = len(one.dialogues[name].values) if name in one.dialogues else one.num_dialogues
+            counts[name] = min(count, counts.get(name, count))
+    for count in sorted(set(counts.values())):
+        if few := describe_few(count):
+            yield f"{', '.join(name for name, of_name in counts.items() if of_name == count)}: {few}"
 
 
 def _by_seed(quantity: Quantity, arm: Arm) -> Mapping[int, float]:

@@ -142,7 +142,8 @@ def test_real_runs_are_trained_scored_and_compared(dialog_trainer, tiny_options,
     assert code == 0, err
     assert out.startswith(f"assistant_nll (test/response) by {MASK}\n")
     assert [line for line in out.splitlines() if line.startswith("warning")] == [
-        "warning: test/response: scores from 2 dialogues; intervals and p values are rough below about 20"
+        f"warning: test/response: {names}: scores from {count} dialogues; intervals and p values are rough below about 20"
+        for names, count in (("bleu2, bleu4, nist2, nist4", 2), ("assistant_nll, user_nll, end_nll, ppl", 4))
     ]
     scores = [
         json.loads(path.read_text())

@@ -130,7 +130,7 @@ def test_runs_that_cannot_be_compared_are_warned_of(tmp_path, options, warning):
 def test_few_scored_dialogues_are_warned_of(tmp_path):
     runs = runs_of(tmp_path, {0.0: [3.0]}, scored=lambda value, seed: [3.0, 3.1])
     assert find_warnings(runs, [MASK]) == [
-        "test/response: scores from 2 dialogues; intervals and p values are rough below about 20"
+        "test/response: assistant_nll, ppl, distinct2: scores from 2 dialogues; intervals and p values are rough below about 20"
     ]
 
 
