@@ -24,6 +24,7 @@ from dialog_trainer.cli.launchers import ChosenLauncher, choose_launcher
 from dialog_trainer.cli.submission import check_submission, submit_jobs
 from dialog_trainer.config.groups import MaskScheduleConfig
 from dialog_trainer.config.schema import Config
+from dialog_trainer.config.table import show
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.masking.timeline import SAMPLES, build_timeline
 from dialog_trainer.screen import write_line
@@ -266,7 +267,18 @@ def _describe_disk(folder: Path, plan: SweepPlan) -> str:
     )
 
 
+def _describe_data(config: Config) -> str:
+    data = config.data
+    limits = {key: getattr(data, key) for key in ("max_train_dialogues", "max_validation_dialogues")}
+    options = {**data.arguments, **limits}
+    given = [f"data.{key}={show(value)}" for key, value in options.items() if value is not None]
+    return " ".join(["  data:", data.target.rpartition(".")[2], *given])
+
+
 def _print_jobs(plan: SweepPlan) -> None:
+    """Prints each data set that the jobs would read, and the jobs."""
+    for line in dict.fromkeys(_describe_data(job.config) for job in plan.jobs.values()):
+        write_line(line)
     for index in plan.jobs:
         job = plan.record.jobs[index]
         shared = f", forks from {job.forked_from} at step {job.forked_from_step:,}" if job.forked_from else ""

@@ -40,7 +40,7 @@ class ResumeConfig(Record):
 
 
 class SweepConfig(Record):
-    dry_run: Flag = setting("Show the jobs of the sweep and what they cost, and stop there.")
+    dry_run: Flag = setting("Show the jobs of the sweep, their data and what they cost, and stop there.")
     list: Annotated[
         tuple[FrozenMapping, ...],
         PlainValidator(_read_list),

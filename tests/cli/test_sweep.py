@@ -198,6 +198,7 @@ def test_dry_run_writes_nothing(sweep, tmp_path):
     code, out, _ = sweep("sweep.dry_run=true", "train_user_turn_mask_step=0,0.25,0.5,0.75,1", "steps=40")
     assert code == 0
     assert "5 jobs, 3.5 runs' worth of steps" in out
+    assert out.count("\n  data: DailyDialog data.path=") == 1
     assert "001-train_user_turn_mask_step_0.25: waiting, 40 steps, forks from 004-train_user_turn_mask_step_1 at step 10" in out  # fmt: skip
     assert not (tmp_path / "multirun").exists()
 
