@@ -10,10 +10,10 @@ from dialog_trainer.data.sources.row_errors import RowError
 
 # Flags that are a weight, and those that are true or false (0 and 1 too).
 WEIGHTS = ("weight", "loss_weight", "loss", "loss_mask")
-SWITCHES = ("train", "training", "trainable", "train_on_turn")
+SWITCHES = ("train", "training", "trainable", "train_on_turn", "compute_loss")
 FLAGS = (*WEIGHTS, *SWITCHES)
-# Some programs mean by them that a turn is trained, others that it is not; or they concern parts of a text.
-AMBIGUOUS = ("masked", "mask", "is_masked", "train_detail", "training_detail")
+# Some programs mean by them that a turn is trained, others that it is not; or all that it is not, or parts of a text.
+AMBIGUOUS = ("masked", "mask", "is_masked", "train_detail", "training_detail", "disable_loss", "ignore_loss")
 # Far above any use, and far below the limits of single precision.
 MAX_WEIGHT = 1_000
 
@@ -26,8 +26,8 @@ def is_flag(key: str) -> bool:
         return True
     if key in AMBIGUOUS:
         raise RowError(
-            f"has the key {key!r}, which means different things in different programs; write 'train': true or false in its "
-            "place, or ignore all flags: 'data.columns={weight: null}'"
+            f"has the key {key!r}, which does not say plainly that a turn is trained; write 'train': true or false in "
+            "its place, or ignore all flags: 'data.columns={weight: null}'"
         )
     if len(key) > max(map(len, FLAGS)) + 2:
         return False

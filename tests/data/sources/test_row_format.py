@@ -183,7 +183,7 @@ def test_a_flag_of_the_row_multiplies_those_of_its_turns():
 @pytest.mark.parametrize("key", AMBIGUOUS)
 def test_a_flag_that_may_mean_either_is_refused(key):
     for row in ({"turns": ["a", {"text": "b", key: False}]}, {"turns": ["a", "b"], key: True}):
-        with pytest.raises(RowError, match=f"has the key '{key}', which means different things"):
+        with pytest.raises(RowError, match=f"has the key '{key}', which does not say plainly"):
             parse_row(row)
     assert len(RowParser({"weight": None}).parse({"turns": ["a", {"text": "b", key: False}]})) == 2
 
