@@ -44,10 +44,12 @@ def test_front_page_is_short_and_names_the_reading_path():
     assert "**Reading path.**" in text
 
 
-def test_page_of_the_code_names_each_package():
+def test_page_of_the_code_names_each_package_and_module():
     packages = {path.parent.name for path in (ROOT / "dialog_trainer").glob("*/__init__.py")}
     tree = (ROOT / "docs" / "code.md").read_text(encoding="utf-8").partition("## Reading path")[0]
     assert packages == set(re.findall(r"^  (\w+)/ ", tree, re.MULTILINE))
+    modules = {path.stem for path in (ROOT / "dialog_trainer").glob("*.py")} - {"__init__", "__main__"}
+    assert modules == set(re.findall(r"(\w+)\.py\b", tree))
 
 
 def test_reading_path_is_complete_and_under_2000_lines():
