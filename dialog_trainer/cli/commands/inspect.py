@@ -84,6 +84,9 @@ def inspect_mask(job: Job, console: Console) -> int:
         if sequence["part"] == 1:  # a long dialogue may have dozens, which the page has
             print_sequence(console, sequence, progress, points)
     tables = build_mask_tables(coverage, progress)
+    unused = np.count_nonzero(~data.used)
+    if unused:
+        say(f"the tables below are of all sequences, the lines above without the {unused:,} that training does not use")
     print_tables(console, tables)
     say(mask_line(mask, timeline, data.check, data.digest))
     chosen = _choose_dialogues(split, coverage, longest, config.inspect_dialogues)

@@ -129,7 +129,7 @@ def test_a_sweep_is_refused(dialog_trainer, tiny_options):
 
 
 def test_unused_sequences_weigh_nothing_and_say_so(inspect):
-    _, folder = inspect("model.max_len=20", "data.truncation=keep_start", "inspect_dialogues=1000")
+    out, folder = inspect("model.max_len=20", "data.truncation=keep_start", "inspect_dialogues=1000")
     sequences = content_of(folder)["sequences"]
     left_out = [s for s in sequences if s["note"] == "not used for training"]
     without = [
@@ -141,6 +141,7 @@ def test_unused_sequences_weigh_nothing_and_say_so(inspect):
     assert all("untrained" in s["tags"] for s in left_out)
     facts = dict(content_of(folder)["facts"])
     assert facts["not used"] == f"{len(left_out)} sequences without a token to train"
+    assert f"the lines above without the {len(left_out)} that training does not use" in " ".join(out.split())
 
 
 def test_dropped_leaks_are_shown_as_unused(inspect, jsonl_folder, tmp_path):
