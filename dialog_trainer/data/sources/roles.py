@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from dialog_trainer.command_line import format_override, is_plain
 from dialog_trainer.errors import DataError
@@ -47,8 +47,8 @@ class RoleMap:
         if problem:
             raise DataError(f"data.roles: {problem}")
         for key, value in (roles or {}).items():
-            if isinstance(value, str) and value in KNOWN_ROLES:
-                self.known[_plain(key)] = KNOWN_ROLES[value]
+            if _is_role(key, value):
+                self.known[_plain(key)] = KNOWN_ROLES[str(value)]
                 self.names.add(_plain(key))
             else:
                 self._name_people(key, [value] if isinstance(value, str) else list(value))
@@ -84,9 +84,17 @@ class RoleMap:
         return found
 
 
+def _is_role(key: str, value: str | Sequence[str]) -> bool:
+    """Whether an item maps a name to its role. In `{assistant: bot}`, where that would say nothing, the bot is a person."""
+    is_person = key in ("user", "assistant") and value != key
+    return (
+        isinstance(value, str) and value in KNOWN_ROLES and not (is_person and KNOWN_ROLES[value] == KNOWN_ROLES[key])
+    )
+
+
 def _find_problem(roles: Mapping[str, str | Sequence[str]]) -> str | None:
     """What is wrong with a value of `data.roles`, None if nothing."""
-    people = {key: value for key, value in roles.items() if not (isinstance(value, str) and value in KNOWN_ROLES)}
+    people = {key: value for key, value in roles.items() if not _is_role(key, value)}
     for key, value in people.items():
         if key not in ("user", "assistant"):
             names = value if isinstance(value, str) else ", ".join(value)
@@ -97,17 +105,18 @@ def _find_problem(roles: Mapping[str, str | Sequence[str]]) -> str | None:
     )
 
 
-def describe_unknown(unknown: Counter[str], place: str, others_are_known: bool) -> str:
-    """The message for names without a role; `place` is where the first one is, `others_are_known` whether the same
-    dialogues have turns of a known user or assistant."""
+def describe_unknown(unknown: Counter[str], place: str, known: Set[Role]) -> str:
+    """The message for names without a role; `place` is where the first one is, `known` are the roles user and assistant
+    that the same dialogues name."""
     common = unknown.most_common(MAX_SHOWN)
     names = ", ".join(f"{name!r} ({count:,} turns)" for name, count in common)
     more = f", and {len(unknown) - len(common):,} more" if len(unknown) > len(common) else ""
     first = common[0][0]
+    guess = "user" if known == {Role.ASSISTANT} else "assistant"
     ways = ["that whoever speaks first is the user: 'data.roles={user: first_speaker}'"]
     if is_plain(first):
-        ways.insert(0, f"the role of each name: 'data.roles={{{first}: assistant, ...}}'")
-    if not others_are_known or not is_plain(first):
+        ways.insert(0, f"the role of each name: 'data.roles={{{first}: {guess}, ...}}'")
+    if not known or not is_plain(first):
         assistant = format_override("data.roles", {"assistant": first})
         ways.insert(0, f"who the assistant is: {assistant} (all others are then the user)")
     return f"{place}: these roles are not known: {names}{more}. Say {'; or '.join(ways)}; or {ALTERNATE}"

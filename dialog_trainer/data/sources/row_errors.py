@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from dialog_trainer.data.sources.roles import describe_unknown
 from dialog_trainer.errors import DataError
+from dialog_trainer.types import Role
 
 MAX_REASONS = 10
 
@@ -16,11 +17,11 @@ class RowError(ValueError):
 
 
 class UnknownRoleError(RowError):
-    """Names of roles that are not known, one for each turn that has such a name; whether other names of the dialogue are."""
+    """Names of roles that are not known, one for each turn that has such a name; the roles of the others."""
 
-    def __init__(self, message: str, names: Sequence[str], others_are_known: bool):
+    def __init__(self, message: str, names: Sequence[str], known: Set[Role]):
         super().__init__(message)
-        self.names, self.others_are_known = names, others_are_known
+        self.names, self.known = names, known
 
 
 class RowErrors:
@@ -31,7 +32,7 @@ class RowErrors:
         self._places: dict[str, tuple[str, str, int]] = {}
         self._rows = 0
         self._unknown: Counter[str] = Counter()
-        self._first_unknown, self._others_are_known = "", False
+        self._first_unknown, self._known = "", set[Role]()
         self._max_names = max_names
 
     def __bool__(self) -> bool:
@@ -40,7 +41,7 @@ class RowErrors:
     def add(self, place: str, error: RowError) -> None:
         if isinstance(error, UnknownRoleError):
             self._first_unknown = self._first_unknown or place
-            self._others_are_known |= error.others_are_known
+            self._known |= error.known
             self._unknown.update(name for name in error.names if len(self._unknown) < self._max_names)
             return
         self._rows += 1
@@ -59,6 +60,6 @@ class RowErrors:
         if lines:
             lines.insert(0, f"rows that are not dialogues: {self._rows:,}; none can be skipped, fix or remove them:")
         if self._unknown:
-            lines.append(describe_unknown(self._unknown, self._first_unknown, self._others_are_known))
+            lines.append(describe_unknown(self._unknown, self._first_unknown, self._known))
         if lines:
             raise DataError("\n".join([*lines, *more]))

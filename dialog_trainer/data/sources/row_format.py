@@ -282,9 +282,9 @@ class RowParser:
                 )
             turns.append(Turn(role[0], text, 1.0 if weight is None else weight, (), role[1]))
         if unknown:
-            others_are_known = any(turn.role != Role.SYSTEM for turn in turns)
+            known = {turn.role for turn in turns} - {Role.SYSTEM}
             message = f"no role is known by the name {unknown[0]!r}; name the roles in data.roles"
-            raise UnknownRoleError(message, unknown, others_are_known)
+            raise UnknownRoleError(message, unknown, known)
         if self._roles.names and (len(self._speakers) < MAX_PLANS or self._roles.names & self._speakers.keys()):
             self._speakers.update(name.strip().lower() for name in names)
         return turns

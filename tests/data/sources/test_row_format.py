@@ -262,6 +262,7 @@ ROLES = [
     ({"agent": "assistant", "Customer": "user"}, ["AGENT", "customer", "user", "Joey"], [A, U, U, None]),
     ({"system": "assistant"}, ["user", "system"], [U, A]),
     ({"user": "assistant", "assistant": "user"}, ["user", "assistant"], [A, U]),
+    ({"assistant": "bot"}, ["Anna", "bot", "system", "assistant"], [U, A, S, U]),
     ({"assistant": "Monica"}, ["Joey", "monica", "system", "user"], [U, A, S, U]),
     ({"assistant": ["Monica", "Ross"]}, ["Ross", "Joey", "Monica"], [A, U, A]),
     ({"assistant": "SYSTEM"}, ["USER", "SYSTEM"], [U, A]),
@@ -339,6 +340,7 @@ ADVICE = [
     (["Joey", "Ross"], r"Say who the assistant is: 'data.roles=\{assistant: Joey\}' .* the role of each name: 'data.roles=\{Joey: assistant, "),
     (["0", "1"], r"Say who the assistant is: \"data.roles=\{assistant: '0'\}\" \(all others are then the user\); or that whoever speaks"),
     (["지민", "user"], r"Say who the assistant is: \"data.roles=\{assistant: '지민'\}\" "),
+    (["bert", "bot"], r"Say the role of each name: 'data.roles=\{bert: user, ...\}'; or that whoever speaks first is the user"),
     (["human", "gpt", "bing"], r"Say the role of each name: 'data.roles=\{bing: assistant, ...\}'; or that"),
 ]  # fmt: skip
 
