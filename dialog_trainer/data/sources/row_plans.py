@@ -93,6 +93,13 @@ def plan_row(row: Mapping[str, Any], columns: Mapping[str, str | None]) -> Plan:
         read_list(row[lists[0]], repr(lists[0]))  # says what it is
     else:
         _refuse_trees(finder)
+        empty = [
+            key
+            for key, value in row.items()
+            if value is None and key.lower() in (*KNOWN_KEYS["text"], finder.columns.get("text"))
+        ]
+        if empty and finder.find_all("dialogue"):
+            raise RowError(f"is an utterance whose {empty[0]!r} is empty (null); write it, or remove the row")
         raise RowError(f"expected {FORMS}; found the keys {_show(row)}. {_advise(finder)}")
     form = "list" if readable else "pair" if pair else "utterance"
     flags = () if form == "utterance" else finder.find_flags()

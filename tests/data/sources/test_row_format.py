@@ -72,6 +72,10 @@ SYSTEM = "turn 0 gives a loss weight to a turn of the system, which is never tra
             {"prompt": "a", "completion": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
             "completion begins with the prompt: 'data.columns={turns: completion}'",
         ),
+        (
+            {"dialogue_id": 1, "speaker": "Jo", "text": None},
+            "is an utterance whose 'text' is empty (null); write it, or remove",
+        ),
         ({"messages": None}, "found the keys 'messages' (null)"),
         ({"turns": "Jo: a\nAl: b"}, "'turns' should be a list; found a string: write its turns as ["),
         ({"question": "a", "answer": ["b", "c"]}, "answer is a list of 2 texts, and a turn has one: keep one"),
