@@ -27,7 +27,11 @@ def report_splits(
     summaries: Sequence[SplitSummary], timeline: ScheduleTimeline, trained_role: Role, config: Config, say: Say
 ) -> None:
     """Prints the table. Raises `DataError` with it if in a split nothing of the trained role carries loss."""
-    lines = [*_table(summaries, timeline), *(line for one in summaries for line in _notes(one, config))]
+    lines = [
+        *_table(summaries, timeline),
+        *_unread(summaries),
+        *(line for one in summaries for line in _notes(one, config)),
+    ]
     silent = [
         _silence(one, trained_role) for one in summaries if not one.before[trained_role] + one.after[trained_role]
     ]
@@ -60,6 +64,18 @@ def _turns(summary: SplitSummary, role: Role) -> int:
     return sum(count for name, count in summary.turns_by_role.items() if name not in ("user", "assistant"))
 
 
+def _unread(summaries: Sequence[SplitSummary]) -> Iterable[str]:
+    """The keys that were not read; splits that are parts of the same rows have the same ones, counted together."""
+    names: dict[str, list[str]] = {}
+    for one in summaries:
+        shown = ", ".join(
+            f"{printable(key)[:MAX_KEY]} ({count:,})" for key, count in list(one.unread.items())[:MAX_KEYS]
+        )
+        more = f" and {len(one.unread) - MAX_KEYS:,} more" if len(one.unread) > MAX_KEYS else ""
+        names.setdefault(shown + more, []).append(one.name)
+    yield from (f"{' and '.join(splits)}: keys not read: {keys}" for keys, splits in names.items() if keys)
+
+
 def _notes(summary: SplitSummary, config: Config) -> Iterable[str]:
     kept = summary.counts
     context = {name: count for name, count in summary.turns_by_role.items() if name not in _ROLES.values()}
@@ -68,11 +84,6 @@ def _notes(summary: SplitSummary, config: Config) -> Iterable[str]:
         yield f"{summary.name}: turns that count as the system's: {counts}"
     if summary.by_position:
         yield f"{summary.name}: dialogues without names of roles: {summary.by_position:,} (turns alternate, the user first)"
-    if summary.unread:
-        shown = list(summary.unread.items())[:MAX_KEYS]
-        keys = ", ".join(f"{printable(key)[:MAX_KEY]} ({count:,})" for key, count in shown)
-        more = f" and {len(summary.unread) - MAX_KEYS:,} more" if len(summary.unread) > MAX_KEYS else ""
-        yield f"{summary.name}: keys not read: {keys}{more}"
     if kept.lost_tokens:
         rule = (
             f"data.truncation={config.data.truncation}" if summary.name == "train" else "held-out dialogues are split"

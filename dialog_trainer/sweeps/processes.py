@@ -19,7 +19,7 @@ MAX_LINE = 300
 _TAIL_BYTES = 2**14
 _HEAD_BYTES = 2**20
 # What a job prints of its options and data.
-_NOTE = re.compile(r"(?:note|warning|train|validation|precision): ", re.IGNORECASE)
+_NOTE = re.compile(r"(?:note|warning|train|train and validation|validation|precision): ", re.IGNORECASE)
 
 
 class Process(Protocol):

@@ -69,13 +69,18 @@ def test_each_role_has_its_turns_tokens_and_loss():
         "system": ["15", "400", "0.0%", "0.0%"], "ends": ["100", "100.0%", "100.0%"], "format": ["100", "0.0%", "0.0%"],
     }  # fmt: skip
     assert lines[7:] == [
+        f"train: keys not read: emotion (900), {'a' * 40} (3), 0 (1), 1 (1), 2 (1), 3 (1) and 5 more",
         "train: turns that count as the system's: 5 of tool",
         "train: dialogues without names of roles: 7 (turns alternate, the user first)",
-        f"train: keys not read: emotion (900), {'a' * 40} (3), 0 (1), 1 (1), 2 (1), 3 (1) and 5 more",
         "train: truncation takes 6.1% of the tokens of turns: 1,001 turns cut, 2 removed "
         "(model.max_len=128, data.truncation=keep_end)",
         "train: 1.0% of all its tokens are unknown to the vocabulary: does the model know this language?",
     ]
+
+
+def test_keys_of_the_same_rows_are_named_once():
+    lines = report(*(dataclasses.replace(TRAIN, name=name, unread={"mood": 9}) for name in ("train", "validation")))
+    assert [line for line in lines if "not read" in line] == ["train and validation: keys not read: mood (9)"]
 
 
 def test_held_out_dialogues_are_split_whatever_the_truncation_of_training():

@@ -31,7 +31,7 @@ PROMPT = "you: "
 NO_REPLY = "(no reply)"
 WHY_NO_REPLY = (
     "(no reply: the model ended its turn at once, and your line is forgotten; try chat.temperature=0.7, "
-    "load_model_type=last or a longer training)"
+    "another checkpoint (load_model_type) or a longer training)"
 )
 
 # Returns the next line, or None at the end of the input.
