@@ -58,6 +58,9 @@ def test_the_pages_say_the_difference_that_the_results_have():
     [
         ("pretrained", "train_user_turn_mask_step", "0.0", 5),
         ("controls", "mask_schedule", "step", 12),
+        ("constant_rate", "train_user_turn_mask_step", "0.0", 6),
+        ("fixed_divisor", "train_user_turn_mask_step", "0.0", 6),
+        ("constant_order", "mask_schedule", "step", 6),
         ("half_noise", "train_user_turn_mask_step", "0.0", 6),
         ("full_noise", "train_user_turn_mask_step", "0.0", 6),
     ],
@@ -65,7 +68,7 @@ def test_the_pages_say_the_difference_that_the_results_have():
 def test_the_report_says_the_differences_of_the_smaller_parts(report, key, baseline, seeds):
     losses = read_losses(report, key)
     page = (STUDY / "report.md").read_text(encoding="utf-8")
-    assert len(losses) > 2
+    assert len(losses) == (2 if report == "constant_order" else 4 if report == "controls" else 3)
     for value in losses.keys() - {baseline}:
         paired = [losses[value][seed] - losses[baseline][seed] for seed in losses[baseline]]
         assert len(paired) == seeds
