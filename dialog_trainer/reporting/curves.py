@@ -24,7 +24,8 @@ from dialog_trainer.reporting.plotting import (
 )
 from dialog_trainer.tracking.jsonl import read_newest_rows
 
-REDRAW_SECONDS = 30.0
+# Drawing all figures of a run takes two seconds.
+REDRAW_SECONDS = 120.0
 NATS = "loss (nats per token)"
 # Axis labels of `metrics.common`, with their units.
 LABELS = {
