@@ -9,6 +9,12 @@ from dialog_trainer.errors import DialogTrainerError, describe_error
 from dialog_trainer.screen import write_line
 from dialog_trainer.signals import NOTHING_TO_SAVE, StopRequest
 
+# The modules of the dependencies in pyproject.toml.
+REQUIRED_MODULES = frozenset(
+    ("torch", "transformers", "datasets", "peft", "gguf", "tokenizers", "safetensors", "numpy", "pyarrow", "pydantic",
+     "yaml", "hydra", "omegaconf", "sacrebleu", "nltk", "matplotlib", "jinja2", "rich")
+)  # fmt: skip
+
 
 def guard(action: Callable[[], int]) -> int:
     """The exit code of an action; what a user can put right is printed in place of a traceback.
@@ -27,6 +33,15 @@ def guard(action: Callable[[], int]) -> int:
     except StopRequest as request:
         write_line(NOTHING_TO_SAVE, sys.stderr)
         return int(request.code or 0)
+    except ModuleNotFoundError as error:
+        if error.name not in REQUIRED_MODULES:
+            raise
+        write_line(
+            f"{error.name} is not installed for this Python ({sys.executable}): activate the environment that has "
+            "dialog_trainer (source .venv/bin/activate), or pip install .",
+            sys.stderr,
+        )
+        return 2
     except Exception as error:
         message = describe_error(error)
         if message is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from helpers.run_folders import make_run
 
+from dialog_trainer.cli.guard import guard
 from dialog_trainer.cli.main import report_unexpected
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -205,6 +206,19 @@ def test_a_file_that_vanishes_is_one_message(dialog_trainer, tiny_options, monke
     assert code == 2
     assert "gone.jsonl" in err
     assert "Traceback" not in err
+
+
+def test_a_missing_package_is_one_line(capsys):
+    def import_module(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    assert guard(lambda: import_module("hydra")) == 2
+    assert capsys.readouterr().err == (
+        f"hydra is not installed for this Python ({sys.executable}): activate the environment that has dialog_trainer "
+        "(source .venv/bin/activate), or pip install .\n"
+    )
+    with pytest.raises(ModuleNotFoundError):
+        guard(lambda: import_module("own_module"))
 
 
 def test_an_unexpected_error_is_a_line_and_its_traceback_a_file(monkeypatch, tmp_path, capsys):

@@ -2,10 +2,12 @@
 
 import re
 import shlex
+import tomllib
 
 import yaml
 
 from dialog_trainer import __version__
+from dialog_trainer.cli.guard import REQUIRED_MODULES
 from tests.helpers.pages import ROOT
 
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
@@ -29,6 +31,13 @@ def test_hooks_call_make_targets():
     [repository] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
     entries = [shlex.split(hook["entry"]) for hook in repository["hooks"]]
     assert all(words[0] == "make" and {*words[1:]} <= TARGETS for words in entries)
+
+
+def test_a_missing_package_is_known_by_the_name_of_its_module():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {re.match(r"[\w-]+", one).group() for one in project["dependencies"]}
+    modules = {"hydra-core": "hydra", "pyyaml": "yaml"}
+    assert {modules.get(name, name) for name in names} == REQUIRED_MODULES
 
 
 def test_the_version_is_the_same_everywhere():
