@@ -35,6 +35,8 @@ def build_headline(comparison: Comparison, design: Design) -> list[str]:
     if all(one.difference and one.difference.interval is None for one in others):
         untested = "With one seed there is no interval and no test: the differences may be noise of the seed."
         return [f"{first}: {value}.", untested]
+    if all(one.verdict == "undecided" for one in others):
+        return [_name_best_of_equals(best, value, comparison, design)]
     if best.arm is comparison.baseline:
         lines = [f"{first}: {value}. The others are compared with it."]
     else:
@@ -88,6 +90,15 @@ def _compare_best(best: ArmResult, comparison: Comparison) -> str:
     if best.verdict == "equivalent":
         return f", equivalent to {baseline} within \u00b1{comparison.margin:g}: difference {numbers}"
     return f", {best.verdict} than {baseline}: difference {numbers}"
+
+
+def _name_best_of_equals(best: ArmResult, value: str, comparison: Comparison, design: Design) -> str:
+    """The headline where no arm differs from the baseline: that first, then which mean is best."""
+    baseline, quantity = design.name_arm(comparison.baseline), comparison.quantity
+    mean = f"the {_ADJECTIVES[quantity.better]} mean {quantity.name}: {value}"
+    if best.arm is comparison.baseline:
+        return f"No setting can be distinguished from {baseline}, which has {mean}."
+    return f"No setting can be distinguished from {baseline}; {best.arm.label} has {mean}."
 
 
 def _group_others(others: Sequence[ArmResult], comparison: Comparison, design: Design, best: ArmResult) -> list[str]:

@@ -15,6 +15,7 @@ from dialog_trainer.reporting.report.comparison import (
     find_warnings,
     list_quantities,
 )
+from dialog_trainer.reporting.report.sentences import build_headline
 from dialog_trainer.reporting.report.statistics import estimate
 
 MASK = "train_user_turn_mask_step"
@@ -55,6 +56,20 @@ def test_differences_are_paired_by_seed_and_adjusted_over_the_arms(tmp_path):
     assert (half.verdict, one.verdict) == ("lower", "undecided")
     assert found.best().arm.label == "0.5"
     assert not found.has_dialogues
+
+
+@pytest.mark.parametrize(
+    ("losses", "headline"),
+    [
+        ({0.0: [3.0, 3.1, 3.3], 0.5: [3.0, 3.2, 3.1]}, f"No setting can be distinguished from {MASK}=0; 0.5 has the lowest mean "),
+        ({0.0: [3.0, 3.1, 3.1], 0.5: [3.0, 3.2, 3.1]}, f"No setting can be distinguished from {MASK}=0, which has the lowest mean "),
+        (LOSSES, f"{MASK}=0.5 has the lowest validation_loss, lower than 0: difference "),
+    ],
+)  # fmt: skip
+def test_the_headline_names_a_best_setting_where_one_differs(tmp_path, losses, headline):
+    runs = runs_of(tmp_path, losses)
+    found = build_headline(compared(runs), find_design(runs))
+    assert found[0].startswith(headline)
 
 
 def test_a_margin_makes_a_small_difference_equivalent(tmp_path):
