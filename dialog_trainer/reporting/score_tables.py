@@ -8,7 +8,6 @@ from typing import Any
 from dialog_trainer.metrics.bootstrap import MIN_DIALOGUES
 from dialog_trainer.reporting.tables import TextTable, render_markdown_table
 
-INTERVAL = "95 % interval"
 Scored = Mapping[str, Any]
 
 
@@ -23,7 +22,7 @@ def build_score_table(title: str, scored: Scored) -> TextTable:
         [name, _number(score["value"]), _interval(score), *(_number(values.get(name)) for values in baselines.values())]
         for name, score in scored["scores"].items()
     ]
-    return TextTable(title, ["score", "model", f"{INTERVAL}{_rough(scored['dialogues'])}", *baselines], rows)
+    return TextTable(title, ["score", "model", interval_head(scored["dialogues"]), *baselines], rows)
 
 
 def build_difference_table(compared: Scored, dialogues: int) -> TextTable:
@@ -34,7 +33,7 @@ def build_difference_table(compared: Scored, dialogues: int) -> TextTable:
     ]
     return TextTable(
         f"Difference from {compared['with']} (positive: higher here)",
-        ["score", "difference", f"{INTERVAL}{_rough(dialogues)}", f"p{_rough(dialogues)}"],
+        ["score", "difference", interval_head(dialogues), f"p{_rough(dialogues)}"],
         rows,
     )
 
@@ -47,6 +46,11 @@ def build_depth_table(scored: Scored) -> TextTable:
         for bin_ in scored["by_depth"]
     ]
     return TextTable("By depth of the turn (number of turns before it)", ["depth", "replies", *names], rows)
+
+
+def interval_head(dialogues: int) -> str:
+    """The head of a column of intervals, which says where they rest on few dialogues."""
+    return f"95 % interval{_rough(dialogues)}"
 
 
 def render_markdown(scored: Scored, notes: Sequence[str], tables: Sequence[TextTable]) -> str:

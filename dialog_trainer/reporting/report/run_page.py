@@ -16,6 +16,7 @@ from dialog_trainer.reporting.report.collect import MAX_LOG_BYTES, RunRecord
 from dialog_trainer.reporting.report.page import render_page
 from dialog_trainer.reporting.report.scored import ScoredSplit, ScoreWithInterval
 from dialog_trainer.reporting.report.tables import format_duration
+from dialog_trainer.reporting.score_tables import interval_head
 from dialog_trainer.reporting.tables import TextTable
 from dialog_trainer.tracking.environment import read_environment
 from dialog_trainer.tracking.jsonl import read_rows
@@ -25,12 +26,12 @@ MAX_REPLIES = 10
 MAX_CHARACTERS = 1000
 MAX_FIGURE_BYTES = 2**22
 _KINDS = {"png": "image/png", "svg": "image/svg+xml"}
-# Figures of `vis_outputs`, with what they show.
+# Figures of `vis_outputs`, with what they show, in an order that fills two columns evenly.
 _FIGURES = {
     "loss": "Loss over training: of the batches, and on the validation split.",
+    "scores": "Scores on the validation split.",
     "loss_by_role": "Loss by role on the validation split; dotted: the mask is final.",
     "lr_schedule": "Schedule: learning rate, and the loss weight of the turns.",
-    "scores": "Scores on the validation split.",
 }
 EXPLANATIONS = {
     "ppl": "perplexity: e to the loss per token; lower is better, between models with one tokenizer",
@@ -122,7 +123,7 @@ def _build_score_table(scored: ScoredSplit) -> TextTable:
         for name, score in file.scores.items()
     ]
     title = f"Scores on {scored.place}: {file.replies:,} replies in {file.dialogues:,} dialogues, checkpoint of step {file.step:,}"
-    return TextTable(title, ["score", "what it says", "model", "95 % interval", *names], rows)
+    return TextTable(title, ["score", "what it says", "model", interval_head(file.dialogues), *names], rows)
 
 
 def _build_last_validation(run: RunRecord) -> TextTable:

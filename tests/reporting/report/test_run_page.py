@@ -44,6 +44,7 @@ def test_scores_come_from_the_last_validation_until_the_run_is_scored(tmp_path):
     assert before["unscored"].startswith("mode=validate")
     after = described(tmp_path / "b", scored=[3.0, 3.2])
     assert after["tables"][0].title == "Scores on test/response: 2 replies in 2 dialogues, checkpoint of step 40"
+    assert after["tables"][0].head[3] == "95 % interval (rough)"
     assert after["unscored"] is None
 
 
