@@ -92,7 +92,7 @@ MODES = ("train", "resume", "validate", "chat", "inspect", "verify_resume")
 
 def hint_for_key(key: str, known: Iterable[str]) -> str:
     """A hint for a key that does not exist: the form of a habit, else the same last part elsewhere, else what is
-    spelt most alike, in its group where there is one; else what the group has."""
+    spelt most alike, in its group, as a whole, or in its last part elsewhere; else what the group has."""
     names = list(known)
     habit = HABITS.get(key) or HABITS.get(key.split(".")[0] if key.startswith("CUSTOM") else key)
     if habit:
@@ -101,7 +101,11 @@ def hint_for_key(key: str, known: Iterable[str]) -> str:
     inside = {name.rpartition(".")[2]: name for name in names if group and name.rpartition(".")[0] == group}
     close = [name for name in names if name.rpartition(".")[2] == last]
     close = close or [inside[name] for name in difflib.get_close_matches(last, inside, n=2, cutoff=0.6)]
-    close = (close or difflib.get_close_matches(key, names, n=2, cutoff=0.6 if not inside else 0.9))[:2]
+    close = close or difflib.get_close_matches(key, names, n=2, cutoff=0.6 if not inside else 0.9)
+    if not close:
+        alike = difflib.get_close_matches(last, {name.rpartition(".")[2] for name in names}, n=1, cutoff=0.8)
+        close = [name for name in names if name.rpartition(".")[2] in alike]
+    close = ([name for name in close if name.startswith(f"{group}.")] or close)[:2]
     if close:
         return f"; did you mean {' or '.join(close)}?"
     options = ", ".join(name for name in inside if not name.startswith("_"))

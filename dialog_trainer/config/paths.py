@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import importlib.util
 import os
@@ -79,10 +80,21 @@ def find_missing_runs(places: Iterable[str]) -> list[str]:
     """The errors of values of `runs` that name nothing."""
     return [
         f"runs={place}: no folder of a run or of a sweep matches" if is_pattern(place)
-        else f"runs={place}: there is no such folder"
+        else f"runs={place}: there is no such folder{_folders_like(place)}"
         for place in places
         if not expand_runs((place,))
     ]  # fmt: skip
+
+
+def _folders_like(place: str) -> str:
+    """A hint at the folders next to a missing one that are spelt alike."""
+    parent, name = os.path.split(place.rstrip("/"))
+    try:
+        there = [entry.name for entry in os.scandir(parent or ".") if entry.is_dir()]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(name, there, n=2)
+    return f"; did you mean {' or '.join(os.path.join(parent, one) for one in near)}?" if near else ""
 
 
 def expand_runs(places: Iterable[str]) -> list[Path]:

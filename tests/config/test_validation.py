@@ -408,6 +408,8 @@ def test_default_names_follow_the_model_and_the_data(model, data, values, projec
         ("max_steps", "steps="), ("scheduler_type", "scheduler="), ("dailydialog_train", "data=dailydialog"),
         ("CUSTOM.train_data_path", "data.train_data_path="), ("CUSTOM.other", "data=files"), ("top_p", "chat.generation.top_p="),
         ("dataset_name", "data=hub data.id="), ("optim.eps2", "did you mean optim.eps?"), ("optim.foo", "optim has lr0, "),
+        ("chat.temperatur", "did you mean chat.generation.temperature?"),
+        ("temperatur", "did you mean metrics.generation.temperature or chat.generation.temperature?"),
         ("stepz", "did you mean steps?"), ("lr0", "did you mean optim.lr0?"), ("xyzxyz", "--help"),
     ],
 )  # fmt: skip

@@ -163,6 +163,7 @@ def test_real_runs_are_trained_scored_and_compared(dialog_trainer, tiny_options,
     [
         ([], "mode=report needs runs: pass runs=<folder of a sweep>"),
         (["runs=nowhere"], "runs=nowhere: there is no such folder"),
+        (["runs='{sweep}k/'"], "maskk/: there is no such folder; did you mean "),
         (["runs=nowhere/*"], "runs=nowhere/*: no folder of a run or of a sweep matches"),
         (["runs=."], "holds no run (no folder with args.yaml)"),
         (["runs='{sweep}'", "report.baseline=0.3"], "report.baseline=0.3: no run has this value"),
