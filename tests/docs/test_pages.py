@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dialog_trainer.cli.conf import list_choices
 from tests.helpers.pages import PAGES, ROOT, anchors_of, blocks_of
 
 LANGUAGES = {"bash", "python", "json", "yaml", "text"}
@@ -60,6 +61,13 @@ def test_reading_path_is_complete_and_under_2000_lines():
                 "packed_forward", "loss", "loop"]  # fmt: skip
     assert [stem for stem in stems if stem in expected] == expected
     assert sum(len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in files) < 2000
+
+
+def test_table_of_groups_names_each_choice():
+    table = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").partition("| group | choices")[2]
+    rows = re.findall(r"^\| `([\w/]+)` \| (.*) \|$", table.partition("\n\n")[0], re.MULTILINE)
+    choices = {group: {*names} - {"none"} for group, names in list_choices(None).items() if len(names) > 1}
+    assert {group: {*re.findall(r"`(\w+)`", cell)} for group, cell in rows} == choices
 
 
 def test_messages_of_troubleshooting_are_those_of_the_program():
