@@ -46,7 +46,7 @@ demo-lora: $(DEMO_MODEL)
 	run=$$(ls -td outputs/demo/*/ | head -1) && run=$${run%/} && \
 	echo && $(RUN) mode=before_after resume_model_dir=$$run load_model_type=last && \
 	echo && echo "The loss of each role, and the step at which the mask drops the user's turns: $$run/vis_outputs/loss_by_role.png" && \
-	echo "Go on with:" && \
+	echo "Go on with the last checkpoint (with so few scored dialogues, the best score is a matter of chance):" && \
 	echo "  $(RUN) mode=chat resume_model_dir=$$run load_model_type=last" && \
 	echo "  $(RUN) mode=export resume_model_dir=$$run load_model_type=last      # a folder for transformers" && \
 	echo "  $(RUN) mode=resume resume_model_dir=$$run load_model_type=last steps=200 schedule_steps=200" && \
@@ -62,7 +62,8 @@ demo-scratch: $(STAMP) ## Train a small chatbot from scratch on real dialogues, 
 	$(RUN) mode=chat resume_model_dir=$$run load_model_type=last < $$run/lines.txt > $$run/answers.txt && \
 	paste -d '\n' $$run/lines.txt $$run/answers.txt | sed '1~2s/^/  you  /; 2~2s/^/  bot  /' && \
 	rm $$run/lines.txt $$run/answers.txt && \
-	echo && echo "Pictures: $$run/vis_outputs. Go on with:" && \
+	echo && echo "Pictures: $$run/vis_outputs." && \
+	echo "Go on with the last checkpoint (with so few scored dialogues, the best score is a matter of chance):" && \
 	echo "  $(RUN) mode=chat resume_model_dir=$$run load_model_type=last" && \
 	echo "  $(RUN) mode=resume resume_model_dir=$$run load_model_type=last steps=9000 schedule_steps=9000" && \
 	echo "  $(RUN) -m experiment=demo_scratch train_user_turn_mask_step=0,0.5,1 steps=600"
