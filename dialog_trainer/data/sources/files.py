@@ -34,6 +34,7 @@ class Files:
 
     Args:
         columns, roles: see `RowParser`.
+        shared: whether these two are for other sources too, so that rows here need not have what they name.
     """
 
     def __init__(
@@ -44,10 +45,11 @@ class Files:
         validation_share: float,
         columns: Mapping[str, str | None] | None = None,
         roles: Mapping[str, Any] | None = None,
+        shared: bool = False,
     ):
         self.paths = {"train": train_data_path, "validation": validation_data_path, "test": test_data_path}
         self.validation_share = validation_share
-        self._mappings = dict(columns or {}), dict(roles or {})
+        self._mappings, self._shared = (dict(columns or {}), dict(roles or {})), shared
         self.parser = RowParser()
         # Looked for once: the digest, the rows and the message are of the same files.
         self._find = lru_cache(find_files)
@@ -55,10 +57,10 @@ class Files:
     def dialogues(self, split: str) -> Iterator[RawDialogue]:
         self.parser = RowParser(*self._mappings)
         if not self._holds_out(split):
-            yield from parse_rows(self._read_rows(split), self.parser)
+            yield from parse_rows(self._read_rows(split), self.parser, self._shared)
             return
         is_empty = True
-        for dialogue in hold_out(self._read_rows("train"), self.parser, self.validation_share, split):
+        for dialogue in hold_out(self._read_rows("train"), self.parser, self.validation_share, split, self._shared):
             is_empty = False
             yield dialogue
         if is_empty:

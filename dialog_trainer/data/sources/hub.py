@@ -32,6 +32,7 @@ class Hub:
         revision: a branch, tag or commit; None: the default branch.
         splits: split -> its name in the data set, where that is another.
         columns, roles: see `RowParser`.
+        shared: as in `Files`.
         validation_share: the fraction of the training dialogues that is held out where there is no validation split.
     """
 
@@ -49,18 +50,19 @@ class Hub:
         columns: Mapping[str, str | None] | None = None,
         roles: Mapping[str, Any] | None = None,
         validation_share: float = 0.05,
+        shared: bool = False,
     ):
         self.id, self.config, self.revision = id, config, revision
         self.splits, self.validation_share = dict(splits or {}), validation_share
-        self._mappings = dict(columns or {}), dict(roles or {})
+        self._mappings, self._shared = (dict(columns or {}), dict(roles or {})), shared
         self.parser = RowParser()
 
     def dialogues(self, split: str) -> Iterator[RawDialogue]:
         self.parser = RowParser(*self._mappings)
         rows = self._rows(self._find(split) or self._find_training())
         if split == "test" or self._find("validation") is not None:
-            return parse_rows(rows, self.parser)
-        return hold_out(rows, self.parser, self.validation_share, split)
+            return parse_rows(rows, self.parser, self._shared)
+        return hold_out(rows, self.parser, self.validation_share, split, self._shared)
 
     def digest(self, split: str) -> str:
         folder = Path(self.id)

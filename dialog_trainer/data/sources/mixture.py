@@ -17,6 +17,9 @@ from dialog_trainer.errors import DataError, EmptySplitError
 from dialog_trainer.files import sha256_of_texts
 from dialog_trainer.types import Turn
 
+# Where `{assistant: Monica}` would make all speakers of another source users.
+_NAME_ALL = "with several sources say the role of each name: 'data.roles={<name>: assistant, <name>: user}'"
+
 
 class Mixture:
     """The dialogues of several sources, one after the other; those of the training split as many times as weighted.
@@ -27,7 +30,8 @@ class Mixture:
     Args:
         sources: each a file, folder or pattern, as `Files` takes it, or the id of a data set of the hub.
         weights: one for each source; None: 1 for all.
-        validation_share, columns, roles: as in `Files`, the same for all sources.
+        validation_share, columns, roles: as in `Files`, the same for all sources. A source whose rows lack what is mapped
+            is read without it; it is an error where no source has it.
     """
 
     def __init__(
@@ -38,7 +42,7 @@ class Mixture:
         columns: Mapping[str, str | None] | None = None,
         roles: Mapping[str, Any] | None = None,
     ):
-        same = {"validation_share": validation_share, "columns": columns, "roles": roles}
+        same = {"validation_share": validation_share, "columns": columns, "roles": roles, "shared": True}
         ends = Counter(PurePath(place).name for place in sources)
         # An id of a dialogue begins with the source's name.
         self.names = [name if ends[name := PurePath(place).name] == 1 else place for place in sources]
@@ -50,6 +54,7 @@ class Mixture:
 
     def dialogues(self, split: str) -> Iterator[RawDialogue]:
         self.by_source = {}
+        unused: list[dict[str, str]] = []
         for name, part, weight in self._parts_of(split):
             self.by_source[name] = 0
             # A small source may have no dialogue in the part that is held out.
@@ -58,14 +63,19 @@ class Mixture:
                     for copy in range(_copies(weight, turns)):
                         self.by_source[name] += 1
                         yield f"{name}:{identifier}" + (f" copy {copy + 1}" if copy else ""), turns
+            unused.append(part.parser.find_unused())
+            if "people" in unused[-1]:
+                raise DataError(f"{name}: {unused[-1]['people']}; {_NAME_ALL}")
+        for key in set.intersection(*map(set, unused)):
+            raise DataError(f"no source has what is mapped: {unused[0][key]}")
 
     def digest(self, split: str) -> str:
         parts = self._parts_of(split)
         return sha256_of_texts("mixture", *(f"{name} {weight} {part.digest(split)}" for name, part, weight in parts))
 
     def describe(self, split: str) -> str:
-        return " and ".join(
-            (f"{weight:g} times " if weight != 1 else "") + part.describe(split)
+        return "; ".join(
+            part.describe(split) + (f", {weight:g} times" if weight != 1 else "")
             for _, part, weight in self._parts_of(split)
         )
 

@@ -19,10 +19,11 @@ MAX_REMEMBERED = 1_000_000
 MAX_ROWS_AFTER_ERROR = 200_000
 
 
-def parse_rows(rows: Iterable[Row], parser: RowParser) -> Iterator[RawDialogue]:
+def parse_rows(rows: Iterable[Row], parser: RowParser, shared: bool = False) -> Iterator[RawDialogue]:
     """The dialogues of rows. After the first error no dialogue is given: the rest is read for its errors.
 
-    Raises one `DataError` with the errors of the rows.
+    Raises one `DataError` with the errors of the rows; or one of what is mapped but in no row, unless the mappings are
+    `shared` with other sources.
     """
     errors, rows_after_error = RowErrors(), 0
     for identifier, place, value in _join_utterances(rows, parser):
@@ -41,21 +42,21 @@ def parse_rows(rows: Iterable[Row], parser: RowParser) -> Iterator[RawDialogue]:
         else:
             if not errors:
                 yield identifier, turns
-    if not errors:
-        try:
-            parser.check_mappings()
-        except RowError as error:
-            raise DataError(str(error)) from None
+    if not errors and not shared:
+        for unused in parser.find_unused().values():
+            raise DataError(unused)
     errors.raise_any()
 
 
-def hold_out(rows: Iterable[Row], parser: RowParser, share: float, split: str) -> Iterator[RawDialogue]:
+def hold_out(
+    rows: Iterable[Row], parser: RowParser, share: float, split: str, shared: bool = False
+) -> Iterator[RawDialogue]:
     """The dialogues of `split` where a hash of their text holds `share` of the training data out for validation.
 
     `parser.by_position` counts those of this split alone.
     """
     by_position = 0
-    for identifier, turns in parse_rows(rows, parser):
+    for identifier, turns in parse_rows(rows, parser, shared):
         is_held_out = hash_fraction(*(turn.text for turn in turns)) < share
         if is_held_out == (split == "validation"):
             by_position = parser.by_position

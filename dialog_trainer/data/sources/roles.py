@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 
@@ -39,7 +40,7 @@ class RoleMap:
     """
 
     def __init__(self, roles: Mapping[str, str | Sequence[str]] | None = None):
-        self.names: set[str] = set()
+        self.names: dict[str, str] = {}  # plain -> as it is in `roles`
         self.known = dict(KNOWN_ROLES)
         self._others: NamedRole | None = None
         self._first: NamedRole | None = None
@@ -49,7 +50,7 @@ class RoleMap:
         for key, value in (roles or {}).items():
             if _is_role(key, value):
                 self.known[_plain(key)] = KNOWN_ROLES[str(value)]
-                self.names.add(_plain(key))
+                self.names[_plain(key)] = key
             else:
                 self._name_people(key, [value] if isinstance(value, str) else list(value))
 
@@ -65,12 +66,23 @@ class RoleMap:
             return
         for person in people:
             self.known[_plain(person)] = own
-            self.names.add(_plain(person))
+            self.names[_plain(person)] = person
 
     @property
     def needs_dialogue(self) -> bool:
         """Whether a role depends on more than its name, or names are counted."""
         return bool(self._others or self.names)
+
+    def find_unused(self, speakers: Counter[str]) -> dict[str, str]:
+        """The error where no name is one of the `speakers` (plain) of the data: of "people" where it names those of one
+        role and takes all speakers that are there for the other, else of "roles"."""
+        if not self.names or self.names.keys() & speakers:
+            return {}
+        near = difflib.get_close_matches(next(iter(self.names)), speakers, n=1)
+        found = ", ".join(f"{name!r} ({count:,} turns)" for name, count in speakers.most_common(MAX_SHOWN))
+        hint = f"; did you mean {near[0]}?" if near else ""
+        error = f"data.roles names {', '.join(sorted(self.names.values()))}; the data have {found or 'no roles'}{hint}"
+        return {"people" if self._others and speakers else "roles": error}
 
     def resolve(self, names: Sequence[str]) -> list[NamedRole | None]:
         """The roles of the speakers of a dialogue, None for a name that nothing is known of."""

@@ -151,15 +151,13 @@ class RowParser:
         """Counts a key around the rows that is not read."""
         self._unread[key[:100]] += 1
 
-    def check_mappings(self) -> None:
-        """Raises `RowError` if a key of `columns`, or each name of `roles`, is in none of the rows so far."""
-        for field, key in self._columns.items():
-            if key is not None and field not in self._found_columns:
-                raise RowError(f"data.columns.{field}: no row has the key {key!r}")
-        names = self._roles.names
-        if names and not names & self._speakers.keys():
-            found = ", ".join(f"{name!r} ({count:,} turns)" for name, count in self._speakers.most_common(8))
-            raise RowError(f"data.roles names {', '.join(sorted(names))}; the data have {found or 'no roles'}")
+    def find_unused(self) -> dict[str, str]:
+        """What of `columns` and `roles` is in none of the rows so far, each with its error."""
+        keys = {
+            field: key for field, key in self._columns.items() if key is not None and field not in self._found_columns
+        }
+        missing = {field: f"data.columns.{field}: no row has the key {key!r}" for field, key in keys.items()}
+        return missing | self._roles.find_unused(self._speakers)
 
     def unread(self) -> dict[str, int]:
         """The keys that were not read, the most frequent first, each with the number of its rows or turns."""
@@ -285,7 +283,7 @@ class RowParser:
             known = {turn.role for turn in turns} - {Role.SYSTEM}
             message = f"no role is known by the name {unknown[0]!r}; name the roles in data.roles"
             raise UnknownRoleError(message, unknown, known)
-        if self._roles.names and (len(self._speakers) < MAX_PLANS or self._roles.names & self._speakers.keys()):
+        if self._roles.names and (len(self._speakers) < MAX_PLANS or self._roles.names.keys() & self._speakers):
             self._speakers.update(name.strip().lower() for name in names)
         return turns
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dialog_trainer.data.dataset import open_dialogues
 from dialog_trainer.data.sources import Files, Mixture
 from dialog_trainer.errors import DataError
+from dialog_trainer.types import Role
 
 
 def write(path, name, count):
@@ -71,7 +72,10 @@ def test_counts_of_each_source_are_said_and_kept(sources, tmp_path):
         given = first_turns(Files(sources[0], None, None, 0.05), "train").total()
         assert dialogues.counts.by_source == {"a.jsonl": given, "b": 20}
         assert dialogues.counts.unread == {"topic": 50}
-        assert f"(a.jsonl {given}, b 20) from {sources[0]} without the 0.05 that is held out and 2 times " in lines[-1]
+        assert (
+            f"(a.jsonl {given}, b 20) from {sources[0]} without the 0.05 that is held out; {sources[1]}/" in lines[-1]
+        )
+        assert lines[-1].endswith(", 2 times")
 
 
 def test_a_source_too_small_to_hold_out_of_adds_nothing(sources, tmp_path):
@@ -89,3 +93,48 @@ def test_a_split_that_no_source_has_is_an_error(sources):
 def test_sources_of_the_same_name_keep_their_places(sources, tmp_path):
     other = write(tmp_path / "other/a.jsonl", "other", 2)
     assert Mixture([sources[0], other]).names == [sources[0], other]
+
+
+PEOPLE = ["Guest", "Monica"]
+
+
+@pytest.fixture
+def people(sources, tmp_path):
+    """A source without roles, and one whose speakers have names."""
+    rows = [{"turns": [{"role": name, "text": f"{name} {number} ."} for name in PEOPLE]} for number in range(30)]
+    (tmp_path / "people.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return [sources[0], str(tmp_path / "people.jsonl")]
+
+
+@pytest.mark.parametrize(
+    "roles", [{"assistant": "Monica"}, {"Guest": "user", "Monica": "assistant"}, {"user": "first_speaker"}]
+)
+def test_names_of_roles_are_for_the_sources_that_have_them(people, roles):
+    for split in ("train", "validation"):
+        dialogues = [[turn.role for turn in turns] for _, turns in Mixture(people, roles=roles).dialogues(split)]
+        assert dialogues
+        assert all(roles == [Role.USER, Role.ASSISTANT] for roles in dialogues)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"roles": {"assistant": "Monika"}}, "people.jsonl: data.roles names Monika; the data have 'guest' .*'monica' .*; did you mean monica"),
+        ({"roles": {"Monika": "assistant", "Guest": "user"}}, "these roles are not known: 'Monica'"),
+        ({"roles": {"Monika": "assistant", "Gast": "user"}}, "these roles are not known: 'Guest'"),
+        ({"columns": {"weight": "w"}, "roles": {"assistant": "Monica"}}, "no source has what is mapped: data.columns.weight: no row has the key 'w'"),
+        ({"columns": {"turns": "turn"}}, "a.jsonl:1: data.columns.turns: there is no key 'turn'"),
+    ],
+)  # fmt: skip
+def test_what_no_source_has_is_an_error(people, options, error):
+    with pytest.raises(DataError, match=error):
+        list(Mixture(people, **options).dialogues("train"))
+
+
+def test_a_person_of_one_source_makes_no_assistant_of_another_a_user(people, tmp_path):
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    (tmp_path / "chat.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"chat\.jsonl: data\.roles names Monica; .*say the role of each name"):
+        list(Mixture([people[1], str(tmp_path / "chat.jsonl")], roles={"assistant": "Monica"}).dialogues("train"))
+    whole = Mixture([people[1], str(tmp_path / "chat.jsonl")], roles={"Guest": "user", "Monica": "assistant"})
+    assert {turns[1].role for _, turns in whole.dialogues("train")} == {Role.ASSISTANT}
