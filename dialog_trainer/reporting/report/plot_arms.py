@@ -25,6 +25,7 @@ ROW_INCHES = 0.3
 # Room for the axis below the rows.
 FOOT_INCHES = 0.9
 LABEL_CHARACTERS = 70
+LOSS = "loss (nats per token)"
 LINES = ("-", "--", "-.", ":")
 MARKERS = "osD^vP*X"
 
@@ -97,29 +98,39 @@ def plot_differences(theme: Theme, comparison: Comparison) -> Figure:
 
 
 def plot_roles(theme: Theme, comparisons: Sequence[Comparison], design: Design) -> Figure:
-    """The loss of each role in one panel."""
+    """The losses of the roles in one panel, and that of the end of a dialogue, which is much lower, in another."""
     curves = find_curves(design)
-    looks = {"assistant": (theme.assistant, "-", "o"), "user": (theme.user, "--", "s"), "end": (theme.end, ":", "D")}
     on_curve = curves is not None and len(curves.lines) == 1
-    figure, (axes,) = make_grid(
-        theme, 1, 1, ROLES_INCHES if on_curve else FOOT_INCHES + 0.3 + ROW_INCHES * len(design.arms)
-    )
-    if curves and on_curve:
-        _set_numbers(axes, curves)
-        axes.set_ylabel("loss (nats per token)", fontsize=8)
-    else:
-        _label_rows(axes, [arm.label for arm in design.arms])
-        axes.set_xlabel("loss (nats per token)", fontsize=8)
-    for one in comparisons:
-        role = one.quantity.name.removesuffix("_nll")
+    groups = [[one for one in comparisons if (one.quantity.name == "end_nll") == is_end] for is_end in (False, True)]
+    groups = [group for group in groups if group]
+    height = ROLES_INCHES if on_curve else FOOT_INCHES + 0.3 + ROW_INCHES * len(design.arms)
+    figure, panels = make_grid(theme, len(groups), len(groups), height)
+    for index, (axes, group) in enumerate(zip(panels, groups, strict=True)):
         if curves and on_curve:
-            _plot_line(axes, curves.lines[0], one.results, looks[role], role)
-            continue
-        color, _, marker = looks[role]
-        for row, result in enumerate(one.results):
-            _plot_estimate(axes, row, result, color, marker, role if row == 0 else None)
-    add_legend(axes, theme)
+            _set_numbers(axes, curves)
+            axes.set_ylabel(LOSS if index == 0 else "", fontsize=8)
+        else:
+            _label_rows(axes, [arm.label for arm in design.arms], shown=index == 0)
+            axes.set_xlabel(LOSS, fontsize=8)
+        for one in group:
+            _plot_role(axes, theme, one, curves.lines[0] if curves and on_curve else None)
+        add_legend(axes, theme)
     return figure
+
+
+def _plot_role(axes: Axes, theme: Theme, comparison: Comparison, line: Line | None) -> None:
+    """The loss of one role: along a line, or in a row for each arm."""
+    role = comparison.quantity.name.removesuffix("_nll")
+    color, style, marker = {
+        "assistant": (theme.assistant, "-", "o"), "user": (theme.user, "--", "s"), "end": (theme.end, ":", "D")
+    }[role]  # fmt: skip
+    label = "end of the dialogue" if role == "end" else role
+    if line:
+        _plot_line(axes, line, comparison.results, (color, style, marker), label)
+        return
+    shift = {"assistant": -0.12, "user": 0.12}.get(role, 0.0)  # so that their intervals are apart
+    for row, result in enumerate(comparison.results):
+        _plot_estimate(axes, row + shift, result, color, marker, label if row == 0 else None)
 
 
 def _set_numbers(axes: Axes, curves: Curves) -> None:
@@ -158,14 +169,16 @@ def _plot_line(
     )  # fmt: skip
 
 
-def _plot_estimate(axes: Axes, row: int, result: ArmResult, color: str, marker: str, label: str | None = None) -> None:
+def _plot_estimate(
+    axes: Axes, row: float, result: ArmResult, color: str, marker: str, label: str | None = None
+) -> None:
     """The mean of an arm in its row, with its interval."""
     if result.estimate:
         _draw_interval(axes, row, result.estimate.interval, color, 1.3)
         axes.plot([result.estimate.mean], [row], marker, ms=4.5, color=color, zorder=3, label=label)
 
 
-def _draw_interval(axes: Axes, row: int, interval: Interval | None, color: str, width: float) -> None:
+def _draw_interval(axes: Axes, row: float, interval: Interval | None, color: str, width: float) -> None:
     if interval:
         axes.plot([interval.low, interval.high], [row, row], color=color, lw=width, solid_capstyle="butt", zorder=2)
 
