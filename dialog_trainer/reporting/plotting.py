@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import textwrap
@@ -17,7 +18,7 @@ from matplotlib import colormaps, rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+from matplotlib.font_manager import FontProperties, findfont, findSystemFonts, fontManager, get_font
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from dialog_trainer.files import write_atomically
@@ -118,11 +119,25 @@ def find_font(text: str) -> str | None:
     missing = set(map(ord, text)) - {*get_font(findfont(FontProperties())).get_charmap(), ord("\n")}
     if not missing:
         return ""
+    return _find_listed_font(missing) or (_find_listed_font(missing) if _list_new_fonts() else None)
+
+
+def _find_listed_font(missing: set[int]) -> str | None:
     for entry in sorted(fontManager.ttflist, key=lambda one: ("CJK" not in one.name, one.name, one.weight != 400)):
         # matplotlib's fallback, whose glyphs are boxes
         if entry.name != "Last Resort High-Efficiency" and missing <= get_font(entry.fname).get_charmap().keys():
             return entry.name
     return None
+
+
+def _list_new_fonts() -> bool:
+    """Adds fonts that were installed after matplotlib made its list, which it keeps in a file; whether there are any."""
+    listed = {entry.fname for entry in fontManager.ttflist}
+    new = [path for path in findSystemFonts() if path not in listed]
+    for path in new:
+        with contextlib.suppress(OSError, RuntimeError):  # a damaged file
+            fontManager.addfont(path)
+    return bool(new)
 
 
 def describe_missing_font(run: str) -> str | None:

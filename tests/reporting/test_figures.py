@@ -376,11 +376,14 @@ def test_equal_best_scores_are_all_marked_and_the_scale_begins_at_0(tmp_path):
 
 
 def test_a_font_is_found_for_what_the_own_one_lacks(monkeypatch):
-    fonts = {"Serif": "中", "Some CJK": "中文"}
+    fonts = {"Serif": "中", "Some CJK": "中文", "Nanum": "글"}
 
     entries = [SimpleNamespace(name=name, fname=name, weight=400) for name in fonts]
+    newly_installed = entries.pop()
     get_font = plotting.get_font
-    monkeypatch.setattr(plotting, "fontManager", SimpleNamespace(ttflist=entries))
+    add = lambda path: entries.append(newly_installed)  # noqa: E731
+    monkeypatch.setattr(plotting, "fontManager", SimpleNamespace(ttflist=entries, addfont=add))
+    monkeypatch.setattr(plotting, "findSystemFonts", lambda: ["Serif", "Some CJK", "Nanum"])
     monkeypatch.setattr(
         plotting,
         "get_font",
@@ -391,12 +394,14 @@ def test_a_font_is_found_for_what_the_own_one_lacks(monkeypatch):
         ),
     )
     plotting.find_font.cache_clear()
-    assert [plotting.find_font(text) for text in ("run 7\nä", "中 a", "文 b", "한")] == [
+    assert [plotting.find_font(text) for text in ("run 7\nä", "中 a", "文 b", "글", "한")] == [
         "",
         "Some CJK",
         "Some CJK",
+        "Nanum",
         None,
     ]
+    assert len(entries) == 3
     assert plotting.describe_missing_font("中文") is None
     assert "no installed font has the characters of 한: " in plotting.describe_missing_font("한")
     plotting.find_font.cache_clear()
