@@ -35,7 +35,7 @@ class DataError(DialogTrainerError):
 
 
 class EmptySplitError(DataError):
-    """A split without a dialogue, of data that can be read."""
+    """A split that data which can be read do not have, or without a dialogue in it."""
 
 
 class CheckpointError(DialogTrainerError):

@@ -167,12 +167,12 @@ def _check_mixture(values: Values) -> list[str]:
             found.append(f"data.sources: {place}: {problem}; pass files, folders, patterns or ids of the hub")
     if weights is not None and len(weights) != len(sources):
         found.append(f"data.weights={show(list(weights))}: must be one for each of the {len(sources)} of data.sources")
-    if values.get("data.max_train_dialogues") is not None:
-        found.append(
-            "data.max_train_dialogues would take the first dialogues of the first source alone; with data=mixture use "
-            "data.weights: 0.1 takes a tenth of a source"
-        )
-    return found
+    remedies = {"train": "use data.weights, of which 0.1 takes a tenth of a source", "validation": "leave it out"}
+    return found + [
+        f"data.max_{split}_dialogues would take the first dialogues of the first source alone; with data=mixture {remedy}"
+        for split, remedy in remedies.items()
+        if values.get(f"data.max_{split}_dialogues") is not None
+    ]
 
 
 def _repeated(places: Iterable[str]) -> list[str]:

@@ -181,13 +181,16 @@ def test_the_sources_of_a_mixture_are_looked_for(tmp_path):
     tree, file = conf_tree(data="mixture"), str(tmp_path / "a.jsonl")
     assert errors({}, tree) == ["data=mixture needs data.sources=[<file, folder, pattern or id of the hub>,...]"]
     assert errors({"data.sources": [file, str(tmp_path), "owner/name"], "data.weights": [1, 0.5, 2]}, tree) == []
-    changes = {"data.sources": [file, file, "b.json"], "data.weights": [1], "data.max_train_dialogues": 5}
+    limits = {"data.max_train_dialogues": 5, "data.max_validation_dialogues": 5}
+    changes = {"data.sources": [file, file, "b.json"], "data.weights": [1], **limits}
     assert errors(changes, tree) == [
         f"data.sources: {file} is named twice; data.weights takes one more often",
         "data.sources: b.json: does not exist; pass files, folders, patterns or ids of the hub",
         "data.weights=[1.0]: must be one for each of the 3 of data.sources",
         "data.max_train_dialogues would take the first dialogues of the first source alone; with data=mixture use "
-        "data.weights: 0.1 takes a tenth of a source",
+        "data.weights, of which 0.1 takes a tenth of a source",
+        "data.max_validation_dialogues would take the first dialogues of the first source alone; with data=mixture "
+        "leave it out",
     ]
     for wrong in ([], "a.jsonl", [1]):
         assert "must be a list of texts" in errors({"data.sources": wrong}, tree)[0]

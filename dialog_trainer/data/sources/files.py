@@ -110,11 +110,11 @@ class Files:
         elif place is None and self._holds_out(split):
             place, split = self.paths["train"], "train"
         if place is None:
-            raise DataError(f"there is no {split} data: pass data.{split}_data_path=<file, folder or pattern>")
+            raise EmptySplitError(f"there is no {split} data: pass data.{split}_data_path=<file, folder or pattern>")
         by_split = self._find(place)
         files = next(iter(by_split.values())) if len(by_split) == 1 else by_split.get(split, [])
         if not files:
-            raise DataError(
+            raise EmptySplitError(
                 f"{place} has files of other splits, but none of {split}: pass data.{split}_data_path=<its file>"
             )
         return place, files

@@ -15,7 +15,7 @@ from dialog_trainer.data.sources.protocol import RawDialogue
 from dialog_trainer.data.sources.reading import digest_of_data_file
 from dialog_trainer.data.sources.row_format import RowParser
 from dialog_trainer.data.sources.splits import split_of
-from dialog_trainer.errors import DataError
+from dialog_trainer.errors import DataError, EmptySplitError
 from dialog_trainer.files import sha256_of_texts
 
 MAX_REASON = 500
@@ -125,7 +125,7 @@ class Hub:
             return found[0]
         if found or split != "validation":
             fault = f"several splits may be {split}" if found else f"there is no {split} split"
-            raise DataError(
+            raise (DataError if found else EmptySplitError)(
                 f"{self.id}: {fault}; it has {self._listed()}: choose one with 'data.splits={{{split}: ...}}'"
             )
         return None

@@ -13,6 +13,7 @@ from typing import Any
 from dialog_trainer.data.sources.files import Files
 from dialog_trainer.data.sources.hub import Hub
 from dialog_trainer.data.sources.protocol import RawDialogue, hash_fraction
+from dialog_trainer.data.sources.row_format import RowParser
 from dialog_trainer.errors import DataError, EmptySplitError
 from dialog_trainer.files import sha256_of_texts
 from dialog_trainer.types import Turn
@@ -50,11 +51,11 @@ class Mixture:
         self.weights = [1.0] * len(self.parts) if weights is None else [*map(float, weights)]
         # How many dialogues each source gave when it was read last, before those without text are dropped.
         self.by_source: dict[str, int] = {}
+        self._parsers: list[RowParser] = []
         self.parser = self
 
     def dialogues(self, split: str) -> Iterator[RawDialogue]:
-        self.by_source = {}
-        unused: list[dict[str, str]] = []
+        self.by_source, self._parsers = {}, []
         for name, part, weight in self._parts_of(split):
             self.by_source[name] = 0
             # A small source may have no dialogue in the part that is held out.
@@ -63,9 +64,10 @@ class Mixture:
                     for copy in range(_copies(weight, turns)):
                         self.by_source[name] += 1
                         yield f"{name}:{identifier}" + (f" copy {copy + 1}" if copy else ""), turns
-            unused.append(part.parser.find_unused())
-            if "people" in unused[-1]:
-                raise DataError(f"{name}: {unused[-1]['people']}; {_NAME_ALL}")
+            self._parsers.append(part.parser)
+            if problem := part.parser.find_unused().get("people"):
+                raise DataError(f"{name}: {problem}; {_NAME_ALL}")
+        unused = [parser.find_unused() for parser in self._parsers]
         for key in set.intersection(*map(set, unused)):
             raise DataError(f"no source has what is mapped: {unused[0][key]}")
 
@@ -81,12 +83,12 @@ class Mixture:
 
     def unread(self) -> dict[str, int]:
         """The keys of rows that were not read, over all sources."""
-        return dict(sum((Counter(part.parser.unread()) for part in self.parts), Counter[str]()))
+        return dict(sum((Counter(parser.unread()) for parser in self._parsers), Counter[str]()))
 
     @property
     def by_position(self) -> int:
         """The number of dialogues whose roles the data do not name."""
-        return sum(part.parser.by_position for part in self.parts)
+        return sum(parser.by_position for parser in self._parsers)
 
     def _parts_of(self, split: str) -> list[tuple[str, Files | Hub, float]]:
         """The sources that have this split, each with its name and weight. Raises `DataError` if none has."""
@@ -94,7 +96,7 @@ class Mixture:
         for name, part, weight in zip(self.names, self.parts, self.weights, strict=True):
             try:
                 part.describe(split)
-            except DataError:
+            except EmptySplitError:
                 if split == "train":
                     raise
             else:

@@ -138,3 +138,23 @@ def test_a_person_of_one_source_makes_no_assistant_of_another_a_user(people, tmp
         list(Mixture([people[1], str(tmp_path / "chat.jsonl")], roles={"assistant": "Monica"}).dialogues("train"))
     whole = Mixture([people[1], str(tmp_path / "chat.jsonl")], roles={"Guest": "user", "Monica": "assistant"})
     assert {turns[1].role for _, turns in whole.dialogues("train")} == {Role.ASSISTANT}
+
+
+def test_a_source_that_cannot_be_read_is_not_taken_for_one_without_the_split(sources, monkeypatch):
+    mixture = Mixture(sources)
+
+    def fail(split):
+        raise DataError("owner/name could not be loaded")
+
+    monkeypatch.setattr(mixture.parts[0], "describe", fail)
+    for split in ("train", "validation", "test"):
+        with pytest.raises(DataError, match="could not be loaded"):
+            first_turns(mixture, split)
+
+
+def test_counts_are_of_the_split_that_was_read_last(sources):
+    mixture = Mixture(sources)
+    for split, count in (("train", 50), ("test", 2)):  # all rows of a file, of which some are held out
+        first_turns(mixture, split)
+        assert mixture.unread() == {"topic": count}
+    assert mixture.by_position == 2
