@@ -223,13 +223,14 @@ def train_step(
     # torch averages the gradients over the ranks; times their number, the mean is the sum.
     factor = collectives.world_size()
     parts = []
-    for index in range(passes):
-        batch = batches[index] if index < len(batches) else dummy_batch(next(loss.parameters()).device)
-        with parallel.gradient_sync(loss, last=index == passes - 1):
-            with learner.autocast():
+    with learner.autocast():  # around all passes: torch keeps the weights that it has cast until the end of it
+        for index in range(passes):
+            batch = batches[index] if index < len(batches) else dummy_batch(next(loss.parameters()).device)
+            with parallel.gradient_sync(loss, last=index == passes - 1):
                 nats, role_turn_sums = loss(batch)
-            scaler.scale(nats * factor / max(divisor, 1e-12)).backward()
-        parts.append(torch.cat([nats.detach().view(1), role_turn_sums.flatten()]))
+                with torch.autocast(nats.device.type, enabled=False):
+                    scaler.scale(nats * factor / max(divisor, 1e-12)).backward()
+            parts.append(torch.cat([nats.detach().view(1), role_turn_sums.flatten()]))
     scaler.unscale_(optimizer)
     norm = parallel.clip_grad_norm(loss.parameters(), max_grad_norm)
     # The only point at which the step waits for the device.
