@@ -13,7 +13,8 @@ from torch.fx.experimental import _config as symbolic
 from torch.utils._triton import has_triton
 from transformers import PreTrainedModel
 
-from dialog_trainer.model.packed_forward import ATTENTION
+from dialog_trainer.model.last_block import find_blocks, restore_last_block
+from dialog_trainer.model.packed_forward import ATTENTION, trim_where_exact
 
 # What compilation raises, apart from errors in the model's own code.
 COMPILE_ERRORS = (TorchDynamoException, CppCompileError)
@@ -37,19 +38,16 @@ def compile_blocks(model: PreTrainedModel) -> None:
     # Dynamic sizes that happen to be equal (tokens and width) stay different; blocks are not cut into DDP's buckets.
     symbolic.use_duck_shape = False
     dynamo.optimize_ddp = False
-    for block in _blocks(model):
+    restore_last_block(model)  # so that it is compiled as the others
+    for block in find_blocks(model):
         block.compile(dynamic=True)
 
 
 def uncompile_blocks(model: PreTrainedModel) -> None:
-    """Reverts `compile_blocks`."""
-    for block in _blocks(model):
+    """Lets the blocks of `compile_blocks` run without their compiled code."""
+    for block in find_blocks(model):
         block._compiled_call_impl = None
-
-
-def _blocks(model: PreTrainedModel) -> list[torch.nn.Module]:
-    names = model._no_split_modules or ()
-    return [block for block in model.modules() if type(block).__name__ in names]
+    trim_where_exact(model)
 
 
 def failure_reason(error: Exception) -> str:

@@ -58,7 +58,8 @@ def _project_inputs(
     model: PreTrainedModel, batch: Batch
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
     """The hidden states before the targets `(M, D)`, weight and bias of the head, and the target ids `(M,)`."""
-    states = packed_hidden_states(model, batch.ids, batch.positions, batch.lengths)[batch.targets - 1]
+    used = batch.targets - 1
+    states = packed_hidden_states(model, batch.ids, batch.positions, batch.lengths, used)[used]
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     return states, head.weight, head.bias, batch.ids[batch.targets]
 

@@ -15,6 +15,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from dialog_trainer.errors import ModelError
 from dialog_trainer.model.kernels.attention import Packing, packed_attention
+from dialog_trainer.model.last_block import last_block_options, restore_last_block, trim_last_block
 
 ATTENTION = "dialog_trainer_packed"
 # Largest difference between packed and padded logits, relative to the largest logit. Rounding stays below a hundredth of
@@ -30,7 +31,7 @@ def use_packed_attention(model: PreTrainedModel, longest: int = 8) -> bool:
     It does if the packed logits of two sequences equal the padded ones. `longest` is the length of the longest sequence
     to come: the probe is as long, so that a sliding window or chunk shorter than that shows. Sets `model.has_plain_head`
     (the logits are the hidden states times the output embeddings, so that the loss needs no logits) and
-    `model.padded_implementation` (the attention to return to).
+    `model.padded_implementation` (the attention to return to), and trims the last block where that is exact.
 
     Raises `ModelError` for a model in which a later token changes an earlier logit, as in BERT: it would learn to copy.
     """
@@ -77,7 +78,30 @@ def use_packed_attention(model: PreTrainedModel, longest: int = 8) -> bool:
     model.has_plain_head = has_plain_head  # type: ignore[assignment]  # an attribute of our own
     model.padded_implementation = padded
     model.train(was_training)
+    if supported:
+        trim_where_exact(model)
     return supported
+
+
+@torch.no_grad()
+def trim_where_exact(model: PreTrainedModel) -> None:
+    """Trims the last block if the states of every second position of a probe stay the same where only these are used."""
+    if not trim_last_block(model):
+        return
+    lengths, was_training = (3, 5), model.training
+    positions = torch.cat([torch.arange(length, device=model.device) for length in lengths])
+    used = torch.arange(0, sum(lengths), 2, device=model.device)
+    probe = (model, positions + 1, positions, lengths)
+    model.train(False)
+    try:
+        expected = packed_hidden_states(*probe)[used]
+        found = packed_hidden_states(*probe, used)[used]
+        exact = torch.allclose(found, expected, rtol=0, atol=TOLERANCE * float(expected.abs().max()))
+    except (TypeError, ValueError, RuntimeError, KeyError):
+        exact = False
+    if not exact:
+        restore_last_block(model)
+    model.train(was_training)
 
 
 def _padded_logits(model: PreTrainedModel, ids: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
@@ -94,10 +118,15 @@ def _change_last_tokens(ids: torch.Tensor, lengths: tuple[int, ...], vocabulary_
 
 
 def packed_hidden_states(
-    model: PreTrainedModel, ids: torch.Tensor, positions: torch.Tensor, lengths: tuple[int, ...]
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    positions: torch.Tensor,
+    lengths: tuple[int, ...],
+    used: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Last hidden states `(N, D)` of a packed batch `ids`, `positions` `(N,)`, for a model in packed attention.
 
+    `used` `(M,)`: the positions whose state is read; those of others may be anything. None: all are.
     The model gets embeddings: among ids transformers looks for padding, and the host would wait for a GPU.
     """
     embeddings = model.get_input_embeddings()(ids.unsqueeze(0))
@@ -106,6 +135,7 @@ def packed_hidden_states(
         position_ids=positions.unsqueeze(0),
         packing=Packing.on(ids.device, lengths),
         use_cache=False,
+        **last_block_options(model, used),
     )
     states: torch.Tensor = output.last_hidden_state[0]
     return states

@@ -9,8 +9,9 @@ from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig
 
 from dialog_trainer.model import compile
-from dialog_trainer.model.compile import can_compile, compile_blocks, compile_is_faster, run_eagerly
+from dialog_trainer.model.compile import can_compile, compile_blocks, compile_is_faster, run_eagerly, uncompile_blocks
 from dialog_trainer.model.kernels.activations import fuse_activations
+from dialog_trainer.model.last_block import find_blocks, restore_last_block
 from dialog_trainer.model.loss import compute_loss
 from dialog_trainer.model.packed_forward import use_packed_attention
 
@@ -53,6 +54,17 @@ def step(model, lengths: list[int]) -> tuple[float, torch.Tensor]:
     return found.nats.item(), torch.cat([one.grad.flatten() for one in model.parameters()])
 
 
+def test_compiled_blocks_are_whole_and_uncompiled_ones_trimmed_again():
+    model = made(CONFIGS["gpt2"](0.0))
+    assert model.last_block is not None
+    compile_blocks(model)
+    assert model.last_block is None
+    assert not any(block._forward_pre_hooks or block.mlp._forward_hooks for block in find_blocks(model))
+    uncompile_blocks(model)
+    assert model.last_block is not None
+    assert model.training
+
+
 # The graphs alone, those of the backward pass once: machine code takes a minute (tests/distributed/test_compiled_runs.py).
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -61,6 +73,7 @@ def step(model, lengths: list[int]) -> tuple[float, torch.Tensor]:
 def test_compiled_loss_and_gradient_equal_eager(name, dropout, backend, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=backend))
     plain, fast = made(CONFIGS[name](dropout)), made(CONFIGS[name](dropout))
+    restore_last_block(plain)  # compiled blocks are whole, and draw as much noise
     assert can_compile(fast)
     compile_blocks(fast)
     counters.clear()

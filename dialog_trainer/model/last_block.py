@@ -1,0 +1,85 @@
+"""The last block of a model, computed where its output is used.
+
+After the attention of the last block no position reads another one, and the loss reads the states before the trained
+tokens alone: about half, once the mask drops the user's turns. So the MLP of that block gets these positions alone. The
+states that are used, and without dropout all gradients, are the same; those of the other positions lack the MLP.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+# Layers with weights that compute each position by itself.
+_PER_POSITION = (torch.nn.Linear, Conv1D)
+# Keyword argument of the model, which hands it to its blocks.
+_USED = "used_positions"
+
+
+def find_blocks(model: PreTrainedModel) -> list[torch.nn.Module]:
+    names = model._no_split_modules or ()
+    return [block for block in model.modules() if type(block).__name__ in names]
+
+
+def trim_last_block(model: PreTrainedModel) -> bool:
+    """Lets the last block compute the used positions alone, where a pass names them; returns whether its shape allows it.
+
+    It does with an `mlp` whose weights are all in layers that compute each position by itself: no mixture of experts. A new
+    shape is to be probed.
+    """
+    blocks = find_blocks(model)
+    mlp = getattr(blocks[-1], "mlp", None) if blocks else None
+    if not isinstance(mlp, torch.nn.Module) or not all(
+        isinstance(layer, _PER_POSITION)
+        for layer in mlp.modules()
+        if any(True for _ in layer.parameters(recurse=False))
+    ):
+        return False
+    model.last_block = _TrimmedBlock(blocks[-1], mlp)  # type: ignore[assignment]  # an attribute of our own
+    return True
+
+
+def restore_last_block(model: PreTrainedModel) -> None:
+    """Reverts `trim_last_block`."""
+    trimmed: _TrimmedBlock | None = getattr(model, "last_block", None)
+    if trimmed is not None:
+        trimmed.remove()
+        model.last_block = None  # type: ignore[assignment]  # an attribute of our own
+
+
+def last_block_options(model: PreTrainedModel, used: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """Keyword arguments of the model for a pass of which only the states of the `used` positions `(M,)` are read."""
+    if used is None or len(used) == 0 or getattr(model, "last_block", None) is None:
+        return {}
+    return {_USED: used}
+
+
+class _TrimmedBlock:
+    """The hooks of a trimmed block. `used` `(M,)`: the positions of the pass that runs, None for all; `shape`: of its states."""
+
+    def __init__(self, block: torch.nn.Module, mlp: torch.nn.Module) -> None:
+        self.used: torch.Tensor | None = None
+        self.shape = torch.Size()
+        self._handles = (
+            block.register_forward_pre_hook(self._enter, with_kwargs=True),
+            mlp.register_forward_pre_hook(self._select),
+            mlp.register_forward_hook(self._spread),
+        )
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _enter(self, block: torch.nn.Module, args: Any, options: dict[str, Any]) -> None:
+        self.used = options.get(_USED)
+
+    def _select(self, mlp: torch.nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        (states,) = args
+        self.shape = states.shape
+        return args if self.used is None else (states.index_select(1, self.used),)
+
+    def _spread(self, mlp: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return output if self.used is None else output.new_zeros(self.shape).index_copy(1, self.used, output)
