@@ -126,7 +126,7 @@ bench-quick: $(STAMP) ## Count what predicts a GPU, and fail where it got worse 
 bench-processes: $(STAMP) ## Measure two processes against one, at 124 M parameters (six minutes on two idle cores)
 	$(BIN)/python benchmarks/processes.py
 
-gpu-check: $(STAMP) ## Train a few steps on CUDA in each precision, and on two GPUs where there are two
+gpu-check: $(VENV)/.bench ## Check CUDA against the CPU, and measure it (ten minutes; says so where there is no GPU)
 	$(BIN)/python benchmarks/gpu_check.py
 
 clean: ## Remove .venv, caches and build folders; runs in outputs/ and multirun/ stay

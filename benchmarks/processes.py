@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import tempfile
 import time
@@ -38,6 +39,7 @@ from dialog_trainer.build.runtime import (
     build_grad_scaler,
     configure_torch,
     parallelize_loss,
+    resolve_compile,
     select_device,
 )
 from dialog_trainer.cli.compose import compose_runs
@@ -116,7 +118,7 @@ def tokenize_training(config: Config) -> tuple[TokenDataset, DialogueTokenizer]:
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
     training = load_dialogues(config, "train", say=lambda line: None)
-    tokenizer = load_tokenizer(config, training, say=lambda line: None)
+    tokenizer, config = load_tokenizer(config, training, say=lambda line: None)
     return tokenize_split(config, training, tokenizer, say=lambda line: None).tokens, tokenizer
 
 
@@ -129,7 +131,7 @@ def measure(config: Config, size: int, *, first: int, steps: int, warm_up: int =
     """Trains `steps` steps from `first` on in `size` new processes.
 
     Returns `steps`, a list of `(processes, 4)` with the tokens of all processes, the loss, wall seconds and CPU seconds;
-    `exchange`, the seconds of an all-reduce; and the number of `parameters`.
+    `exchange`, the seconds of an all-reduce; the number of `parameters`; and `peak_bytes` of the first process.
     """
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "found.json"
@@ -159,6 +161,7 @@ def _steps(config: Config, first: int, steps: int, warm_up: int) -> dict:
     model = build_model(config, tokenizer, device, say=lambda line: None)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     plan = build_plan(config, tokens, device)
+    config = resolve_compile(config, model, device, say=lambda line: None)
     loss = parallelize_loss(config, model, device)
     learner = Learner(
         loss, build_optimizer(config, model), build_grad_scaler(config, device), build_autocast(config, device)
@@ -181,7 +184,15 @@ def _steps(config: Config, first: int, steps: int, warm_up: int) -> dict:
         "steps": list(zip(*of_all, strict=True)),
         "exchange": _exchange(parameters, device) if collectives.world_size() > 1 else 0.0,
         "parameters": parameters,
+        "peak_bytes": peak_bytes(device),
     }
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The largest memory of this process so far: of a GPU, or resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _exchange(parameters: int, device: torch.device, times: int = 3) -> float:
