@@ -55,6 +55,11 @@ class FirstDialogues:
     source: DialogueSource
     count: int
 
+    @property
+    def parser(self) -> Any:
+        """What counts the keys that were not read, where the source has it."""
+        return getattr(self.source, "parser", None)
+
     def digest(self, split: str) -> str:
         return f"{self.source.digest(split)} first {self.count}"
 

@@ -1,12 +1,20 @@
-"""The example in the docstring of the protocol works as it is written."""
+"""The example in the docstring of the protocol works as it is written; a source within another loses no count."""
 
+import ast
+import dataclasses
 import inspect
+import json
 import re
 import textwrap
+from pathlib import Path
 
 import pytest
 
+import dialog_trainer
+from dialog_trainer.build.data import FirstDialogues
+from dialog_trainer.data import sources
 from dialog_trainer.data.dataset import open_dialogues
+from dialog_trainer.data.sources import Files, Mixture
 from dialog_trainer.data.sources.protocol import DialogueSource, hash_fraction
 from dialog_trainer.errors import DataError
 
@@ -46,3 +54,39 @@ def test_hash_fraction_is_fixed():
     """Other numbers would move dialogues between the splits of earlier runs."""
     assert hash_fraction("Hi .", "Hello !") == pytest.approx(0.7625553884158588)
     assert 0 <= hash_fraction("\ud83d") < 1
+
+
+# Sources that read through another one, each made of a file's place.
+WRAPPERS = {
+    "FirstDialogues": lambda place: FirstDialogues(Files(place, None, None, 1e-9), 10),
+    "Mixture": lambda place: Mixture([place], validation_share=1e-9),
+}
+
+
+def test_every_source_of_the_package_is_read_alone_or_in_the_next_test():
+    methods = {"dialogues", "digest", "describe"}
+    files = Path(dialog_trainer.__file__).parent.rglob("*.py")
+    classes = [
+        node
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.ClassDef)
+    ]
+    found = {
+        one.name for one in classes if methods <= {part.name for part in one.body if isinstance(part, ast.FunctionDef)}
+    }
+    assert found - {"DialogueSource"} == set(sources.__all__) - {"Jsonl"} | WRAPPERS.keys()
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_source_within_another_keeps_what_was_counted(name, tmp_path):
+    rows = [{"turns": [f"Hello {number} .", "Hi ."], "topic": "x", "rating": 3} for number in range(10)]
+    rows[3]["turns"] = ["one turn"]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    place = str(tmp_path / "own.jsonl")
+    counts = []
+    for source in (Files(place, None, None, 1e-9), WRAPPERS[name](place)):
+        found = open_dialogues(source, "train", tmp_path / "cache", lambda line: None).counts
+        counts.append(dataclasses.replace(found, by_source={}))
+    assert counts[0] == counts[1]
+    assert (counts[0].unread, counts[0].by_position, counts[0].dialogues) == ({"topic": 10, "rating": 10}, 10, 9)
