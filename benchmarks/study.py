@@ -18,6 +18,7 @@ from pathlib import Path
 import yaml
 
 RESULTS = "results.csv"
+DRY = "sweep.dry_run=true"
 NOT_COMPARED = {"hours"}
 
 
@@ -40,11 +41,12 @@ def main() -> int:
     name = options.name or options.plan.parent.name
     folder = Path("multirun") / name
     blocks = {key: plan["blocks"][key] for key in options.blocks or plan["blocks"]}
-    dry = ["sweep.dry_run=true"] if options.dry_run else []
+    is_dry = options.dry_run or DRY in map(str.lower, options.overrides)
+    typed = replace_typed(options.overrides, [DRY] if is_dry else [])
     for key, block in blocks.items():
-        settings = replace_typed([*block.get("settings", plan["settings"]), *block["sweep"]], options.overrides)
-        must_run("-m", f"project={folder}", f"name={key}", *settings, *dry)
-    if options.dry_run:
+        settings = replace_typed([*block.get("settings", plan["settings"]), *block["sweep"]], typed)
+        must_run("-m", f"project={folder}", f"name={key}", *settings)
+    if is_dry:
         return 0
     for key, block in blocks.items():
         if "scores" in block:

@@ -116,3 +116,19 @@ def test_what_is_typed_takes_the_place_of_what_is_planned(study):
         "seed=7",
         "data.path=x",
     ]
+
+
+@pytest.mark.parametrize(
+    "typed", [["--dry-run"], ["sweep.dry_run=true"], ["sweep.dry_run=True", "--dry-run", "seed=7"]]
+)
+def test_a_dry_run_ends_after_the_jobs_are_shown(study, monkeypatch, typed):
+    commands = []
+    monkeypatch.setattr(study, "run", lambda *arguments: commands.append(arguments) or 0)
+    monkeypatch.setattr(
+        "sys.argv", ["study.py", str(STUDY / "plan.yaml"), "--block", "main", "--block", "controls", *typed]
+    )
+    assert study.main() == 0
+    assert [command[0] for command in commands] == ["-m", "-m"]
+    for command in commands:
+        assert [line for line in command if line.startswith("sweep.dry_run")] == ["sweep.dry_run=true"]
+        assert ("seed=7" in command) == ("seed=7" in typed)
