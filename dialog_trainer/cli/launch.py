@@ -18,7 +18,7 @@ from dialog_trainer.config.job import Job
 from dialog_trainer.config.machine import count_processes, find_process_errors, needs_hub
 from dialog_trainer.distributed.environment import RankInfo
 from dialog_trainer.errors import ConfigError
-from dialog_trainer.screen import announce_if_slow
+from dialog_trainer.screen import announce_if_slow, write_line
 from dialog_trainer.signals import raise_on_stop
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 def rendezvous(rank_info: RankInfo) -> ControlStore:
     """The control store of the torchrun or Slurm job that this process is a rank of."""
     set_environment()
+    if rank_info.rank == 0:
+        _announce_import()
     from dialog_trainer.distributed.launcher import open_environment_store
 
     return open_environment_store(rank_info)
@@ -66,6 +68,7 @@ def run_job(job: Job, store: ControlStore | None = None, arguments: Sequence[str
     if world_size == 1:
         return _run(job)
     raise_on_stop()
+    _announce_import()
     from dialog_trainer.distributed.launcher import launch_local
 
     return launch_local(world_size, job.config.port, _run_in_group, job.to_json())
@@ -98,11 +101,12 @@ def _run_in_group(store: ControlStore, text: str, arguments: Sequence[str] = ())
 
 
 def _run(job: Job) -> int:
-    from dialog_trainer.reporting.terminal import open_console
-
     if job.config.command.needs_torch:
         job, console = _set_up_torch(job)
     else:
+        write_line(f"starting mode={job.config.mode} ...", sys.stderr)
+        from dialog_trainer.reporting.terminal import open_console
+
         raise_on_stop()
         console = open_console()
     return job.config.command.load()(job, console)
@@ -114,8 +118,8 @@ def _set_up_torch(job: Job) -> tuple[Job, RunConsole]:
     if needs_hub(config):
         with announce_if_slow("looking for the hub, as the model or the data are not on this machine"):
             go_offline_if_unreachable()
-    with announce_if_slow("importing torch and transformers"):
-        _import_command(config.command)
+    _announce_import()
+    _import_command(config.command)
     from dialog_trainer.build.threads import set_threads
     from dialog_trainer.distributed import collectives
     from dialog_trainer.model.kernels.malloc import keep_freed_memory
@@ -128,6 +132,12 @@ def _set_up_torch(job: Job) -> tuple[Job, RunConsole]:
     console = open_console()
     console.quiet = not collectives.is_rank0()
     return replace(job, config=set_threads(job, make_printer(console))), console
+
+
+def _announce_import() -> None:
+    """Says why the screen stays as it is for seconds; spawned processes have torch by then, and say nothing."""
+    if "torch" not in sys.modules:
+        write_line("importing torch and transformers ...", sys.stderr)
 
 
 def go_offline_if_unreachable() -> None:

@@ -19,7 +19,7 @@ from dialog_trainer.cli.guard import guard
 from dialog_trainer.cli.places import DOTTED_KEYS, check_places, check_system
 from dialog_trainer.distributed.environment import RankInfo, detect_rank
 from dialog_trainer.errors import ConfigError
-from dialog_trainer.screen import write, write_line
+from dialog_trainer.screen import announce_if_slow, write, write_line
 from dialog_trainer.signals import (
     SWEEP_JOB,
     block_stops,
@@ -142,7 +142,7 @@ def _run_as_rank(rank_info: RankInfo, arguments: list[str]) -> int:
 def _start(flags: Flags, run_job: Callable[..., int]) -> int:
     """Composes and checks everything, then runs it."""
     check_system()
-    from dialog_trainer.cli import compose, saved_config, several_runs, sweep
+    from dialog_trainer.cli import compose, saved_config
     from dialog_trainer.cli.overrides import prepare_overrides
     from dialog_trainer.config.job import Job
 
@@ -150,21 +150,31 @@ def _start(flags: Flags, run_job: Callable[..., int]) -> int:
     mode = saved_config.find_mode(overrides)
     if mode and sweeps:
         raise ConfigError([f"-m: sweeps start new runs; mode={mode} works on one run at a time"])
-    places = several_runs.read_places(overrides) if mode else ()
-    if places:
-        if detect_rank() is not None:
-            raise ConfigError(["runs=: not under torchrun or Slurm; pass processes=<count> or device=[0,1]"])
-        return several_runs.run_on_each(places, overrides, flags.config_dir, run_job)
     if mode:
-        job = saved_config.load_changed_job(overrides, flags.config_dir)
-        _print_notes(job.notes)
-        return run_job(job)
-    runs = compose.compose_runs(overrides, flags.config_dir, sweeps)
+        return _start_on_saved_runs(overrides, flags.config_dir, run_job)
+    with announce_if_slow("composing the jobs of the sweep") if sweeps else contextlib.nullcontext():
+        runs = compose.compose_runs(overrides, flags.config_dir, sweeps)
     _print_notes(dict.fromkeys(note for run in runs for note in run.notes))
     if sweeps:
+        from dialog_trainer.cli import sweep
+
         return sweep.run_sweep(runs, overrides, flags.config_dir)
     [run] = runs
     return run_job(Job(run.config, parent=run.config.project, name=run.config.name, hydra_files=run.hydra_files))
+
+
+def _start_on_saved_runs(overrides: list[str], config_dir: str | None, run_job: Callable[..., int]) -> int:
+    """Runs a command on `resume_model_dir`, or on each of `runs`."""
+    from dialog_trainer.cli import saved_config, several_runs
+
+    places = several_runs.read_places(overrides)
+    if places:
+        if detect_rank() is not None:
+            raise ConfigError(["runs=: not under torchrun or Slurm; pass processes=<count> or device=[0,1]"])
+        return several_runs.run_on_each(places, overrides, config_dir, run_job)
+    job = saved_config.load_changed_job(overrides, config_dir)
+    _print_notes(job.notes)
+    return run_job(job)
 
 
 def _print_notes(notes: Iterable[str]) -> None:

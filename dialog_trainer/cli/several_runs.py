@@ -8,14 +8,13 @@ from pathlib import Path
 
 from dialog_trainer.cli.guard import guard
 from dialog_trainer.cli.overrides import parse_overrides, quote_text
-from dialog_trainer.cli.run_folders import find_runs
 from dialog_trainer.cli.saved_config import load_changed_job
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.paths import expand_runs, find_missing_runs
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import all_settings
 from dialog_trainer.errors import CheckpointError, ConfigError
-from dialog_trainer.screen import write_line
+from dialog_trainer.screen import announce_if_slow, write_line
 from dialog_trainer.signals import EXIT_CODES
 
 
@@ -39,17 +38,21 @@ def run_on_each(
     places: tuple[Path, ...], overrides: list[str], config_dir: str | None, run_job: Callable[[Job], int]
 ) -> int:
     """Runs the command on every run that exists; returns the worst exit code. Options are checked for all runs first."""
+    from dialog_trainer.cli.run_folders import find_runs  # with numpy, which other commands on a run need later
+
     folders = [folder for place in places for folder, _ in find_runs(place) if folder.is_dir()]
     failed: dict[str, str] = {}
     jobs: list[tuple[Path, Job]] = []
     errors: list[str] = []
-    for folder in folders:
-        try:
-            jobs.append((folder, load_changed_job([*overrides, f"resume_model_dir={quote_text(folder)}"], config_dir)))
-        except CheckpointError as error:
-            failed[folder.name] = str(error)
-        except ConfigError as error:
-            errors += error.errors
+    with announce_if_slow(f"reading the options of {len(folders)} runs"):
+        for folder in folders:
+            line = f"resume_model_dir={quote_text(folder)}"
+            try:
+                jobs.append((folder, load_changed_job([*overrides, line], config_dir)))
+            except CheckpointError as error:
+                failed[folder.name] = str(error)
+            except ConfigError as error:
+                errors += error.errors
     if errors:
         raise ConfigError(errors)
     notes = dict.fromkeys(note for _, job in jobs for note in job.notes)
