@@ -9,6 +9,7 @@ Each raises `OSError` that names the file.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import hashlib
 import json
@@ -52,6 +53,22 @@ def why_unreadable(path: Path) -> str | None:
     if not stat.S_ISREG(mode):
         return "is no regular file but a pipe or a device: save what it gives to a file"
     return None if os.access(path, os.R_OK) else "cannot be read (permission denied)"
+
+
+def why_no_folder(place: str, remedy: str = "") -> str:
+    """The message for a folder that is not there: with the folders next to it that are spelt alike, else with a remedy."""
+    return "there is no such folder" + (names_like(place, only_folders=True) or (remedy and f"; {remedy}"))
+
+
+def names_like(place: str, only_folders: bool = False) -> str:
+    """A hint at what is spelt like a missing file or folder and lies next to it; empty where nothing is, or the place is there."""
+    parent, name = os.path.split(place.rstrip("/"))
+    try:
+        there = [entry.name for entry in os.scandir(parent or ".") if entry.is_dir() or not only_folders]
+    except (OSError, ValueError):  # ValueError: a NUL in the path
+        return ""
+    near = [] if name in there else difflib.get_close_matches(name, there, n=2)
+    return f"; did you mean {' or '.join(os.path.join(parent, one) for one in near)}?" if near else ""
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from dialog_trainer.files import (
     atomic_directory,
     make_directory,
+    names_like,
     open_to_append,
     open_to_read,
     read_bounded,
@@ -155,3 +156,12 @@ def test_a_read_is_bounded(root):
     assert read_bounded(root, "file", 5) == b"12345"
     with pytest.raises(OSError, match="is larger than 4 bytes"):
         read_bounded(root, "file", 4)
+
+
+def test_names_like_a_missing_one(tmp_path):
+    (tmp_path / "chats").mkdir()
+    (tmp_path / "rows.csv").touch()
+    assert names_like(f"{tmp_path}/chat/", only_folders=True) == f"; did you mean {tmp_path}/chats?"
+    assert names_like(f"{tmp_path}/rows.cvs") == f"; did you mean {tmp_path}/rows.csv?"
+    for none in (f"{tmp_path}/other", f"{tmp_path}/chats", f"{tmp_path}/nowhere/chat", "a\0b", "", "/"):
+        assert names_like(none) == "", none

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from dialog_trainer.cli.original_flags import answer_original_flags
 from dialog_trainer.errors import ConfigError
+from dialog_trainer.files import why_no_folder
 
 # Flag -> (long form, what its value is; None without one, in brackets where it may be left out), and a line of help.
 FLAGS = {
@@ -90,5 +91,5 @@ def _error(name: str, value: str) -> str | None:
     if not takes and value:
         return "takes no value"
     if name == "--config-dir" and not os.path.isdir(value):
-        return "there is no such folder"
+        return why_no_folder(value)
     return None

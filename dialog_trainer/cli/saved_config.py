@@ -35,7 +35,7 @@ from dialog_trainer.config.table import all_settings, groups, on_resume, read, s
 from dialog_trainer.config.validation import validate
 from dialog_trainer.config.versions import upgrade
 from dialog_trainer.errors import CheckpointError, ConfigError
-from dialog_trainer.files import read_bounded
+from dialog_trainer.files import read_bounded, why_no_folder
 from dialog_trainer.tracking.run_directory import IDENTITY
 
 _SETTINGS = all_settings(Config)
@@ -102,7 +102,7 @@ def read_saved(run: Path) -> dict[str, Any]:
     version it comes with the keys of today and their old meaning."""
     path = run / "args.yaml"
     if not os.path.isdir(run):  # unlike Path.is_dir, false for a name that is too long
-        raise CheckpointError(f"resume_model_dir={run}: there is no such folder; pass the folder of a run")
+        raise CheckpointError(f"resume_model_dir={run}: {why_no_folder(str(run), 'pass the folder of a run')}")
     if not path.is_file():
         raise CheckpointError(
             f"resume_model_dir={run}: holds no run (no args.yaml); pass the folder that training printed"

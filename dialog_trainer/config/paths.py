@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import importlib.util
 import os
@@ -16,7 +15,7 @@ from typing import Any
 from dialog_trainer.config.commands import command_of
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import all_settings, show
-from dialog_trainer.files import why_unreadable
+from dialog_trainer.files import names_like, why_no_folder, why_unreadable
 
 Values = Mapping[str, Any]
 
@@ -80,21 +79,10 @@ def find_missing_runs(places: Iterable[str]) -> list[str]:
     """The errors of values of `runs` that name nothing."""
     return [
         f"runs={place}: no folder of a run or of a sweep matches" if is_pattern(place)
-        else f"runs={place}: there is no such folder{_folders_like(place)}"
+        else f"runs={place}: {why_no_folder(place)}"
         for place in places
         if not expand_runs((place,))
     ]  # fmt: skip
-
-
-def _folders_like(place: str) -> str:
-    """A hint at the folders next to a missing one that are spelt alike."""
-    parent, name = os.path.split(place.rstrip("/"))
-    try:
-        there = [entry.name for entry in os.scandir(parent or ".") if entry.is_dir()]
-    except OSError:
-        return ""
-    near = difflib.get_close_matches(name, there, n=2)
-    return f"; did you mean {' or '.join(os.path.join(parent, one) for one in near)}?" if near else ""
 
 
 def expand_runs(places: Iterable[str]) -> list[Path]:
@@ -138,20 +126,23 @@ def check_data_files(values: Values) -> list[str]:
     )
     if target in ("dialog_trainer.data.sources.Files", "dialog_trainer.data.sources.Jsonl"):
         for split in ("train", "validation", "test"):
-            path = values.get(f"data.{split}_data_path")
-            problem = None if path is None or (spared and split == "train") else _why_no_data(path)
-            if problem:
-                found.append(f"data.{split}_data_path={path}: {problem}; pass a file, a folder or a pattern")
+            path: str | None = values.get(f"data.{split}_data_path")
+            if path is None or (spared and split == "train"):
+                continue
+            if problem := _why_no_data(path):
+                remedy = ("" if is_pattern(path) else names_like(path)) or "; pass a file, a folder or a pattern"
+                found.append(f"data.{split}_data_path={path}: {problem}{remedy}")
         if values.get("data.train_data_path", "-") is None and not spared:
             found.append("data=files needs data.train_data_path=<file, folder or pattern>")
     if target == "dialog_trainer.data.sources.Hub" and values.get("data.id", "-") is None:
         found.append("data=hub needs data.id=<owner/name, or a folder with its files>")
-    path = values.get("data.path")
+    folder = values.get("data.path")
     if target == "dialog_trainer.data.sources.Mixture":
         found += _check_mixture(values)
-    if target.endswith("sources.DailyDialog") and path is not None and not os.path.isdir(path):
-        kind = "is a file, not a folder" if os.path.exists(path) else "does not exist"
-        found.append(f"data.path={path}: {kind}; pass the folder of DailyDialog's files")
+    if target.endswith("sources.DailyDialog") and folder is not None and not os.path.isdir(folder):
+        remedy = "pass the folder of DailyDialog's files"
+        problem = f"is a file, not a folder; {remedy}" if os.path.exists(folder) else why_no_folder(folder, remedy)
+        found.append(f"data.path={folder}: {problem}")
     if target.endswith("sources.ChitChat") and importlib.util.find_spec("chitchat_dataset") is None:
         found.append("data=chitchat needs a package: pip install chitchat-dataset")
     return found
@@ -236,7 +227,7 @@ def _why_no_model(model: str) -> str | None:
         return f"is a file, and of files only {' and '.join(MODEL_FILES)} hold a model{inside}"
     if not os.path.isdir(model):
         missing = _looks_like_path(model) or model.lower().endswith(MODEL_FILES)
-        return "there is no such folder; pass a folder or a hub id as gpt2" if missing else None
+        return why_no_folder(model, "pass a folder or a hub id as gpt2") if missing else None
     if (place / "args.yaml").is_file() and not (place / "config.json").is_file():
         return f"is the folder of a run; pass one of its models, as {place / 'weights' / 'best_loss'}"
     if (place / "adapter_config.json").is_file():

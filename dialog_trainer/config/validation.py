@@ -18,6 +18,7 @@ from dialog_trainer.config.paths import Values, check_data_files, check_folders,
 from dialog_trainer.config.schema import Config
 from dialog_trainer.config.table import Setting, all_settings, construct, groups, read
 from dialog_trainer.errors import ConfigError
+from dialog_trainer.files import why_no_folder
 from dialog_trainer.metrics.registry import LOWER_IS_BETTER, ORIGINAL_SCORE_NAMES, SCORE_NAMES, WITHOUT_DIRECTION
 from dialog_trainer.metrics.tokenize import describe_unfit
 
@@ -155,7 +156,8 @@ def _check_scores(values: Values, score_names: tuple[str, ...]) -> list[str]:
     if place is not None and values.get("mode", "validate") != "validate":
         found.append(f"compare_with={place}: goes with mode=validate")
     elif place is not None and not os.path.isdir(place):
-        found.append(f"compare_with={place}: there is no such folder; pass a run folder that mode=validate has scored")
+        remedy = "pass a run folder that mode=validate has scored"
+        found.append(f"compare_with={place}: {why_no_folder(place, remedy)}")
     return found
 
 

@@ -39,7 +39,7 @@ FAULTS = {
     "steps=1,2": "several values need -m",
     "steps=" + "9" * 5000: "a value may have at most 4,000 characters, and this has",
     "optim.weight_decay=" + "1" * 3000: "must be a number of at least 0",
-    "data.path=nowhere": "does not exist; pass the folder",
+    "data.path=nowhere": "there is no such folder; pass the folder",
     "metrics.best={bleu9:1}": "must be a dict of scores and weights, as {bleu2: 1}",
     "a=b=c": "cannot be read",
     "~seed": "an option cannot be removed",
@@ -138,6 +138,23 @@ def test_a_malformed_line_leaves_no_run(dialog_trainer, tiny_options, tmp_path):
     assert code == 2
     assert "own.jsonl:2: 'turns' should be a list; found a number" in err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["mode=resume", "resume_model_dir=PLACE"], ["mode=validate", "compare_with=PLACE", "resume_model_dir=."],
+        ["mode=validate", "resume_model_dir=PLACE"], ["mode=validate", "runs=PLACE"], ["mode=report", "runs=PLACE"],
+        ["--config-dir", "PLACE"], ["data=dailydialog", "data.path=PLACE"], ["data=files", "data.train_data_path=PLACE"],
+        ["model=gpt2", "model.pretrained_model=./PLACE"],
+    ],
+)  # fmt: skip
+def test_a_mistyped_folder_is_answered_with_those_of_near_names(dialog_trainer, trained_run, monkeypatch, arguments):
+    monkeypatch.chdir(trained_run)
+    (trained_run / "chats").mkdir()
+    code, _, err = dialog_trainer(*(text.replace("PLACE", "chatss") for text in arguments))
+    assert code == 2
+    assert re.search(r"chatss: (there is no such folder|does not exist); did you mean (\./)?chats\?", err), err
 
 
 # Libraries that take tenths of a second to import, and the parts of transformers that hold its models.

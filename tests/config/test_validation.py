@@ -200,7 +200,7 @@ def test_the_sources_of_a_mixture_are_looked_for(tmp_path):
 
 def test_the_folder_of_dailydialog_is_looked_for(tmp_path):
     (tmp_path / "file").touch()
-    for path, kind in ((tmp_path / "no", "does not exist"), (tmp_path / "file", "is a file, not a folder"), ("x" * 300, "does not exist")):  # fmt: skip
+    for path, kind in ((tmp_path / "no", "there is no such folder"), (tmp_path / "file", "is a file, not a folder"), ("x" * 300, "there is no such folder")):  # fmt: skip
         assert errors({"data.path": str(path)}, conf_tree(data="dailydialog")) == [
             f"data.path={path}: {kind}; pass the folder of DailyDialog's files"
         ]
