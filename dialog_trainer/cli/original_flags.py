@@ -133,7 +133,7 @@ def _read_config(path: str, notes: list[str]) -> list[str]:
 def _data_options(values: Mapping[str, Any], notes: list[str]) -> list[str]:
     custom = {key: value for key, value in values.items() if key.startswith("CUSTOM.") and value is not None}
     if not values.get("dailydialog_train", not custom):
-        return ["data=jsonl", *(_override(key.replace("CUSTOM.", "data."), value) for key, value in custom.items())]
+        return ["data=files", *(_override(key.replace("CUSTOM.", "data."), value) for key, value in custom.items())]
     folder = values.get("dailydialog_dataset.path")
     if isinstance(folder, str) and Path(folder).is_dir():
         return ["data=dailydialog", _override("data.path", folder)]

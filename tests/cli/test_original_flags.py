@@ -83,7 +83,7 @@ def test_its_file_becomes_a_command_that_composes(config):
 def test_files_of_ones_own(config, tmp_path):
     (tmp_path / "a.jsonl").write_text("{}")
     [typed] = commands("-c", config(dailydialog=False, train=f"'{tmp_path}/a.jsonl'"), "-m", "train", "seed=3")
-    assert "data=jsonl" in typed
+    assert "data=files" in typed
     assert typed[-1] == "seed=3"
     assert compose_runs(typed, None, sweep=False)[0].config.data.arguments["train_data_path"] == f"{tmp_path}/a.jsonl"
 
