@@ -18,7 +18,7 @@ _ROLES = {
     Role.USER: "user",
     Role.ASSISTANT: "assistant",
     Role.SYSTEM: "system",
-    Role.END: "ends",
+    Role.END: "end",
     Role.FORMAT: "format",
 }
 

@@ -66,7 +66,7 @@ def test_each_role_has_its_turns_tokens_and_loss():
     assert lines[1].split() == ["split", "role", "turns", "tokens", "at", "first", "from", "step", "15,000"]
     assert rows == {
         "user": ["1,000", "9,000", "100.0%", "0.0%"], "assistant": ["1,200", "12,000", "75.0%", "75.0%"],
-        "system": ["15", "400", "0.0%", "0.0%"], "ends": ["100", "100.0%", "100.0%"], "format": ["100", "0.0%", "0.0%"],
+        "system": ["15", "400", "0.0%", "0.0%"], "end": ["100", "100.0%", "100.0%"], "format": ["100", "0.0%", "0.0%"],
     }  # fmt: skip
     assert lines[7:] == [
         f"train: keys not read: emotion (900), {'a' * 40} (3), 0 (1), 1 (1), 2 (1), 3 (1) and 5 more",

@@ -56,7 +56,7 @@ def test_replies_are_those_of_the_last_validation_and_the_data_table_is_that_of_
     ]
     write(folder / "replies.jsonl", "".join(json.dumps(row) + "\n" for row in [*rows, {"step": 20, "history": 3}]))
     table = (
-        "what was understood of the data; at the right ...\nsplit      role\ntrain      user   3\n           ends   1\n"
+        "what was understood of the data; at the right ...\nsplit      role\ntrain      user   3\n           end    1\n"
     )
     write(folder / "logs/rank-0.log", f"first\n{table}memory: 1 GB\n")
     found = describe_run(collect_folder(folder, None))
