@@ -4,7 +4,7 @@ For example, a run of 1,000 steps was killed at step 340, and its last checkpoin
 
     1. lock the run directory; finish what the killed process left of a save; verify every file of the checkpoint against
        its manifest; a damaged one is put aside, and the newest that is whole taken
-    2. read the state: 300 updates done, best results, tokens seen; this is attempt 1
+    2. read the state: 300 updates done, best results, tokens seen; its rows get the attempt 1
     3. compare digests (data, vocabulary, truncation, mask), settings, device, versions; print what keeps it from being exact
     4. save `args.yaml` (the old one stays as `args.0.yaml`)
     5. train from step 300: batch, mask, learning rate and dropout are functions of (seed, step, rank), so the updates 300
@@ -163,7 +163,7 @@ def _close_again(folder: Path, job: Job, state: TrainingState, outcome: str, say
 
 def _resume_lines(start: ResumeStart, job: Job, state: TrainingState) -> list[str]:
     config = job.config
-    lines = [f"resuming {start.checkpoint} (step {state.step:,}) as attempt {state.attempt}"]
+    lines = [f"resuming {start.checkpoint} (step {state.step:,}): resume {state.attempt} of this run"]
     lines += [f"  {key}: {before} -> {after}" for key, before, after in job.changes]
     if inexact_changes(job.changes):
         lines.append(

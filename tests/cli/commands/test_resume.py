@@ -548,3 +548,10 @@ def test_an_optimizer_setting_that_its_state_does_not_know_is_refused(train, res
     assert code == 2
     assert "optim.amsgrad: (none) -> true cannot change: the saved optimizer state is of that kind" in err
     assert (run / "args.yaml").read_bytes() == before
+
+
+def test_the_first_line_counts_the_resumes_of_a_run(resume, trained_run):
+    for number in (1, 2):
+        code, out, err = resume(trained_run, f"steps={4 + number}")
+        assert code == 0, err
+        assert f"(step {3 + number}): resume {number} of this run\n" in out
