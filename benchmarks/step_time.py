@@ -27,6 +27,7 @@ import torch
 from matplotlib.figure import Figure
 from peers import machine, material, ours, page
 from peers.contender import environment
+from peers.job import Job
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from dialog_trainer.build import model as build_model
@@ -67,11 +68,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--write-docs", action="store_true", help="table and figure into docs/")
     parser.add_argument("--figure", type=Path, help="another file for the figure")
-    parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--job", type=Job.from_json, help=argparse.SUPPRESS)
+    parser.add_argument("--kind", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.job:
-        profile_run(arguments.job)
-    out = machine.describe(arguments.threads, {"batch_size": DIALOGUES, "max_len": MAX_LEN, "size": arguments.size})
+        profile_run(arguments.job, arguments.kind, arguments.steps)
+    out = machine.describe(
+        arguments.threads, {"batch_size": DIALOGUES, "max_len": MAX_LEN, "size": arguments.size, "precision": "fp32"}
+    )
     print(machine.format_line(out), flush=True)
     with tempfile.TemporaryDirectory(prefix="dialog-trainer-bench-") as name:
         folder = Path(name) / "work"
@@ -96,18 +100,21 @@ def write_material(folder: Path, size: material.Size) -> str:
     return made.data
 
 
+def job_of(kind: str, folder: Path, threads: int) -> Job:
+    return Job(
+        folder=str(folder), max_len=MAX_LEN, dropout=0.1, precision="fp32", lora=False, batch_size=DIALOGUES, lr=1e-4,
+        weight_decay=0.01, max_grad_norm=1.0, threads=threads, compile=kind == "compiled", overrides=("device=cpu",),
+    )  # fmt: skip
+
+
 def seen(kind: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any] | None:
     """The median step of a run of this kind: `parts` in seconds, `tokens`, and the `range` of all steps in seconds.
 
     Prints the reason and returns None if the run fails.
     """
-    job = {
-        "folder": str(folder), "kind": kind, "steps": arguments.steps, "max_len": MAX_LEN, "dropout": 0.1,
-        "batch_size": DIALOGUES, "lr": 1e-4, "weight_decay": 0.01, "max_grad_norm": 1.0, "precision": "fp32",
-        "overrides": [f"compile={'true' if kind == 'compiled' else 'false'}", "device=cpu"],
-    }  # fmt: skip
+    command = [sys.executable, __file__, "--kind", kind, "--job", job_of(kind, folder, arguments.threads).to_json()]
     done = subprocess.run(
-        [sys.executable, __file__, "--job", json.dumps(job)], capture_output=True, text=True, check=False,
+        [*command, "--steps", str(arguments.steps)], capture_output=True, text=True, check=False,
         env=environment(folder / f"compiled-{kind}", arguments.threads) | READ_BY_TORCH,
     )  # fmt: skip
     if done.returncode:
@@ -123,20 +130,20 @@ def _total(step: dict[str, Any]) -> float:
     return sum(step["parts"].values())
 
 
-def profile_run(job: dict[str, Any]) -> None:
+def profile_run(job: Job, kind: str, count: int) -> None:
     """Trains in this process, writes the seconds of each step to `<kind>.json`, and ends the process."""
-    compiled, spans, steps = job["kind"] == "compiled", [], []
-    if job["kind"] == "before":
+    spans, steps = [], []
+    if kind == "before":
         _use_plain_step()
-    if compiled:
+    if job.compile:
         torch._inductor.config.cpp.enable_kernel_profile = True
-    _mark_functions(compiled)
+    _mark_functions(bool(job.compile))
     looking = profile(activities=[ProfilerActivity.CPU])
 
     def before_step(step: int) -> None:
         nonlocal looking
-        if len(steps) == job["steps"]:
-            (Path(job["folder"]) / f"{job['kind']}.json").write_text(json.dumps(steps), encoding="utf-8")
+        if len(steps) == count:
+            (Path(job.folder) / f"{kind}.json").write_text(json.dumps(steps), encoding="utf-8")
             os._exit(0)
         if step >= WARM_UP:
             looking = profile(activities=[ProfilerActivity.CPU])

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from peers.job import Job
+
 from dialog_trainer.cli.launch import READ_BY_TORCH
 
 BENCHMARKS = Path(__file__).resolve().parent.parent
@@ -21,9 +23,9 @@ class Unavailable(Exception):
 
 
 class Contender:
-    """Runs module `peers.<module>` with the dict `job`. `start_seconds` is the time until it was ready for its first step."""
+    """Runs module `peers.<module>` with its job. `start_seconds` is the time until it was ready for its first step."""
 
-    def __init__(self, name: str, module: str, job: dict[str, Any], folder: Path):
+    def __init__(self, name: str, module: str, job: Job, folder: Path):
         self.name = name
         number = sum(1 for _ in folder.glob(f"{name}.*.log"))
         self._log = folder / f"{name}.{number}.log"
@@ -36,18 +38,18 @@ class Contender:
                 stderr=log,
                 text=True,
                 cwd=folder,
-                env=environment(folder / f"compiled-{name}-{number}", job["threads"])
-                | (READ_BY_TORCH if job["best"] else {}),
+                env=environment(folder / f"compiled-{name}-{number}", job.threads)
+                | (READ_BY_TORCH if job.best else {}),
             )
         try:
-            self._ask(job)
+            self._ask(job.to_json())
         except Unavailable:
             self.close()
             raise
         self.start_seconds = time.perf_counter() - start
 
     def round(self, steps: int) -> dict[str, Any]:
-        return self._ask({"steps": steps})
+        return self._ask(json.dumps({"steps": steps}))
 
     def close(self) -> None:
         with suppress(BrokenPipeError):  # it may have ended by itself
@@ -59,9 +61,9 @@ class Contender:
             self._process.wait()
         self._process.stdout.close()
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, request: str) -> dict[str, Any]:
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.write(request + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         except BrokenPipeError:

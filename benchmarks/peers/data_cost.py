@@ -5,13 +5,14 @@ A first start tokenizes each corpus; the second start, which finds it in the cac
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from peers.contender import Contender
+from peers.job import Job
 from peers.material import SEED, SIZES, synthetic_dialogues
 
 from dialog_trainer.data.tokenizer import DialogueTokenizer
@@ -20,7 +21,8 @@ from dialog_trainer.model.loading import build_from_scratch
 FACTORS, BASE, STEPS = (1, 10, 100), 1_000, 20
 
 
-def measure_cost_of_data(folder: Path, job: dict[str, Any], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def measure_cost_of_data(job: Job, rounds: int) -> list[dict[str, Any]]:
+    folder = Path(job.folder)
     print(f"\n0.7M, {BASE:,} synthetic dialogues times {', '.join(map(str, FACTORS))}", flush=True)
     model = folder / "cost-model"
     _write_model(model)
@@ -31,16 +33,16 @@ def measure_cost_of_data(folder: Path, job: dict[str, Any], arguments: argparse.
             work = folder / f"cost-{factor}"
             _write_dialogues(work, BASE * factor)
             (work / "model").symlink_to(model)
-            own = job | {"folder": str(work), "best": True, "overrides": ["compile=false"]}
+            own = replace(job, folder=str(work), best=True, compile=False)
             cold = Contender("ours", "ours", own, work)
             cold.close()
             warm = running[factor] = Contender("ours", "ours", own, work)
             warm.round(STEPS)
             rows[factor] = {
-                "dialogues": BASE * factor, "cold_start_seconds": cold.start_seconds,
+                "dialogues": BASE * factor, "precision": job.precision, "cold_start_seconds": cold.start_seconds,
                 "warm_start_seconds": warm.start_seconds, "seconds_per_1000_tokens": [],
             }  # fmt: skip
-        for _ in range(arguments.rounds):
+        for _ in range(rounds):
             for factor, contender in running.items():
                 report = contender.round(STEPS)
                 rows[factor]["seconds_per_1000_tokens"].append(1000 * report["seconds"] / report["tokens"])

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peers.job import Job
 
 
 class Gate:
@@ -25,8 +26,8 @@ class Gate:
     def __init__(self) -> None:
         self._answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
-        self.job: dict[str, Any] = json.loads(sys.stdin.readline())
-        torch.set_num_threads(self.job["threads"])
+        self.job = Job.from_json(sys.stdin.readline())
+        torch.set_num_threads(self.job.threads)
         self._left: int | None = None
         self._start = 0.0
         self._losses: list[Any] = []

@@ -15,6 +15,7 @@ import sacrebleu
 import torch
 from datasets import Dataset
 from peers.hf_trainer import arguments_of, model_of, tokenizer_of
+from peers.job import ShortRun
 from peers.material import IGNORED
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
@@ -22,7 +23,7 @@ from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, Train
 class Replies(TrainerCallback):
     """Generates greedy replies to the same contexts after each evaluation, and prints their BLEU."""
 
-    def __init__(self, contexts: list[dict[str, Any]], tokenizer, job: dict[str, Any]):
+    def __init__(self, contexts: list[dict[str, Any]], tokenizer, job: ShortRun):
         self.contexts, self.tokenizer, self.job = contexts, tokenizer, job
 
     def on_evaluate(self, args, state, control, model, **_) -> None:
@@ -30,15 +31,15 @@ class Replies(TrainerCallback):
         self.tokenizer.padding_side = "left"
         texts: list[str] = []
         size = args.per_device_eval_batch_size
-        if self.job["reply_tokens"]:
+        if self.job.reply_tokens:
             longest = max(len(context["ids"]) for context in self.contexts)
-            size = max(1, self.job["reply_tokens"] // (longest + self.job["new_tokens"]))  # at most as many as ours
+            size = max(1, self.job.reply_tokens // (longest + self.job.new_tokens))  # at most as many as ours
         for first in range(0, len(self.contexts), size):
             rows = [context["ids"] for context in self.contexts[first : first + size]]
             batch = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(model.device)
             with torch.no_grad():
                 made = model.generate(
-                    **batch, max_new_tokens=self.job["new_tokens"], do_sample=False,
+                    **batch, max_new_tokens=self.job.new_tokens, do_sample=False,
                     eos_token_id=[self.tokenizer.sep_token_id, self.tokenizer.eos_token_id],
                     pad_token_id=self.tokenizer.pad_token_id,
                 )  # fmt: skip
@@ -51,17 +52,17 @@ class Replies(TrainerCallback):
 
 
 def main() -> None:
-    job = json.loads(sys.stdin.read())
-    torch.set_num_threads(job["threads"])
-    folder = Path(job["folder"])
+    job = ShortRun.from_json(sys.stdin.read())
+    torch.set_num_threads(job.threads)
+    folder = Path(job.folder)
     tokenizer = tokenizer_of(job)
     arguments = arguments_of(job) | {
-        "output_dir": str(folder / job["output"]), "max_steps": job["steps"], "train_sampling_strategy": "random",
-        "eval_strategy": "steps", "eval_steps": job["every"], "save_strategy": "steps", "save_steps": job["every"],
+        "output_dir": str(folder / job.output), "max_steps": job.steps, "train_sampling_strategy": "random",
+        "eval_strategy": "steps", "eval_steps": job.every, "save_strategy": "steps", "save_steps": job.every,
         "prediction_loss_only": True,
     }  # fmt: skip
-    if job["reply_tokens"]:
-        arguments["per_device_eval_batch_size"] = job["batch_size"]
+    if job.reply_tokens:
+        arguments["per_device_eval_batch_size"] = job.batch_size
     trainer = Trainer(
         model=model_of(job),
         args=TrainingArguments(**arguments),
@@ -73,7 +74,7 @@ def main() -> None:
     trainer.train()
 
 
-def _tokenize(path: Path, tokenizer, job: dict[str, Any]) -> Dataset:
+def _tokenize(path: Path, tokenizer, job: ShortRun) -> Dataset:
     def rows(row: dict[str, Any]) -> dict[str, list[int]]:
         ids, labels = [tokenizer.cls_token_id], [IGNORED]
         for message in row["messages"]:
@@ -81,9 +82,9 @@ def _tokenize(path: Path, tokenizer, job: dict[str, Any]) -> Dataset:
             ids += turn
             labels += turn if message["role"] == "assistant" else [IGNORED] * len(turn)
         ids, labels = [*ids, tokenizer.eos_token_id], [*labels, tokenizer.eos_token_id]
-        return {"input_ids": ids[: job["max_len"]], "labels": labels[: job["max_len"]]}
+        return {"input_ids": ids[: job.max_len], "labels": labels[: job.max_len]}
 
-    return Dataset.from_json(str(path), cache_dir=str(path.parent / job["output"] / "cache")).map(
+    return Dataset.from_json(str(path), cache_dir=str(path.parent / job.output / "cache")).map(
         rows, remove_columns=["messages"], load_from_cache_file=False
     )
 

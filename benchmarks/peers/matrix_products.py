@@ -34,10 +34,10 @@ class Products:
 def main() -> None:
     gate = Gate()
     job = gate.job
-    made = material.read(Path(job["folder"]))
+    made = material.read(Path(job.folder))
     like = torch.empty(
         0,
-        dtype=torch.bfloat16 if job["precision"] == "bf16" else torch.float32,
+        dtype=torch.bfloat16 if job.precision == "bf16" else torch.float32,
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
     batches = [
@@ -45,7 +45,7 @@ def main() -> None:
             sum(len(made.ids[index]) for index in batch),
             sum(label != material.IGNORED for index in batch for label in made.labels[index]),
         )
-        for batch in made.batches(job["order"])
+        for batch in made.batches(job.order)
     ]
     tokens, trained, width = max(n for n, _ in batches), max(m for _, m in batches), made.width
     buffers: dict[int, torch.Tensor] = {}

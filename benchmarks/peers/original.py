@@ -16,15 +16,17 @@ from peers.hf_trainer import model_of, tokenizer_of
 def main() -> None:
     gate = Gate()
     job = gate.job
+    if job.precision != "fp32":
+        raise SystemExit("the original always computes in fp32")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    made = material.read(Path(job["folder"]))
+    made = material.read(Path(job.folder))
     pad = tokenizer_of(job).pad_token_id
     ids = _rows(made.ids, made.max_len, pad)
     labels = _rows(made.labels, made.max_len, pad).where(_rows(made.labels, made.max_len, pad) >= 0, pad)
     model = model_of(job).to(device).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=job["lr"])
+    optimizer = torch.optim.Adam(model.parameters(), lr=job.lr)
     criterion = torch.nn.CrossEntropyLoss(ignore_index=pad)
-    for batch in made.batches(job["order"]):
+    for batch in made.batches(job.order):
         gate.begin_step()
         x, y = ids[batch].to(device), labels[batch].to(device)
         optimizer.zero_grad()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from peers.gate import Gate
+from peers.job import Job
 
 from dialog_trainer.cli import main as command_line
 from dialog_trainer.cli.commands.callbacks import TrainingCallbacks
@@ -34,18 +35,19 @@ def run(overrides: list[str], before_step: Callable[[int], None], track: Callabl
         TrainingCallbacks.before_step, TrainingCallbacks.track = own_before, own_track
 
 
-def overrides_of(job: dict) -> list[str]:
+def overrides_of(job: Job) -> list[str]:
     """Overrides of a job; of two for one option the later one, which is the contender's own, counts."""
-    folder = Path(job["folder"])
+    folder = Path(job.folder)
     found = [
-        "model=gpt2", f"model.pretrained_model='{folder / 'model'}'", f"model.max_len={job['max_len']}",
-        f"model.dropout={job['dropout']}", "data=jsonl", f"data.train_data_path='{folder / 'train.jsonl'}'",
+        "model=gpt2", f"model.pretrained_model='{folder / 'model'}'", f"model.max_len={job.max_len}",
+        f"model.dropout={job.dropout}", "data=jsonl", f"data.train_data_path='{folder / 'train.jsonl'}'",
         f"data.validation_data_path='{folder / 'validation.jsonl'}'", f"data.cache_dir='{folder / 'cache'}'",
-        "data.truncation=keep_start", "train_user_turn_mask_step=0", "seed=0", f"batch_size={job['batch_size']}",
-        "optim=adamw", f"optim.lr0={job['lr']}", f"optim.weight_decay={job['weight_decay']}", "scheduler=constant",
-        "scheduler.warmup_steps=0", f"max_grad_norm={job['max_grad_norm']}", f"precision={job['precision']}",
+        "data.truncation=keep_start", "train_user_turn_mask_step=0", "seed=0", f"batch_size={job.batch_size}",
+        "optim=adamw", f"optim.lr0={job.lr}", f"optim.weight_decay={job.weight_decay}", "scheduler=constant",
+        "scheduler.warmup_steps=0", f"max_grad_norm={job.max_grad_norm}", f"precision={job.precision}",
         f"steps={NEVER}", f"validate_every_n_steps={NEVER}", f"project='{folder / 'runs'}'", "name=run",
-        *(["model/adapter=lora", f"model.adapter.dropout={job['dropout']}"] if job["lora"] else []), *job["overrides"],
+        *(["model/adapter=lora", f"model.adapter.dropout={job.dropout}"] if job.lora else []),
+        *([f"compile={str(job.compile).lower()}"] if job.compile is not None else []), *job.overrides,
     ]  # fmt: skip
     return list({text.split("=", 1)[0]: text for text in found}.values())
 

@@ -1,38 +1,33 @@
-"""Writes the results of `benchmarks/training.py` into `docs/performance.md` and `docs/performance.png`."""
+"""Writes the results of `benchmarks/training.py` into `docs/performance.md`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
 from peers import machine
 from peers.break_even import describe_break_even, ready_seconds
 from peers.contender import BENCHMARKS
+from peers.figures import draw_rates, draw_ratios
+from peers.job import title_of
 from peers.prediction import describe_prediction
+from peers.titles import contender_title
 
 DOCS = BENCHMARKS.parent / "docs"
-TITLES = {
-    "ours": "ours", "ours-compiled": "ours, compiled", "hf": "HF Trainer", "hf-best": "HF Trainer at its best",
-    "trl": "TRL SFTTrainer", "trl-best": "TRL SFTTrainer at its best", "trl-padding-free": "TRL, padding-free",
-    "original": "the original's step", "floor": "matrix products alone",
-    "hf-large-batches": "HF Trainer, evaluated in batches as large as ours",
-}  # fmt: skip
+RATIOS = "![How many times as fast as HF Trainer at its best ours is](performance_ratios.png)"
 
 
 def write_page(sessions: list[dict[str, Any]]) -> None:
     """Replaces the parts between the markers of the page; a part that no session has measured is unchanged."""
-    steps = _latest(sessions, "steps", lambda row: (row["size"], row["max_len"], row["dropout"]))
-    whole_runs = _latest(sessions, "whole_run", lambda row: (row["size"], row["max_len"]))
+    steps = _latest(sessions, "steps", title_of)
+    whole_runs = _latest(sessions, "whole_run", title_of)
     costs = [session for session in sessions if "cost_of_data" in session][-1:]
     if steps:
-        replace_part("table", _table(steps))
-        draw([row for _, rows in steps for row in rows], DOCS / "performance.png")
+        rows = [row for _, found in steps for row in found]
+        draw_rates(rows, DOCS / "performance.png")
+        ahead = draw_ratios(rows, DOCS / "performance_ratios.png")
+        replace_part("table", (f"{RATIOS}\n\n" if ahead else "") + _table(steps))
     if whole_runs:
         replace_part("whole-run", _whole_run(whole_runs))
     for session in costs:
@@ -59,11 +54,6 @@ def _latest(sessions: list[dict[str, Any]], part: str, key: Callable[[dict], Any
     return [(one, rows) for one, rows in found if rows]
 
 
-def _title(name: str) -> str:
-    kind, _, options = name.partition(":")
-    return f"{TITLES[kind]}, {options.replace('+', ', ')}" if options else TITLES[kind]
-
-
 def _table(steps: list[tuple[dict, list[dict]]]) -> str:
     lines = []
     for session, rows in steps:
@@ -75,7 +65,7 @@ def _table(steps: list[tuple[dict, list[dict]]]) -> str:
 
 def _table_of(one: dict[str, Any]) -> list[str]:
     lines = [
-        f"**{one['size']}, max_len {one['max_len']}, dropout {one['dropout']:g}** ({one['data']}, "
+        f"**{title_of(one)}** ({one['data']}, "
         f"{one['steps']} steps and {one['tokens']:,} tokens a round, "
         f"{one['trained'] / one['tokens']:.0%} of them trained)", "",
         "| | real tokens/s: median (lowest to highest) | ours is faster | fraction of the floor | peak memory, GB | "
@@ -84,7 +74,7 @@ def _table_of(one: dict[str, Any]) -> list[str]:
     for row in one["contenders"]:
         share = f"{row['share_of_floor']:.2f}" if row["share_of_floor"] else "-"
         lines.append(
-            f"| {_title(row['name'])} | {row['tokens_per_second']:,.0f} "
+            f"| {contender_title(row['name'])} | {row['tokens_per_second']:,.0f} "
             f"({row['lowest']:,.0f} to {row['highest']:,.0f}) | "
             f"{row['ours_is_faster']:.2f}x | {share} | {row['peak_bytes'] / 1e9:.2f} | "
             f"{row['ours_takes_memory']:.2f}x | {ready_seconds(row):.0f} |"
@@ -101,41 +91,7 @@ def _remarks(one: dict[str, Any]) -> list[str]:
 
 
 def _not_run(one: dict[str, Any]) -> list[str]:
-    return [f"- {_title(name)} did not finish: {reason}" for name, reason in one["missing"].items()]
-
-
-def draw(steps: list[dict[str, Any]], path: Path) -> None:
-    """Draws a bar for each contender with its lowest and highest round; one panel for each size, length and dropout."""
-    heights = [0.3 * len(one["contenders"]) + 0.7 for one in steps]  # inches; bars are equally thick in all panels
-    figure, axes = pyplot.subplots(
-        len(steps), 1, figsize=(8, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
-    )
-    for axis, one in zip(axes[:, 0], steps, strict=True):
-        rows = sorted(one["contenders"], key=lambda row: row["tokens_per_second"])
-        rates = [row["tokens_per_second"] for row in rows]
-        errors = [
-            [row["tokens_per_second"] - row["lowest"] for row in rows],
-            [row["highest"] - row["tokens_per_second"] for row in rows],
-        ]
-        colors = [
-            "#1f77b4" if row["name"].startswith("ours") else "#c7c7c7" if row["name"] == "floor" else "#8c8c8c"
-            for row in rows
-        ]
-        axis.barh([_title(row["name"]) for row in rows], rates, xerr=errors, color=colors, capsize=3)
-        for place, row in enumerate(rows):
-            axis.text(
-                row["highest"],
-                place,
-                f"  {row['tokens_per_second']:,.0f}  ({row['peak_bytes'] / 1e9:.1f} GB)",
-                va="center",
-                fontsize=8,
-            )
-        axis.set_xlim(0, 1.3 * max(row["highest"] for row in rows))
-        axis.set_title(f"{one['size']}, max_len {one['max_len']}, dropout {one['dropout']:g}", fontsize=10)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[-1, 0].set_xlabel("real tokens a second, median and spread of the rounds (peak memory)")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    return [f"- {contender_title(name)} did not finish: {reason}" for name, reason in one["missing"].items()]
 
 
 def _whole_run(runs: list[tuple[dict, list[dict]]]) -> str:
@@ -144,21 +100,20 @@ def _whole_run(runs: list[tuple[dict, list[dict]]]) -> str:
         lines += [machine.format_line(session), ""]
         for one in rows:
             lines += [
-                f"**{one['size']}, max_len {one['max_len']}, {one['steps']} steps, "
-                f"{one['contexts']} replies a validation**", "",
+                f"**{title_of(one)}** ({one['steps']} steps, {one['contexts']} replies a validation)", "",
                 "| | seconds of each round | ours is faster |", "|---|---|---|",
             ]  # fmt: skip
             for name, times in one["seconds"].items():
                 shown = " / ".join(f"{seconds:.0f}" for seconds in times) or "-"
                 ratio = one["ours_is_faster"].get(name)
-                lines.append(f"| {TITLES[name]} | {shown} | {f'{ratio:.2f}x' if ratio else '-'} |")
+                lines.append(f"| {contender_title(name)} | {shown} | {f'{ratio:.2f}x' if ratio else '-'} |")
             lines += ["", *_not_run(one)]
     return "\n".join(lines)
 
 
 def _cost_of_data(session: dict[str, Any]) -> str:
     lines = [
-        machine.format_line(session), "",
+        machine.format_line(session), "", f"**0.7M, {session['cost_of_data'][0]['precision']}**", "",
         "| dialogues | time of a step, ratio to 1x | private memory, MB | ratio to 1x | to the first step, s | "
         "with tokenized data, s |",
         "|---|---|---|---|---|---|",

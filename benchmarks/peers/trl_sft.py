@@ -16,10 +16,10 @@ from trl import SFTConfig, SFTTrainer
 def main() -> None:
     gate = Gate()
     job = gate.job
-    arguments = hf_trainer.arguments_of(job) | {"max_length": job["max_len"]}
-    if job["best"]:
-        arguments |= hf_trainer.BEST | {"gradient_checkpointing": False}
-    if job["padding_free"]:
+    arguments = hf_trainer.arguments_of(job) | {"max_length": job.max_len}
+    if job.best:
+        arguments["gradient_checkpointing"] = False
+    if job.padding_free:
         arguments |= {"padding_free": True, "max_length": None}
     trainer = hf_trainer.with_noted_loss(SFTTrainer, gate)(
         model=hf_trainer.model_of(job),

@@ -11,11 +11,13 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from peers import material, ours
 from peers.contender import environment
+from peers.job import Job, ShortRun, setting_of, title_of
 
 from dialog_trainer.data.dataset import open_dialogues
 from dialog_trainer.data.sources import Jsonl
@@ -25,34 +27,37 @@ from dialog_trainer.types import Role
 
 BATCHES, PASSES, NEW = 50, 4, 40
 DIALOGUES, REPLY_TOKENS = 100, 8192  # the defaults of metrics.max_dialogues and metrics.generation.batch_tokens
-# What is specific to the job of each peer: the tokens in a batch of replies, None for the default.
-PEERS = {"hf": {"reply_tokens": None}, "hf-large-batches": {"reply_tokens": REPLY_TOKENS}}
+# The tokens in a batch of replies of each peer, None for its default.
+PEERS = {"hf": None, "hf-large-batches": REPLY_TOKENS}
 
 
-def measure_whole_run(folder: Path, size: str, job: dict[str, Any], rounds: int) -> dict[str, Any]:
-    work = folder / f"whole-{size}-{job['max_len']}"
+def measure_whole_run(size: str, job: Job, rounds: int) -> dict[str, Any]:
+    work = Path(job.folder) / f"whole-{size}-{job.max_len}-{job.precision}"
     made = material.write(
-        work, material.SIZES[size], steps=BATCHES, batch_size=job["batch_size"], max_len=job["max_len"], rounds=1
+        work, material.SIZES[size], steps=BATCHES, batch_size=job.batch_size, max_len=job.max_len, rounds=1
     )
-    contexts = _write_contexts(work, job["max_len"])
+    contexts = _write_contexts(work, job.max_len)
     steps, every = BATCHES * PASSES, BATCHES
-    title = f"{size}, max_len {job['max_len']}"
-    print(f"\n{title}: {steps} steps, every {every} the loss and {contexts} replies of up to {NEW} tokens", flush=True)
-    job = job | {"folder": str(work), "steps": steps, "every": every, "new_tokens": NEW}
+    setting = setting_of(size, job)
+    print(
+        f"\n{title_of(setting)}: {steps} steps, every {every} the loss and {contexts} replies of up to {NEW} tokens",
+        flush=True,
+    )
+    run = ShortRun(**asdict(job) | {"folder": str(work)}, steps=steps, every=every, new_tokens=NEW)
     seconds: dict[str, list[float]] = {"ours": [], **{name: [] for name in PEERS}}
     missing: dict[str, str] = {}
     for turn in range(rounds):
         for name in list(seconds)[:: 1 if turn % 2 == 0 else -1]:
             if name in missing:
                 continue
-            command = _ours(job, work, turn) if name == "ours" else [sys.executable, "-m", "peers.hf_run"]
-            asked = json.dumps(job | PEERS.get(name, {}) | {"output": f"{name}-{turn}"})
+            command = _ours(run, turn) if name == "ours" else [sys.executable, "-m", "peers.hf_run"]
+            own = replace(run, reply_tokens=PEERS.get(name), output=f"{name}-{turn}")
             log = work / f"{name}-{turn}.log"
             start = time.perf_counter()
             with log.open("w", encoding="utf-8") as file:
                 done = subprocess.run(
-                    command, input=asked, text=True, stdout=file, stderr=file, cwd=work,
-                    env=environment(work / f"compiled-{name}-{turn}", job["threads"]), check=False,
+                    command, input=own.to_json(), text=True, stdout=file, stderr=file, cwd=work,
+                    env=environment(work / f"compiled-{name}-{turn}", job.threads), check=False,
                 )  # fmt: skip
             if done.returncode:
                 missing[name] = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1][:300]
@@ -67,19 +72,19 @@ def measure_whole_run(folder: Path, size: str, job: dict[str, Any], rounds: int)
     }
     for name, ratio in faster.items():
         print(f"  ours is {ratio:.2f} times as fast as {name}", flush=True)
-    return {
-        "size": size, "max_len": job["max_len"], "steps": steps, "contexts": contexts, "data": made.data,
+    return setting | {
+        "steps": steps, "contexts": contexts, "data": made.data,
         "seconds": seconds, "missing": missing, "ours_is_faster": faster,
     }  # fmt: skip
 
 
-def _ours(job: dict[str, Any], work: Path, turn: int) -> list[str]:
+def _ours(job: ShortRun, turn: int) -> list[str]:
     replaced = ("steps=", "validate_every_n_steps=", "data.cache_dir=", "name=")
     kept = [text for text in ours.overrides_of(job) if not text.startswith(replaced)]
     own = [
-        f"steps={job['steps']}", f"validate_every_n_steps={job['every']}", f"metrics.max_dialogues={DIALOGUES}",
+        f"steps={job.steps}", f"validate_every_n_steps={job.every}", f"metrics.max_dialogues={DIALOGUES}",
         f"metrics.max_new_tokens={NEW}",
-        f"metrics.batch_tokens={REPLY_TOKENS}", f"data.cache_dir='{work / f'cache-{turn}'}'", f"name=run-{turn}",
+        f"metrics.batch_tokens={REPLY_TOKENS}", f"data.cache_dir='{Path(job.folder) / f'cache-{turn}'}'", f"name=run-{turn}",
     ]  # fmt: skip
     return [sys.executable, "-m", "dialog_trainer", *kept, *own]
 
