@@ -102,14 +102,14 @@ $(VENV)/.bench: $(STAMP)
 	@touch $@
 
 BENCH := $(BIN)/python benchmarks/training.py
-# What docs/performance.md says of contenders that are left out, to save time, is to be changed with these lines.
+# docs/performance.md lists what is left out, to save time.
 PEERS := hf hf-best trl-best floor
 BF16 := --bf16-contenders hf-best floor
 FIGURES := outputs/bench
 # In the order of the page; measured in another, the largest first.
 SITTINGS := small lengths medium large runs
 
-bench: $(VENV)/.bench ## Measure all that docs/performance.md says (45 minutes; an hour where the machine has bf16)
+bench: $(VENV)/.bench ## Measure all that docs/performance.md says (50 minutes; an hour where the machine has bf16)
 	$(BENCH) --sizes 124M --steps 2 --contenders $(PEERS) $(BF16) --out $(FIGURES)/large.json
 	$(BENCH) --sizes 0.7M --contenders ours-compiled original $(PEERS) $(BF16) --out $(FIGURES)/small.json
 	$(BENCH) --cost-of-data --whole-run --precision fp32 --out $(FIGURES)/runs.json

@@ -6,10 +6,10 @@
     python benchmarks/training.py --write-docs --from outputs/small.json outputs/large.json    # saved results
 
 Every contender has the same dialogues, weights, mask, optimizer and number of threads, and a process of its own. Before
-anything is timed, the loss of each on the first batch, not yet compiled, must equal that of the plain model. After a warm-up round they run
-interleaved, round by round; if the memory does not hold all at once, they run in several heats, ours in each. A round is
-a pass over `--steps` batches. Times are reported, not asserted. A contender is one of `CONTENDERS`; ours also takes options
-of a run after a colon, joined by `+`. The extra `bench` installs what the peers need.
+anything is timed, the loss of each on the first batch, not compiled, must equal that of the plain model. After a warm-up
+round they run interleaved, round by round; if the memory does not hold all at once, they run in several heats, ours in
+each. A round is a pass over `--steps` batches. Times are reported, not asserted. A contender is one of `CONTENDERS`; ours
+also takes options of a run after a colon, joined by `+`. The extra `bench` installs what the peers need.
 """
 
 from __future__ import annotations

@@ -28,8 +28,9 @@ def draw_rates(steps: list[dict[str, Any]], path: Path) -> None:
     for one in steps:
         lines.setdefault(title_without_precision(one), {})[one["precision"]] = one
     names = [_names(line) for line in lines.values()]
-    heights = [0.24 * len(one) + 0.6 for one in names]  # inches; bars are equally thick in all panels
-    figure = Figure(figsize=(2.5 + 5 * len(precisions), sum(heights) + 0.3), layout="constrained")
+    heights = [len(one) + 0.2 for one in names]  # as `_draw_panel` limits it: bars are equally thick in all panels
+    inches = 0.24 * sum(heights) + 0.6 * len(lines) + 0.3
+    figure = Figure(figsize=(2.5 + 5 * len(precisions), inches), layout="constrained")
     axes = figure.subplots(len(lines), len(precisions), height_ratios=heights, squeeze=False)
     for row, (line, shown) in enumerate(zip(lines.values(), names, strict=True)):
         longest = max(one["highest"] for measured in line.values() for one in measured["contenders"])
@@ -62,6 +63,8 @@ def _draw_panel(axis: Axes, one: dict[str, Any], names: list[str]) -> None:
         text = f"  {rate:,.0f}  ({row['peak_bytes'] / 1e9:.1f} GB)"
         axis.text(row["highest"], place, text, va="center", fontsize=7.5)
     axis.tick_params(axis="x", labelsize=8)
+    axis.tick_params(axis="y", length=0)
+    axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.set_title(title_of(one), fontsize=9)
     axis.spines[["top", "right"]].set_visible(False)
 
@@ -89,6 +92,8 @@ def draw_ratios(steps: list[dict[str, Any]], path: Path) -> bool:
             axis.text(ratio, at, f" {ratio:.2f}x {precision}", va="center", fontsize=8)
     axis.set_yticks(range(len(found)), list(found), fontsize=8)
     axis.invert_yaxis()
+    axis.tick_params(axis="x", labelsize=8)
+    axis.tick_params(axis="y", length=0)
     axis.axvline(1, color="black", linewidth=0.8)
     axis.set_xlim(0, 1.12 * max(ratio for ratios in found.values() for ratio in ratios.values()))
     axis.set_xlabel("times as fast as HF Trainer at its best", fontsize=9)
