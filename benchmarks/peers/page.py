@@ -11,7 +11,6 @@ from peers.break_even import describe_break_even, ready_seconds
 from peers.contender import BENCHMARKS
 from peers.figures import draw_rates, draw_ratios
 from peers.job import title_of
-from peers.prediction import describe_prediction
 from peers.titles import contender_title
 
 DOCS = BENCHMARKS.parent / "docs"
@@ -32,8 +31,6 @@ def write_page(sessions: list[dict[str, Any]]) -> None:
         replace_part("whole-run", _whole_run(whole_runs))
     for session in costs:
         replace_part("cost-of-data", _cost_of_data(session))
-    if steps:
-        replace_part("prediction", describe_prediction())
     print("wrote docs/performance.md")
 
 

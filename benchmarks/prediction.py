@@ -1,4 +1,6 @@
-"""Predicts the step time on a GPU from counts of training steps on a CPU.
+"""Predicts the step time on a GPU from counts of training steps on a CPU, and writes it into docs/performance.md.
+
+    python benchmarks/prediction.py
 
 All blocks are alike, so each adds the same number of operations and launches: two depths at the width and the vocabulary
 of 124 M give the exact numbers of any depth. In the same way each chunk in which the trained tokens are projected to the
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import quick
 import random_gpt2
-from peers import material
+from peers import material, page
 
 from dialog_trainer.model.kernels.linear_cross_entropy import chunk_rows
 
@@ -36,6 +38,10 @@ class Counts:
     @property
     def chunks(self) -> int:
         return _chunks(self.trained, "cpu")
+
+
+def main() -> None:
+    page.replace_part("prediction", describe_prediction())
 
 
 def describe_prediction() -> str:
@@ -92,3 +98,7 @@ def _counts(folder: Path, depth: int, dialogues: int) -> Counts:
         flops.get_total_flops(), operations.kernels - operations.attention, reports[1].tokens,
         reports[1].trained_tokens(),
     )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
