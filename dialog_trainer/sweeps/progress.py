@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +20,20 @@ from dialog_trainer.tracking.jsonl import read_newest_rows
 PLAIN_EVERY_SECONDS = 60.0
 
 
+class JobNotes:
+    """The notes of the jobs of a sweep, each once."""
+
+    def __init__(self) -> None:
+        self._noted = dict[str, None]()
+
+    def add(self, job: str, lines: Iterable[str]) -> list[str]:
+        """What to print of the notes of a job: those that no job before it had, below a heading."""
+        new = [line for line in lines if line not in self._noted]
+        heading = f"new notes of {job}:" if self._noted else f"notes of {job}; of later jobs only new ones follow:"
+        self._noted |= dict.fromkeys(new)
+        return [heading, *(f"  {line}" for line in new)] if new else []
+
+
 class SweepProgress:
     """Prints lines and, on a terminal, a live one below them. Use as a context manager."""
 
@@ -27,7 +41,7 @@ class SweepProgress:
         self._console, self._left = console, max(1, steps)
         self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
         self._start = self._last = time.monotonic()
-        self._noted = dict[str, None]()
+        self._notes = JobNotes()
 
     def __enter__(self) -> SweepProgress:
         if self._live:
@@ -41,14 +55,10 @@ class SweepProgress:
     def line(self, text: str) -> None:
         print_line(self._console, text)
 
-    def notes(self, job: str, lines: Sequence[str]) -> None:
+    def notes(self, job: str, lines: Iterable[str]) -> None:
         """Prints those notes of a job that no job before it had."""
-        new = [line for line in lines if line not in self._noted]
-        if new:
-            self.line(f"new notes of {job}:" if self._noted else f"notes of {job}; of later jobs only new ones follow:")
-        self._noted |= dict.fromkeys(new)
-        for line in new:
-            self.line(f"  {line}")
+        for line in self._notes.add(job, lines):
+            self.line(line)
 
     def show(self, running: int, left: int, done: int) -> None:
         """`left` and `done`: updates of this command that are still to be made, and that it has made."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -24,7 +24,11 @@ from dialog_trainer.reporting.report.report import build_report, write_report
 from dialog_trainer.reporting.report.run_page import PAGE, write_run_page
 from dialog_trainer.reporting.terminal import print_tables
 from dialog_trainer.screen import announce_if_slow
+from dialog_trainer.sweeps.attempt import log_of
+from dialog_trainer.sweeps.processes import read_notes
+from dialog_trainer.sweeps.progress import JobNotes
 from dialog_trainer.sweeps.record import JobRecord
+from dialog_trainer.sweeps.submitted import FOLDER
 
 # More places than these make no title.
 MAX_NAMED = 3
@@ -48,6 +52,8 @@ def report_on(places: Sequence[Path], options: ReportConfig, with_figures: bool,
     """
     say = make_printer(console)
     found = [pair for place in places for pair in find_runs(place)]
+    for line in _notes_of_submitted(found):
+        say(line)
     with announce_if_slow(f"reading {len(found)} runs"):
         runs, absent = _collect(found)
     if len(runs) == 1 and places == [runs[0].folder]:
@@ -63,6 +69,15 @@ def report_on(places: Sequence[Path], options: ReportConfig, with_figures: bool,
     for line in (*report.headline, *(f"warning: {warning}" for warning in report.warnings)):
         say(line)
     say(f"written to {folder}: {', '.join(names)}")
+
+
+def _notes_of_submitted(found: Iterable[tuple[Path, JobRecord | None]]) -> Iterator[str]:
+    """The notes of jobs that were submitted, which no command has shown while they ran."""
+    notes = JobNotes()
+    for folder, record in found:
+        sweep = folder.parent
+        if record and (sweep / FOLDER).is_dir():
+            yield from notes.add(record.name, read_notes(sweep, log_of(record)))
 
 
 def _collect(found: Iterable[tuple[Path, JobRecord | None]]) -> tuple[list[RunRecord], list[tuple[str, str]]]:

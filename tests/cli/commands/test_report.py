@@ -129,6 +129,18 @@ def test_jobs_of_a_sweep_that_failed_or_wait_are_listed(sweep, dialog_trainer):
     assert code == 0, err
     assert f"not counted: {names[1]}: failed; later: waiting" in out
     assert "failed: the disk is full" in (sweep / "report.md").read_text(encoding="utf-8")
+    for name in (*names[:2], "later"):
+        write(sweep / f"logs/{name}.log", "note: the data are few\nstep 1/40  loss 5.8\n")
+    write(sweep / f"logs/{names[2]}.log", "note: the data are few\nnote: it is slow\n")
+    assert dialog_trainer("mode=report", PLAIN, f"runs='{sweep}'")[1] == out  # the sweep has shown them
+    (sweep / "submitted").mkdir()
+    assert dialog_trainer("mode=report", PLAIN, f"runs='{sweep}'")[1].splitlines()[:5] == [
+        f"notes of {names[0]}; of later jobs only new ones follow:",
+        "  note: the data are few",
+        f"new notes of {names[2]}:",
+        "  note: it is slow",
+        out.splitlines()[0],
+    ]
 
 
 def test_real_runs_are_trained_scored_and_compared(dialog_trainer, tiny_options, tmp_path):
