@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainValidator
 
-from dialog_trainer.config.fields import Name, Positive, Words
+from dialog_trainer.config.fields import Name, Positive, Words, as_tuple
 from dialog_trainer.config.frozen import FrozenMapping
 
 # What a row or a turn of data may have; `data.sources.row_plans` has the keys that each is known by.
@@ -45,9 +45,9 @@ def _read_splits(value: Any) -> FrozenMapping:
 
 
 def _read_list(value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple) or not value:
-        raise ValueError("is not a list")
-    return tuple(value)
+    if not value:
+        raise ValueError("is empty")
+    return as_tuple(value)
 
 
 Sources = Annotated[tuple[Name, ...], BeforeValidator(_read_list), Words("a list of texts, as [a.jsonl,b.csv]")]

@@ -114,7 +114,8 @@ def _read_day(value: str) -> str:
     return date.fromisoformat(value).isoformat()
 
 
-def _as_tuple(value: Any) -> tuple[Any, ...]:
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    """A list as a tuple. Raises `ValueError` for anything else."""
     if not isinstance(value, (list, tuple)):
         raise ValueError("is not a list")
     return tuple(value)
@@ -123,39 +124,12 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
 def _read_device(value: Any) -> str | tuple[int, ...]:
     if isinstance(value, str) and value in ("auto", "cpu", "mps", "cuda"):
         return value
-    indices = _as_tuple(value)
+    indices = as_tuple(value)
     if not indices or not all(type(index) is int and index >= 0 for index in indices):
         raise ValueError("is not a list of devices")
     if len(set(indices)) < len(indices):
         raise ValueError("names a device twice")
     return indices
-
-
-def _read_compile(value: Any) -> Any:
-    if value == "auto" or isinstance(value, bool):
-        return value
-    raise ValueError("is none of them")
-
-
-def _read_micro_batch_tokens(value: Any) -> Any:
-    value = _read_whole(value)
-    if value == "auto" or (type(value) is int and value >= MIN_MAX_LEN):
-        return value
-    raise ValueError("is none of them")
-
-
-def _read_learning_rate(value: Any) -> Any:
-    value = _read_number(value)
-    if value == "auto" or (type(value) in (int, float) and 0 < value < math.inf):
-        return value if value == "auto" else float(value)
-    raise ValueError("is none of them")
-
-
-def _read_interval(value: Any) -> Any:
-    value = _read_whole(value)
-    if value == "epoch" or (type(value) is int and value >= 1):
-        return value
-    raise ValueError("is none of them")
 
 
 def _read_temperature(value: Any) -> float:
@@ -172,14 +146,14 @@ def _numbers(items: tuple[Any, ...]) -> tuple[float, ...]:
 
 
 def _read_betas(value: Any) -> tuple[float, float]:
-    betas = _numbers(_as_tuple(value))
+    betas = _numbers(as_tuple(value))
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError("is out of range")
     return betas[0], betas[1]
 
 
 def _read_points(value: Any) -> tuple[tuple[float, ...], ...]:
-    points = tuple(_numbers(_as_tuple(point)) for point in _as_tuple(value))
+    points = tuple(_numbers(as_tuple(point)) for point in as_tuple(value))
     if not points or not all(len(point) in (2, 3) for point in points):
         raise ValueError("is not a list of points")
     return points
@@ -214,25 +188,17 @@ Text = Annotated[str, Field(strict=True), AfterValidator(_not_blank)]
 Day = Annotated[str, AfterValidator(_read_day), Words("a day, as 2026-01-31")]
 # A name or path, which the command line takes as it was typed.
 Name = Annotated[Text, FreeText()]
-Texts = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)]
-Scores = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple), ScoreList(), Words("a list of scores")]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(as_tuple)]
+Scores = Annotated[tuple[Text, ...], BeforeValidator(as_tuple), ScoreList(), Words("a list of scores")]
 Device = Annotated[
     str | tuple[int, ...],
     PlainValidator(_read_device),
     Words("auto, cpu, mps, cuda or a list of CUDA devices, each once, as [0] or [0,1]"),
 ]
-Compile = Annotated[bool | Literal["auto"], PlainValidator(_read_compile), Words("auto, true or false")]
-MicroBatchTokens = Annotated[
-    int | Literal["auto"],
-    PlainValidator(_read_micro_batch_tokens),
-    Words(f"auto, or a whole number of at least {MIN_MAX_LEN}"),
-]
-LearningRate = Annotated[
-    float | Literal["auto"], PlainValidator(_read_learning_rate), Words("a number above 0, or auto")
-]
-Interval = Annotated[
-    int | Literal["epoch"], PlainValidator(_read_interval), Words("a whole number of at least 1, or epoch")
-]
+FlagOrAuto = Annotated[Flag | Literal["auto"], Words("auto, true or false")]
+MicroBatchTokens = Annotated[Length | Literal["auto"], Words(f"auto, or a whole number of at least {MIN_MAX_LEN}")]
+LearningRate = Annotated[Positive | Literal["auto"], Words("a number above 0, or auto")]
+Interval = Annotated[Count | Literal["epoch"], Words("a whole number of at least 1, or epoch")]
 Temperature = Annotated[float, PlainValidator(_read_temperature), Words("a number: 0, or from 0.01 to 10")]
 Betas = Annotated[
     tuple[float, float], PlainValidator(_read_betas), Words("two numbers from 0 to below 1, as [0.9,0.999]")

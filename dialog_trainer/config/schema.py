@@ -10,15 +10,15 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
-from dialog_trainer.config.command_groups import NO_SWEEP, ResumeConfig, SweepConfig
+from dialog_trainer.config.command_groups import NO_REPORT, NO_SWEEP, ReportConfig, ResumeConfig, Runs, SweepConfig
 from dialog_trainer.config.commands import Command, Mode, find_command
 from dialog_trainer.config.fields import (
     MAX_COUNT,
-    Compile,
     Count,
     CountOr0,
     Device,
     Flag,
+    FlagOrAuto,
     Fraction,
     Interval,
     Later,
@@ -35,7 +35,6 @@ from dialog_trainer.config.frozen import nest, set_key, thaw
 from dialog_trainer.config.groups import DataConfig, LoggerConfig, MaskScheduleConfig, OptimConfig, SchedulerConfig
 from dialog_trainer.config.metrics_group import ChatConfig, MetricsConfig
 from dialog_trainer.config.model_group import ModelConfig
-from dialog_trainer.config.report_group import NO_REPORT, ReportConfig, Runs
 from dialog_trainer.config.table import construct, read, values_of
 from dialog_trainer.config.versions import upgrade
 from dialog_trainer.errors import ConfigError
@@ -92,7 +91,7 @@ class Config(Record):
         "Autocast precision of training; weights and scores stay fp32. auto: bf16 where it is native and faster.",
         "inexact",
     )
-    compile: Compile = setting(
+    compile: FlagOrAuto = setting(
         "torch.compile the blocks of the model. auto: on CUDA, not on a CPU; decided at the first start.", "inexact"
     )
     steps: Steps = setting("Updates (optimizer steps) of the run, counted from its first start.")

@@ -15,7 +15,7 @@ from dialog_trainer.cli.compose import NewRun, compose_runs
 from dialog_trainer.cli.job_commands import of_a_job
 from dialog_trainer.cli.run_folders import find_runs
 from dialog_trainer.cli.sweep import run_sweep
-from dialog_trainer.config.report_group import ReportConfig
+from dialog_trainer.config.command_groups import ReportConfig
 from dialog_trainer.errors import CheckpointError, ConfigError
 from dialog_trainer.reporting.report.collect import RunRecord
 from dialog_trainer.reporting.report.report import build_report, render_markdown

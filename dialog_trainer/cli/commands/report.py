@@ -11,10 +11,10 @@ from dialog_trainer.cli.overrides import DICTS
 from dialog_trainer.cli.plain_yaml import MAX_BYTES, load_plain
 from dialog_trainer.cli.run_folders import find_runs
 from dialog_trainer.cli.saved_config import read_saved
+from dialog_trainer.config.command_groups import ReportConfig
 from dialog_trainer.config.frozen import flatten
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.paths import expand_runs
-from dialog_trainer.config.report_group import ReportConfig
 from dialog_trainer.config.schema import Config
 from dialog_trainer.errors import CheckpointError, ConfigError
 from dialog_trainer.files import read_bounded

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dialog_trainer.config.report_group import ReportConfig
+from dialog_trainer.config.command_groups import ReportConfig
 from dialog_trainer.config.table import show
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.files import write_atomically

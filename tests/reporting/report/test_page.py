@@ -4,7 +4,7 @@ import pytest
 from helpers.run_folders import make_run
 
 from dialog_trainer.cli.commands.report import collect_folder
-from dialog_trainer.config.report_group import NO_REPORT, ReportConfig
+from dialog_trainer.config.command_groups import NO_REPORT, ReportConfig
 from dialog_trainer.reporting.report.report import build_report, write_report
 
 pytestmark = pytest.mark.slow
