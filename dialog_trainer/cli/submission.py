@@ -71,7 +71,10 @@ def submit_jobs(
         else:
             names = [start_here(folder / FOLDER, [*command, str(index)], settings) for index in range(len(jobs))]
             write_line(f"  started here: {_count(jobs)}")
-        record = _add_submissions(record, dict(zip([job.index for job in jobs], names, strict=True)))
+        record = record.with_jobs(
+            job.model_copy(update={"status": "queued", "submission": name})
+            for job, name in zip(jobs, names, strict=True)
+        )
         write_sweep(folder, record)
     return record
 
@@ -100,14 +103,6 @@ def _make_task(folder: Path, record: SweepRecord, job: JobRecord, commands: JobC
     if job.forked_from and job.forked_from_step:
         fork = make(fork_from=folder / job.forked_from / branch_name(job.forked_from_step))
     return Task(job=job, start=make(), resume=make(resumes=True), fork=fork)
-
-
-def _add_submissions(record: SweepRecord, names: Mapping[int, str]) -> SweepRecord:
-    jobs = (
-        job.model_copy(update={"status": "queued", "submission": names[job.index]}) if job.index in names else job
-        for job in record.jobs
-    )
-    return record.model_copy(update={"jobs": tuple(jobs)})
 
 
 def _count(jobs: Sequence[JobRecord]) -> str:

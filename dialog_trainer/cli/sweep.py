@@ -123,18 +123,19 @@ def _read_known(folder: Path) -> SweepRecord | None:
     if not (folder / SWEEP_FILE).exists():
         return None
     record = read_current(folder)
-    jobs = (
-        job.model_copy(update={"status": "stopped"}) if job.status == "running" and not job.submission else job
+    return record.with_jobs(
+        job.model_copy(update={"status": "stopped"})
         for job in record.jobs
+        if job.status == "running" and not job.submission
     )
-    return record.model_copy(update={"jobs": tuple(jobs)})
 
 
 def _check_folders(folder: Path, plan: SweepPlan) -> SweepPlan:
     """Compares the folders of the jobs with the record. Raises `ConfigError` for those that somebody has changed."""
-    errors, jobs = [], list(plan.record.jobs)
+    errors, fresh = [], []
     for index in plan.jobs:
-        job, run = jobs[index], folder / jobs[index].name
+        job = plan.record.jobs[index]
+        run = folder / job.name
         if job.submission:
             continue
         if os.path.lexists(run):
@@ -152,11 +153,11 @@ def _check_folders(folder: Path, plan: SweepPlan) -> SweepPlan:
         elif job.status == "done":
             write_line(f"  {job.name} was done, and its folder is gone: it is trained once more")
         if not os.path.lexists(run) and job.attempts:
-            fresh = {"status": "waiting", "steps_done": 0, "end": None, "config_sha256": None, "exit_code": None}
-            jobs[index] = job.model_copy(update=fresh)
+            start = {"status": "waiting", "steps_done": 0, "end": None, "config_sha256": None, "exit_code": None}
+            fresh.append(job.model_copy(update=start))
     if errors:
         raise ConfigError(errors)
-    return replace(plan, record=plan.record.model_copy(update={"jobs": tuple(jobs)}))
+    return replace(plan, record=plan.record.with_jobs(fresh))
 
 
 def _add_forks(plan: SweepPlan, fork: bool | str, early_stopping: bool, launcher: str) -> SweepPlan:
@@ -168,8 +169,7 @@ def _add_forks(plan: SweepPlan, fork: bool | str, early_stopping: bool, launcher
         for index, job in plan.jobs.items()
         if _is_exact(job.config) and not plan.record.jobs[index].submission
     ]  # fmt: skip
-    jobs = list(plan.record.jobs)
-    forks = plan_forks(dict(enumerate(jobs)), able, 0.0 if fork is True else MIN_SHARED)
+    forks = plan_forks(plan.record.jobs, able, 0.0 if fork is True else MIN_SHARED)
     if forks and launcher == "submitit_local":
         if fork is True:
             raise ConfigError(
@@ -177,9 +177,7 @@ def _add_forks(plan: SweepPlan, fork: bool | str, early_stopping: bool, launcher
             )
         write_line(f"  no forks with hydra/launcher={launcher}: {len(forks)} jobs train what they could share")
         return plan
-    for index, job in forks.items():
-        jobs[index] = job
-    return replace(plan, record=plan.record.model_copy(update={"jobs": tuple(jobs)}))
+    return replace(plan, record=plan.record.with_jobs(forks))
 
 
 def _family(config: Config) -> str:

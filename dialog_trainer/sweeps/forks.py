@@ -13,7 +13,7 @@ steps, `mask_schedule=step` and five values of `train_user_turn_mask_step`:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,11 +93,11 @@ def remove_unneeded_branches(sweep: Path, jobs: Sequence[JobRecord]) -> None:
             remove_directory(sweep, f"{job.name}/{BRANCHES}")
 
 
-def plan_forks(record_jobs: Mapping[int, JobRecord], jobs: list[Forkable], min_shared: float) -> dict[int, JobRecord]:
+def plan_forks(record_jobs: Sequence[JobRecord], jobs: list[Forkable], min_shared: float) -> list[JobRecord]:
     """The jobs with the forks that are planned for them now. Only jobs that were never started take part: what others share
     with them is over."""
     new = [job for job in jobs if record_jobs[job.index].attempts == 0 and record_jobs[job.index].forked_from is None]
-    return {
-        index: record_jobs[index].model_copy(update={"forked_from": record_jobs[root].name, "forked_from_step": shared})
+    return [
+        record_jobs[index].model_copy(update={"forked_from": record_jobs[root].name, "forked_from_step": shared})
         for index, (root, shared) in find_forks(new, min_shared).items()
-    }
+    ]

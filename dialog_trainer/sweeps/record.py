@@ -3,6 +3,7 @@ may read it while the jobs run."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -99,6 +100,11 @@ class SweepRecord(PlainRecord):
         if any(job.forked_from not in (None, *names) for job in self.jobs):
             raise ValueError("a job forks from one that is not there")
         return self
+
+    def with_jobs(self, changed: Iterable[JobRecord]) -> SweepRecord:
+        """A copy in which these jobs take the places of those of their numbers."""
+        jobs = {job.index: job for job in (*self.jobs, *changed)}
+        return self.model_copy(update={"jobs": tuple(jobs.values())})
 
 
 def read_sweep(folder: Path) -> SweepRecord:

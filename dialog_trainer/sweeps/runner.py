@@ -151,10 +151,9 @@ class SweepRunner:
         now = time.monotonic()
         if now - self._recorded >= RECORD_EVERY_SECONDS:
             self._recorded = now
-            jobs = list(self.record.jobs)
-            for index, done in counted.items():
-                jobs[index] = jobs[index].model_copy(update={"steps_done": done})
-            self.record = self.record.model_copy(update={"jobs": tuple(jobs)})
+            self.record = self.record.with_jobs(
+                self.record.jobs[index].model_copy(update={"steps_done": done}) for index, done in counted.items()
+            )
             self._write()
         asked = [self.record.jobs[index] for index in self._asked]
         steps_done = {job.index: counted.get(job.index, job.steps_done) for job in asked}
@@ -165,9 +164,7 @@ class SweepRunner:
         self._progress.show(len(self._running), left, max(0, made))
 
     def _replace(self, job: JobRecord) -> None:
-        jobs = list(self.record.jobs)
-        jobs[job.index] = job
-        self.record = self.record.model_copy(update={"jobs": tuple(jobs)})
+        self.record = self.record.with_jobs([job])
         self._write()
 
     def _write(self) -> None:

@@ -73,8 +73,7 @@ def read_current(sweep: Path) -> SweepRecord:
     if not submitted:
         return record
     live = find_live(submitted)
-    jobs = (_find_state(sweep, job, submitted if live is None else live) for job in record.jobs)
-    return record.model_copy(update={"jobs": tuple(jobs)})
+    return record.with_jobs(_find_state(sweep, job, submitted if live is None else live) for job in record.jobs)
 
 
 def _find_state(sweep: Path, job: JobRecord, live: Collection[str | None]) -> JobRecord:
