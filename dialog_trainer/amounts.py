@@ -1,4 +1,4 @@
-"""Sizes and times as texts: `1.2 GB`, `34 MB`, `0:42`, `1:02:03`."""
+"""Sizes and times as texts: `1.2 GB`, `34 MB`, `0:42`, `1:02:03`, `2.5 h`."""
 
 from __future__ import annotations
 
@@ -13,3 +13,10 @@ def format_clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def format_duration(seconds: float) -> str:
+    """In hours, minutes or seconds, about two digits of them."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:,.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"

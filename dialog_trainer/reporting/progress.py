@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.text import Text
 
-from dialog_trainer.amounts import format_clock
+from dialog_trainer.amounts import format_clock, format_duration
 from dialog_trainer.reporting.terminal import RunConsole, print_line
 from dialog_trainer.training.loop import StepReport
 
@@ -112,8 +112,9 @@ def describe_time_left(steps: int, seconds_per_step: float) -> str | None:
     seconds = steps * seconds_per_step
     if seconds < 60:
         return None
-    amount = f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds / 60:.0f} minutes"
-    line = f"about {amount} left: {steps:,} steps of {seconds_per_step:.3g} s, validations not included"
+    line = (
+        f"about {format_duration(seconds)} left: {steps:,} steps of {seconds_per_step:.3g} s, validations not included"
+    )
     if seconds <= LONG_RUN_SECONDS:
         return line
     fitting = int(LONG_RUN_SECONDS / seconds_per_step)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
+from dialog_trainer.amounts import format_duration
 from dialog_trainer.config.frozen import thaw
 from dialog_trainer.config.machine import PER_MACHINE
 from dialog_trainer.config.paths import with_absolute_data_paths
@@ -136,7 +137,7 @@ def describe_work(plan: SweepPlan) -> str:
     else:
         parts.append(f"{left:,} steps")
     seconds = estimate_seconds(plan)
-    parts.append("the time is known after the first job" if seconds is None else f"about {format_hours(seconds)}")
+    parts.append("the time is known after the first job" if seconds is None else f"about {format_duration(seconds)}")
     return ", ".join(parts)
 
 
@@ -152,10 +153,6 @@ def estimate_seconds(plan: SweepPlan) -> float | None:
     if not steps:
         return None
     return sum(map(count_steps_left, plan.left)) * sum(job.seconds for job in done) / steps
-
-
-def format_hours(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min" if seconds >= 60 else "a minute"
 
 
 def _shared_overrides(composed: Sequence[ComposedJob]) -> set[str]:

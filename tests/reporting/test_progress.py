@@ -149,11 +149,11 @@ def test_bars_are_complete_at_any_width(clock, width, training, stage):
     ("steps", "seconds", "line"),
     [
         (100, 0.5, None),
-        (1_000, 0.5, "about 8 minutes left: 1,000 steps of 0.5 s, validations not included"),
-        (20_000, 1.0, "about 5.6 hours left: 20,000 steps of 1 s, validations not included"),
-        (29_980, 1.234, "about 10.3 hours left: 29,980 steps of 1.23 s, validations not included. For a shorter run: "
+        (1_000, 0.5, "about 8 min left: 1,000 steps of 0.5 s, validations not included"),
+        (20_000, 1.0, "about 5.6 h left: 20,000 steps of 1 s, validations not included"),
+        (29_980, 1.234, "about 10.3 h left: 29,980 steps of 1.23 s, validations not included. For a shorter run: "
          "steps=17000, model=gpt2_tiny or a smaller model.max_len"),
-        (2, 30_000.0, "about 16.7 hours left: 2 steps of 3e+04 s, validations not included. For a shorter run: "
+        (2, 30_000.0, "about 16.7 h left: 2 steps of 3e+04 s, validations not included. For a shorter run: "
          "model=gpt2_tiny or a smaller model.max_len"),
     ],
 )  # fmt: skip
@@ -168,7 +168,7 @@ def test_a_run_prints_the_time_left_once_after_20_of_its_own_steps(clock):
         shown.step(report(step))
     lines = out.getvalue().splitlines()
     (place,) = [index for index, line in enumerate(lines) if line.startswith("about")]
-    assert lines[place] == "about 2.8 hours left: 9,975 steps of 1 s, validations not included"
+    assert lines[place] == "about 2.8 h left: 9,975 steps of 1 s, validations not included"
     assert lines[place - 1].startswith("step 16/")
     assert lines[place + 1].startswith("step 26/")
 

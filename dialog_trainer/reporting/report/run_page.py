@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dialog_trainer.amounts import format_duration
 from dialog_trainer.config.table import show
 from dialog_trainer.errors import CheckpointError
 from dialog_trainer.evaluation.baselines import DESCRIPTIONS
@@ -15,7 +16,6 @@ from dialog_trainer.files import read_bounded, write_atomically
 from dialog_trainer.reporting.report.collect import MAX_LOG_BYTES, RunRecord
 from dialog_trainer.reporting.report.page import render_page
 from dialog_trainer.reporting.report.scored import ScoredSplit, ScoreWithInterval
-from dialog_trainer.reporting.report.tables import format_duration
 from dialog_trainer.reporting.score_tables import interval_head
 from dialog_trainer.reporting.tables import TextTable
 from dialog_trainer.tracking.environment import read_environment

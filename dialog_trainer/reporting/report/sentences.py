@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dialog_trainer.amounts import format_duration
 from dialog_trainer.reporting.report.arms import Design
 from dialog_trainer.reporting.report.collect import RunRecord
 from dialog_trainer.reporting.report.comparison import BEST, LAST, ArmResult, Comparison, Quantity
 from dialog_trainer.reporting.report.statistics import Estimate
 from dialog_trainer.reporting.report.tables import (
-    format_duration,
     format_estimate,
     format_interval,
     format_p,

@@ -7,13 +7,13 @@ import io
 import math
 from collections.abc import Sequence
 
+from dialog_trainer.amounts import format_duration
 from dialog_trainer.reporting.report.arms import Arm, Design
 from dialog_trainer.reporting.report.collect import RunRecord
 from dialog_trainer.reporting.report.comparison import ArmResult, Comparison, Quantity
 from dialog_trainer.reporting.report.statistics import ALPHA, Estimate, Interval
 from dialog_trainer.reporting.tables import TextTable
 
-SECONDS_PER_HOUR = 3600
 INTERVAL_HEAD = "\N{PLUS-MINUS SIGN} 95 %"
 # Of the baseline in the head of a column, in characters.
 MAX_LABEL = 16
@@ -117,7 +117,7 @@ def render_csv(runs: Sequence[RunRecord], design: Design, quantities: Sequence[Q
     writer.writerow(["run", *columns, *map(str, quantities)])
     for run in runs:
         own = values.get(run.folder, [run.settings.get(key, "") for key in design.keys])
-        cost = [run.steps_done, run.settings["steps"], round(run.seconds / SECONDS_PER_HOUR, 5), run.tokens]
+        cost = [run.steps_done, run.settings["steps"], round(run.seconds / 3600, 5), run.tokens]
         numbers = ["" if (value := quantity.value(run)) is None else repr(float(value)) for quantity in quantities]
         writer.writerow([run.name, *own, run.seed, run.end, *cost, run.settings["precision"], *numbers])
     return file.getvalue()
@@ -134,12 +134,6 @@ def format_estimate(estimate: Estimate | None, sign: str = "") -> str:
         return f"{_number(estimate.mean, sign)} \N{PLUS-MINUS SIGN} 0"
     digits = _decimals(half)
     return f"{estimate.mean:{sign}z,.{digits}f} \N{PLUS-MINUS SIGN} {half:,.{digits}f}"
-
-
-def format_duration(seconds: float) -> str:
-    if seconds >= SECONDS_PER_HOUR:
-        return f"{seconds / SECONDS_PER_HOUR:,.1f} h"
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def format_interval(interval: Interval | None) -> str:
