@@ -16,6 +16,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -113,22 +114,14 @@ def replay_best(branch: Path, counts_after: int) -> dict[int, BestTracker]:
                 f"{branch / 'metrics.jsonl'}: the validation at step {step} lacks its loss or its score"
             )
         tracker.update(step, loss, score, counts=step > counts_after)
-        found[step] = copy_best(tracker)
+        found[step] = replace(tracker)
     return found
 
 
 def best_until(best_at: Mapping[int, BestTracker], step: int) -> BestTracker:
     """The best results after the validations up to a step."""
     before = [one for one in best_at if one <= step]
-    return copy_best(best_at[max(before)]) if before else BestTracker()
-
-
-def copy_best(best: BestTracker) -> BestTracker:
-    return BestTracker(**best_values(best))
-
-
-def best_values(best: BestTracker) -> dict[str, Any]:
-    return {name: getattr(best, name) for name in BestTracker.__dataclass_fields__}
+    return replace(best_at[max(before)]) if before else BestTracker()
 
 
 def _list_checkpoints(run: Path) -> list[str]:
@@ -157,7 +150,7 @@ def _readdress(run: Path, checkpoint: str, state: Mapping[str, Any], best_at: Ma
     """Makes a copied checkpoint one of this run. Its files are links, so that each changed one is replaced."""
     step = read_state(run, checkpoint).step
     saved = json.loads(read_bounded(run, f"{checkpoint}/{STATE_FILE}", MAX_STATE_BYTES))
-    saved |= {**state, "best": best_values(best_until(best_at, step))}
+    saved |= {**state, "best": asdict(best_until(best_at, step))}
     content = json.dumps(saved, indent=2).encode("utf-8")
     try:
         manifest = Manifest.model_validate_json(read_bounded(run, f"{checkpoint}/{MANIFEST}", MAX_MANIFEST_BYTES))

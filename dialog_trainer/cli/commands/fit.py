@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from dialog_trainer.build.data import find_final_split, load_dialogues, report_contamination, tokenize_split
 from dialog_trainer.build.evaluation import resolve_word_tokenizer
+from dialog_trainer.build.instantiate import instantiate
 from dialog_trainer.build.mask import build_mask
 from dialog_trainer.build.mask_check import check_split_mask, digest_mask, summarize_held_out, summarize_training
 from dialog_trainer.build.model import digest_weights, load_saved_model
@@ -32,7 +33,6 @@ from dialog_trainer.build.runtime import (
     select_device,
     warm_up_compile,
 )
-from dialog_trainer.build.tracker import build_tracker
 from dialog_trainer.cli.commands.callbacks import TrainingCallbacks
 from dialog_trainer.cli.commands.parts import TrainingParts, validation_interval
 from dialog_trainer.config.machine import launch_options
@@ -80,11 +80,15 @@ def lock_for_all_ranks(folder: Path) -> AbstractContextManager[None]:
 
 
 def feed_tracker(config: Config, folder: Path, say: Say) -> AbstractContextManager[object]:
-    """Feeds the rows of `metrics.jsonl` to the tracker of `logger`, where there is one; on rank 0."""
+    """Feeds the rows of `metrics.jsonl` to the tracker of `logger`, where there is one; on rank 0.
+
+    Raises `ConfigError` if its class cannot be imported (a package is missing) or does not take its arguments.
+    """
     target = config.logger.target
     if target is None or not collectives.is_rank0():
         return nullcontext()
-    return RowFeeder(folder / "metrics.jsonl", build_tracker(target, config.logger.arguments, folder), warn=say)
+    build = instantiate(target, config.logger.arguments, "logger", given=0, run_directory=folder)
+    return RowFeeder(folder / "metrics.jsonl", build, warn=say)
 
 
 def begin_training(config: Config, say: Say) -> torch.device:
@@ -216,7 +220,7 @@ def _fit(folder: Path, parts: TrainingParts, state: TrainingState, console: RunC
     ):
         say(line)
     if figures:
-        from dialog_trainer.cli.commands.run_report import report_run  # imports the report
+        from dialog_trainer.cli.commands.report import report_run  # imports the report
 
         report_run(folder, say)
     return int(collectives.all_reduce_max(stop.exit_code)) if outcome == "interrupted" else 0

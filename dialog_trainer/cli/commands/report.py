@@ -1,4 +1,4 @@
-"""mode=report: compares runs, and writes the report into the folder of the sweep."""
+"""mode=report: compares runs, and writes the report into the folder of the sweep; the page of a single run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dialog_trainer.config.frozen import flatten
 from dialog_trainer.config.job import Job
 from dialog_trainer.config.paths import expand_runs
 from dialog_trainer.config.schema import Config
-from dialog_trainer.errors import CheckpointError, ConfigError
+from dialog_trainer.errors import CheckpointError, ConfigError, DialogTrainerError
 from dialog_trainer.files import read_bounded
 from dialog_trainer.reporting.console import make_printer
 from dialog_trainer.reporting.report.collect import JobStatus, RunRecord, collect_run
@@ -29,6 +29,7 @@ from dialog_trainer.sweeps.processes import read_notes
 from dialog_trainer.sweeps.progress import JobNotes
 from dialog_trainer.sweeps.record import JobRecord
 from dialog_trainer.sweeps.submitted import FOLDER
+from dialog_trainer.types import Say
 
 # More places than these make no title.
 MAX_NAMED = 3
@@ -78,6 +79,15 @@ def _notes_of_submitted(found: Iterable[tuple[Path, JobRecord | None]]) -> Itera
         sweep = folder.parent
         if record and (sweep / FOLDER).is_dir():
             yield from notes.add(record.name, read_notes(sweep, log_of(record)))
+
+
+def report_run(folder: Path, say: Say) -> None:
+    """Writes the page of a run; says where, or why not: a run that has ended must not fail for it."""
+    try:
+        write_run_page(collect_folder(folder, None))
+        say(f"report:   {folder / PAGE}")
+    except (OSError, DialogTrainerError) as error:
+        say(f"note: {folder / PAGE} could not be written: {error}")
 
 
 def _collect(found: Iterable[tuple[Path, JobRecord | None]]) -> tuple[list[RunRecord], list[tuple[str, str]]]:

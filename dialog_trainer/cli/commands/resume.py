@@ -149,7 +149,7 @@ def _close_again(folder: Path, job: Job, state: TrainingState, outcome: str, say
     say(f"{folder} has {outcome} already, at step {state.step:,}: nothing to do; a larger steps or patience goes on")
     if collectives.is_rank0() and job.config.figures.enabled:
         from dialog_trainer.cli.commands.figures import draw_finished_run  # imports matplotlib
-        from dialog_trainer.cli.commands.run_report import report_run
+        from dialog_trainer.cli.commands.report import report_run
 
         try:
             draw_finished_run(folder, job.config)

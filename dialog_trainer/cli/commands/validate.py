@@ -144,7 +144,7 @@ def _report(
         draw_by_depth(run, folder, config, scored)
     log(f"written to {run / folder}")
     if config.figures.enabled:
-        from dialog_trainer.cli.commands.run_report import report_run  # imports the report
+        from dialog_trainer.cli.commands.report import report_run  # imports the report
 
         report_run(run, log)
 
