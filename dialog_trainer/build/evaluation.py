@@ -19,14 +19,12 @@ from dialog_trainer.evaluation.progress import Progress
 from dialog_trainer.evaluation.protocols import ReplyProtocol, ReplySettings, TurnProtocol
 from dialog_trainer.files import cache_key
 from dialog_trainer.metrics.registry import Score, build_scores, load_extra_metrics
-from dialog_trainer.metrics.tokenize import choose_tokenizer, describe_unfit, joins_words, split_words
+from dialog_trainer.metrics.tokenize import MIN_WORDS, choose_tokenizer, describe_unfit, joins_words, split_words
 from dialog_trainer.model.generation.sampling import Decoding
 from dialog_trainer.types import Role, Say
 
 # Held-out dialogues, the first ones, whose script chooses the tokenizer of words.
 MAX_SCRIPT_DIALOGUES = 1000
-# With fewer words a reply, scores of pairs of words count next to nothing.
-MIN_WORDS = 2
 
 
 def build_protocol(config: Config) -> ReplyProtocol:

@@ -69,7 +69,8 @@ def check_runs(values: Values) -> list[str]:
     if command is None:
         return []
     if places is not None and not command.takes_runs:
-        return [f"runs={_show_runs(places)}: goes with mode=report or mode=validate, not with mode={command.name}"]
+        shown = show(places[0] if len(places) == 1 else list(places))
+        return [f"runs={shown}: goes with mode=report or mode=validate, not with mode={command.name}"]
     if not places and command.takes_runs and not command.works_on_saved_run:
         return [f"mode={command.name} needs runs: pass runs=<folder of a sweep>, or runs=[<run folder>,<run folder>]"]
     return find_missing_runs(places or ())
@@ -78,7 +79,7 @@ def check_runs(values: Values) -> list[str]:
 def find_missing_runs(places: Iterable[str]) -> list[str]:
     """The errors of values of `runs` that name nothing."""
     return [
-        f"runs={place}: no folder of a run or of a sweep matches" if is_pattern(place)
+        f"runs={place}: no folder of a run or of a sweep matches" if glob.has_magic(place)
         else f"runs={place}: {why_no_folder(place)}"
         for place in places
         if not expand_runs((place,))
@@ -91,21 +92,13 @@ def expand_runs(places: Iterable[str]) -> list[Path]:
     for place in places:
         if os.path.isdir(place):
             found[Path(place)] = None
-        elif is_pattern(place):
+        elif glob.has_magic(place):
             found |= {
                 Path(match): None
                 for match in sorted(glob.glob(place))
                 if any(os.path.isfile(os.path.join(match, name)) for name in ("args.yaml", "sweep.json"))
             }
     return list(found)
-
-
-def is_pattern(place: str) -> bool:
-    return any(character in place for character in "*?[")
-
-
-def _show_runs(places: tuple[str, ...]) -> str:
-    return show(places[0] if len(places) == 1 else list(places))
 
 
 def check_data_files(values: Values) -> list[str]:
@@ -130,7 +123,7 @@ def check_data_files(values: Values) -> list[str]:
             if path is None or (spared and split == "train"):
                 continue
             if problem := _why_no_data(path):
-                remedy = ("" if is_pattern(path) else names_like(path)) or "; pass a file, a folder or a pattern"
+                remedy = ("" if glob.has_magic(path) else names_like(path)) or "; pass a file, a folder or a pattern"
                 found.append(f"data.{split}_data_path={path}: {problem}{remedy}")
         if values.get("data.train_data_path", "-") is None and not spared:
             found.append("data=files needs data.train_data_path=<file, folder or pattern>")

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dialog_trainer.types import Role, Span, SpecialTokens, TokenSequence
 
 
-def make_spans(
-    text_ids: Sequence[Sequence[int]], roles: Sequence[int], separator: int, first_turn: int = 0
-) -> list[Span]:
+def make_spans(text_ids: Sequence[Sequence[int]], roles: Sequence[int], separator: int) -> list[Span]:
     """Consecutive turns of a dialogue from the ids of their texts, each ended by the separator."""
-    turns = enumerate(zip(text_ids, roles, strict=True), start=first_turn)
+    turns = enumerate(zip(text_ids, roles, strict=True))
     return [Span(Role(role), turn, (*ids, separator)) for turn, (ids, role) in turns]
 
 

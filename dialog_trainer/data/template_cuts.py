@@ -6,12 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dialog_trainer.data.template_layout import TemplateRefusal
-from dialog_trainer.data.truncation import cut_turns, keep_first, keep_last
+from dialog_trainer.data.truncation import count_tokens, cut_turns, keep_first, keep_last
 from dialog_trainer.types import Role, Span, Turn
-
-
-def count_tokens(spans: Sequence[Span]) -> int:
-    return sum(len(span.ids) for span in spans)
 
 
 def count_system_turns(turns: Sequence[Turn]) -> int:
@@ -68,7 +64,7 @@ def keep_end_of_turns(spans: Sequence[Span], max_tokens: int) -> list[Span]:
 
 def _room(spans: Sequence[Span], max_tokens: int) -> int:
     """Tokens that are left for turns."""
-    own = sum(len(span.ids) for span in spans if span.role == Role.FORMAT)
+    own = count_tokens([span for span in spans if span.role == Role.FORMAT])
     if own >= max_tokens:
         raise TemplateRefusal(
             f"what it adds to the turns takes {own} tokens, of {max_tokens} in all; use a larger model.max_len"

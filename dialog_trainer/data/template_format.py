@@ -25,7 +25,6 @@ from transformers import PreTrainedTokenizerFast
 from dialog_trainer.data.chat_format import ChatFormat, SeparatorFormat
 from dialog_trainer.data.template_cuts import (
     count_system_turns,
-    count_tokens,
     cut_to,
     find_exchange_starts,
     keep_beginning,
@@ -36,7 +35,7 @@ from dialog_trainer.data.template_encoding import encode_sections
 from dialog_trainer.data.template_layout import ChatTemplate, TemplateRefusal, placeholder
 from dialog_trainer.data.template_sections import Section, SectionPlanner
 from dialog_trainer.data.text_encoder import TextEncoder, UnfinishedError
-from dialog_trainer.data.truncation import keep_first
+from dialog_trainer.data.truncation import count_tokens, keep_first
 from dialog_trainer.errors import DataError, ModelError
 from dialog_trainer.files import sha256_of_texts
 from dialog_trainer.types import Dialogue, Role, Span, TokenContract, TokenSequence, Turn

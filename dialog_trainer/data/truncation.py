@@ -48,9 +48,9 @@ def split(turns: Sequence[Span], special_tokens: SpecialTokens, max_len: int) ->
     exchanges[-1].append(end_span(turns, special_tokens))
     parts: list[list[Span]] = [[]]
     for exchange in exchanges:
-        if parts[-1] and _length(parts[-1]) + _length(exchange) > room:
+        if parts[-1] and count_tokens(parts[-1]) + count_tokens(exchange) > room:
             parts.append([])
-        parts[-1] += exchange if _length(exchange) <= room else _cut_exchange(exchange, room)
+        parts[-1] += exchange if count_tokens(exchange) <= room else _cut_exchange(exchange, room)
     for part, following in pairwise(parts):
         while not part[-1].ids:
             following.insert(0, part.pop())
@@ -120,7 +120,7 @@ def keep_last(span: Span, count: int) -> Span:
     return replace(span, ids=span.ids[lost:], lost=lost) if lost else span
 
 
-def _length(spans: Sequence[Span]) -> int:
+def count_tokens(spans: Sequence[Span]) -> int:
     return sum(len(span.ids) for span in spans)
 
 

@@ -22,6 +22,8 @@ ANALYZERS = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko
 MIN_FRACTION = 0.2
 # Among Chinese characters, so many kana make a text Japanese.
 MIN_KANA = 0.1
+# With fewer words a reply, scores of pairs of words count next to nothing.
+MIN_WORDS = 2
 
 _LETTER = re.compile(r"[^\W\d_]")
 _SCRIPTS = {

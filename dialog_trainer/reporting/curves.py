@@ -74,7 +74,7 @@ def plot_by_depth(style: FigureStyle, scored: Mapping[str, Any], names: Sequence
         values = [bin_["scores"][name] for bin_ in bins]
         axes.plot(range(len(bins)), values, color=style.theme.accent, marker="o", ms=4, lw=1.5)
         axes.set_ylabel(name)
-        axes.set_ylim(bottom=0, top=headroom(values, 1.3))
+        axes.set_ylim(bottom=0, top=headroom(values))
         axes.set_xticks(range(len(bins)), labels)
     return figure
 
@@ -100,7 +100,7 @@ def _plot_scores(style: FigureStyle, scores: Mapping[str, str], rows: Sequence[R
         plot_rows(axes, rows, name, color=theme.accent)
         values = {row[name] for row in rows if row.get(name) is not None}
         if len(values) <= 1:  # matplotlib would invent a scale around one value
-            axes.set_ylim(0, headroom([*values], 1.3) if any(values) else 1)
+            axes.set_ylim(0, headroom([*values]) if any(values) else 1)
         _shade_interval(axes, theme, rows, name)
         _mark_best(axes, theme, rows, name, better)
         axes.set_ylabel(name if better == "neither" else f"{name}\n({better} is better)")

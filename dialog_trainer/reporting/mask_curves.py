@@ -36,7 +36,7 @@ def plot_schedule(
     style: FigureStyle, *, steps: int, learning_rate: Callable[[int], float], role_weights: WeightsAtStep, switch: int
 ) -> Figure:
     """The planned learning rate and loss weights of a run of `steps` steps."""
-    points, theme = _sample_steps(0, steps - 1, switch), style.theme
+    points, theme = _sample_steps(steps - 1, switch), style.theme
     figure, (upper, lower) = make_panels(style, "Planned learning rate and loss weights", "step", (2.6, 1.9))
     upper.plot(points, [learning_rate(step) for step in points], color=theme.accent, lw=1.5, label="learning rate")
     upper.set_ylabel("learning rate")
@@ -51,7 +51,7 @@ def plot_schedule(
 def plot_weights(style: FigureStyle, *, schedule_steps: int, role_weights: WeightsAtStep, switch: int) -> Figure:
     """The loss weights over the steps of the schedule."""
     figure, (axes,) = make_panels(style, "Loss weight of the turns", "step", [3.6])
-    _plot_weights(axes, style.theme, _sample_steps(0, schedule_steps, switch), role_weights)
+    _plot_weights(axes, style.theme, _sample_steps(schedule_steps, switch), role_weights)
     mark_switch(axes, style.theme, switch, (0, schedule_steps))
     finish_panels([axes], style.theme)
     return figure
@@ -83,7 +83,7 @@ def plot_loss_by_role(style: FigureStyle, metrics: Path, *, role_weights: Weight
     plot_rows(middle, differences, "difference", color=theme.accent, marker="o", lw=1.5, label=label)
     mark_zero(middle, theme)
     middle.set_ylabel("nats per token")
-    _plot_weights(lower, theme, _sample_steps(0, steps[1], switch), role_weights)
+    _plot_weights(lower, theme, _sample_steps(steps[1], switch), role_weights)
     for axes in panels:
         mark_switch(axes, theme, switch, steps)
     finish_panels(panels, theme)
@@ -138,10 +138,10 @@ def plot_lengths(style: FigureStyle, lengths: Sequence[int] | np.ndarray, max_le
     return figure
 
 
-def _sample_steps(first: int, last: int, switch: int) -> list[int]:
+def _sample_steps(last: int, switch: int) -> list[int]:
     """At most about `MAX_POINTS` steps, with both sides of the switch."""
-    points = {round(first + index * (last - first) / MAX_POINTS) for index in range(MAX_POINTS + 1)}
-    return sorted(points | ({switch - 1, switch} if first < switch <= last else set()))
+    points = {round(index * last / MAX_POINTS) for index in range(MAX_POINTS + 1)}
+    return sorted(points | ({switch - 1, switch} if 0 < switch <= last else set()))
 
 
 def _plot_weights(axes: Axes, theme: Theme, points: Sequence[int], role_weights: WeightsAtStep) -> None:

@@ -241,6 +241,6 @@ def mark_zero(axes: Axes, theme: Theme) -> None:
     axes.axhline(0, color=theme.muted, lw=0.8, gid="reference")
 
 
-def headroom(values: Sequence[float], factor: float) -> float:
-    """An upper end of an axis that begins at 0: `factor` times the highest value, above 0 in any case."""
-    return max([value for value in values if math.isfinite(value)] + [1e-9]) * factor
+def headroom(values: Sequence[float]) -> float:
+    """An upper end of an axis that begins at 0, a third above the highest value."""
+    return max([value for value in values if math.isfinite(value)] + [1e-9]) * 1.3

@@ -7,12 +7,10 @@ from typing import Any
 
 from dialog_trainer.evaluation.baselines import DESCRIPTIONS
 from dialog_trainer.metrics.bootstrap import describe_few
+from dialog_trainer.metrics.tokenize import MIN_WORDS
 from dialog_trainer.reporting.console import format_losses
 from dialog_trainer.reporting.score_tables import build_depth_table, build_difference_table, build_score_table
 from dialog_trainer.reporting.tables import TextTable
-
-# With fewer words a reply, scores of pairs of words count next to nothing.
-MIN_WORDS = 2
 
 
 def build_tables(scored: Mapping[str, Any]) -> list[TextTable]:
