@@ -19,4 +19,4 @@ def format_duration(seconds: float) -> str:
     """In hours, minutes or seconds, about two digits of them."""
     if seconds >= 3600:
         return f"{seconds / 3600:,.1f} h"
-    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"

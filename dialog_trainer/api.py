@@ -64,8 +64,8 @@ class SavedRun:
     def load_chatbot(self, checkpoint: str = "metric", device: str = "auto") -> Chatbot:
         """The model of a checkpoint: `metric` (best score), `loss` (best loss) or `last`. Raises `CheckpointError`."""
         config = self.config.replace({"mode": "chat", "resume_model_dir": str(self.folder), "device": device})
-        with hold_checkpoint(self.folder, checkpoint) as folder:
-            model, tokenizer = load_saved_model(folder, config, select_device(config), lambda line: None)
+        with hold_checkpoint(self.folder, checkpoint) as found:
+            model, tokenizer = load_saved_model(self.folder / found, config, select_device(config), lambda line: None)
         return Chatbot(model, tokenizer, config)
 
 

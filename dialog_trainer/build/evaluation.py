@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from dialog_trainer import __version__
 from dialog_trainer.build.data import Split
+from dialog_trainer.build.decoding import build_decoding
 from dialog_trainer.config.schema import Config
 from dialog_trainer.data.dataset import DialogueDataset
 from dialog_trainer.data.tokenizer import DialogueTokenizer
@@ -20,7 +21,6 @@ from dialog_trainer.evaluation.protocols import ReplyProtocol, ReplySettings, Tu
 from dialog_trainer.files import cache_key
 from dialog_trainer.metrics.registry import Score, build_scores, load_extra_metrics
 from dialog_trainer.metrics.tokenize import MIN_WORDS, choose_tokenizer, describe_unfit, joins_words, split_words
-from dialog_trainer.model.generation.sampling import Decoding
 from dialog_trainer.types import Role, Say
 
 # Held-out dialogues, the first ones, whose script chooses the tokenizer of words.
@@ -31,14 +31,12 @@ def build_protocol(config: Config) -> ReplyProtocol:
     generation = config.metrics.generation
     if generation.max_new_tokens is None:
         raise ValueError("metrics.generation.max_new_tokens is null")
-    # Sampling at temperature 0 is greedy.
-    kind = "greedy" if generation.decoding == "sample" and not generation.temperature else generation.decoding
     reply_settings = ReplySettings(
         role=Role[config.mask_schedule.trained_role.upper()],
         max_new_tokens=generation.max_new_tokens,
         window=config.model.max_len,
         batch_tokens=generation.batch_tokens,
-        decoding=Decoding(kind, generation.temperature, generation.top_p, generation.beams),
+        decoding=build_decoding(generation),
         seed=config.seed,
     )
     if config.metrics.protocol == "original":

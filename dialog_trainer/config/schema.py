@@ -6,6 +6,7 @@ There are no defaults here: `conf/` holds them. Code reads `config.optim.lr0`; `
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
@@ -206,6 +207,11 @@ class Config(Record):
     def command(self) -> Command:
         """The record of `mode`."""
         return find_command(self.mode)
+
+    @property
+    def saved_run(self) -> Path:
+        """The folder of the run that a command works on; `.` where it works on none."""
+        return Path(self.resume_model_dir or "")
 
     @property
     def planned_steps(self) -> int:

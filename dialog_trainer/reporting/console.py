@@ -113,7 +113,7 @@ def closing_lines(
     ]
 
 
-def describe_checkpoint(run: Path, folder: Path, kind: str, state: SavedState) -> str:
+def describe_checkpoint(run: Path, checkpoint: str, kind: str, state: SavedState) -> str:
     """One line: the folder, kind (`metric`, `loss` or `last`) and step of a checkpoint of `run`, and what the other kinds
     would be. `state` is that of the checkpoint."""
     try:
@@ -134,7 +134,7 @@ def describe_checkpoint(run: Path, folder: Path, kind: str, state: SavedState) -
         for name, step in found.items()
         if step is not None and step != state.step
     ]
-    line = f"checkpoint: {folder} ({kind}, step {state.step:,}{', ' * bool(own)}{own})"
+    line = f"checkpoint: {run / checkpoint} ({kind}, step {state.step:,}{', ' * bool(own)}{own})"
     return line + (f"; {'; '.join(others)}" if others else "; metric, loss and last are the same")
 
 

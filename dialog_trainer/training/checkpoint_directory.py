@@ -54,8 +54,8 @@ class StepDirectory:
         return f"weights/{self.name}"
 
 
-def find_checkpoint(run: Path, load_model_type: str) -> Path:
-    """The directory of a whole checkpoint: `last`, `metric` (best) or `loss` (best). Raises `CheckpointError`.
+def find_checkpoint(run: Path, load_model_type: str) -> str:
+    """The directory of a whole checkpoint, below the run: `last`, `metric` (best) or `loss` (best). Raises `CheckpointError`.
 
     Each file is read and compared with the manifest.
     """
@@ -63,7 +63,7 @@ def find_checkpoint(run: Path, load_model_type: str) -> Path:
 
 
 @contextlib.contextmanager
-def hold_checkpoint(run: Path, load_model_type: str) -> Iterator[Path]:
+def hold_checkpoint(run: Path, load_model_type: str) -> Iterator[str]:
     """As `find_checkpoint`, of a run that may be training: within the block its process leaves the directory alone."""
     with contextlib.ExitStack() as stack:
         for _ in range(READ_ATTEMPTS):  # the newest may be replaced before it is locked
@@ -73,7 +73,7 @@ def hold_checkpoint(run: Path, load_model_type: str) -> Iterator[Path]:
         yield _verify(run, load_model_type, found)
 
 
-def _verify(run: Path, load_model_type: str, found: str | None) -> Path:
+def _verify(run: Path, load_model_type: str, found: str | None) -> str:
     from dialog_trainer.training.checkpoint import find_damage  # imports torch, which the others here do not need
 
     if found is None:
@@ -88,7 +88,7 @@ def _verify(run: Path, load_model_type: str, found: str | None) -> Path:
         raise CheckpointError(
             f"the checkpoint {KINDS[load_model_type]!r} of {run} is damaged and cannot be used: {damage}; {remedy}"
         )
-    return run / found
+    return found
 
 
 def locate(run: Path, name: str) -> str | None:

@@ -132,16 +132,16 @@ def forget_later(run: Path, state: SavedState) -> list[str]:
     return lost
 
 
-def fork_checkpoints(run: Path, checkpoint: Path, new: Path) -> list[str]:
+def fork_checkpoints(run: Path, checkpoint: str, new: Path) -> list[str]:
     """Gives the folder of a new run a checkpoint of another run, and the best ones that its state names.
 
     Returns the best ones that are not there any more, which the next validation sets again.
     """
-    state = read_state(run, checkpoint.relative_to(run).as_posix())
+    state = read_state(run, checkpoint)
     make_directory(new, "weights")
     if list_directory(run, ".").get(BASE) == "directory":
         copy_directory(run / BASE, new, BASE)
-    copy_directory(checkpoint, new, f"weights/{step_name(state.step)}")
+    copy_directory(run / checkpoint, new, f"weights/{step_name(state.step)}")
     missing = []
     for name in BEST:
         step = state.kept.get(name)
@@ -149,7 +149,7 @@ def fork_checkpoints(run: Path, checkpoint: Path, new: Path) -> list[str]:
         if source and not find_damage(run, source):
             copy_directory(run / source, new, f"weights/{name}")
         elif step is not None:
-            copy_directory(checkpoint, new, f"weights/{name}")
+            copy_directory(run / checkpoint, new, f"weights/{name}")
             missing.append(name)
     _renew(new, state)
     return missing

@@ -84,5 +84,5 @@ def test_a_checkpoint_is_described_with_the_others(tmp_path, kind, chosen, newes
     state = tmp_path / "weights" / "last" / "trainer" / "state.json"
     state.parent.mkdir(parents=True)
     state.write_text(json.dumps(newest) if newest else "{")
-    found = describe_checkpoint(tmp_path, Path("w"), kind, SavedState.model_validate(chosen))
-    assert found == f"checkpoint: w ({line}"
+    found = describe_checkpoint(tmp_path, "w", kind, SavedState.model_validate(chosen))
+    assert found == f"checkpoint: {tmp_path / 'w'} ({line}"

@@ -35,7 +35,7 @@ def names(run):
 
 
 def step_at(run, kind):
-    return read_state(run, find_checkpoint(run, kind).relative_to(run).as_posix()).step
+    return read_state(run, find_checkpoint(run, kind)).step
 
 
 def steps(run):
@@ -85,7 +85,7 @@ def test_the_newest_are_kept(tiny_model, tokenizer, run, keep):
 def test_a_step_saved_twice_gets_another_name(save, run):
     save(1)
     save(1)
-    assert find_checkpoint(run, "last").name == "step-00000001-2"
+    assert find_checkpoint(run, "last") == "weights/step-00000001-2"
 
 
 def test_leftovers_go_and_files_of_the_user_stay(save, run):
@@ -160,7 +160,7 @@ def test_no_link_leads_out_of_a_run(save, run, tmp_path, inner):
     (run / inner).symlink_to(victim)
     before = sorted(victim.rglob("*"))
     for kind in ("last", "loss"):
-        assert victim not in [found.resolve() for found in error_or_path(find_checkpoint, run, kind)]
+        assert victim not in [(run / found).resolve() for found in error_or_path(find_checkpoint, run, kind)]
     error_or_path(repair, run)
     error_or_path(save, 2, best_loss=2)
     assert sorted(victim.rglob("*")) == before
@@ -302,7 +302,7 @@ def test_a_fork_has_the_checkpoint_and_its_best_ones(save, run, tmp_path):
     save(3, best_metric=1, best_loss=3)
     before = steps(run)
     (tmp_path / "new").mkdir()
-    missing = fork_checkpoints(run, run / "weights/step-00000002", tmp_path / "new")
+    missing = fork_checkpoints(run, "weights/step-00000002", tmp_path / "new")
     assert (missing, steps(run)) == ([], before)
     assert steps(tmp_path / "new") == {"best_loss": 2, "best_metric": 1, "last": 2, "step-00000002": 2}
 
@@ -319,11 +319,11 @@ def test_a_missing_checkpoint_names_another(save, run):
 def test_what_a_reader_holds_stays(save, run, kind):
     save(1, best_metric=1)
     with hold_checkpoint(run, kind) as held:
-        before = held.stat().st_ino
+        before = (run / held).stat().st_ino
         for step in range(2, 6):
             save(step, best_metric=step)
-        assert held.stat().st_ino == before
-        assert read_state(run, held.relative_to(run).as_posix()).step == 1
+        assert (run / held).stat().st_ino == before
+        assert read_state(run, held).step == 1
         assert step_at(run, kind) == 5
     save(6, best_metric=5)
     assert steps(run) == {"best_metric": 5, "last": 6, "step-00000005": 5, "step-00000006": 6}
@@ -344,8 +344,8 @@ def test_a_reader_of_a_run_that_saves_gets_a_whole_checkpoint_each_time(save, ru
     while os.waitpid(child, os.WNOHANG)[0] == 0:
         for kind in ("last", "loss"):
             with hold_checkpoint(run, kind) as held:
-                seen.append(read_state(run, held.relative_to(run).as_posix()).step)
-                AutoModelForCausalLM.from_pretrained(held)
+                seen.append(read_state(run, held).step)
+                AutoModelForCausalLM.from_pretrained(run / held)
     assert len(set(seen)) > 2
     assert locate(run, "last") == "weights/step-00000039"
 

@@ -4,13 +4,13 @@ held-out perplexity on the same tokens, and the replies of both in a short conve
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from transformers import PreTrainedModel
 
 from dialog_trainer.build.data import Split, load_dialogues, tokenize_split
+from dialog_trainer.build.decoding import build_decoding, longest_chat_reply
 from dialog_trainer.build.mask import build_mask
 from dialog_trainer.build.model import load_base_model, load_saved_model
 from dialog_trainer.build.runtime import configure_torch, select_device
@@ -22,7 +22,6 @@ from dialog_trainer.evaluation.losses import measure_held_out_losses
 from dialog_trainer.masking.timeline import build_timeline
 from dialog_trainer.model.generation.conversation import Conversation
 from dialog_trainer.model.generation.generate import stream_reply
-from dialog_trainer.model.generation.sampling import GREEDY, Decoding
 from dialog_trainer.reporting.console import make_printer
 from dialog_trainer.reporting.mask_page.content import describe_sequence
 from dialog_trainer.reporting.tables import TextTable
@@ -47,12 +46,12 @@ def compare_before_after(job: Job, console: Console) -> int:
         raise ConfigError(
             ["mode=before_after: of a run with model/adapter=lora, which keeps the model that it began with"]
         )
-    run = Path(config.resume_model_dir or "")
+    run = config.saved_run
     device = select_device(config)
     configure_torch(config.deterministic)
     with hold_checkpoint(run, config.load_model_type) as checkpoint:
-        after, tokenizer = load_saved_model(checkpoint, config, device, say)
-        before = load_base_model(checkpoint, config, tokenizer, device, say)
+        after, tokenizer = load_saved_model(run / checkpoint, config, device, say)
+        before = load_base_model(run / checkpoint, config, tokenizer, device, say)
     held_out = tokenize_split(config, load_dialogues(config, "validation", say), tokenizer, say)
     _show_dialogue(console, config, held_out, tokenizer)
     models = {"before": before, "after": after}
@@ -94,10 +93,7 @@ def _compare_losses(config: Config, split: Split, models: dict[str, PreTrainedMo
 
 def _compare_replies(config: Config, tokenizer: DialogueTokenizer, models: dict[str, PreTrainedModel]) -> TextTable:
     """Both models in a conversation of their own, with the same lines of the user."""
-    options = config.chat.generation
-    limit = options.max_new_tokens or config.metrics.generation.max_new_tokens or 1
-    sampled = options.decoding == "sample" and options.temperature
-    decoding = Decoding("sample", options.temperature, options.top_p) if sampled else GREEDY
+    decoding, limit = build_decoding(config.chat.generation), longest_chat_reply(config)
     replies = []
     for model in models.values():
         conversation, said = Conversation(tokenizer, window=config.model.max_len, max_new_tokens=limit), []

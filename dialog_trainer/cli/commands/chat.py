@@ -7,18 +7,17 @@ import io
 import itertools
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from rich.console import Console
 
 from dialog_trainer import screen
+from dialog_trainer.build.decoding import build_decoding, longest_chat_reply
 from dialog_trainer.build.model import load_saved_model
 from dialog_trainer.build.runtime import select_device
 from dialog_trainer.config.job import Job
 from dialog_trainer.errors import ConfigError
 from dialog_trainer.model.generation.conversation import Conversation, LineTooLong
 from dialog_trainer.model.generation.generate import stream_reply
-from dialog_trainer.model.generation.sampling import GREEDY, Decoding
 from dialog_trainer.reporting.console import describe_checkpoint
 from dialog_trainer.seeds import derive_seed
 from dialog_trainer.streams import OUTPUT, losses
@@ -43,15 +42,11 @@ Reply = Callable[[list[int], Callable[[str], None]], str]
 def chat_with_run(job: Job, console: Console) -> int:
     """Chats until the user ends it; returns the exit code. The console is not used: replies go to standard output."""
     config = job.config
-    options, seed, window = config.chat.generation, config.seed, config.model.max_len
-    max_new_tokens = options.max_new_tokens or config.metrics.generation.max_new_tokens or 1
-    sampled = options.decoding == "sample" and options.temperature
-    decoding = Decoding("sample", options.temperature, options.top_p) if sampled else GREEDY
-    run = Path(config.resume_model_dir or "")
-    with hold_checkpoint(run, config.load_model_type) as folder:
-        state = read_state(run, folder.relative_to(run).as_posix())
-        _print_note(describe_checkpoint(run, folder, config.load_model_type, state))
-        model, tokenizer = load_saved_model(folder, config, select_device(config), _print_note)
+    run, seed, window = config.saved_run, config.seed, config.model.max_len
+    decoding, max_new_tokens = build_decoding(config.chat.generation), longest_chat_reply(config)
+    with hold_checkpoint(run, config.load_model_type) as checkpoint:
+        _print_note(describe_checkpoint(run, checkpoint, config.load_model_type, read_state(run, checkpoint)))
+        model, tokenizer = load_saved_model(run / checkpoint, config, select_device(config), _print_note)
     _print_note(
         f"decoding: {decoding.text()}, at most {max_new_tokens} tokens a reply"
         + (f", seed {seed}" if decoding.kind == "sample" else "")

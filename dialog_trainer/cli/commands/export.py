@@ -19,10 +19,10 @@ from dialog_trainer.training.saved_state import read_state
 def export_run(job: Job, console: RunConsole) -> int:
     """Writes `<run>/export/<checkpoint>-<step>`, in the place of an earlier one; returns the exit code."""
     say, config = make_printer(console), job.config
-    run = Path(config.resume_model_dir or "")
+    run = config.saved_run
     with hold_checkpoint(run, config.load_model_type) as checkpoint:
-        state = read_state(run, checkpoint.relative_to(run).as_posix())
-        model, tokenizer = load_saved_model(checkpoint, config, torch.device("cpu"), say)
+        state = read_state(run, checkpoint)
+        model, tokenizer = load_saved_model(run / checkpoint, config, torch.device("cpu"), say)
     adapter: Any = getattr(model, "adapter", None)
     weights = adapter.merged_weights() if adapter else model.state_dict()
     name = f"export/{KINDS[config.load_model_type]}-{state.step}"

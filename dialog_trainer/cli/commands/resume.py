@@ -57,7 +57,7 @@ _SCORE_OPTIONS = {"mask_schedule.trained_role", "metrics.best", "metrics.protoco
 
 def resume_run(job: Job, console: RunConsole) -> int:
     """mode=resume: goes on exactly from a checkpoint of the run; returns the exit code."""
-    run, branch_steps = Path(job.config.resume_model_dir or ""), job.config.sweep.keep_at
+    run, branch_steps = job.config.saved_run, job.config.sweep.keep_at
     job = replace(job, config=without_branches(fix_schedule_steps(job.config)))
     say = make_printer(console)
     with ExitStack() as locks:
@@ -94,7 +94,7 @@ def _state_of(start: ResumeStart, job: Job, attempt: int) -> TrainingState:
 def _restore_parts(start: ResumeStart, job: Job, state: TrainingState, say: Say) -> TrainingParts:
     """The parts of the checkpoint; says what keeps the resume from being exact."""
     saved = start.state
-    parts = restore_parts(start.checkpoint, saved, job.config, say)
+    parts = restore_parts(start.run / start.checkpoint, saved, job.config, say)
     other_data = saved.held_out != parts.validation.dialogues.digest
     for line in (
         *_reset_best(state.best, state.step, [key for key, _, _ in job.changes], other_data),
@@ -163,7 +163,7 @@ def _close_again(folder: Path, job: Job, state: TrainingState, outcome: str, say
 
 def _resume_lines(start: ResumeStart, job: Job, state: TrainingState) -> list[str]:
     config = job.config
-    lines = [f"resuming {start.checkpoint} (step {state.step:,}): resume {state.attempt} of this run"]
+    lines = [f"resuming {start.run / start.checkpoint} (step {state.step:,}): resume {state.attempt} of this run"]
     lines += [f"  {key}: {before} -> {after}" for key, before, after in job.changes]
     if inexact_changes(job.changes):
         lines.append(

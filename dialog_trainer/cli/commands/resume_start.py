@@ -26,10 +26,10 @@ from dialog_trainer.types import Say
 
 @dataclass(frozen=True, slots=True)
 class ResumeStart:
-    """`checkpoint`: a whole directory of `run`. `forks`: whether training goes on in a new run."""
+    """`checkpoint`: a whole directory below `run`. `forks`: whether training goes on in a new run."""
 
     run: Path
-    checkpoint: Path
+    checkpoint: str
     state: SavedState
     forks: bool
 
@@ -39,7 +39,7 @@ def choose_start(run: Path, config: Config, say: Say) -> ResumeStart:
     checkpoint, forks, lines = collectives.broadcast_from_rank0(lambda: _find(run, config))
     for line in lines:
         say(line)
-    return ResumeStart(run, run / checkpoint, read_state(run, checkpoint), forks)
+    return ResumeStart(run, checkpoint, read_state(run, checkpoint), forks)
 
 
 def _find(run: Path, config: Config) -> tuple[str, bool, list[str]]:
@@ -50,7 +50,7 @@ def _find(run: Path, config: Config) -> tuple[str, bool, list[str]]:
             step = read_state(run, checkpoint).step
             lines.append(f"  {run / checkpoint} (step {step:,}) is the newest that is whole: later steps are repeated")
         return checkpoint, False, lines
-    checkpoint = find_checkpoint(run, kind).relative_to(run).as_posix()
+    checkpoint = find_checkpoint(run, kind)
     step, newest = read_state(run, checkpoint).step, _newest_step(run)
     if newest is None or newest <= step:
         return checkpoint, False, []

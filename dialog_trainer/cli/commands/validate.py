@@ -62,12 +62,12 @@ OtherScores = tuple[dict[str, Any], Statistics]
 
 def validate_run(job: Job, console: RunConsole) -> int:
     log, config = make_printer(console), job.config
-    run, split = Path(config.resume_model_dir or ""), config.split
+    run, split = config.saved_run, config.split
     with ExitStack() as hold:
         checkpoint = collectives.broadcast_from_rank0(
             lambda: hold.enter_context(hold_checkpoint(run, config.load_model_type))
         )
-        state = read_state(run, checkpoint.relative_to(run).as_posix())
+        state = read_state(run, checkpoint)
         log(f"validating split {split} of {run}")
         log(describe_checkpoint(run, checkpoint, config.load_model_type, state))
         for key, before, after in job.changes:
@@ -86,7 +86,7 @@ def validate_run(job: Job, console: RunConsole) -> int:
         other = _read_other_scores(config, dialogues)
         device = select_device(config)
         configure_torch(config.deterministic)
-        model, tokenizer = load_saved_model(checkpoint, config, device, log)
+        model, tokenizer = load_saved_model(run / checkpoint, config, device, log)
         with collectives.local_rank0_first():
             data = tokenize_split(config, dialogues, tokenizer, log)
         collectives.assert_same_on_all_ranks(
@@ -117,7 +117,7 @@ def _report(
     result: ValidationResult,
 ) -> None:
     """Analyzes a validation, prints it and writes it into the run."""
-    log, run, split = make_printer(console), Path(config.resume_model_dir or ""), config.split
+    log, run, split = make_printer(console), config.saved_run, config.split
     folder = f"validation/{split}/{config.metrics.protocol}"
     print_samples(console, result.samples(config.prediction_print_n), run / folder / "replies.jsonl")
     metrics = select_metrics(config)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dialog_trainer.amounts import format_duration
 from dialog_trainer.build.mask import build_mask
 from dialog_trainer.cli.commands.stopped_run import (
     MIN_STEPS,
@@ -130,8 +131,8 @@ def _train_all(
     trained = max(row["time_seconds"] for row in read_newest_rows(straight / "metrics.jsonl", "validation"))
     others = len(faults) * (2 * seconds - trained) + seconds  # each that is stopped starts twice
     say(
-        f"1/{count} straight: {config.steps:,} steps in {_format_time(seconds)}; the others take about "
-        f"{_format_time(others)} together"
+        f"1/{count} straight: {config.steps:,} steps in {format_duration(seconds)}; the others take about "
+        f"{format_duration(others)} together"
     )
     # With every `auto` as the first run has resolved it: another measurement would be another run.
     config = Config.from_dict(read_saved(straight)).replace({"allow_targets": config.allow_targets})
@@ -251,7 +252,3 @@ def _newest_replies(path: Path) -> dict[str, list[Row]]:
         if row["attempt"] == newest[row["step"]]:
             found[f"step {row['step']}"].append({key: value for key, value in row.items() if key != "attempt"})
     return found
-
-
-def _format_time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -322,7 +322,7 @@ def test_a_full_disk_ends_the_run_with_the_earlier_checkpoint(dialog_trainer, ti
     assert err.startswith("the checkpoint of step 4 could not be written")
     assert "Traceback" not in out + err
     assert sorted(path.name for path in (tmp_path / "runs/run/weights").iterdir()) == ["last", "step-00000002"]
-    assert find_checkpoint(tmp_path / "runs/run", "last").name == "step-00000002"
+    assert find_checkpoint(tmp_path / "runs/run", "last") == "weights/step-00000002"
 
 
 def test_the_log_says_what_is_done(train):
