@@ -127,7 +127,7 @@ def _against_generate(title: str, model, tokenizer, contexts, decoding: Decoding
     def generated() -> None:
         with padded_attention(model):
             for first in range(0, len(contexts), size):
-                batch = tokenizer.tokenizer.pad({"input_ids": contexts[first : first + size]}, return_tensors="pt")
+                batch = tokenizer.hf_tokenizer.pad({"input_ids": contexts[first : first + size]}, return_tensors="pt")
                 model.generate(**batch, max_new_tokens=NEW, **sampling)
 
     ways = _measure_interleaved({"ours": ours, "generate": generated}, rounds)
