@@ -81,6 +81,7 @@ lint: $(STAMP) ## Check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file benchmarks/mypy.ini benchmarks
 
 check-extras: $(STAMP) ## Check that each extra resolves with the pinned versions
 	@for extra in demo report track slurm bench dev; do \

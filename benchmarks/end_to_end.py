@@ -19,6 +19,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dialog_trainer.data.sources.protocol import DialogueSource
 
 ROUNDS = 5
 MAX_LEN = 128
@@ -67,7 +71,7 @@ def _seconds_to_first_step(project: Path, cache: Path) -> float:
     overrides = ("experiment=demo_scratch", "steps=2", f"project={project}", f"data.cache_dir={cache}")
     start = time.perf_counter()
     with subprocess.Popen(command(*overrides), stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
+        for line in process.stdout or ():
             if re.match(r"step 1/", line):
                 seconds = time.perf_counter() - start
                 process.kill()
@@ -120,7 +124,7 @@ def measure_validation(folder: Path, dialogues: int = 32, rounds: int = 3) -> No
     print(f"a dialogue: 1/{ratio:.0f} of the original's time; a reply: 1/{ratio * each:.0f}")
 
 
-def _source():
+def _source() -> tuple[DialogueSource, str]:
     from dialog_trainer.data.sources.chitchat import ChitChat
     from dialog_trainer.data.sources.dailydialog import DailyDialog
 

@@ -18,10 +18,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import random_gpt2
 import torch
 from end_to_end import command
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from dialog_trainer.data.dataset import open_dialogues
@@ -67,7 +69,7 @@ def main() -> None:
             _against_generate(f"trained, {decoding.kind}", model, tokenizer, contexts, decoding, arguments.rounds)
 
 
-def _model(folder: Path):
+def _model(folder: Path) -> tuple[PreTrainedModel, DialogueTokenizer]:
     tokenizer = DialogueTokenizer.pretrained(str(folder))
     model = load_pretrained(str(folder), tokenizer, dropout=None).eval()
     use_packed_attention(model, MAX_LEN)
@@ -92,7 +94,7 @@ def _contexts(folder: Path, tokenizer: DialogueTokenizer, dialogues: int) -> tup
     return [context.ids for context in found], firsts
 
 
-def _make_replies_end(model, tokenizer: DialogueTokenizer, one_in: int) -> None:
+def _make_replies_end(model: Any, tokenizer: DialogueTokenizer, one_in: int) -> None:
     """Changes the weights so that `[SEP]` is sampled with probability 1 / `one_in`."""
     with torch.no_grad():
         model.transformer.ln_f.bias.fill_(0.1)
@@ -111,7 +113,14 @@ def _trained(folder: Path) -> Path:
     return (folder / "runs" / "trained" / "weights" / "last").resolve()
 
 
-def _against_generate(title: str, model, tokenizer, contexts, decoding: Decoding, rounds: int) -> None:
+def _against_generate(
+    title: str,
+    model: Any,
+    tokenizer: DialogueTokenizer,
+    contexts: list[list[int]],
+    decoding: Decoding,
+    rounds: int,
+) -> None:
     size = max(1, BATCH_TOKENS // (max(map(len, contexts)) + NEW))
     lengths: list[int] = []
 
@@ -137,7 +146,13 @@ def _against_generate(title: str, model, tokenizer, contexts, decoding: Decoding
     print(f"  ours / generate: {_ratios(ways['generate'], ways['ours'])}", flush=True)
 
 
-def _against_original(model, tokenizer, contexts, first_turns: list[list[int]], rounds: int) -> None:
+def _against_original(
+    model: Any,
+    tokenizer: DialogueTokenizer,
+    contexts: list[list[int]],
+    first_turns: list[list[int]],
+    rounds: int,
+) -> None:
     turns = iter(first_turns * rounds)
 
     def ours() -> None:
@@ -156,7 +171,8 @@ def _against_original(model, tokenizer, contexts, first_turns: list[list[int]], 
 
     ways = _measure_interleaved({"ours": ours, "original": original}, rounds)
     dialogues = len(first_turns)
-    each = tuple([seconds / dialogues for seconds in kind] for kind in ways["ours"])
+    clock, processor = ways["ours"]
+    each = [seconds / dialogues for seconds in clock], [seconds / dialogues for seconds in processor]
     body = sum(p.numel() for name, p in model.named_parameters() if ".h." in name)
     head = model.get_output_embeddings().weight.numel()
     read = sum(len(contexts[chain[-1]]) for chain in group_by_prefix(contexts))

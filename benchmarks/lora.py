@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -31,7 +32,7 @@ KINDS = ("full", "lora")
 
 def build(kind: str) -> tuple[GPT2LMHeadModel, torch.optim.Optimizer]:
     torch.manual_seed(0)
-    sizes = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "vocab_size": 50257 + NEW_TOKENS}
+    sizes: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "vocab_size": 50257 + NEW_TOKENS}
     model = GPT2LMHeadModel(GPT2Config(**sizes))
     if kind == "lora":
         new_ids = list(range(50257, 50257 + NEW_TOKENS))

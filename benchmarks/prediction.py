@@ -20,6 +20,7 @@ import random_gpt2
 from peers import material, page
 
 from dialog_trainer.model.kernels.linear_cross_entropy import chunk_rows
+from dialog_trainer.training.loop import StepReport
 
 # NVIDIA H100 SXM: dense bf16 peak of its data sheet; the utilization and the time of a launch are assumed.
 PEAK, ASSUMED_SHARE, LAUNCH_SECONDS, TOKENS = 989e12, 0.5, 5e-6, 16_384
@@ -82,7 +83,8 @@ def _counts(folder: Path, depth: int, dialogues: int) -> Counts:
     work.mkdir()
     if not model.exists():
         random_gpt2.write(model, layers=depth, heads=size.heads, width=size.width)
-    flops, operations, inside, reports = quick.flop_counter(), quick.Operations(), ExitStack(), []
+    flops, operations, inside = quick.flop_counter(), quick.Operations(), ExitStack()
+    reports: list[StepReport] = []
 
     def before_step(step: int) -> None:
         inside.close()

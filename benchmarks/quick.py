@@ -30,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ from peers.contender import environment
 from peers.material import SEED, synthetic_dialogues
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+
+from dialog_trainer.training.loop import StepReport
 
 EXPECTED = Path(__file__).resolve().parent / "expected.json"
 # Relative growth above which a count is "worse". A count of 0 must stay 0.
@@ -163,7 +166,7 @@ def run_options(folder: Path, steps: int, model: Path | None = None) -> list[str
     ]  # fmt: skip
 
 
-def quiet_run(options: list[str], before_step, track) -> None:
+def quiet_run(options: list[str], before_step: Callable[[int], None], track: Callable[[StepReport], None]) -> None:
     """Runs with standard output redirected to standard error; its last validation is not counted."""
     out = os.dup(1)
     sys.stdout.flush()
@@ -196,7 +199,7 @@ class Operations(TorchDispatchMode):
         self.kernels = self.attention = self.largest = 0
         self.syncs: list[str] = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         inputs = [one for one in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
         on_host = any(map(_is_host, inputs))
@@ -204,7 +207,7 @@ class Operations(TorchDispatchMode):
         outputs = [one for one in torch.utils._pytree.tree_leaves(result) if isinstance(one, torch.Tensor)]
         for one in outputs:
             if on_host:
-                one.is_host = True
+                one.is_host = True  # type: ignore[attr-defined]  # an attribute of our own
         if inputs and not on_host:
             crosses = any(map(_is_host, outputs))  # float32 of the device -> float64 of the host
             by_value = name in SIZE_BY_VALUE or (name == "index" and _has_boolean(args[1]))

@@ -142,9 +142,9 @@ def main() -> None:
         if count <= arguments.batch_size:
             even = statistics.mean(balance(one, count) for one in batches)
             cells = _efficiencies(arguments, model, speeds, count, tokens / count, even)
-            rows.append([count, f"{arguments.batch_size / count:.1f}", f"{even:.0%}", *cells])
+            rows.append([str(count), f"{arguments.batch_size / count:.1f}", f"{even:.0%}", *cells])
         else:
-            rows.append([count, "-", "-", *["-"] * len(speeds)])
+            rows.append([str(count), "-", "-", *["-"] * len(speeds)])
     names = [speed.name for speed in speeds]
     print(_markdown(["processes", "dialogues each", "load balance", *names], rows) + "\n")
     print(
@@ -155,7 +155,7 @@ def main() -> None:
         cells = _efficiencies(arguments, model, speeds, count, tokens, 1.0)
         rows.append(
             [
-                count,
+                str(count),
                 f"{count * tokens:,.0f}",
                 f"{1000 * _splitting_seconds(lengths, count * arguments.batch_size, count):.1f} ms",
                 *cells,
@@ -206,7 +206,7 @@ def _costs(model: Model, loopback: float) -> str:
     for count in PROCESSES:
         both = [sent(parallel, model.parameters, count) for parallel in ("ddp", "fsdp")]
         seconds = [" / ".join(_short(one / speed) for one in both) for speed in ways.values()]
-        rows.append([count, " / ".join(f"{one / 1e9:.2f}" for one in both), *seconds])
+        rows.append([str(count), " / ".join(f"{one / 1e9:.2f}" for one in both), *seconds])
     return _markdown(["processes", "GB sent, ddp / fsdp", *(f"s, {name}" for name in ways)], rows)
 
 
@@ -218,7 +218,7 @@ def _memory() -> str:
             (state("ddp", model, count), state("fsdp", model, count), state_in_validation(model, count))
             for model in models
         ]
-        rows.append([count, *(" / ".join(f"{one / 2**30:.1f}" for one in each) for each in bytes_of)])
+        rows.append([str(count), *(" / ".join(f"{one / 2**30:.1f}" for one in each) for each in bytes_of)])
     names = [f"{name}, {model.parameters / 1e6:,.0f} M" for name, model in zip(SIZES, models, strict=True)]
     return _markdown(["processes", *(f"GiB, {name}" for name in names)], rows)
 
@@ -241,9 +241,9 @@ def _efficiencies(
     return cells
 
 
-def _markdown(names: list[str], rows: list[list[object]]) -> str:
+def _markdown(names: list[str], rows: list[list[str]]) -> str:
     lines = [names, ["---:"] * len(names), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 if __name__ == "__main__":

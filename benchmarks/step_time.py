@@ -132,7 +132,8 @@ def _total(step: dict[str, Any]) -> float:
 
 def profile_run(job: Job, kind: str, count: int) -> None:
     """Trains in this process, writes the seconds of each step to `<kind>.json`, and ends the process."""
-    spans, steps = [], []
+    spans: list[record_function] = []
+    steps: list[dict[str, Any]] = []
     if kind == "before":
         _use_plain_step()
     if job.compile:
@@ -168,7 +169,7 @@ def _use_plain_step() -> None:
 
     use_packed_attention = build_model.use_packed_attention
 
-    def packed_without_plain_head(model, longest):
+    def packed_without_plain_head(model: Any, longest: int = 8) -> bool:
         if not use_packed_attention(model, longest):
             raise SystemExit("the plain attention does not give the plain model's logits")
         model.has_plain_head = False
@@ -190,15 +191,16 @@ def _use_plain_step() -> None:
 
 def _attention(module, query, key, value, attention_mask, dropout=0.0, scaling=None, *, packing, **_):
     outputs = [
-        torch.nn.functional.scaled_dot_product_attention(*parts, dropout_p=dropout, is_causal=True, scale=scaling)
-        for parts in zip(*(tensor.split(packing.lengths, dim=2) for tensor in (query, key, value)), strict=True)
+        torch.nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling)
+        for q, k, v in zip(*(tensor.split(packing.lengths, dim=2) for tensor in (query, key, value)), strict=True)
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
 def _mark_functions(compiled: bool) -> None:
     """Marks the function and module of each operation for the profiler, except inside compiled blocks."""
-    own_loss_sum, own_clip, marked = loss.compute_loss, parallel.clip_grad_norm, set()
+    own_loss_sum, own_clip = loss.compute_loss, parallel.clip_grad_norm
+    marked: set[torch.nn.Module] = set()
 
     def loss_sum(model, batch):
         if not marked:

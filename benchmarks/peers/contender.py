@@ -31,7 +31,7 @@ class Contender:
         self._log = folder / f"{name}.{number}.log"
         start = time.perf_counter()
         with self._log.open("w", encoding="utf-8") as log:
-            self._process = subprocess.Popen(
+            process = self._process = subprocess.Popen(
                 [sys.executable, "-m", f"peers.{module}"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -41,6 +41,9 @@ class Contender:
                 env=environment(folder / f"compiled-{name}-{number}", job.threads)
                 | (READ_BY_TORCH if job.best else {}),
             )
+        assert process.stdin
+        assert process.stdout
+        self._requests, self._answers = process.stdin, process.stdout
         try:
             self._ask(job.to_json())
         except Unavailable:
@@ -53,19 +56,19 @@ class Contender:
 
     def close(self) -> None:
         with suppress(BrokenPipeError):  # it may have ended by itself
-            self._process.stdin.close()
+            self._requests.close()
         try:
             self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._process.stdout.close()
+        self._answers.close()
 
     def _ask(self, request: str) -> dict[str, Any]:
         try:
-            self._process.stdin.write(request + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
+            self._requests.write(request + "\n")
+            self._requests.flush()
+            line = self._answers.readline()
         except BrokenPipeError:
             line = ""
         if not line:

@@ -71,6 +71,7 @@ def measure_cost_of_data(job: Job, rounds: int) -> list[dict[str, Any]]:
 
 def _write_model(folder: Path) -> None:
     size = SIZES["0.7M"]
+    assert size.entries
     # A vocabulary of the smallest corpus alone would give that corpus fewer tokens a dialogue than the others.
     texts = (text for turns in synthetic_dialogues(BASE * 10, SEED) for text in turns)
     tokenizer = DialogueTokenizer.train(texts, size.entries)

@@ -46,7 +46,7 @@ class Gate:
             seconds = time.perf_counter() - self._start
             self._answer({"ready": True} if self._left is None else {"seconds": seconds, **self._report()})
             self._await()
-        self._left -= 1
+        self._left = (self._left or 0) - 1
 
     def _await(self) -> None:
         line = sys.stdin.readline()

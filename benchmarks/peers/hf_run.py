@@ -23,11 +23,11 @@ from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, Train
 class Replies(TrainerCallback):
     """Generates greedy replies to the same contexts after each evaluation, and prints their BLEU."""
 
-    def __init__(self, contexts: list[dict[str, Any]], tokenizer, job: ShortRun):
+    def __init__(self, contexts: list[dict[str, Any]], tokenizer: Any, job: ShortRun):
         self.contexts, self.tokenizer, self.job = contexts, tokenizer, job
 
-    def on_evaluate(self, args, state, control, model, **_) -> None:
-        model.eval()
+    def on_evaluate(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        model = parts["model"].eval()
         self.tokenizer.padding_side = "left"
         texts: list[str] = []
         size = args.per_device_eval_batch_size
@@ -74,7 +74,7 @@ def main() -> None:
     trainer.train()
 
 
-def _tokenize(path: Path, tokenizer, job: ShortRun) -> Dataset:
+def _tokenize(path: Path, tokenizer: Any, job: ShortRun) -> Dataset:
     def rows(row: dict[str, Any]) -> dict[str, list[int]]:
         ids, labels = [tokenizer.cls_token_id], [IGNORED]
         for message in row["messages"]:

@@ -37,7 +37,7 @@ class StepCallback(TrainerCallback):
 def with_noted_loss(base: type[Trainer], gate: Gate) -> type[Trainer]:
     """Subclass of `base` that notes the loss of each step at the gate."""
 
-    class Noting(base):
+    class Noting(base):  # type: ignore[valid-type, misc]  # made from its argument
         def training_step(self, *args, **kwargs):
             loss = super().training_step(*args, **kwargs)
             gate.note(loss)

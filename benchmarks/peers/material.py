@@ -29,10 +29,12 @@ from dialog_trainer.data.sampler import global_batch_indices
 from dialog_trainer.data.sources import Jsonl
 from dialog_trainer.data.sources.chitchat import ChitChat
 from dialog_trainer.data.sources.dailydialog import DailyDialog
+from dialog_trainer.data.sources.protocol import DialogueSource
 from dialog_trainer.data.tokenizer import DialogueTokenizer
 from dialog_trainer.masking.loss_weights import Mask
 from dialog_trainer.masking.schedules import RoleWeights
 from dialog_trainer.model.loading import build_from_scratch, load_pretrained
+from dialog_trainer.types import Dialogue
 
 IGNORED = -100
 SORTED_AT_A_TIME = 50  # batches; transformers.trainer_pt_utils.get_length_grouped_indices
@@ -92,7 +94,7 @@ def read(folder: Path) -> Material:
     return Material(**json.loads((folder / "material.json").read_text(encoding="utf-8")))
 
 
-def source() -> tuple[object, str]:
+def source() -> tuple[DialogueSource, str]:
     data = os.environ.get("DIALOG_TRAINER_TEST_DATA")
     if data:
         return DailyDialog(str(Path(data) / "dailydialog"), "", None, ""), "DailyDialog"
@@ -157,7 +159,9 @@ def _write_model(folder: Path, size: Size, table: DialogueDataset, max_len: int)
     return DialogueTokenizer.pretrained(str(folder))
 
 
-def _tokens(folder: Path, name: str, dialogues: list, tokenizer: DialogueTokenizer, max_len: int):
+def _tokens(
+    folder: Path, name: str, dialogues: list[Dialogue], tokenizer: DialogueTokenizer, max_len: int
+) -> tuple[list[list[int]], list[list[int]]]:
     """Ids and labels of each dialogue by the package's own data path and mask: the assistant's turns and the end."""
     path = folder / f"{name}.jsonl"
     _write_jsonl(path, dialogues)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 from peers.gate import Gate
 from peers.job import Job
 
 from dialog_trainer.cli import main as command_line
 from dialog_trainer.cli.commands.callbacks import TrainingCallbacks
+from dialog_trainer.training.loop import StepReport
 
 # Steps of a run; more than the rounds need.
 NEVER = 30_000
 
 
-def run(overrides: list[str], before_step: Callable[[int], None], track: Callable[[object], None]) -> int:
+def run(overrides: list[str], before_step: Callable[[int], None], track: Callable[[StepReport], None]) -> int:
     """Runs in this process; the two functions are called after the hooks of the run. Returns the exit code."""
     own_before, own_track = TrainingCallbacks.before_step, TrainingCallbacks.track
 
@@ -24,15 +26,15 @@ def run(overrides: list[str], before_step: Callable[[int], None], track: Callabl
         own_before(self, step)
         before_step(step)
 
-    def both_track(self: TrainingCallbacks, report: object) -> None:
+    def both_track(self: TrainingCallbacks, report: StepReport) -> None:
         own_track(self, report)
         track(report)
 
-    TrainingCallbacks.before_step, TrainingCallbacks.track = both_before, both_track
-    try:
+    with (
+        patch.object(TrainingCallbacks, "before_step", both_before),
+        patch.object(TrainingCallbacks, "track", both_track),
+    ):
         return command_line.main(overrides)
-    finally:
-        TrainingCallbacks.before_step, TrainingCallbacks.track = own_before, own_track
 
 
 def overrides_of(job: Job) -> list[str]:
