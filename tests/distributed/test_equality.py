@@ -1,12 +1,12 @@
 """Results are the same on 1, 2 and 3 processes, and a resumed run equals one that never stopped."""
 
-import hashlib
 import json
 import shutil
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from helpers.checkpoints import digests
 from helpers.processes import dialog_trainer as command
 from helpers.processes import free_port, lines, rows, run_together, started, state
 
@@ -100,11 +100,6 @@ def runs(jsonl_folder, tmp_path_factory) -> Path:
         run_together(folder, size, [*trained(size), *continued(size)])
     run_together(folder, 1, [*continued(1)])
     return folder
-
-
-def digests(run: Path) -> list[str]:
-    files = ("model.safetensors", "trainer/optimizer.safetensors")
-    return [hashlib.sha256((run / "weights/last" / name).read_bytes()).hexdigest() for name in files]
 
 
 def assert_close(found: list[dict], expected: list[dict]) -> None:

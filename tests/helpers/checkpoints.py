@@ -1,5 +1,6 @@
-"""A saver of checkpoints of the tiny model, with states as a run writes them."""
+"""Checkpoints in tests: a saver of those of the tiny model, with states as a run writes them; their digests; damage."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,3 +43,16 @@ def make_saver(model: Any, tokenizer: Any, run: Path, keep: int = 2) -> Callable
         save_checkpoint(run, keep=keep, model=model, tokenizer=tokenizer, tensors=tensors, state=state_of(step, **kept))
 
     return save
+
+
+def digests(run: Path) -> list[str]:
+    """Of the weights and of the optimizer's state in the last checkpoint of a run."""
+    files = ("model.safetensors", "trainer/optimizer.safetensors")
+    return [hashlib.sha256((run / "weights/last" / name).read_bytes()).hexdigest() for name in files]
+
+
+def flip(path: Path) -> None:
+    """Changes a bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 import torch
-from helpers.checkpoints import make_saver, state_of
+from helpers.checkpoints import flip, make_saver, state_of
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -58,12 +58,6 @@ def test_no_file_is_a_pickle(checkpoint):
         # Pickle protocols 2 to 5 start with their number, older ones end with a full stop.
         assert not content.startswith(b"\x80"), path
         assert not content.endswith(b"."), path
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
 
 
 def manifest(files):

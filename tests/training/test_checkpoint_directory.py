@@ -6,7 +6,7 @@ import shutil
 import signal
 
 import pytest
-from helpers.checkpoints import make_saver
+from helpers.checkpoints import flip, make_saver
 from transformers import AutoModelForCausalLM
 
 from dialog_trainer.errors import CheckpointError, TrainingError
@@ -41,12 +41,6 @@ def step_at(run, kind):
 def steps(run):
     """The step of what each directory holds."""
     return {name: read_state(run, f"weights/{name}").step for name in names(run) if name != "damaged"}
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
 
 
 def test_every_name_is_a_whole_directory(save, run):

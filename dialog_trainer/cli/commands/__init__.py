@@ -1,1 +1,1 @@
-"""One file for each command (mode=); a command takes a configuration that passed every check."""
+"""The commands (mode=), and what those that train share; a command takes a configuration that passed every check."""

@@ -36,8 +36,8 @@ from dialog_trainer.signals import StopRequest, StopSignal
 from dialog_trainer.sweeps.forks import branch_name
 from dialog_trainer.tracking.jsonl import Row, read_newest_rows, read_rows
 from dialog_trainer.tracking.run_directory import claim_run_directory, read_origin
+from dialog_trainer.training.checkpoint_comparison import compare_checkpoints, find_value_difference
 from dialog_trainer.training.checkpoint_directory import KINDS, locate
-from dialog_trainer.training.comparison import compare_checkpoints, find_value_difference
 from dialog_trainer.types import Say
 
 # Of a validation: it shows whether a resume is exact as well as a long one does.

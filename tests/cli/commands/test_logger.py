@@ -1,17 +1,11 @@
 """Runs with a logger: it shows their rows, and never changes or stops them."""
 
-import hashlib
-
 import pytest
+from helpers.checkpoints import digests
 
 from dialog_trainer.tracking.jsonl import read_newest_rows
 
 pytestmark = pytest.mark.slow
-
-
-def digests(run):
-    files = ("model.safetensors", "trainer/optimizer.safetensors")
-    return [hashlib.sha256((run / "weights/last" / name).read_bytes()).hexdigest() for name in files]
 
 
 def read_scalars(run):

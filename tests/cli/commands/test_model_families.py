@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from dialog_trainer.cli.main import main
-from dialog_trainer.training.comparison import compare_checkpoints
+from dialog_trainer.training.checkpoint_comparison import compare_checkpoints
 from tests.helpers.models import build
 
 pytestmark = pytest.mark.slow

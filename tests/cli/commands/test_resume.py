@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers.checkpoints import flip
 from torch._dynamo.utils import counters
 
 from dialog_trainer.build.evaluation import run_validation
@@ -322,12 +323,6 @@ def test_a_resume_from_an_older_checkpoint_is_a_new_run_as_it_would_have_been_in
     assert (saved["project"], saved["name"]) == (str(new.parent), new.name)
     assert dialog_trainer(*command, f"resume_model_dir='{run}'")[0] == 0
     assert (tmp_path / f"runs/run-from-{best}2").is_dir()
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def test_a_damaged_last_checkpoint_is_put_aside_and_its_steps_repeated(train, resume):

@@ -1,20 +1,14 @@
 """Runs in a process of their own that are stopped from outside."""
 
-import hashlib
 import json
 import os
 import signal
-from pathlib import Path
 
 import pytest
+from helpers.checkpoints import digests
 from helpers.processes import forked, state
 
 pytestmark = pytest.mark.slow
-
-
-def digests(run: Path) -> list[str]:
-    files = ("model.safetensors", "trainer/optimizer.safetensors")
-    return [hashlib.sha256((run / "weights/last" / name).read_bytes()).hexdigest() for name in files]
 
 
 def test_a_stopped_run_goes_on_exactly(tiny_options, tmp_path, dialog_trainer):

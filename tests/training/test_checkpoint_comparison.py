@@ -9,7 +9,11 @@ import torch
 from helpers.checkpoints import make_saver
 from safetensors.torch import load_file, save_file
 
-from dialog_trainer.training.comparison import compare_checkpoints, find_tensor_difference, find_value_difference
+from dialog_trainer.training.checkpoint_comparison import (
+    compare_checkpoints,
+    find_tensor_difference,
+    find_value_difference,
+)
 
 ONE_BIT_MORE = struct.unpack("<f", struct.pack("<I", 0x3F800001))[0]  # than 1.0
 
