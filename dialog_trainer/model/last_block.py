@@ -1,8 +1,9 @@
 """The last block of a model, computed where its output is used.
 
 After the attention of the last block no position reads another one, and the loss reads the states before the trained
-tokens alone: about half, once the mask drops the user's turns. So the MLP of that block gets these positions alone. The
-states that are used, and without dropout all gradients, are the same; those of the other positions lack the MLP.
+tokens alone: about half, once the mask drops the user's turns. So the MLP of that block gets these positions alone, and
+what its last layer gives is spread over all again: dropout after it draws as much noise as ever. The states that are
+used, and all gradients, are the same; those of the other positions lack the MLP.
 """
 
 from __future__ import annotations
@@ -32,11 +33,10 @@ def trim_last_block(model: PreTrainedModel) -> bool:
     """
     blocks = find_blocks(model)
     mlp = getattr(blocks[-1], "mlp", None) if blocks else None
-    if not isinstance(mlp, torch.nn.Module) or not all(
-        isinstance(layer, _PER_POSITION)
-        for layer in mlp.modules()
-        if any(True for _ in layer.parameters(recurse=False))
-    ):
+    if not isinstance(mlp, torch.nn.Module):
+        return False
+    weighted = [layer for layer in mlp.modules() if next(layer.parameters(recurse=False), None) is not None]
+    if not weighted or not all(isinstance(layer, _PER_POSITION) for layer in weighted):
         return False
     model.last_block = _TrimmedBlock(blocks[-1], mlp)  # type: ignore[assignment]  # an attribute of our own
     return True
@@ -58,15 +58,17 @@ def last_block_options(model: PreTrainedModel, used: torch.Tensor | None) -> dic
 
 
 class _TrimmedBlock:
-    """The hooks of a trimmed block. `used` `(M,)`: the positions of the pass that runs, None for all; `shape`: of its states."""
+    """The hooks of a trimmed block. `used` `(M,)`: the positions of the pass that runs, None for all; `count`: how many it has."""
 
     def __init__(self, block: torch.nn.Module, mlp: torch.nn.Module) -> None:
         self.used: torch.Tensor | None = None
-        self.shape = torch.Size()
+        self.count = 0
+        # The last child with weights, an adapter's too.
+        last = [child for child in mlp.children() if next(child.parameters(), None) is not None][-1]
         self._handles = (
             block.register_forward_pre_hook(self._enter, with_kwargs=True),
             mlp.register_forward_pre_hook(self._select),
-            mlp.register_forward_hook(self._spread),
+            last.register_forward_hook(self._spread),
         )
 
     def remove(self) -> None:
@@ -78,8 +80,10 @@ class _TrimmedBlock:
 
     def _select(self, mlp: torch.nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
         (states,) = args
-        self.shape = states.shape
+        self.count = states.shape[1]
         return args if self.used is None else (states.index_select(1, self.used),)
 
-    def _spread(self, mlp: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-        return output if self.used is None else output.new_zeros(self.shape).index_copy(1, self.used, output)
+    def _spread(self, layer: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+        if self.used is None:
+            return output
+        return output.new_zeros(1, self.count, output.shape[2]).index_copy(1, self.used, output)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dialog_trainer.model.adapters import add_lora
+from dialog_trainer.model.kernels.activations import fuse_activations
 from dialog_trainer.model.last_block import find_blocks, restore_last_block, trim_last_block
 from dialog_trainer.model.loss import compute_loss, token_losses
 from dialog_trainer.model.packed_forward import packed_hidden_states, use_packed_attention
@@ -105,8 +106,10 @@ def test_activation_checkpointing_computes_the_same_positions_again():
 
 
 def test_an_adapter_trains_the_same():
-    model, batch = packed("gpt2", **PACKED["gpt2"]), batch_of(LENGTHS)
+    model, batch = built("gpt2", **PACKED["gpt2"]).train(), batch_of(LENGTHS)
     add_lora(model, rank=2, alpha=4.0, dropout=0.0, targets=(), new_ids=(), seed=0)
+    assert use_packed_attention(model, longest=20)
+    assert model.last_block is not None
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -133,3 +136,17 @@ def test_another_shape_is_computed_whole(kind):
     use_packed_attention(model, longest=20)
     assert getattr(model, "last_block", None) is None
     assert torch.isfinite(compute_loss(model, batch).nats)
+
+
+def test_dropout_draws_the_noise_of_the_whole_block():
+    """So a run of an earlier version, or one that is compiled, goes on with the same noise."""
+    model, batch = packed("gpt2", resid_pdrop=0.3, embd_pdrop=0.0, attn_pdrop=0.0), batch_of(LENGTHS)
+    fuse_activations(model)
+    whole, found = restored(model), {}
+    for name, one in {"trimmed": model, "whole": whole}.items():
+        torch.manual_seed(3)
+        found[name] = gradients_of(one, batch), torch.rand(1)
+    (gradients, after), (expected, after_whole) = found["trimmed"], found["whole"]
+    assert torch.equal(after, after_whole)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=0, atol=1e-6)
