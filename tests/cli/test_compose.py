@@ -171,7 +171,7 @@ def test_all_errors_of_a_command_line_are_named_together():
         "model.layers=3": "there is no option model.layers; model=gpt2_tiny has it",
         "batch_size=0": "must be a whole number of at least 1",
         "model.max_len=7": "must be a whole number of at least 8",
-        "data.path=/no/where": "does not exist",
+        "data.path=/no/where": "there is no such folder",
     } | {text: reason for text, reason in ALONE.items() if text not in HIDDEN}
     found = errors(*reasons)
     assert len(found) == len(reasons)

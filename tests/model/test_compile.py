@@ -54,6 +54,7 @@ def step(model, lengths: list[int]) -> tuple[float, torch.Tensor]:
     return found.nats.item(), torch.cat([one.grad.flatten() for one in model.parameters()])
 
 
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # of torch's own import
 def test_compiled_blocks_are_whole_and_uncompiled_ones_trimmed_again():
     model = made(CONFIGS["gpt2"](0.0))
     assert model.last_block is not None
