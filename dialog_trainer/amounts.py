@@ -19,4 +19,6 @@ def format_duration(seconds: float) -> str:
     """In hours, minutes or seconds, about two digits of them."""
     if seconds >= 3600:
         return f"{seconds / 3600:,.1f} h"
-    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+    if seconds >= 120:
+        return f"{seconds / 60:.{int(seconds < 600)}f} min"
+    return f"{seconds:.0f} s"

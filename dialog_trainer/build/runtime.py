@@ -162,7 +162,9 @@ def resolve_micro_batch_tokens(
     """The configuration with `micro_batch_tokens` set to a number whose step fits in memory; says what it will take."""
     release_freed_memory()  # it would be counted twice: as held, and as what the step will ask for
     with run_eagerly():
-        memory = measure_memory(loss, optimizer, _sample_batch(training, device), collectives.local_size())
+        memory = measure_memory(
+            loss, optimizer, _sample_batch(training, device), collectives.local_size(), config.precision != "fp32"
+        )
     batch_tokens = int(training.lengths.mean() * config.batch_size / collectives.world_size()) + config.model.max_len
     tokens = fit_micro_batch_tokens(memory, config.micro_batch_tokens, config.model.max_len, batch_tokens)
     tokens = -int(collectives.all_reduce_max(-tokens))  # alike in all processes

@@ -148,7 +148,10 @@ def _check_mixture(values: Values) -> list[str]:
     found = [f"data.sources: {place} is named twice; data.weights takes one more often" for place in _repeated(sources)]
     for place in sources:
         if not is_hub_id(place) and (problem := _why_no_data(place)):
-            found.append(f"data.sources: {place}: {problem}; pass files, folders, patterns or ids of the hub")
+            near = "" if glob.has_magic(place) else names_like(place)
+            found.append(
+                f"data.sources: {place}: {problem}{near or '; pass files, folders, patterns or ids of the hub'}"
+            )
     if weights is not None and len(weights) != len(sources):
         found.append(f"data.weights={show(list(weights))}: must be one for each of the {len(sources)} of data.sources")
     remedies = {"train": "use data.weights, of which 0.1 takes a tenth of a source", "validation": "leave it out"}
@@ -219,8 +222,9 @@ def _why_no_model(model: str) -> str | None:
         inside = f"; pass its folder {place.parent}" if model.endswith((".safetensors", ".bin", ".json")) else ""
         return f"is a file, and of files only {' and '.join(MODEL_FILES)} hold a model{inside}"
     if not os.path.isdir(model):
-        missing = _looks_like_path(model) or model.lower().endswith(MODEL_FILES)
-        return why_no_folder(model, "pass a folder or a hub id as gpt2") if missing else None
+        if model.lower().endswith(MODEL_FILES):
+            return "does not exist" + (names_like(model) or "; pass a file, a folder or a hub id as gpt2")
+        return why_no_folder(model, "pass a folder or a hub id as gpt2") if _looks_like_path(model) else None
     if (place / "args.yaml").is_file() and not (place / "config.json").is_file():
         return f"is the folder of a run; pass one of its models, as {place / 'weights' / 'best_loss'}"
     if (place / "adapter_config.json").is_file():

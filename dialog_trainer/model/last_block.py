@@ -28,8 +28,8 @@ def find_blocks(model: PreTrainedModel) -> list[torch.nn.Module]:
 def trim_last_block(model: PreTrainedModel) -> bool:
     """Lets the last block compute the used positions alone, where a pass names them; returns whether its shape allows it.
 
-    It does with an `mlp` whose weights are all in layers that compute each position by itself: no mixture of experts. A new
-    shape is to be probed.
+    It does with an `mlp` of its own whose weights are all in layers that compute each position by itself (no mixture of
+    experts), without dropout before or in them (of an adapter), whose noise would be another one. A new shape is to be probed.
     """
     blocks = find_blocks(model)
     mlp = getattr(blocks[-1], "mlp", None) if blocks else None
@@ -37,6 +37,13 @@ def trim_last_block(model: PreTrainedModel) -> bool:
         return False
     weighted = [layer for layer in mlp.modules() if next(layer.parameters(recurse=False), None) is not None]
     if not weighted or not all(isinstance(layer, _PER_POSITION) for layer in weighted):
+        return False
+    inner = [
+        layer for child in mlp.children() if next(child.parameters(), None) is not None for layer in child.modules()
+    ]
+    if any(isinstance(layer, torch.nn.Dropout) and layer.p for layer in inner):
+        return False
+    if any(mlp is layer for block in blocks[:-1] for layer in block.modules()):
         return False
     model.last_block = _TrimmedBlock(blocks[-1], mlp)  # type: ignore[assignment]  # an attribute of our own
     return True
@@ -76,6 +83,7 @@ class _TrimmedBlock:
             handle.remove()
 
     def _enter(self, block: torch.nn.Module, args: Any, options: dict[str, Any]) -> None:
+        # Stays for the backward pass: what activation checkpointing computes again does not pass here.
         self.used = options.get(_USED)
 
     def _select(self, mlp: torch.nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:

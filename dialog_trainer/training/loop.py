@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -223,11 +223,13 @@ def train_step(
     # torch averages the gradients over the ranks; times their number, the mean is the sum.
     factor = collectives.world_size()
     parts = []
-    with learner.autocast():  # around all passes: torch keeps the weights that it has cast until the end of it
+    # Around several passes: torch keeps the weights that it has cast until the end of the outermost context.
+    with learner.autocast() if passes > 1 else nullcontext():
         for index in range(passes):
             batch = batches[index] if index < len(batches) else dummy_batch(next(loss.parameters()).device)
             with parallel.gradient_sync(loss, last=index == passes - 1):
-                nats, role_turn_sums = loss(batch)
+                with learner.autocast():
+                    nats, role_turn_sums = loss(batch)
                 with torch.autocast(nats.device.type, enabled=False):
                     scaler.scale(nats * factor / max(divisor, 1e-12)).backward()
             parts.append(torch.cat([nats.detach().view(1), role_turn_sums.flatten()]))

@@ -65,11 +65,11 @@ def check_model_fits(parameters: int, device: torch.device, processes: int) -> N
 
 
 def measure_memory(
-    loss: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, processes: int
+    loss: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, processes: int, mixed: bool = False
 ) -> MemoryEstimate:
     """Estimates a step with `loss` and `optimizer` from what a forward pass of `batch` keeps for its backward pass.
 
-    `processes` is the number of processes on this machine.
+    `processes` is the number of processes on this machine. `mixed`: the weights are cast to 16 bits for the passes of a step.
     """
     kept: dict[int, int] = {}  # bytes of each storage that autograd keeps
     weights: set[int] = set()
@@ -87,13 +87,17 @@ def measure_memory(
         # The gradient of the output projection is kept once, whatever the number of tokens.
         largest = max(plain_loss.parameters(), key=torch.Tensor.numel)
         head_bytes = largest.numel() * 4
+        cast_bytes = 2 * sum(parameter.numel() for parameter in plain_loss.parameters()) if mixed else 0
         with saved_tensors_hooks(note, lambda tensor: tensor):
             plain_loss(batch)
     activations = sum(size for size in kept.values() if size < head_bytes)
     device = next(loss.parameters()).device
     used, free, processes = _used_bytes(device), free_bytes(device), _processes_sharing(device, processes)
     return MemoryEstimate(
-        fixed_bytes=used + 4 * local_parameters * (1 + state_size(optimizer)) + head_bytes * largest.requires_grad,
+        fixed_bytes=used
+        + 4 * local_parameters * (1 + state_size(optimizer))
+        + head_bytes * largest.requires_grad
+        + cast_bytes,
         token_bytes=activations / len(batch.ids),
         free_bytes=None if free is None else (free + used * processes) // processes,
     )

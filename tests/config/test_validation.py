@@ -273,7 +273,8 @@ def test_sgd_has_no_automatic_learning_rate():
         (["adapter_config.json", "config.json"], "", "holds an adapter (LoRA), not a model"),
         (["model.safetensors"], "model.safetensors", "is a file, and of files only .gguf and .pt hold a model; pass its folder {}"),
         (["x.GGUF"], "x.GGUF", None),
-        ([], "x.gguf", "there is no such folder"),
+        ([], "x.gguf", "does not exist; pass a file, a folder or a hub id as gpt2"),
+        (["qwen_q8.gguf"], "qwen-q8.gguf", "does not exist; did you mean {}/qwen_q8.gguf?"),
     ],
 )  # fmt: skip
 def test_a_place_without_a_model_is_named(tmp_path, files, given, reason):

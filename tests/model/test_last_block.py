@@ -100,7 +100,10 @@ def test_activation_checkpointing_computes_the_same_positions_again():
     expected = gradients_of(model, batch)
     name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # by transformers' version
     getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
-    found = gradients_of(model, batch)
+    found: dict[str, torch.Tensor] = {}
+    everything, used = len(batch.ids), len(batch.targets)
+    # Forward, and again in the backward pass, the last block first.
+    assert rows_of_mlps(model, lambda: found.update(gradients_of(model, batch))) == [everything, used, used, everything]
     for name, gradient in expected.items():
         assert torch.equal(found[name], gradient), name
 
@@ -150,3 +153,18 @@ def test_dropout_draws_the_noise_of_the_whole_block():
     assert torch.equal(after, after_whole)
     for name, gradient in expected.items():
         torch.testing.assert_close(gradients[name], gradient, rtol=0, atol=1e-6)
+
+
+def test_dropout_inside_the_mlp_leaves_the_block_whole():
+    """That of an adapter draws its noise for the rows that it gets."""
+    model = built("gpt2")
+    add_lora(model, rank=2, alpha=4.0, dropout=0.1, targets=(), new_ids=(), seed=0)
+    assert use_packed_attention(model, longest=20)
+    assert getattr(model, "last_block", None) is None
+
+
+def test_an_mlp_of_several_blocks_is_computed_whole():
+    model = built("llama", num_key_value_heads=2)
+    blocks = find_blocks(model)
+    blocks[0].mlp = blocks[1].mlp
+    assert not trim_last_block(model)

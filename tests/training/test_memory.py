@@ -78,6 +78,8 @@ def test_gradients_and_optimizer_state_are_counted(tiny_model, monkeypatch, kind
     largest = max(parameter.numel() for parameter in tiny_model.parameters())
     assert found.fixed_bytes == 1_000 + 4 * (parameters * numbers + largest)
     assert found.free_bytes == 5_000
+    mixed = measure_memory(loss, kind(tiny_model.parameters(), lr=0.1, **settings), batch_of((9, 14)), 2, mixed=True)
+    assert mixed.fixed_bytes == found.fixed_bytes + 2 * parameters
     assert all(parameter.grad is None for parameter in tiny_model.parameters())
 
 

@@ -53,10 +53,11 @@ def report_on(places: Sequence[Path], options: ReportConfig, with_figures: bool,
     """
     say = make_printer(console)
     found = [pair for place in places for pair in find_runs(place)]
-    for line in _notes_of_submitted(found):
-        say(line)
     with announce_if_slow(f"reading {len(found)} runs"):
+        notes = list(_notes_of_submitted(found))
         runs, absent = _collect(found)
+    for line in notes:
+        say(line)
     if len(runs) == 1 and places == [runs[0].folder]:
         write_run_page(runs[0])
         say(f"one run: its own page is written to {runs[0].folder / PAGE}; to compare runs, pass their folder")

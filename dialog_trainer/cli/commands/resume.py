@@ -163,7 +163,8 @@ def _close_again(folder: Path, job: Job, state: TrainingState, outcome: str, say
 
 def _resume_lines(start: ResumeStart, job: Job, state: TrainingState) -> list[str]:
     config = job.config
-    lines = [f"resuming {start.run / start.checkpoint} (step {state.step:,}): resume {state.attempt} of this run"]
+    number = "" if start.forks else f": resume {state.attempt} of this run"
+    lines = [f"resuming {start.run / start.checkpoint} (step {state.step:,}){number}"]
     lines += [f"  {key}: {before} -> {after}" for key, before, after in job.changes]
     if inexact_changes(job.changes):
         lines.append(
