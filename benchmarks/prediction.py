@@ -2,8 +2,8 @@
 
     python benchmarks/prediction.py
 
-All blocks are alike, so each adds the same number of operations and launches: two depths at the width and the vocabulary
-of 124 M give the exact numbers of any depth. In the same way each chunk in which the trained tokens are projected to the
+All blocks but the last are alike, so each adds the same number of operations and launches: two depths at the width and the
+vocabulary of 124 M give the exact numbers of any depth. In the same way each chunk in which the trained tokens are projected to the
 vocabulary adds launches.
 """
 
@@ -62,7 +62,7 @@ def describe_prediction() -> str:
     return (
         f"A prediction, not a measurement. Counted in bf16 steps, casts included, of {one.tokens:,} tokens ({SMALL} dialogues, "
         f"{one.trained / one.tokens:.0%} of them trained) at the width and vocabulary of 124 M with one and with two "
-        f"blocks, and extrapolated to {layers} (blocks are alike): {per_token / 1e6:,.0f} million operations a token. "
+        f"blocks, and extrapolated to {layers} (all but the last are alike): {per_token / 1e6:,.0f} million operations a token. "
         f"Launches outside attention: {one.launches} with one block, {a_layer} for each further one, {a_chunk:.0f} for "
         f"each further chunk of the vocabulary's projection ({chunks} of them): {outside:,}, and {2 * layers} of attention. "
         f"For a step of one micro-batch of {TOKENS:,} tokens on an H100 SXM (bf16, dense peak "

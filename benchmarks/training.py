@@ -28,7 +28,7 @@ from typing import Any
 
 from peers import machine
 from peers.break_even import describe_break_even, ready_seconds
-from peers.heats import CONTENDERS, FLOOR, REFERENCE, check, module_of, run_heat, split_into_heats
+from peers.heats import CONTENDERS, FLOOR, REFERENCE, check, module_of, run_heats, split_into_heats
 from peers.job import Job, setting_of, title_of
 
 # Batches of a round, so that it takes a second or more.
@@ -164,9 +164,8 @@ def measure(
         heats = split_into_heats(checked)
         if len(heats) > 1:
             print(f"the memory holds {len(heats)} heats: {'; '.join(', '.join(heat) for heat in heats)}", flush=True)
-        times: dict[str, dict[str, Any]] = {}
-        for number, heat in enumerate(heats):
-            run_heat(number, heat, job, steps, rounds, times, missing)
+        times, ended = run_heats(heats, job, steps, rounds)
+        missing |= ended
         rows = rows_of(times, tokens)
         show(rows, missing)
         losses = {name: one["loss"] for name, one in checked.items()}

@@ -73,7 +73,9 @@ class Contender:
             line = ""
         if not line:
             self._process.wait()
-            raise Unavailable(f"{self._reason()} (exit code {self._process.returncode})")
+            code = self._process.returncode
+            how = f"it was killed by signal {-code}" if code < 0 else f"{self._reason()} (exit code {code})"
+            raise Unavailable(how)
         return json.loads(line)
 
     def _reason(self) -> str:
@@ -82,11 +84,13 @@ class Contender:
 
 
 def environment(compiled: Path, threads: int) -> dict[str, str]:
-    """Environment of every timed process: the same number of threads, and an empty compiler cache."""
+    """Environment of every timed process: the same number of threads, one GPU at most, and an empty compiler cache."""
     paths = [str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(map(os.path.abspath, os.pathsep.join(paths).split(os.pathsep))),
         "OMP_NUM_THREADS": str(threads),
+        # HF Trainer would take all that it sees, in larger batches.
+        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
         "PYTHONHASHSEED": "0",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",

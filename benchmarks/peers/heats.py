@@ -105,16 +105,37 @@ def split_into_heats(checked: dict[str, dict[str, Any]]) -> list[list[str]]:
     return heats
 
 
-def run_heat(number: int, heat: list[str], job: Job, steps: int, rounds: int, times: dict, missing: dict) -> None:
-    """Runs a warm-up round of each contender of a heat, then the interleaved rounds; adds to `times`."""
+def run_heats(heats: list[list[str]], job: Job, steps: int, rounds: int) -> tuple[dict[str, dict], dict[str, str]]:
+    """The times of each contender, and the reason of each that cannot run.
+
+    One that ends in a heat with others, as where the memory holds fewer than was thought, has another heat with ours alone.
+    """
+    times: dict[str, dict[str, Any]] = {}
+    missing: dict[str, str] = {}
+    heats = list(heats)
+    for number, heat in enumerate(heats):
+        ended = run_heat(number, heat, job, steps, rounds, times)
+        if len(heat) > 2:
+            heats += [[REFERENCE, name] for name in ended]
+        else:
+            missing |= ended
+    return times, missing
+
+
+def run_heat(number: int, heat: list[str], job: Job, steps: int, rounds: int, times: dict[str, dict]) -> dict[str, str]:
+    """Runs a warm-up round of each contender of a heat, then the interleaved rounds; adds to `times`.
+
+    Returns those that ended, with the reason.
+    """
     running: dict[str, Contender] = {}
+    ended: dict[str, str] = {}
     try:
         for name in heat:
             try:
                 contender = running[name] = start(name, job_of(name, job))
                 warm = contender.round(steps)
             except Unavailable as reason:
-                missing[name] = str(reason)
+                ended[name] = str(reason)
                 running.pop(name, None)
                 print(f"  {name}: cannot run here: {reason}", flush=True)
                 continue
@@ -131,7 +152,8 @@ def run_heat(number: int, heat: list[str], job: Job, steps: int, rounds: int, ti
                 except Unavailable as reason:
                     if name == REFERENCE:
                         raise SystemExit(f"{name}: {reason}") from None
-                    missing[name] = str(reason)
+                    ended[name] = str(reason)
+                    del times[name]
                     running.pop(name).close()
                     print(f"  {name}: ended in round {turn + 1}: {reason}", flush=True)
                     continue
@@ -145,3 +167,4 @@ def run_heat(number: int, heat: list[str], job: Job, steps: int, rounds: int, ti
     finally:
         for contender in running.values():
             contender.close()
+    return ended

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -106,3 +107,38 @@ def test_contenders_that_do_the_same_before_compilation_are_checked_once(job, mo
     )
     with pytest.raises(SystemExit, match="not timed"):
         heats.check(["ours"], replace(job, precision="fp32"), 2.005)
+
+
+class FakeContender:
+    """Ends in its second round if its name is in `fragile` and more than one other runs."""
+
+    running: ClassVar[set[str]] = set()
+    fragile: ClassVar[set[str]] = set()
+
+    def __init__(self, name, own):
+        self.name, self.start_seconds, self.rounds = name, 1.0, 0
+        self.running.add(name)
+
+    def round(self, steps):
+        from peers.contender import Unavailable
+
+        self.rounds += 1
+        if self.name in self.fragile and self.rounds == 2 and (len(self.running) > 2 or self.name == "trl"):
+            raise Unavailable("it was killed by signal 9")
+        return {"seconds": float(self.rounds), "peak_bytes": 100}
+
+    def close(self):
+        self.running.discard(self.name)
+
+
+def test_a_contender_that_ends_next_to_others_has_a_heat_of_its_own(benchmarks, job, monkeypatch):
+    from peers import heats
+
+    monkeypatch.setattr(heats, "start", FakeContender)
+    monkeypatch.setattr(FakeContender, "fragile", {"hf-best", "trl"})
+    monkeypatch.setattr(FakeContender, "running", set())
+    times, missing = heats.run_heats([["ours", "hf", "hf-best", "trl"], ["ours", "floor"]], job, steps=2, rounds=3)
+    assert missing == {"trl": "it was killed by signal 9"}
+    rounds = {name: len(one["seconds"]) for name, one in times.items()}
+    assert rounds == {"ours": 12, "hf": 3, "hf-best": 3, "floor": 3}
+    assert FakeContender.running == set()
