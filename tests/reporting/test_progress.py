@@ -149,7 +149,7 @@ def test_bars_are_complete_at_any_width(clock, width, training, stage):
     ("steps", "seconds", "line"),
     [
         (100, 0.5, None),
-        (1_000, 0.5, "about 8 min left: 1,000 steps of 0.5 s, validations not included"),
+        (1_000, 0.5, "about 8.3 min left: 1,000 steps of 0.5 s, validations not included"),
         (20_000, 1.0, "about 5.6 h left: 20,000 steps of 1 s, validations not included"),
         (29_980, 1.234, "about 10.3 h left: 29,980 steps of 1.23 s, validations not included. For a shorter run: "
          "steps=17000, model=gpt2_tiny or a smaller model.max_len"),

@@ -110,6 +110,6 @@ def test_cost():
     ]
     jobs = tuple(job.model_copy(update=change) for job, change in zip(plan.record.jobs, changes, strict=True))
     plan = type(plan)(plan.record.model_copy(update={"jobs": jobs}), plan.jobs)
-    assert describe_work(plan) == "4 jobs, 1 of them done, 2 runs' worth of steps, about 3 min"
+    assert describe_work(plan) == "4 jobs, 1 of them done, 2 runs' worth of steps, about 3.3 min"
     plan = planned(("steps=40",), ("steps=60",), shared=())
     assert describe_work(plan).startswith("2 jobs, 100 steps, ")
