@@ -36,16 +36,14 @@ def trim_last_block(model: PreTrainedModel) -> bool:
     if not isinstance(mlp, torch.nn.Module):
         return False
     weighted = [layer for layer in mlp.modules() if next(layer.parameters(recurse=False), None) is not None]
-    if not weighted or not all(isinstance(layer, _PER_POSITION) for layer in weighted):
+    if not all(isinstance(layer, _PER_POSITION) for layer in weighted):
         return False
-    inner = [
-        layer for child in mlp.children() if next(child.parameters(), None) is not None for layer in child.modules()
-    ]
-    if any(isinstance(layer, torch.nn.Dropout) and layer.p for layer in inner):
+    children = [child for child in mlp.children() if next(child.parameters(), None) is not None]
+    noisy = any(isinstance(layer, torch.nn.Dropout) and layer.p for child in children for layer in child.modules())
+    shared = any(mlp is layer for block in blocks[:-1] for layer in block.modules())
+    if not children or noisy or shared:
         return False
-    if any(mlp is layer for block in blocks[:-1] for layer in block.modules()):
-        return False
-    model.last_block = _TrimmedBlock(blocks[-1], mlp)  # type: ignore[assignment]  # an attribute of our own
+    model.last_block = _TrimmedBlock(blocks[-1], mlp, children[-1])  # type: ignore[assignment]  # an attribute of our own
     return True
 
 
@@ -65,13 +63,14 @@ def last_block_options(model: PreTrainedModel, used: torch.Tensor | None) -> dic
 
 
 class _TrimmedBlock:
-    """The hooks of a trimmed block. `used` `(M,)`: the positions of the pass that runs, None for all; `count`: how many it has."""
+    """The hooks of a trimmed block. `last`: the last child of its MLP with weights, an adapter's too.
 
-    def __init__(self, block: torch.nn.Module, mlp: torch.nn.Module) -> None:
+    `used` `(M,)`: the positions of the pass that runs, None for all; `count`: how many it has.
+    """
+
+    def __init__(self, block: torch.nn.Module, mlp: torch.nn.Module, last: torch.nn.Module) -> None:
         self.used: torch.Tensor | None = None
         self.count = 0
-        # The last child with weights, an adapter's too.
-        last = [child for child in mlp.children() if next(child.parameters(), None) is not None][-1]
         self._handles = (
             block.register_forward_pre_hook(self._enter, with_kwargs=True),
             mlp.register_forward_pre_hook(self._select),

@@ -168,3 +168,11 @@ def test_an_mlp_of_several_blocks_is_computed_whole():
     blocks = find_blocks(model)
     blocks[0].mlp = blocks[1].mlp
     assert not trim_last_block(model)
+
+
+def test_an_mlp_of_one_layer_is_computed_whole():
+    model = built("llama", num_key_value_heads=2)
+    for block in find_blocks(model):
+        block.mlp = torch.nn.Linear(32, 32)
+    assert use_packed_attention(model, longest=20)
+    assert getattr(model, "last_block", None) is None
